@@ -1,0 +1,10 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The one kind of error that a person, not a programmer, is meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can mend; the message names the fault and the next step.
+
+    Shells (the command line, the node) print it as one line without a traceback.
+    """
