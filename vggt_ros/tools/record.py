@@ -1,0 +1,273 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A run on disk: the files of `vggt run --out DIR`, written as they come, read back one by one.
+
+    DIR/summary.json        what was run, how long it took, whether units are metres
+    DIR/trajectory.tum      one line a frame: seconds tx ty tz qx qy qz qw, camera in world
+    DIR/frames/000000.npz   one `Shot` a frame
+    DIR/points.ply          the coloured cloud of all frames, in the world (z up)
+    DIR/tracks.npz          `Tracks`, where pixels were asked for
+    DIR/picture.png         one look at all of it
+
+Each file but the trajectory is whole or absent; the trajectory grows by whole lines.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Self
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64, UInt8
+
+from vggt_ros.errors import UserError
+from vggt_ros.geometry import quaternion_from_rotation, rotation_from_quaternion
+
+SUMMARY, TRAJECTORY, FRAMES = "summary.json", "trajectory.tum", "frames"
+POINTS, TRACKS, PICTURE = "points.ply", "tracks.npz", "picture.png"
+FORMAT = "vggt_ros run 1"
+
+
+class Shot(NamedTuple):
+    """What one frame became; the fields are the arrays of `frames/000000.npz`.
+
+    Everything is on one pixel grid (pixel (0, 0) is the centre of the first pixel); world is z up,
+    the camera optical (x right, y down, z ahead); lengths are metres if the summary says metric.
+    """
+
+    depth: Float32[np.ndarray, "h w"]  # z-depth, NaN where invalid
+    confidence: Float32[np.ndarray, "h w"]  # from 1, which says "no evidence", upwards
+    intrinsics: Float64[np.ndarray, "3 3"]
+    world_from_camera: Float64[np.ndarray, "4 4"]
+    stamp_ns: int
+    image: UInt8[np.ndarray, "h w 3"]
+
+
+class Trajectory(NamedTuple):
+    stamps_ns: Int64[np.ndarray, " s"]
+    world_from_camera: Float64[np.ndarray, "s 4 4"]
+
+
+class Tracks(NamedTuple):
+    """Where the queried pixels of the first frame went; NaN and 0 in frames nobody looked at."""
+
+    tracks: Float32[np.ndarray, "s n 2"]  # pixels of the input image
+    visibility: Float32[np.ndarray, "s n"]
+    confidence: Float32[np.ndarray, "s n"]
+
+
+class Cloud(NamedTuple):
+    points: Float32[np.ndarray, "p 3"]  # world
+    colours: UInt8[np.ndarray, "p 3"]
+
+
+# ---- reading
+
+
+class Run(NamedTuple):
+    """A run directory, opened: cheap to hold, since frames are loaded when they are asked for."""
+
+    path: Path
+    summary: dict
+    files: tuple[Path, ...]  # one a frame, oldest first
+
+    def frame(self, index: int) -> Shot:
+        """Load one frame; UserError if its file is damaged."""
+        return Shot(**_arrays(self.files[index], Shot._fields))
+
+    def frames(self, every: int = 1) -> Iterator[Shot]:
+        """All frames (or each `every`-th), oldest first, one in memory at a time."""
+        return (self.frame(index) for index in range(0, len(self.files), every))
+
+    def trajectory(self) -> Trajectory:
+        return read_trajectory(self.path / TRAJECTORY)
+
+    def cloud(self) -> Cloud:
+        return read_ply(self.path / POINTS)
+
+    def tracks(self) -> Tracks | None:
+        """Tracks of the queried pixels; None if the run had no queries."""
+        path = self.path / TRACKS
+        return Tracks(**_arrays(path, Tracks._fields)) if path.exists() else None
+
+
+def open_run(path: Path) -> Run:
+    """Open the directory that `vggt run --out PATH` wrote; also one that was interrupted."""
+    if not is_run(path):
+        raise UserError(f"{path} is not a run; make one with: vggt run SOURCE --out {path}")
+    files = tuple(sorted((path / FRAMES).glob("[0-9]*.npz"), key=lambda file: int(file.stem)))
+    return Run(path, json.loads((path / SUMMARY).read_text()), files)
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` holds a summary that this program wrote."""
+    try:
+        return json.loads((path / SUMMARY).read_text()).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def read_trajectory(path: Path) -> Trajectory:
+    """Read a TUM file; stamps come back to the nanosecond, which a float would not allow."""
+    stamps, poses = [], []
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        words = line.replace(",", " ").split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            stamps.append(_nanoseconds(words[0]))
+            tx, ty, tz, qx, qy, qz, qw = map(float, words[1:])
+        except ValueError:
+            raise UserError(f"{path}:{number} is not `seconds tx ty tz qx qy qz qw`") from None
+        pose = np.eye(4)
+        pose[:3, :3] = rotation_from_quaternion(np.array([qx, qy, qz, qw]))
+        pose[:3, 3] = tx, ty, tz
+        poses.append(pose)
+    return Trajectory(np.array(stamps, np.int64), np.array(poses).reshape(-1, 4, 4))
+
+
+def _nanoseconds(seconds: str) -> int:
+    whole, _, part = seconds.partition(".")
+    if part and not part.isdigit():
+        return round(float(seconds) * 1e9)  # exponents: somebody else's file
+    return int(whole) * 10**9 + int(part.ljust(9, "0")[:9])
+
+
+_PLY_TYPES = {
+    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
+    "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
+    "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
+    "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
+}  # fmt: skip
+
+
+def read_ply(path: Path) -> Cloud:
+    """Read the vertices of a binary little-endian PLY; grey where it has no colours."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    head, found, body = data.partition(b"end_header\n")
+    lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
+    if not found or ["format", "binary_little_endian", "1.0"] not in lines:
+        raise UserError(f"{path} is not a binary little-endian PLY file")
+    count, layout = 0, []
+    for words in lines:
+        if words[:2] == ["element", "vertex"]:
+            count = int(words[2])
+        elif words[:1] == ["element"] and count:
+            break  # faces and the like follow the vertices
+        elif words[:1] == ["property"] and words[1] in _PLY_TYPES:
+            layout.append((words[2], "<" + _PLY_TYPES[words[1]]))
+    vertex = np.dtype(layout)
+    if len(body) < count * vertex.itemsize:
+        raise UserError(f"{path} is cut short; run `vggt run` again")
+    vertices = np.frombuffer(body, vertex, count)
+    colours = np.full((count, 3), 128, np.uint8)
+    if {"red", "green", "blue"} <= set(vertex.names or ()):
+        colours = np.stack([vertices[name] for name in ("red", "green", "blue")], -1)
+    points = np.stack([vertices[name].astype(np.float32) for name in "xyz"], -1)
+    return Cloud(points, colours)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def _arrays(path: Path, names: tuple[str, ...]) -> dict:
+    """The named arrays of an .npz; scalars as Python numbers."""
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in names}
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}); run `vggt run` again") from None
+    return {name: array if array.ndim else array.item() for name, array in arrays.items()}
+
+
+# ---- writing
+
+
+class Recorder:
+    """Writes a run frame by frame, so that whatever ends it, what was done stays readable."""
+
+    def __init__(self, path: Path, summary: dict, *, overwrite: bool = False):
+        """Empty `path` of an earlier run; UserError if it holds anything else."""
+        self.path, self.count = path, 0
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; give --out a directory")
+        if path.is_dir() and any(path.iterdir()) and not (overwrite or is_run(path)):
+            raise UserError(f"{path} is not empty and not a run; choose another or --overwrite")
+        with writing(path):
+            (path / FRAMES).mkdir(parents=True, exist_ok=True)
+            for old in (path / FRAMES).glob("[0-9]*.npz"):
+                old.unlink()
+            for name in (TRAJECTORY, POINTS, TRACKS, PICTURE):
+                (path / name).unlink(missing_ok=True)
+            self.summarise(summary)
+            self._trajectory = (path / TRAJECTORY).open("w")
+
+    def add(self, shot: Shot) -> None:
+        """Append one frame: its arrays, then its line of the trajectory."""
+        with replacing(self.path / FRAMES / f"{self.count:06d}.npz") as file:
+            np.savez(file, **shot._asdict())
+        with writing(self.path / TRAJECTORY):
+            self._trajectory.write(tum_line(shot.stamp_ns, shot.world_from_camera))
+            self._trajectory.flush()
+        self.count += 1
+
+    def add_tracks(self, tracks: Tracks) -> None:
+        with replacing(self.path / TRACKS) as file:
+            np.savez(file, **tracks._asdict())
+
+    def summarise(self, summary: dict) -> None:
+        """Replace summary.json; `format` and `frames` are filled in here."""
+        summary = {"format": FORMAT, "frames": self.count} | summary
+        with replacing(self.path / SUMMARY) as file:
+            file.write((json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with writing(self.path / TRAJECTORY):
+            self._trajectory.close()
+
+
+def tum_line(stamp_ns: int, world_from_camera: Float64[np.ndarray, "4 4"]) -> str:
+    """One line of a TUM trajectory; the nine decimals are integers, never a rounded float."""
+    numbers = (
+        *world_from_camera[:3, 3],
+        *quaternion_from_rotation(world_from_camera[:3, :3]),
+    )
+    seconds = f"{stamp_ns // 10**9}.{stamp_ns % 10**9:09d}"
+    return " ".join((seconds, *(f"{number:.9g}" for number in numbers))) + "\n"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or path}: {error.strerror}; "
+            "free some space or choose another --out"
+        ) from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write beside `path`, then rename: nobody ever meets half a file."""
+    beside = path.with_name(f".{path.name}.part")
+    with writing(path):
+        try:
+            with beside.open("wb") as file:
+                yield file
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
