@@ -1,0 +1,218 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The pipeline on a network that knows the truth: what is refused, joined, tracked and begun anew."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vggt_ros.errors import UserError
+from vggt_ros.infer import Look
+from vggt_ros.pipeline import Frame, FrameError, Pipeline, Settings
+
+SIZE = (42, 56)  # network pixels, height and width
+STEP = 0.1  # metres that the true camera moves to its right between frames
+DEPTH = 2.0  # a wall, straight ahead
+START = 1_700_000_000_123_456_789
+
+
+class Wall:
+    """A network that is right up to scale: a camera slides along a wall, one step a frame.
+
+    Each look has another scale, as the real network has.  Tracks stay on the wall.
+    """
+
+    default_width = SIZE[1]
+
+    def __init__(self):
+        self.looks: list[tuple[int, ...]] = []
+        self.queries: list[tuple[np.ndarray, int]] = []
+
+    def look(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0):
+        scale = 0.5 + (len(self.looks) * 0.37) % 1.0
+        self.looks.append(frame_ids)
+        encoding = np.zeros((len(frame_ids), 9), np.float32)
+        encoding[:, 0] = [-STEP * (i - frame_ids[0]) * scale for i in frame_ids]
+        encoding[:, 6] = 1.0
+        encoding[:, 7:] = 2 * np.arctan(0.5)  # focal length = image size
+        depth = np.full((depth_frames, *SIZE), DEPTH * scale, np.float32)
+        confidence = np.full_like(depth, 4.0)
+        if queries is None:
+            return Look(encoding, depth, confidence)
+        self.queries.append((queries, query_frame))
+        shift = [-STEP / DEPTH * SIZE[1] * (i - frame_ids[query_frame]) for i in frame_ids]
+        tracks = queries[None] + np.array(shift, np.float32)[:, None, None] * np.float32([1, 0])
+        ones = np.ones(tracks.shape[:2], np.float32)
+        return Look(encoding, depth, confidence, tracks, ones, ones)
+
+    def reset(self):
+        pass
+
+
+def frame(i: int, **other) -> Frame:
+    return replace_frame(Frame(np.full((48, 64, 3), i % 251, np.uint8), START + i * 100_000_000), other)
+
+
+def replace_frame(base: Frame, other: dict) -> Frame:
+    return base._replace(**other)
+
+
+def test_the_world_is_one_although_every_look_has_its_own_scale():
+    pipeline = Pipeline(Wall(), Settings(window_size=4))
+    updates = [pipeline.step(frame(i)) for i in range(12)]
+    first = updates[1].views[1].world_from_camera[:3, 3]  # one true step, in world units
+    for i, update in enumerate(updates[1:], 1):
+        position = update.views[-1].world_from_camera[:3, 3]
+        np.testing.assert_allclose(position, first * i, atol=1e-5)
+        unit = np.linalg.norm(first) / STEP
+        np.testing.assert_allclose(update.views[-1].depth, DEPTH * unit, rtol=1e-5)
+
+
+def test_the_world_has_z_up():
+    pipeline = Pipeline(Wall())
+    view = pipeline.step(frame(0)).views[0]
+    down_in_camera = view.world_from_camera[:3, :3] @ [0, 1, 0]
+    np.testing.assert_allclose(down_in_camera, [0, 0, -1], atol=1e-6)
+
+
+def test_windows_fill_then_slide_oldest_first():
+    wall = Wall()
+    pipeline = Pipeline(wall, Settings(window_size=3))
+    updates = [pipeline.step(frame(i)) for i in range(5)]
+    assert wall.looks == [(0,), (0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4)]
+    assert [u.window_id for u in updates] == [0, 1, 2, 3, 4]
+    assert all(u.fresh == 1 for u in updates)
+
+
+def test_stride_looks_every_so_many_frames_and_says_how_many_views_are_new():
+    pipeline = Pipeline(Wall(), Settings(window_size=4, stride=2))
+    updates = [pipeline.step(frame(i)) for i in range(8)]
+    looked = [u for u in updates if u is not None]
+    assert sum(u.fresh for u in looked) == len({v.frame_id for u in looked for v in u.views})
+    assert len(looked) == 4 and looked[-1].fresh == 2
+
+
+def test_stamps_arrive_bit_for_bit():
+    pipeline = Pipeline(Wall())
+    assert pipeline.step(frame(7)).views[-1].stamp_ns == START + 700_000_000
+
+
+@pytest.mark.parametrize(
+    "stamp, fault", [(0, "zero"), (START, "repeats"), (START - 1, "goes back")]
+)
+def test_a_frame_that_cannot_follow_is_refused_and_nothing_is_lost(stamp, fault):
+    wall = Wall()
+    pipeline = Pipeline(wall)
+    pipeline.step(frame(0))
+    with pytest.raises(FrameError, match=fault):
+        pipeline.step(frame(1, stamp_ns=stamp))
+    assert pipeline.step(frame(2)).window_id == 1
+    assert wall.looks[-1] == (0, 1)
+
+
+def test_a_looped_recording_begins_a_new_map():
+    pipeline = Pipeline(Wall())
+    for i in range(20):
+        pipeline.step(frame(i))
+    refused = 0
+    for i in range(10):
+        try:
+            update = pipeline.step(frame(i))
+        except FrameError:
+            refused += 1
+    assert refused == Pipeline.PATIENCE
+    assert len(update.views) == 4 and "time went back" in pipeline.notices[0]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [({"rgb": np.zeros((24, 64, 3), np.uint8)}, "64x48 to 64x24"), ({"camera": "rear"}, "rear")],
+)
+def test_another_picture_size_or_camera_begins_a_new_window(change, said):
+    wall = Wall()
+    pipeline = Pipeline(wall)
+    pipeline.step(frame(0))
+    pipeline.step(frame(1, **change))
+    assert wall.looks[-1] == (1,)
+    assert said in pipeline.notices[0]
+
+
+def test_tracks_follow_the_wall_while_the_window_slides_past_the_frame_that_pinned_them():
+    pipeline = Pipeline(Wall(), Settings(window_size=3))
+    pipeline.step(frame(0))
+    pipeline.query(np.array([5, 9], np.uint32), np.array([[32.0, 24.0], [50.0, 10.0]]))
+    for i in range(1, 7):
+        tracks = pipeline.step(frame(i)).tracks
+        shift = STEP / DEPTH * 64 * i
+        np.testing.assert_allclose(tracks.uv[-1], [[32 - shift, 24], [50 - shift, 10]], atol=1e-3)
+        assert tracks.ids.tolist() == [5, 9]
+        assert tracks.stamps_ns[-1] == START + i * 100_000_000
+
+
+def test_a_query_before_the_first_frame_waits_for_it():
+    pipeline = Pipeline(Wall())
+    pipeline.query(np.array([1], np.uint32), np.array([[3.0, 4.0]]))
+    update = pipeline.step(frame(0))
+    np.testing.assert_allclose(update.tracks.uv, [[[3.0, 4.0]]], atol=1e-5)
+
+
+def test_a_query_names_its_frame_by_stamp():
+    pipeline = Pipeline(Wall(), Settings(window_size=4))
+    for i in range(3):
+        pipeline.step(frame(i))
+    pipeline.query(np.array([1], np.uint32), np.array([[30.0, 20.0]]), START + 100_000_000)
+    update = pipeline.step(frame(3))
+    np.testing.assert_allclose(update.tracks.uv[1, 0], [30, 20], atol=1e-5)
+    with pytest.raises(UserError, match="not one of the"):
+        pipeline.query(np.array([1], np.uint32), np.array([[30.0, 20.0]]), START + 5)
+
+
+@pytest.mark.parametrize("uv, said", [((np.nan, 3), "not a number"), ((64, 3), "outside")])
+def test_a_query_that_is_no_pixel_is_refused(uv, said):
+    pipeline = Pipeline(Wall())
+    pipeline.step(frame(0))
+    with pytest.raises(UserError, match=said):
+        pipeline.query(np.array([1], np.uint32), np.array([uv], np.float64))
+
+
+def test_an_empty_query_clears():
+    wall = Wall()
+    pipeline = Pipeline(wall)
+    pipeline.step(frame(0))
+    pipeline.query(np.array([1], np.uint32), np.array([[3.0, 4.0]]))
+    pipeline.query(np.zeros(0, np.uint32), np.zeros((0, 2)))
+    assert pipeline.step(frame(1)).tracks is None
+
+
+def test_reset_forgets_frames_tracks_and_map():
+    wall = Wall()
+    pipeline = Pipeline(wall)
+    for i in range(3):
+        pipeline.step(frame(i))
+    pipeline.query(np.array([1], np.uint32), np.array([[3.0, 4.0]]))
+    pipeline.reset()
+    update = pipeline.step(frame(1))
+    assert len(update.views) == 1 and update.tracks is None
+    np.testing.assert_allclose(update.views[0].world_from_camera[:3, 3], 0, atol=1e-9)
+
+
+def test_the_calibrated_camera_is_used_when_asked_for():
+    k = np.array([[70.0, 0, 31.5], [0, 72.0, 23.5], [0, 0, 1]])
+    settings = Settings(intrinsics="camera_info")
+    view = Pipeline(Wall(), settings).step(frame(0, intrinsics=k)).views[0]
+    np.testing.assert_allclose(view.intrinsics, view.grid.network_from_input @ k)
+    model = Pipeline(Wall(), replace(settings, intrinsics="model")).step(frame(0, intrinsics=k))
+    assert model.views[0].intrinsics[0, 0] == pytest.approx(SIZE[1])
+
+
+def test_masking_is_stricter_with_a_higher_threshold():
+    view = Pipeline(Wall()).step(frame(0)).views[0]
+    assert np.isfinite(view.masked_depth(4.0)).all()
+    assert np.isnan(view.masked_depth(4.1)).all()
+
+
+@pytest.mark.parametrize("settings", [{"window_size": 0}, {"stride": 0}, {"window_size": 2, "stride": 3}])
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(UserError):
+        Settings(**settings)

@@ -1,0 +1,332 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The one page that joins the stages: a camera frame in, maybe a piece of the map out.
+
+Node, command line, viewer and benchmark drive this very class, so what is measured is what the
+robot runs.  No topics, no files; time is data (integer nanoseconds) and so is the stopwatch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8, UInt32
+
+from vggt_ros import align, image
+from vggt_ros.errors import UserError
+from vggt_ros.geometry import (
+    extrinsics_from_pose_encoding,
+    intrinsics_from_pose_encoding,
+    inverse_rigid,
+)
+from vggt_ros.infer import Look
+from vggt_ros.tracking import TrackAnchor
+from vggt_ros.window import Window, push
+
+Clock = Callable[[], float]
+
+
+class FrameError(UserError):
+    """A frame that was refused; the window stays as it was."""
+
+
+class Frame(NamedTuple):
+    """One picture as the camera took it."""
+
+    rgb: UInt8[np.ndarray, "h w 3"]
+    stamp_ns: int
+    camera: str = "camera"  # the camera's optical frame id
+    intrinsics: Float[np.ndarray, "3 3"] | None = None  # calibrated K of this very picture
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person may choose; the node's parameters and the commands' options mirror it."""
+
+    window_size: int = 4  # frames looked at together; cost grows faster than linearly
+    stride: int = 1  # new frames between two looks
+    network_width: int = 0  # network pixels; 0 is the width the model was made for
+    min_confidence: float = 1.5  # points below it are masked; 1 means "no evidence"
+    intrinsics: Literal["model", "camera_info"] = "model"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.window_size:
+            raise UserError(f"window_size is {self.window_size}; it must be 1 or more")
+        if not 1 <= self.stride <= self.window_size:
+            raise UserError(
+                f"stride is {self.stride}; it must be between 1 and window_size ({self.window_size})"
+            )
+
+    @property
+    def depth_frames(self) -> int:
+        """Newest frames that get depth: the new ones, and one that ties them to the last window."""
+        return min(self.window_size, self.stride + 1)
+
+
+class Engine(Protocol):
+    """What the pipeline needs of a network; `infer.Engine` is the real one."""
+
+    default_width: int
+
+    def look(
+        self,
+        frame_ids: tuple[int, ...],
+        images: list[UInt8[np.ndarray, "h w 3"]],
+        *,
+        depth_frames: int,
+        queries: Float32[np.ndarray, "n 2"] | None = None,
+        query_frame: int = 0,
+    ) -> Look:
+        """One forward pass over a window, oldest frame first."""
+        ...
+
+    def reset(self) -> None:
+        """Forget every cached frame; keep the compiled program."""
+        ...
+
+
+class View(NamedTuple):
+    """One frame of the window, placed in the world (z up), on the network's pixel grid."""
+
+    frame_id: int
+    stamp_ns: int
+    camera: str
+    grid: image.Grid
+    rgb: UInt8[np.ndarray, "h w 3"]
+    intrinsics: Float[np.ndarray, "3 3"]
+    world_from_camera: Float[np.ndarray, "4 4"]
+    depth: Float32[np.ndarray, "h w"] | None  # z-depth in world units; None: not asked for
+    confidence: Float32[np.ndarray, "h w"] | None
+    input_rgb: UInt8[np.ndarray, "H W 3"]  # the picture at the camera's own size
+
+    def masked_depth(self, min_confidence: float) -> Float32[np.ndarray, "h w"]:
+        """Depth with NaN wherever it is not to be trusted."""
+        assert self.depth is not None and self.confidence is not None
+        usable = (self.confidence >= min_confidence) & (self.depth > 0) & np.isfinite(self.depth)
+        return np.where(usable, self.depth, np.float32(np.nan))
+
+
+class Tracks(NamedTuple):
+    """Where the queried points are in each frame of the window, in pixels of the input image."""
+
+    ids: UInt32[np.ndarray, "n"]
+    stamps_ns: tuple[int, ...]
+    uv: Float32[np.ndarray, "s n 2"]
+    visibility: Float32[np.ndarray, "s n"]
+    confidence: Float32[np.ndarray, "s n"]
+
+
+class Update(NamedTuple):
+    """What one look adds: the window's views oldest to newest, and how it joined the map."""
+
+    views: tuple[View, ...]
+    fresh: int  # how many of the newest views were never published before
+    tracks: Tracks | None
+    window_id: int
+    join: align.Join
+    seconds: dict[str, float]
+    metric: bool = False  # are world units metres?
+    scale_source: str = "none"
+
+
+class _Held(NamedTuple):
+    """A frame of the window before and between looks."""
+
+    frame: Frame
+    grid: image.Grid
+    pixels: UInt8[np.ndarray, "h w 3"]
+
+
+class Pipeline:
+    """Frames in, updates out.  Not thread-safe: one worker owns it."""
+
+    PATIENCE = 5  # frames of a clock that went back before it is believed
+
+    def __init__(self, engine: Engine, settings: Settings | None = None, clock: Clock | None = None):
+        self.engine = engine
+        self.settings = settings or Settings()
+        self.clock: Clock = clock or (lambda: 0.0)
+        self.notices: list[str] = []  # what happened to the stream; the shell empties it
+        self._frame_id = 0
+        self._window_id = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Empty window, tracks and map; the compiled network stays."""
+        self._window = Window()
+        self._held: dict[int, _Held] = {}
+        self._views: dict[int, View] = {}
+        self._map = align.begin()
+        self._anchor: TrackAnchor | None = None
+        self._last: Frame | None = None
+        self._refused_back: list[int] = []
+        self.engine.reset()
+
+    def query(self, ids: UInt32[np.ndarray, "n"], uv: Float[np.ndarray, "n 2"], stamp_ns: int = 0):
+        """Track these pixels of the input image from now on; an empty list clears.
+
+        `stamp_ns` says which frame they are seen in (0: the newest).  Raises `UserError` for
+        pixels that are not numbers or lie outside the picture, and for a frame not in the window.
+        """
+        if len(ids) == 0:
+            self._anchor = None
+            return
+        known = {held.frame.stamp_ns: key for key, held in self._held.items()}
+        if stamp_ns and stamp_ns not in known:
+            raise UserError(
+                f"the query's stamp {stamp_ns} is not one of the {len(known)} frames in the window;"
+                " use stamp 0 for the newest frame"
+            )
+        self._anchor = TrackAnchor.at(
+            ids, uv, known[stamp_ns] if stamp_ns else max(self._held, default=None)
+        )
+        if self._anchor.frame_id is not None:
+            self._anchor = self._anchor.placed(self._held[self._anchor.frame_id].grid)
+
+    def step(self, frame: Frame) -> Update | None:
+        """Take one frame; look if it is time.  Raises `FrameError` for one that must be refused."""
+        self._admit(frame)
+        times = {"start": self.clock()}
+        grid = image.grid_for(
+            frame.rgb.shape[1],
+            frame.rgb.shape[0],
+            self.settings.network_width or self.engine.default_width,
+        )
+        frame_id, self._frame_id = self._frame_id, self._frame_id + 1
+        self._held[frame_id] = _Held(frame, grid, image.to_network(frame.rgb, grid))
+        times["resize"] = self.clock()
+        self._window, due = push(
+            self._window, frame_id, size=self.settings.window_size, stride=self.settings.stride
+        )
+        self._held = {key: self._held[key] for key in self._window.frame_ids}
+        if self._anchor is not None and self._anchor.frame_id is None:
+            self._place_anchor(frame_id, grid)
+        return self._look(times) if due else None
+
+    def _admit(self, frame: Frame) -> None:
+        """Refuse what cannot follow the last frame; begin anew where the stream itself changed."""
+        if frame.stamp_ns <= 0:
+            raise FrameError("the image's stamp is zero; the driver must stamp its images")
+        if self._last is None:
+            self._last = frame
+            return
+        if frame.stamp_ns <= self._last.stamp_ns and not self._clock_restarted(frame.stamp_ns):
+            kind = "repeats" if frame.stamp_ns == self._last.stamp_ns else "goes back before"
+            raise FrameError(
+                f"the image's stamp {frame.stamp_ns} {kind} the last one, {self._last.stamp_ns};"
+                " check for two publishers on one topic"
+            )
+        if frame.stamp_ns < self._last.stamp_ns:
+            self._restart("time went back")
+        elif frame.rgb.shape != self._last.rgb.shape:
+            was, now = (f"{f.rgb.shape[1]}x{f.rgb.shape[0]}" for f in (self._last, frame))
+            self._restart(f"image size changed from {was} to {now}")
+        elif frame.camera != self._last.camera:
+            self._restart(f"frame_id changed from '{self._last.camera}' to '{frame.camera}'")
+        self._last = frame
+        self._refused_back = []
+
+    def _clock_restarted(self, stamp_ns: int) -> bool:
+        """True once several frames in a row run forward on an earlier clock: a looped recording."""
+        if self._refused_back and stamp_ns <= self._refused_back[-1]:
+            self._refused_back = []
+        self._refused_back.append(stamp_ns)
+        return len(self._refused_back) > self.PATIENCE
+
+    def _restart(self, why: str) -> None:
+        self.notices.append(f"{why}: a new window and a new map begin")
+        self.reset()
+
+    def _place_anchor(self, frame_id: int, grid: image.Grid) -> None:
+        assert self._anchor is not None
+        try:
+            self._anchor = self._anchor._replace(frame_id=frame_id).placed(grid)
+        except UserError as error:
+            self._anchor = None
+            self.notices.append(str(error))
+
+    def _look(self, times: dict[str, float]) -> Update:
+        ids = self._window.frame_ids
+        held = [self._held[key] for key in ids]
+        anchor = self._anchor.within(ids) if self._anchor else None
+        if self._anchor is not None and anchor is None:
+            self.notices.append("every frame with known tracks left the window: tracks end")
+        self._anchor = anchor
+        look = self.engine.look(
+            ids,
+            [h.pixels for h in held],
+            depth_frames=min(self.settings.depth_frames, len(ids)),
+            queries=anchor.uv if anchor else None,
+            query_frame=ids.index(anchor.frame_id) if anchor else 0,
+        )
+        times["network"] = self.clock()
+        join, fresh = self._place(ids, held, look)
+        tracks = None
+        if anchor is not None and look.tracks is not None:
+            tracks = self._tracked(anchor, ids, held, look)
+        times["geometry"] = self.clock()
+        self._window_id += 1
+        marks = list(times.items())
+        seconds = {name: t - before for (_, before), (name, t) in zip(marks, marks[1:], strict=False)}
+        views = tuple(self._views[key] for key in ids)
+        return Update(views, fresh, tracks, self._window_id - 1, join, seconds)
+
+    def _place(
+        self, ids: tuple[int, ...], held: list[_Held], look: Look
+    ) -> tuple[align.Join, int]:
+        """Cameras from the encoding, the window joined to the map, every view put in the world."""
+        height, width = held[-1].pixels.shape[:2]
+        camera_from_window = extrinsics_from_pose_encoding(look.pose_encoding.astype(np.float64))
+        intrinsics = self._intrinsics(held, look, height, width)
+        window = align.WindowGeometry(
+            ids, inverse_rigid(camera_from_window), intrinsics, look.depth, look.confidence
+        )
+        self._map, join = align.join(self._map, window)
+        scale = np.float32(join.world_from_window.scale)
+        without_depth = len(ids) - len(look.depth)
+        fresh = sum(key not in self._views for key in ids)
+        views: dict[int, View] = {}
+        for i, (key, h) in enumerate(zip(ids, held, strict=True)):
+            j = i - without_depth
+            if j < 0 and key in self._views:
+                views[key] = self._views[key]  # pose and depth of one look belong together
+                continue
+            views[key] = View(
+                frame_id=key,
+                stamp_ns=h.frame.stamp_ns,
+                camera=h.frame.camera,
+                grid=h.grid,
+                rgb=h.pixels,
+                intrinsics=intrinsics[i],
+                world_from_camera=join.world_from_window.place(window.window_from_camera[i]),
+                depth=look.depth[j] * scale if j >= 0 else None,
+                confidence=look.confidence[j] if j >= 0 else None,
+                input_rgb=h.frame.rgb,
+            )
+        self._views = views
+        return join, fresh
+
+    def _intrinsics(
+        self, held: list[_Held], look: Look, height: int, width: int
+    ) -> Float[np.ndarray, "s 3 3"]:
+        encoding = look.pose_encoding.astype(np.float64)
+        intrinsics = np.array(intrinsics_from_pose_encoding(encoding, height, width))
+        if self.settings.intrinsics == "camera_info":
+            for i, h in enumerate(held):
+                if h.frame.intrinsics is not None:
+                    intrinsics[i] = h.grid.network_from_input @ h.frame.intrinsics
+        return intrinsics
+
+    def _tracked(
+        self, anchor: TrackAnchor, ids: tuple[int, ...], held: list[_Held], look: Look
+    ) -> Tracks:
+        """Tracks in input pixels; remembers them, since the anchor frame will leave the window."""
+        assert look.tracks is not None
+        assert look.visibility is not None and look.track_confidence is not None
+        self._anchor = anchor.seen(ids, look.tracks)
+        uv = np.stack(
+            [h.grid.to_input(track) for h, track in zip(held, look.tracks, strict=True)]
+        ).astype(np.float32)
+        stamps = tuple(h.frame.stamp_ns for h in held)
+        return Tracks(anchor.ids, stamps, uv, look.visibility, look.track_confidence)

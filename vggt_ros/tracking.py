@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Which pixels are being tracked, and in which frame of the sliding window they are pinned.
+
+The network tracks points that are given in one frame of its window.  That frame leaves the window
+in the end; the points are then pinned again where they were last seen.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt32
+
+from vggt_ros.errors import UserError
+from vggt_ros.image import Grid
+
+
+class TrackAnchor(NamedTuple):
+    """Query points and the frame that pins them; `uv` is in network pixels once placed."""
+
+    ids: UInt32[np.ndarray, "n"]
+    uv: Float32[np.ndarray, "n 2"]
+    frame_id: int | None  # None: the next frame that arrives
+    known: dict[int, Float32[np.ndarray, "n 2"]]  # last tracks by frame, network pixels
+
+    @classmethod
+    def at(
+        cls, ids: UInt32[np.ndarray, "n"], uv: Float[np.ndarray, "n 2"], frame_id: int | None
+    ) -> "TrackAnchor":
+        """Query points in pixels of the input image.  Raises `UserError` for NaN or infinity."""
+        bad = ~np.isfinite(uv).all(axis=1)
+        if bad.any():
+            raise UserError(f"query {ids[bad][0]} is not a number; send finite pixel coordinates")
+        return cls(np.asarray(ids, np.uint32), np.asarray(uv, np.float32), frame_id, {})
+
+    def placed(self, grid: Grid) -> "TrackAnchor":
+        """The same points on the network's grid.  Raises `UserError` for one outside the picture."""
+        size = np.array([grid.input_width, grid.input_height])
+        outside = ((self.uv < -0.5) | (self.uv > size - 0.5)).any(axis=1)
+        if outside.any():
+            u, v = self.uv[outside][0]
+            raise UserError(
+                f"query {self.ids[outside][0]} at ({u:g}, {v:g}) is outside the"
+                f" {grid.input_width}x{grid.input_height} image; send pixels of the input image"
+            )
+        return self._replace(uv=grid.to_network(self.uv).astype(np.float32))
+
+    def within(self, frame_ids: tuple[int, ...]) -> "TrackAnchor | None":
+        """Pinned in a frame of this window: the old one, else the oldest with known tracks."""
+        if self.frame_id in frame_ids:
+            return self
+        for key in frame_ids:
+            if key in self.known:
+                return self._replace(uv=self.known[key], frame_id=key)
+        return None
+
+    def seen(
+        self, frame_ids: tuple[int, ...], tracks: Float32[np.ndarray, "s n 2"]
+    ) -> "TrackAnchor":
+        """Remember where the points were in each frame of this window."""
+        return self._replace(known=dict(zip(frame_ids, tracks, strict=True)))
