@@ -1,0 +1,342 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures: equal to the reference's loaders, and every encoding a camera may send."""
+
+import hashlib
+import json
+from array import array
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vggt_ros.encodings import LAYOUTS
+from vggt_ros.errors import UserError
+from vggt_ros.image import (
+    UnknownEncoding,
+    decode,
+    decode_compressed,
+    grid_for,
+    load_images,
+    load_square,
+    to_network,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+RESULTS = json.loads((GOLDEN / "preprocess.json").read_text())["results"]
+
+
+def files(result):
+    return [GOLDEN / "preprocess" / f"{name}.png" for name in result["files"]]
+
+
+def sha256(images):
+    return hashlib.sha256(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).hexdigest()
+
+
+# ---- the reference's loaders ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result["key"])
+def test_loaders_equal_the_reference_bit_for_bit(result):
+    if result["mode"].startswith("square"):
+        images, places = load_square(files(result), int(result["mode"].removeprefix("square")))
+        np.testing.assert_array_equal(places, np.float32(result["original_coords"]))
+    else:
+        images = load_images(files(result), result["mode"])
+    assert list(images.transpose(0, 3, 1, 2).shape) == result["shape"]
+    assert sha256(images) == result["sha256_float32"]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [x for x in RESULTS if x["mode"] == "crop" and len(x["files"]) == 1],
+    ids=lambda result: result["key"],
+)
+def test_a_camera_frame_takes_the_same_way_as_a_file(result):
+    with Image.open(files(result)[0]) as picture:
+        if picture.mode == "RGBA":
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        rgb = np.asarray(picture.convert("RGB"))
+    seen = to_network(rgb, grid_for(rgb.shape[1], rgb.shape[0]))
+    assert sha256(seen[None]) == result["sha256_uint8"]
+
+
+@pytest.mark.parametrize("mode", ["crop", "pad"])
+def test_files_that_are_no_pictures_are_named(tmp_path, mode):
+    (text := tmp_path / "notes.png").write_text("not a picture")
+    (cut := tmp_path / "cut.png").write_bytes(files(RESULTS[0])[0].read_bytes()[:9000])
+    for path in (text, cut, tmp_path / "absent.png"):
+        with pytest.raises(UserError, match=path.name):
+            load_images([path], mode)
+        with pytest.raises(UserError, match=path.name):
+            load_square([path], 56)
+    with pytest.raises(UserError, match="empty"):
+        load_images([], mode)
+
+
+# ---- the grid ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1920, 1080), (518, 399), (518, 385), (240, 360)])
+def test_both_axes_of_the_grid_map_edges_to_edges(size):
+    grid = grid_for(*size)
+    corners = np.array([[-0.5, -0.5, 1], [size[0] - 0.5, size[1] - 0.5, 1]])
+    mapped = corners @ grid.network_from_input.T
+    cut = (grid.resized_height - grid.height) // 2
+    expected = [[-0.5, -0.5 - cut], [grid.width - 0.5, grid.resized_height - 0.5 - cut]]
+    np.testing.assert_allclose(mapped[:, :2], expected, atol=1e-9)
+    np.testing.assert_allclose(mapped @ grid.input_from_network.T, corners, atol=1e-9)
+
+
+def test_only_a_portrait_picture_loses_rows_and_its_grid_says_so():
+    assert grid_for(640, 480)[2:5] == (518, 392, 0)
+    portrait = grid_for(240, 360)
+    assert (portrait.resized_height, portrait.height, portrait.crop_top) == (784, 518, 133)
+    x, y, one = portrait.network_from_input @ (0, 0, 1)
+    assert y == pytest.approx(0.5 * 784 / 360 - 0.5 - 133)
+
+
+def test_ties_between_patches_go_to_even():
+    assert grid_for(518, 399).height == 392
+    assert grid_for(518, 385).height == 392
+
+
+def test_a_calibration_follows_the_pixels():
+    """The image of a ray on the network's grid is the resized image of the ray."""
+    grid = grid_for(240, 360, 224)
+    calibration = np.array([[300.0, 0, 118.3], [0, 310.0, 181.1], [0, 0, 1]])
+    ray = np.array([0.1, -0.05, 1])
+    pixel = calibration @ ray
+    np.testing.assert_allclose(
+        grid.network_from_input @ calibration @ ray, grid.network_from_input @ pixel
+    )
+    blob = np.zeros((360, 240, 3), np.uint8)
+    blob[120:124, 60:64] = 255  # centred on (61.5, 121.5)
+    seen = to_network(blob, grid)[..., 0].astype(float)
+    rows, columns = np.indices(seen.shape)
+    centre = [(columns * seen).sum() / seen.sum(), (rows * seen).sum() / seen.sum()]
+    expected = grid.network_from_input @ (61.5, 121.5, 1)
+    np.testing.assert_allclose(centre, expected[:2], atol=0.05)  # 8-bit rounding of the filter
+
+
+@pytest.mark.parametrize(
+    ("size", "fault"),
+    [
+        ((0, 480), "absurd"),
+        ((640, -1), "absurd"),
+        ((4294967295, 2), "absurd"),
+        ((10000, 5), "flat"),
+        ((5, 10000), "taller"),
+    ],
+)
+def test_sizes_without_a_grid_are_refused(size, fault):
+    with pytest.raises(UserError, match=fault):
+        grid_for(*size)
+    with pytest.raises(UserError, match="multiple of 14"):
+        grid_for(640, 480, 500)
+
+
+# ---- encodings --------------------------------------------------------------------------------
+
+RNG = np.random.default_rng(7)
+PICTURE = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+def pack(samples, *, padding=0):
+    """Message fields of samples [h w ...], rows padded with noise."""
+    rows = np.ascontiguousarray(samples).view(np.uint8).reshape(samples.shape[0], -1)
+    noise = RNG.integers(0, 256, (rows.shape[0], padding), dtype=np.uint8)
+    octets = np.concatenate([rows, noise], axis=1)
+    return {
+        "data": array("B", octets.tobytes()),
+        "height": samples.shape[0],
+        "width": samples.shape[1],
+        "step": octets.shape[1],
+    }
+
+
+@pytest.mark.parametrize("padding", [0, 1, 5])
+@pytest.mark.parametrize("is_bigendian", [0, 1])
+def test_colour_layouts_are_reorderings(padding, is_bigendian):
+    alpha = RNG.integers(0, 256, (6, 8, 1), dtype=np.uint8)
+    layouts = {
+        "rgb8": PICTURE,
+        "bgr8": PICTURE[..., ::-1],
+        "rgba8": np.concatenate([PICTURE, alpha], -1),
+        "bgra8": np.concatenate([PICTURE[..., ::-1], alpha], -1),
+    }
+    for encoding, samples in layouts.items():
+        message = pack(samples, padding=padding)
+        rgb = decode(**message, encoding=encoding, is_bigendian=is_bigendian)
+        np.testing.assert_array_equal(rgb, PICTURE)
+        assert rgb.flags.c_contiguous
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_grey_is_repeated(padding):
+    message = pack(PICTURE[..., 0], padding=padding)
+    rgb = decode(**message, encoding="mono8", is_bigendian=0)
+    np.testing.assert_array_equal(rgb, PICTURE[..., :1].repeat(3, -1))
+
+
+@pytest.mark.parametrize("encoding", ["mono16", "16UC1"])
+@pytest.mark.parametrize(("is_bigendian", "sample"), [(0, "<u2"), (1, ">u2")])
+@pytest.mark.parametrize("padding", [0, 3])
+def test_sixteen_bits_keep_their_full_range_in_both_byte_orders(
+    encoding, is_bigendian, sample, padding
+):
+    values = np.arange(65536, dtype=sample).reshape(256, 256)
+    rgb = decode(**pack(values, padding=padding), encoding=encoding, is_bigendian=is_bigendian)
+    expected = np.round(values.astype(float) * 255 / 65535)
+    np.testing.assert_array_equal(rgb, expected[..., None].repeat(3, -1))
+
+
+MOSAICS = {"rggb": (0, 0), "grbg": (0, 1), "gbrg": (1, 0), "bggr": (1, 1)}
+
+
+def mosaic(rgb, red_row, red_column):
+    rows, columns = np.indices(rgb.shape[:2])
+    on_red_row, on_red_column = rows % 2 == red_row, columns % 2 == red_column
+    channel = np.where(on_red_row & on_red_column, 0, np.where(on_red_row == on_red_column, 2, 1))
+    return np.take_along_axis(rgb, channel[..., None], -1)[..., 0]
+
+
+@pytest.mark.parametrize("order", MOSAICS)
+@pytest.mark.parametrize("size", [(2, 2), (3, 5), (8, 6), (7, 7)])
+def test_a_mosaic_of_one_colour_is_that_colour_up_to_the_borders(order, size):
+    flat = np.broadcast_to(np.uint8([200, 90, 13]), (*size, 3))
+    message = pack(mosaic(flat, *MOSAICS[order]), padding=2)
+    rgb = decode(**message, encoding=f"bayer_{order}8", is_bigendian=0)
+    np.testing.assert_array_equal(rgb, flat)
+
+
+@pytest.mark.parametrize("order", MOSAICS)
+def test_a_mosaic_keeps_its_samples_and_interpolates_a_ramp_exactly(order):
+    rows, columns = np.indices((10, 12))
+    ramp = np.stack([4 * rows + 2 * columns, 200 - 6 * columns, 8 * rows + 16], -1).astype(np.uint8)
+    raw = mosaic(ramp, *MOSAICS[order])
+    rgb = decode(**pack(raw), encoding=f"bayer_{order}8", is_bigendian=0)
+    np.testing.assert_array_equal(mosaic(rgb, *MOSAICS[order]), raw)
+    np.testing.assert_array_equal(rgb[1:-1, 1:-1], ramp[1:-1, 1:-1])
+
+
+def yuv_of(red, green, blue):
+    """BT.601 video range of one colour, as the standard states it."""
+    y = 16 + 219 / 255 * (0.299 * red + 0.587 * green + 0.114 * blue)
+    u = 128 + 224 / 255 / 1.772 * (blue - (0.299 * red + 0.587 * green + 0.114 * blue))
+    v = 128 + 224 / 255 / 1.402 * (red - (0.299 * red + 0.587 * green + 0.114 * blue))
+    return np.uint8(np.round([y, u, v]))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "order"),
+    [("uyvy", "uyvy"), ("yuv422", "uyvy"), ("yuyv", "yuyv"), ("yuv422_yuy2", "yuyv")],
+)
+@pytest.mark.parametrize("padding", [0, 3])
+def test_yuv_pairs_give_back_their_colours(encoding, order, padding):
+    colours = [(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (90, 180, 40)]
+    samples = np.empty((2, 12, 2), np.uint8)
+    for pair, colour in enumerate(colours):
+        y, u, v = yuv_of(*colour)
+        four = {"uyvy": (u, y, v, y), "yuyv": (y, u, y, v)}[order]
+        samples[:, 2 * pair : 2 * pair + 2] = np.reshape(four, (2, 2))
+    rgb = decode(**pack(samples, padding=padding), encoding=encoding, is_bigendian=0)
+    expected = np.broadcast_to(np.repeat(colours, 2, 0), (2, 12, 3))
+    np.testing.assert_allclose(rgb.astype(int), expected, atol=2)  # 8-bit chroma: 1/2 * 255/224*1.8
+
+
+def test_each_pixel_of_a_yuv_pair_has_its_own_brightness():
+    samples = np.uint8([[[128, 16], [128, 235]]])
+    rgb = decode(**pack(samples), encoding="uyvy", is_bigendian=0)
+    np.testing.assert_array_equal(rgb, [[[0, 0, 0], [255, 255, 255]]])
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, np.frombuffer])
+def test_any_buffer_will_do_and_plain_rgb_is_not_copied(kind):
+    octets = PICTURE.tobytes()
+    data = np.frombuffer(octets, np.uint8) if kind is np.frombuffer else kind(octets)
+    rgb = decode(data, encoding="rgb8", height=6, width=8, step=24, is_bigendian=0)
+    np.testing.assert_array_equal(rgb, PICTURE)
+    assert np.shares_memory(rgb, np.frombuffer(data, np.uint8))
+
+
+# ---- refusals ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", LAYOUTS)
+def test_short_data_and_small_steps_are_refused(encoding):
+    layout = LAYOUTS[encoding]
+    row = 8 * layout.samples * int(layout.sample[1])
+    good = {"encoding": encoding, "height": 6, "width": 8, "step": row, "is_bigendian": 0}
+    assert decode(bytes(6 * row), **good).shape == (6, 8, 3)
+    with pytest.raises(UserError, match="short"):
+        decode(bytes(6 * row - 1), **good)
+    with pytest.raises(UserError, match="short"):
+        decode(b"", **good)
+    with pytest.raises(UserError, match=f"step {row - 1} is too small"):
+        decode(bytes(6 * row), **good | {"step": row - 1})
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 8), (6, 0), (2**32 - 1, 2**32 - 1), (6, 20000)])
+def test_absurd_sizes_are_refused_before_memory_is_taken(height, width):
+    with pytest.raises(UserError, match="absurd"):
+        decode(b"", encoding="rgb8", height=height, width=width, step=24, is_bigendian=0)
+
+
+def test_an_unknown_encoding_is_named_beside_the_known():
+    with pytest.raises(UnknownEncoding, match="'32FC1' is not one of rgb8, "):
+        decode(bytes(99), encoding="32FC1", height=2, width=2, step=8, is_bigendian=0)
+
+
+def test_half_a_pair_and_half_a_mosaic_are_refused():
+    with pytest.raises(UserError, match="width of 7"):
+        decode(bytes(99), encoding="uyvy", height=2, width=7, step=14, is_bigendian=0)
+    with pytest.raises(UserError, match="Bayer"):
+        decode(bytes(99), encoding="bayer_rggb8", height=1, width=7, step=7, is_bigendian=0)
+
+
+# ---- compressed -------------------------------------------------------------------------------
+
+
+def compressed(picture, kind, **options):
+    file = BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_png_is_exact_and_jpeg_is_near():
+    rows, columns = np.indices((40, 60))
+    smooth = np.stack([rows * 4, columns * 4, rows + columns], -1).astype(np.uint8)
+    np.testing.assert_array_equal(
+        decode_compressed(compressed(Image.fromarray(smooth), "PNG")), smooth
+    )
+    near = decode_compressed(compressed(Image.fromarray(smooth), "JPEG", quality=95))
+    assert np.abs(near.astype(int) - smooth).mean() < 3
+
+
+def test_grey_pictures_of_8_and_16_bits_become_rgb():
+    grey = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    rgb = decode_compressed(compressed(Image.fromarray(grey), "PNG"))
+    np.testing.assert_array_equal(rgb[..., 1], np.round(grey / 257))
+    eight = (grey >> 8).astype(np.uint8)
+    rgb = decode_compressed(compressed(Image.fromarray(eight), "PNG"))
+    np.testing.assert_array_equal(rgb, eight[..., None].repeat(3, -1))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_truncated_pictures_are_refused(kind):
+    whole = compressed(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)), kind)
+    for length in (20, len(whole) // 2, len(whole) - 40):
+        with pytest.raises(UserError, match="broken|neither"):
+            decode_compressed(whole[:length])
+
+
+def test_what_is_no_picture_is_refused():
+    for data in (b"", b"hello", bytes(1000)):
+        with pytest.raises(UserError, match="neither JPEG nor PNG"):
+            decode_compressed(data)
+    with pytest.raises(UserError, match="absurd"):
+        decode_compressed(compressed(Image.new("1", (20000, 3)), "PNG"))
