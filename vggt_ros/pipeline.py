@@ -21,7 +21,7 @@ from vggt_ros.geometry import (
     inverse_rigid,
 )
 from vggt_ros.infer import Look
-from vggt_ros.tracking import TrackAnchor
+from vggt_ros.tracking import TrackAnchor, mapped
 from vggt_ros.window import Window, push
 
 Clock = Callable[[], float]
@@ -277,12 +277,16 @@ class Pipeline:
     ) -> tuple[align.Join, int]:
         """Cameras from the encoding, the window joined to the map, every view put in the world."""
         height, width = held[-1].pixels.shape[:2]
-        camera_from_window = extrinsics_from_pose_encoding(look.pose_encoding.astype(np.float64))
+        window_from_camera = np.tile(np.eye(4), (len(ids), 1, 1))
+        window_from_camera[:, :3] = inverse_rigid(
+            extrinsics_from_pose_encoding(look.pose_encoding.astype(np.float64))
+        )
         intrinsics = self._intrinsics(held, look, height, width)
         window = align.WindowGeometry(
-            ids, inverse_rigid(camera_from_window), intrinsics, look.depth, look.confidence
+            ids, window_from_camera, intrinsics, look.depth, look.confidence
         )
         self._map, join = align.join(self._map, window)
+        world_from_camera = align.place(join.world_from_window, window_from_camera)
         scale = np.float32(join.world_from_window.scale)
         without_depth = len(ids) - len(look.depth)
         fresh = sum(key not in self._views for key in ids)
@@ -299,7 +303,7 @@ class Pipeline:
                 grid=h.grid,
                 rgb=h.pixels,
                 intrinsics=intrinsics[i],
-                world_from_camera=join.world_from_window.place(window.window_from_camera[i]),
+                world_from_camera=world_from_camera[i],
                 depth=look.depth[j] * scale if j >= 0 else None,
                 confidence=look.confidence[j] if j >= 0 else None,
                 input_rgb=h.frame.rgb,
@@ -326,7 +330,7 @@ class Pipeline:
         assert look.visibility is not None and look.track_confidence is not None
         self._anchor = anchor.seen(ids, look.tracks)
         uv = np.stack(
-            [h.grid.to_input(track) for h, track in zip(held, look.tracks, strict=True)]
-        ).astype(np.float32)
+            [mapped(h.grid.input_from_network, track) for h, track in zip(held, look.tracks)]
+        )
         stamps = tuple(h.frame.stamp_ns for h in held)
         return Tracks(anchor.ids, stamps, uv, look.visibility, look.track_confidence)

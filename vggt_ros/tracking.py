@@ -43,7 +43,7 @@ class TrackAnchor(NamedTuple):
                 f"query {self.ids[outside][0]} at ({u:g}, {v:g}) is outside the"
                 f" {grid.input_width}x{grid.input_height} image; send pixels of the input image"
             )
-        return self._replace(uv=grid.to_network(self.uv).astype(np.float32))
+        return self._replace(uv=mapped(grid.network_from_input, self.uv))
 
     def within(self, frame_ids: tuple[int, ...]) -> "TrackAnchor | None":
         """Pinned in a frame of this window: the old one, else the oldest with known tracks."""
@@ -59,3 +59,10 @@ class TrackAnchor(NamedTuple):
     ) -> "TrackAnchor":
         """Remember where the points were in each frame of this window."""
         return self._replace(known=dict(zip(frame_ids, tracks, strict=True)))
+
+
+def mapped(
+    target_from_source: Float[np.ndarray, "3 3"], uv: Float[np.ndarray, "n 2"]
+) -> Float32[np.ndarray, "n 2"]:
+    """Pixel coordinates on another grid."""
+    return (uv @ target_from_source[:2, :2].T + target_from_source[:2, 2]).astype(np.float32)
