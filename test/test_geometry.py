@@ -3,6 +3,7 @@
 """Geometry: the reference's numbers, and the laws of docs/conventions.md."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -27,7 +28,9 @@ from vggt_ros.geometry import (
 GOLDEN = Path(__file__).parent / "golden"
 UNITS = load_file(GOLDEN / "units.safetensors")
 TOLERANCE = json.loads((GOLDEN / "tolerance.json").read_text())
-LIBRARIES = pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
+LIBRARIES = pytest.mark.parametrize(
+    ("xp", "compiled"), [(np, lambda f: f), (jnp, jax.jit)], ids=["numpy", "jax"]
+)
 RNG = np.random.default_rng(11)
 
 
@@ -51,35 +54,43 @@ def random_rigid(*batch):
 
 
 @LIBRARIES
-def test_rotations_equal_the_reference_in_both_directions(xp):
-    rotation = rotation_from_quaternion(xp.asarray(UNITS["rot.quat"]))
+def test_rotations_equal_the_reference_in_both_directions(xp, compiled):
+    rotation = compiled(rotation_from_quaternion)(xp.asarray(UNITS["rot.quat"]))
     close(rotation, UNITS["rot.mat"])
     assert rotation.dtype == np.float32
-    close(quaternion_from_rotation(xp.asarray(UNITS["rot.mat"])), UNITS["rot.quat_back"])
+    back = compiled(quaternion_from_rotation)(xp.asarray(UNITS["rot.mat"]))
+    close(back, UNITS["rot.quat_back"])
 
 
 @LIBRARIES
-def test_pose_encodings_equal_the_reference_in_both_directions(xp):
-    encoding = xp.asarray(UNITS["pose.enc"])
-    extrinsics = extrinsics_from_pose_encoding(encoding)
-    intrinsics = intrinsics_from_pose_encoding(encoding, 392, 518)
+def test_pose_encodings_equal_the_reference_in_both_directions(xp, compiled):
+    extrinsics, intrinsics = compiled(partial(cameras, height=392, width=518))(
+        xp.asarray(UNITS["pose.enc"])
+    )
     close(extrinsics, UNITS["pose.extrinsic"])
     close(intrinsics, UNITS["pose.intrinsic"], rtol=1e-5)
-    close(pose_encoding_from(extrinsics, intrinsics, 392, 518), UNITS["pose.enc_back"])
+    encode = compiled(partial(pose_encoding_from, height=392, width=518))
+    close(encode(extrinsics, intrinsics), UNITS["pose.enc_back"])
+
+
+def cameras(encoding, *, height, width):
+    intrinsics = intrinsics_from_pose_encoding(encoding, height, width)
+    return extrinsics_from_pose_encoding(encoding), intrinsics
 
 
 @LIBRARIES
-def test_rigid_inverse_equals_the_reference(xp):
-    inverse = inverse_rigid(xp.asarray(UNITS["pose.extrinsic"][0]))
+def test_rigid_inverse_equals_the_reference(xp, compiled):
+    inverse = compiled(inverse_rigid)(xp.asarray(UNITS["pose.extrinsic"][0]))
     close(inverse, UNITS["se3.inverse"][:, :3])
 
 
 @LIBRARIES
-def test_unprojection_equals_the_reference(xp):
+def test_unprojection_equals_the_reference(xp, compiled):
     depth, intrinsics, camera_from_world = (
         xp.asarray(UNITS[f"unproj.{name}"]) for name in ("depth", "intrinsic", "extrinsic")
     )
-    close(world_points(depth, intrinsics, camera_from_world), UNITS["unproj.points"])
+    points = compiled(world_points)(depth, intrinsics, camera_from_world)
+    close(points, UNITS["unproj.points"])
 
 
 def world_points(depth, intrinsics, camera_from_world):
@@ -97,17 +108,19 @@ def square(motion):
 
 @LIBRARIES
 @pytest.mark.parametrize("case", ["mini_square", "mini_rect", "mini_single"])
-def test_cameras_and_points_of_whole_cases_equal_the_reference(xp, case):
+def test_cameras_and_points_of_whole_cases_equal_the_reference(xp, compiled, case):
     tensors = load_file(GOLDEN / f"{case}.safetensors")
     height, width = tensors["in.images"].shape[-2:]
-    found = {"out.extrinsic": extrinsics_from_pose_encoding(xp.asarray(tensors["out.pose_enc"]))}
-    found["out.intrinsic"] = intrinsics_from_pose_encoding(
-        xp.asarray(tensors["out.pose_enc"]), height, width
-    )
-    found["out.unprojected"] = world_points(
-        xp.asarray(tensors["out.depth"]), found["out.intrinsic"], found["out.extrinsic"]
-    )
-    for name, value in found.items():
+
+    @compiled
+    def geometry(encoding, depth):
+        extrinsics, intrinsics = cameras(encoding, height=height, width=width)
+        return extrinsics, intrinsics, world_points(depth, intrinsics, extrinsics)
+
+    found = geometry(xp.asarray(tensors["out.pose_enc"]), xp.asarray(tensors["out.depth"]))
+    for name, value in zip(
+        ["out.extrinsic", "out.intrinsic", "out.unprojected"], found, strict=True
+    ):
         close(value, tensors[name], atol=TOLERANCE[case][name]["suggested_atol"])
 
 
@@ -152,9 +165,10 @@ def test_fields_of_view_are_vertical_first_and_fix_the_focal_lengths():
 
 @LIBRARIES
 @pytest.mark.parametrize("field", [0.0, 1e-9, np.pi, 4.0])
-def test_impossible_fields_of_view_still_give_finite_cameras(xp, field):
+def test_impossible_fields_of_view_still_give_finite_cameras(xp, compiled, field):
     encoding = xp.asarray(np.float32([0, 0, 0, 0, 0, 0, 1, field, field]))
-    intrinsics = np.asarray(intrinsics_from_pose_encoding(encoding, 392, 518))
+    intrinsics = compiled(partial(intrinsics_from_pose_encoding, height=392, width=518))(encoding)
+    intrinsics = np.asarray(intrinsics)
     assert np.isfinite(intrinsics).all()
     assert (np.diag(intrinsics) > 0).all()
 

@@ -13,13 +13,13 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt8, UInt16
+from jaxtyping import UInt8, UInt16
 from PIL import Image, UnidentifiedImageError
 
 from vggt_ros.errors import UserError
 
 LARGEST_SIDE = 16384  # pixels; beyond it a header is broken, not a camera large
-Buffer = bytes | bytearray | memoryview | array | np.ndarray
+Buffer = bytes | bytearray | memoryview | array
 
 
 class UnknownEncoding(UserError):
@@ -87,17 +87,18 @@ def _bayer(red_row: int, red_column: int) -> Callable[[np.ndarray], np.ndarray]:
         rgb = np.empty((*raw.shape, 3), np.uint8)
         for row in (0, 1):
             for column in (0, 1):
-                here = np.s_[row::2, column::2]
                 match row == red_row, column == red_column:
                     case True, True:
-                        red, green, blue = raw, cross, across
+                        colour = raw, cross, across
                     case False, False:
-                        red, green, blue = across, cross, raw
+                        colour = across, cross, raw
                     case True, False:  # green, in a row of reds
-                        red, green, blue = beside, raw, above
+                        colour = beside, raw, above
                     case _:  # green, in a row of blues
-                        red, green, blue = above, raw, beside
-                rgb[here] = _planes(*(x[here].astype(np.uint8) for x in (red, green, blue)))
+                        colour = above, raw, beside
+                here = np.s_[row::2, column::2]
+                for channel, plane in enumerate(colour):
+                    rgb[*here, channel] = plane[here]
         return rgb
 
     return decode_mosaic
@@ -110,13 +111,12 @@ def _yuv422(y: int, u: int, v: int) -> Callable[[np.ndarray], np.ndarray]:
         height, width, _ = samples.shape
         if width % 2:
             raise UserError(f"yuv422 stores pixels in pairs, so a width of {width} cannot be")
-        quads = samples.reshape(height, width // 2, 4)
-        blue, red = quads[..., u], quads[..., v]
-        green = _GREEN_OF_U.take(blue) + _GREEN_OF_V.take(red)
-        chroma = _RED_OF_V.take(red), green, _BLUE_OF_U.take(blue)
+        quads = samples.reshape(height, width // 2, 4).astype(np.int32)
+        blue, red = quads[..., u] - 128, quads[..., v] - 128
+        chroma = _RED_OF_V * red, _GREEN_OF_U * blue + _GREEN_OF_V * red, _BLUE_OF_U * blue
         rgb = np.empty((height, width, 3), np.uint8)
         for place in (0, 1):
-            luma = _LUMA.take(quads[..., y + 2 * place])
+            luma = _LUMA * (quads[..., y + 2 * place] - 16) + (1 << 15)  # the half that rounds
             for channel, shift in enumerate(chroma):
                 rgb[:, place::2, channel] = np.clip((luma + shift) >> 16, 0, 255)
         return rgb
@@ -124,16 +124,11 @@ def _yuv422(y: int, u: int, v: int) -> Callable[[np.ndarray], np.ndarray]:
     return decode_pairs
 
 
-def _fixed(scale: float, zero: int, half: float = 0.0) -> Int32[np.ndarray, "256"]:
-    """A byte's share of a colour in 1/65536; `half` rounds the sum it enters."""
-    return np.round((scale * (np.arange(256) - zero) + half) * 65536).astype(np.int32)
-
-
-_LUMA = _fixed(255 / 219, 16, 0.5)
-_RED_OF_V = _fixed(255 / 224 * 1.402, 128)
-_GREEN_OF_U = _fixed(-255 / 224 * 0.344136, 128)
-_GREEN_OF_V = _fixed(-255 / 224 * 0.714136, 128)
-_BLUE_OF_U = _fixed(255 / 224 * 1.772, 128)
+# BT.601 in 1/65536: luma spans 219 steps of 255, colour 224.
+_LUMA = round(65536 * 255 / 219)
+_RED_OF_V, _GREEN_OF_V, _GREEN_OF_U, _BLUE_OF_U = (
+    round(65536 * 255 / 224 * share) for share in (1.402, -0.714136, -0.344136, 1.772)
+)
 
 
 class Layout(NamedTuple):
@@ -167,7 +162,13 @@ LAYOUTS["yuv422_yuy2"] = LAYOUTS["yuyv"]
 
 
 def decode(
-    data: Buffer, *, encoding: str, height: int, width: int, step: int, is_bigendian: bool | int
+    data: Buffer | np.ndarray,
+    *,
+    encoding: str,
+    height: int,
+    width: int,
+    step: int,
+    is_bigendian: bool | int,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """An uncompressed picture, its fields as in sensor_msgs/Image.
 
@@ -201,7 +202,7 @@ def _shape(height: int, width: int, samples: int) -> tuple[int, ...]:
 def decode_compressed(data: Buffer) -> UInt8[np.ndarray, "h w 3"]:
     """A JPEG or PNG picture; alpha is dropped, 16-bit grey is treated as mono16."""
     try:
-        with Image.open(BytesIO(memoryview(data)), formats=("JPEG", "PNG")) as picture:
+        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as picture:
             check_size(*picture.size)
             if picture.mode.startswith("I"):
                 return _grey16(np.asarray(picture).astype(np.uint16))
