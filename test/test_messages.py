@@ -1,0 +1,203 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays to messages and back: what a consumer reads is what we meant, bit for bit."""
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointField
+from vggt_ros.msg import QueryPoints
+
+from vggt_ros.errors import UserError
+from vggt_ros.geometry import rotation_from_quaternion, unproject
+from vggt_ros.image import grid_for
+from vggt_ros.pipeline import Tracks, View
+from vggt_ros.ros import clouds, messages
+
+HEAD = messages.header(1_763_680_000_123_456_789, "camera_optical")
+RNG = np.random.default_rng(7)
+K = np.array([[40.0, 0, 10.5], [0, 42.0, 7.25], [0, 0, 1]])
+
+
+def picture(height=16, width=22):
+    return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def depth(height=16, width=22):
+    z = RNG.uniform(0.5, 4, (height, width)).astype(np.float32)
+    z[:2] = np.nan
+    return z
+
+
+@pytest.mark.parametrize("ns", [1, 999_999_999, 1_000_000_000, 1_763_680_000_123_456_789])
+def test_a_stamp_survives_the_round_trip(ns):
+    assert messages.stamp_ns(messages.time_message(ns)) == ns
+
+
+def test_a_picture_survives_the_round_trip():
+    rgb = picture()
+    msg = messages.image_message(HEAD, rgb)
+    assert (msg.header, msg.encoding, msg.step) == (HEAD, "rgb8", 66)
+    np.testing.assert_array_equal(messages.rgb_from_image(msg), rgb)
+
+
+def test_a_depth_image_is_32FC1_with_nan_and_a_confidence_without_copying_twice():
+    z = depth()
+    kept = messages.image_message(HEAD, z)
+    assert (kept.encoding, kept.step, kept.is_bigendian) == ("32FC1", 88, 0)
+    buffer = kept.data
+    again = messages.image_message(HEAD, 2 * z, into=kept)
+    assert again.data is buffer, "a kept message is written in place"
+    np.testing.assert_array_equal(np.frombuffer(again.data, "<f4").reshape(16, 22), 2 * z)
+
+
+def test_a_kept_message_follows_a_change_of_size():
+    kept = messages.image_message(HEAD, picture())
+    small = picture(3, 5)
+    np.testing.assert_array_equal(
+        messages.rgb_from_image(messages.image_message(HEAD, small, into=kept)), small
+    )
+
+
+def test_padded_rows_and_strange_encodings_reach_the_decoder():
+    rgb = picture()
+    msg = messages.image_message(HEAD, np.pad(rgb, ((0, 0), (0, 2), (0, 0))))
+    msg.width -= 2
+    np.testing.assert_array_equal(messages.rgb_from_image(msg), rgb)
+    msg.encoding = "8UC5"
+    with pytest.raises(UserError, match=r"8UC5.*cv_bridge"):
+        messages.rgb_from_image(msg)
+
+
+def test_an_encoding_that_only_cv_bridge_knows_goes_through_it(monkeypatch):
+    """A stand-in module: what is tested is that ours is asked last and its picture is used."""
+    import sys
+    from types import ModuleType
+
+    class CvBridge:
+        def imgmsg_to_cv2(self, msg, desired):
+            assert desired == "rgb8"
+            return np.full((msg.height, msg.width, 3), 9, np.uint8)
+
+    fake = ModuleType("cv_bridge")
+    fake.CvBridge = CvBridge  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cv_bridge", fake)
+    msg = messages.image_message(HEAD, picture())
+    msg.encoding = "nv21"
+    assert (messages.rgb_from_image(msg) == 9).all()
+
+
+def test_a_truncated_jpeg_is_named():
+    from io import BytesIO
+
+    from PIL import Image as Pillow
+
+    whole = BytesIO()
+    Pillow.fromarray(picture(64, 64)).save(whole, "jpeg")
+    message = CompressedImage(format="jpeg", data=whole.getvalue())
+    assert messages.rgb_from_compressed(message).shape == (64, 64, 3)
+    message.data = whole.getvalue()[:300]
+    with pytest.raises(UserError, match="compressed image"):
+        messages.rgb_from_compressed(message)
+
+
+def test_camera_info_says_rectified_and_survives_the_round_trip():
+    info = messages.camera_info_message(HEAD, K, width=22, height=16)
+    assert (info.header, info.width, info.height) == (HEAD, 22, 16)
+    assert list(info.d) == [0.0] * 5
+    np.testing.assert_array_equal(np.reshape(info.r, (3, 3)), np.eye(3))
+    np.testing.assert_array_equal(np.reshape(info.p, (3, 4)), np.c_[K, np.zeros(3)])
+    np.testing.assert_array_equal(messages.intrinsics_from(info), K)
+
+
+@pytest.mark.parametrize("k", [np.zeros(9), np.full(9, np.nan), -K.ravel()])
+def test_an_uncalibrated_camera_info_is_refused(k):
+    with pytest.raises(UserError, match="no calibration"):
+        messages.intrinsics_from(CameraInfo(k=k))
+
+
+def test_a_cloud_is_organised_packed_and_coloured():
+    z, rgb = depth(), picture()
+    points = clouds.camera_points(z, K)
+    msg = messages.cloud_message(HEAD, points, rgb, z, dense=False)
+    assert (msg.height, msg.width, msg.point_step, msg.row_step) == (16, 22, 20, 440)
+    assert [(f.name, f.offset, f.datatype, f.count) for f in msg.fields] == [
+        (name, 4 * i, PointField.FLOAT32, 1)
+        for i, name in enumerate(("x", "y", "z", "rgb", "confidence"))
+    ]
+    table = np.frombuffer(msg.data, "<f4").reshape(16, 22, 5)
+    np.testing.assert_array_equal(table[..., :3], points)
+    np.testing.assert_array_equal(table[..., 4], z)
+    packed = np.frombuffer(msg.data, "<u4").reshape(16, 22, 5)[..., 3]
+    wide = rgb.astype(np.uint32)
+    np.testing.assert_array_equal(packed, wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2])
+
+
+def test_the_fast_points_are_the_core_s_points():
+    z = depth()
+    np.testing.assert_allclose(
+        clouds.camera_points(z, K), unproject(z, K.astype(np.float32)), rtol=1e-6, atol=1e-6
+    )  # float32, another order of two products
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_window_points_are_the_confident_pixels_of_every_view_in_the_world(step):
+    world_from_camera = np.eye(4)
+    world_from_camera[:3, :3] = rotation_from_quaternion(np.array([0.1, -0.4, 0.2, 0.9]))
+    world_from_camera[:3, 3] = 1, -2, 0.5
+    z, trust, rgb = depth(), RNG.uniform(1, 3, (16, 22)).astype(np.float32), picture()
+    seen = View(0, 1, "c", grid_for(22, 16, 14), rgb, K, world_from_camera, z, trust, rgb)
+    blind = seen._replace(depth=None, confidence=None)
+    found = clouds.window_points([blind, seen, seen], 2.0, step)
+
+    coarse = np.s_[::step, ::step]
+    keep = (np.isfinite(z) & (trust >= 2.0))[coarse]
+    world = (
+        unproject(z.astype(np.float64), K) @ world_from_camera[:3, :3].T + world_from_camera[:3, 3]
+    )
+    expected = np.tile(world[coarse][keep], (2, 1))
+    assert len(expected)
+    np.testing.assert_allclose(found.xyz, expected, atol=1e-5)  # float32 at a few metres
+    np.testing.assert_array_equal(found.rgb, np.tile(rgb[coarse][keep], (2, 1)))
+    np.testing.assert_array_equal(found.confidence, np.tile(trust[coarse][keep], 2))
+
+
+def test_a_pose_and_a_transform_carry_the_same_motion():
+    motion = np.eye(4)
+    motion[:3, :3] = rotation_from_quaternion(np.array([0.5, 0.5, -0.5, 0.5]))
+    motion[:3, 3] = 1, 2, 3
+    pose = messages.pose_message(HEAD, motion).pose
+    moved = messages.transform_message(HEAD, "camera", motion)
+    assert moved.child_frame_id == "camera" and moved.header == HEAD
+    for shift, turn in (
+        (pose.position, pose.orientation),
+        (moved.transform.translation, moved.transform.rotation),
+    ):
+        assert (shift.x, shift.y, shift.z) == (1, 2, 3)
+        np.testing.assert_allclose([turn.x, turn.y, turn.z, turn.w], [0.5, 0.5, -0.5, 0.5])
+
+
+def test_tracks_are_frame_major():
+    uv = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    tracks = Tracks(np.array([4, 5, 9], np.uint32), (10, 20), uv, uv[..., 0] / 12, uv[..., 1] / 12)
+    msg = messages.tracks_message(HEAD, tracks, window_id=3, segment=1)
+    assert list(msg.ids) == [4, 5, 9]
+    assert [messages.stamp_ns(stamp) for stamp in msg.stamps] == [10, 20]
+    np.testing.assert_array_equal(np.reshape(msg.u, (2, 3)), uv[..., 0])
+    np.testing.assert_array_equal(np.reshape(msg.v, (2, 3)), uv[..., 1])
+    assert len(msg.visibility) == len(msg.confidence) == 6
+
+
+def test_queries_survive_and_unequal_or_repeated_ones_are_refused():
+    ids, uv = messages.queries_from(QueryPoints(ids=[3, 1], u=[1.0, 2.0], v=[5.0, 6.0]))
+    np.testing.assert_array_equal(ids, [3, 1])
+    np.testing.assert_array_equal(uv, [[1, 5], [2, 6]])
+    assert messages.queries_from(QueryPoints())[1].shape == (0, 2)
+    with pytest.raises(UserError, match="equal length"):
+        messages.queries_from(QueryPoints(ids=[1], u=[1.0, 2.0], v=[5.0]))
+    with pytest.raises(UserError, match="repeats"):
+        messages.queries_from(QueryPoints(ids=[1, 1], u=[1.0, 2.0], v=[5.0, 5.0]))
+
+
+def test_nothing_of_a_large_message_is_inspected_element_by_element():
+    assert type(messages.image_message(HEAD, picture()).data).__name__ == "array"
+    assert isinstance(Image().data, type(messages.image_message(HEAD, picture()).data))

@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The one table: it declares, refuses, changes and documents."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+
+import pytest
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from vggt_ros.errors import UserError
+from vggt_ros.pipeline import Settings
+from vggt_ros.ros.parameters import LiveParameters, Parameters, choices, markdown
+
+MakeNode = Callable[..., Node]
+
+
+@pytest.fixture
+def make_node() -> Iterator[MakeNode]:
+    context = Context()
+    context.init()
+    nodes: list[Node] = []
+
+    def make(**overrides) -> Node:
+        values = [Parameter(name, value=value) for name, value in overrides.items()]
+        node = Node("vggt", context=context, parameter_overrides=values)
+        nodes.append(node)
+        return node
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.shutdown()
+
+
+def test_what_is_declared_is_the_table(make_node):
+    node = make_node(window_size=6)
+    live = LiveParameters(node)
+    assert live.now == replace(Parameters(), window_size=6)
+    for row in fields(Parameters):
+        descriptor = node.describe_parameter(row.name)
+        assert descriptor.description
+        assert descriptor.read_only != row.metadata["live"]
+        assert bool(descriptor.additional_constraints) == bool(choices(row))
+
+
+def test_min_confidence_is_a_double_and_may_change_while_running(make_node):
+    node = make_node()
+    live = LiveParameters(node)
+    before = live.now
+    (result,) = node.set_parameters([Parameter("min_confidence", value=3.0)])
+    assert result.successful and live.now.min_confidence == 3.0
+    assert before.min_confidence == 1.5, "a snapshot that a look works with never changes under it"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("min_confidence", -1.0, "out of range"),
+        ("min_confidence", float("nan"), "out of range"),
+        ("max_rate_hz", 1e9, "out of range"),
+        ("min_confidence", 2, "DOUBLE"),
+        ("depth_resolution", "half", "network, input"),
+        ("model", "vggt-1b", "read-only"),
+        ("tf_mode", "none", "read-only"),
+    ],
+)
+def test_a_wrong_change_is_refused_with_its_reason(make_node, name, value, said):
+    node = make_node()
+    live = LiveParameters(node)
+    before = live.now
+    (result,) = node.set_parameters([Parameter(name, value=value)])
+    assert not result.successful and said in result.reason
+    assert live.now == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("window_size", 0, "window_size"),
+        ("window_size", "four", "window_size must be an integer, such as 4"),
+        ("min_confidence", 2, "min_confidence must be a number with a point, such as 1.5"),
+        ("tf_mode", "map", "tf_mode is 'map'; choose one of: auto, none, camera"),
+        ("stride", 5, "stride is 5"),
+        ("network_width", 500, "not a valid step"),
+    ],
+)
+def test_a_wrong_start_is_one_clear_error(make_node, name, value, said):
+    with pytest.raises(UserError, match=said):
+        LiveParameters(make_node(**{name: value}))
+
+
+def test_the_pipeline_s_settings_are_among_the_parameters():
+    assert Parameters(window_size=7, stride=2).settings() == Settings(
+        window_size=7, stride=2, min_confidence=Parameters().min_confidence
+    )
+
+
+def test_the_readme_table_has_a_row_for_each_parameter():
+    lines = markdown().splitlines()
+    assert len(lines) == 2 + len(fields(Parameters))
+    assert all(line.count("|") == 6 for line in lines)
+    assert any(line.startswith("| `min_confidence` | `1.5` | 0 to 1e+06 | yes |") for line in lines)

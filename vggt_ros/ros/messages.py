@@ -1,0 +1,227 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays to ROS messages and back; nothing else: no topics, no state, no frames turned.
+
+Large fields are `array.array`s: any other type is copied, and with field checks even inspected,
+element by element. They are written in place where a kept message is passed as `into`, since fresh
+megabytes cost more in page faults than the conversion itself; publishing copies them anyway.
+"""
+
+from array import array
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Pose, PoseStamped, Transform, TransformStamped
+from jaxtyping import Float, Float32, UInt8, UInt32
+from nav_msgs.msg import Path
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
+from std_msgs.msg import Header
+
+from vggt_ros.encodings import UnknownEncoding, decode, decode_compressed
+from vggt_ros.errors import UserError
+from vggt_ros.geometry import quaternion_from_rotation
+from vggt_ros.msg import PointTracks, QueryPoints
+from vggt_ros.pipeline import Tracks
+
+CLOUD_FIELDS = ("x", "y", "z", "rgb", "confidence")  # float32 each, in this order, packed
+POINT_STEP = 4 * len(CLOUD_FIELDS)
+
+
+# Time and headers: integer nanoseconds, never a float, or 99 % of stamps come back changed.
+
+
+def stamp_ns(time: Time) -> int:
+    """A message's stamp as integer nanoseconds."""
+    return time.sec * 1_000_000_000 + time.nanosec
+
+
+def time_message(ns: int) -> Time:
+    """Integer nanoseconds as a message's stamp."""
+    sec, nanosec = divmod(ns, 1_000_000_000)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def header(ns: int, frame_id: str) -> Header:
+    """The header of that instant in that frame."""
+    return Header(stamp=time_message(ns), frame_id=frame_id)
+
+
+# Messages to arrays.
+
+
+def rgb_from_image(msg: Image) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture, whatever its encoding.  Raises `UserError` that names the fault."""
+    try:
+        return decode(
+            msg.data,
+            encoding=msg.encoding,
+            height=msg.height,
+            width=msg.width,
+            step=msg.step,
+            is_bigendian=bool(msg.is_bigendian),
+        )
+    except UnknownEncoding as unknown:
+        return _rgb_through_cv_bridge(msg, unknown)
+
+
+def _rgb_through_cv_bridge(msg: Image, unknown: UnknownEncoding) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        from cv_bridge import (
+            CvBridge,  # from apt, often built for another NumPy: fails in many ways
+        )
+
+        return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(msg, "rgb8"))
+    except Exception as error:
+        raise UserError(f"{unknown}; nor does cv_bridge help: {error}") from None
+
+
+def rgb_from_compressed(msg: CompressedImage) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture of a jpeg or png.  Raises `UserError` that names the fault."""
+    return decode_compressed(bytes(msg.data))
+
+
+def intrinsics_from(msg: CameraInfo) -> Float[np.ndarray, "3 3"]:
+    """The calibrated K.  Raises `UserError` where it says "uncalibrated" or is no K at all."""
+    k = np.asarray(msg.k, np.float64).reshape(3, 3)
+    if not np.isfinite(k).all() or k[0, 0] <= 0 or k[1, 1] <= 0:
+        raise UserError(
+            "camera_info has no calibration (its K is zero or not finite); calibrate the camera, or"
+            " leave intrinsics at 'model'"
+        )
+    return k
+
+
+def queries_from(msg: QueryPoints) -> tuple[UInt32[np.ndarray, "n"], Float32[np.ndarray, "n 2"]]:
+    """Ids and pixels of the input image.  Raises `UserError` where the lists do not match."""
+    if not len(msg.ids) == len(msg.u) == len(msg.v):
+        raise UserError(
+            f"query_points has {len(msg.ids)} ids, {len(msg.u)} u and {len(msg.v)} v;"
+            " send lists of equal length"
+        )
+    ids = np.array(msg.ids, np.uint32)
+    if len(np.unique(ids)) < len(ids):
+        raise UserError("query_points repeats an id; give each point its own")
+    return ids, np.stack([np.array(msg.u, np.float32), np.array(msg.v, np.float32)], axis=-1)
+
+
+# Arrays to messages.
+
+
+def image_message(
+    head: Header,
+    pixels: UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w"],
+    *,
+    into: Image | None = None,
+) -> Image:
+    """An rgb8 picture, or a 32FC1 one (depth in world units along z, NaN where invalid)."""
+    msg = into or Image()
+    msg.header = head
+    msg.height, msg.width = pixels.shape[:2]
+    msg.encoding = "rgb8" if pixels.dtype == np.uint8 else "32FC1"
+    msg.step = msg.width * pixels[0, 0].nbytes
+    _octets(msg, pixels.nbytes).view(pixels.dtype).reshape(pixels.shape)[...] = pixels
+    return msg
+
+
+def camera_info_message(
+    head: Header, intrinsics: Float[np.ndarray, "3 3"], *, width: int, height: int
+) -> CameraInfo:
+    """The camera of exactly this pixel grid, rectified: D zero, R identity, P = [K | 0]."""
+    projection = np.zeros((3, 4))
+    projection[:, :3] = intrinsics
+    return CameraInfo(
+        header=head,
+        width=width,
+        height=height,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=intrinsics.astype(np.float64).ravel(),
+        r=np.eye(3).ravel(),
+        p=projection.ravel(),
+    )
+
+
+def cloud_message(
+    head: Header,
+    points: Float[np.ndarray, "h w 3"],
+    rgb: UInt8[np.ndarray, "h w 3"],
+    confidence: Float32[np.ndarray, "h w"],
+    *,
+    dense: bool,
+    into: PointCloud2 | None = None,
+) -> PointCloud2:
+    """Coloured points; organised where h > 1.  `dense` promises that none is NaN."""
+    msg = into or PointCloud2(
+        fields=[
+            PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
+            for i, name in enumerate(CLOUD_FIELDS)
+        ],
+        point_step=POINT_STEP,
+    )
+    msg.header = head
+    msg.height, msg.width = confidence.shape
+    msg.row_step = POINT_STEP * msg.width
+    msg.is_dense = dense
+    octets = _octets(msg, msg.height * msg.row_step).reshape(*confidence.shape, POINT_STEP)
+    floats = octets.view("<f4")
+    for i in range(3):  # column by column: ten times faster than rows of three
+        floats[..., i] = points[..., i]
+        octets[..., 14 - i] = rgb[..., i]  # 0x00RRGGBB in little-endian order
+    octets[..., 15] = 0
+    floats[..., 4] = confidence
+    return msg
+
+
+def pose_message(head: Header, world_from_camera: Float[np.ndarray, "4 4"]) -> PoseStamped:
+    """The camera's optical frame seen from the frame of `head`."""
+    pose = Pose()
+    _fill(pose.position, pose.orientation, world_from_camera)
+    return PoseStamped(header=head, pose=pose)
+
+
+def transform_message(
+    head: Header, child: str, parent_from_child: Float[np.ndarray, "4 4"]
+) -> TransformStamped:
+    """`child` seen from the frame of `head`."""
+    transform = Transform()
+    _fill(transform.translation, transform.rotation, parent_from_child)
+    return TransformStamped(header=head, child_frame_id=child, transform=transform)
+
+
+def path_message(head: Header, poses: list[PoseStamped]) -> Path:
+    """Poses, each at its own stamp."""
+    return Path(header=head, poses=poses)
+
+
+def tracks_message(head: Header, tracks: Tracks, window_id: int, segment: int) -> PointTracks:
+    """Parallel arrays, S x N, frame-major; pixels of the input image."""
+    return PointTracks(
+        header=head,
+        ids=_filled("I", tracks.ids),
+        stamps=[time_message(ns) for ns in tracks.stamps_ns],
+        u=_filled("f", tracks.uv[..., 0]),
+        v=_filled("f", tracks.uv[..., 1]),
+        visibility=_filled("f", tracks.visibility),
+        confidence=_filled("f", tracks.confidence),
+        window_id=window_id,
+        segment=segment,
+    )
+
+
+def _filled(kind: str, values: np.ndarray) -> array:
+    data = array(kind)
+    data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    return data
+
+
+def _octets(msg: Image | PointCloud2, size: int) -> UInt8[np.ndarray, "n"]:
+    """The message's own bytes, to be written in place."""
+    if len(msg.data) != size:
+        msg.data = array("B", [0]) * size
+    return np.frombuffer(msg.data, np.uint8)
+
+
+def _fill(position, orientation, parent_from_child: Float[np.ndarray, "4 4"]) -> None:
+    position.x, position.y, position.z = parent_from_child[:3, 3].tolist()
+    quaternion = quaternion_from_rotation(parent_from_child[:3, :3])
+    orientation.x, orientation.y, orientation.z, orientation.w = np.asarray(quaternion).tolist()
