@@ -61,6 +61,7 @@ class Tracks(NamedTuple):
 class Cloud(NamedTuple):
     points: Float32[np.ndarray, "p 3"]  # world
     colours: UInt8[np.ndarray, "p 3"]
+    confidence: Float32[np.ndarray, " p"]
 
 
 # ---- reading
@@ -144,7 +145,7 @@ _PLY_TYPES = {
 
 
 def read_ply(path: Path) -> Cloud:
-    """Read the vertices of a binary little-endian PLY; grey where it has no colours."""
+    """Vertices of a binary little-endian PLY; without colours grey, without confidence 1."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -168,8 +169,11 @@ def read_ply(path: Path) -> Cloud:
     colours = np.full((count, 3), 128, np.uint8)
     if {"red", "green", "blue"} <= set(vertex.names or ()):
         colours = np.stack([vertices[name] for name in ("red", "green", "blue")], -1)
+    confidence = np.ones(count, np.float32)
+    if "confidence" in (vertex.names or ()):
+        confidence = vertices["confidence"].astype(np.float32)
     points = np.stack([vertices[name].astype(np.float32) for name in "xyz"], -1)
-    return Cloud(points, colours)
+    return Cloud(points, colours, confidence)
 
 
 def _text(path: Path) -> str:
@@ -196,14 +200,11 @@ class Recorder:
     """Writes a run frame by frame, so that whatever ends it, what was done stays readable."""
 
     def __init__(self, path: Path, summary: dict, *, overwrite: bool = False):
-        """Empty `path` of an earlier run; UserError if it holds anything else."""
+        """Empty `path` of an earlier run, and of nothing else."""
+        claim(path, overwrite=overwrite)
         self.path, self.count = path, 0
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file; give --out a directory")
-        if path.is_dir() and any(path.iterdir()) and not (overwrite or is_run(path)):
-            raise UserError(f"{path} is not empty and not a run; choose another or --overwrite")
         with writing(path):
-            (path / FRAMES).mkdir(parents=True, exist_ok=True)
+            (path / FRAMES).mkdir(exist_ok=True)
             for old in (path / FRAMES).glob("[0-9]*.npz"):
                 old.unlink()
             for name in (TRAJECTORY, POINTS, TRACKS, PICTURE):
@@ -236,6 +237,16 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         with writing(self.path / TRAJECTORY):
             self._trajectory.close()
+
+
+def claim(path: Path, *, overwrite: bool = False) -> None:
+    """Make the directory.  UserError if it cannot be, or holds anything but an earlier run."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; give --out a directory")
+    if path.is_dir() and any(path.iterdir()) and not (overwrite or is_run(path)):
+        raise UserError(f"{path} is not empty and not a run; choose another --out or --overwrite")
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def tum_line(stamp_ns: int, world_from_camera: Float64[np.ndarray, "4 4"]) -> str:
