@@ -1,0 +1,197 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Tensor files, opened without reading them: names to tensors that are read when asked for.
+
+Plain reads into fresh memory, no mapping: what is resident is what was asked for, one tensor at a
+time, and a file that is replaced meanwhile cannot change weights under a running network.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from vggt_ros.errors import UserError
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+TORCH = (".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor on disk; `np.asarray` reads it."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        count = prod(self.shape)
+        try:
+            flat = np.fromfile(self.path, self.dtype, count, offset=self.offset)
+        except OSError as fault:
+            raise UserError(f"{self.path} cannot be read: {fault.strerror or fault}") from fault
+        if flat.size != count:
+            raise UserError(f"{self.path} became shorter while it was read")
+        return flat.reshape(self.shape).astype(dtype or self.dtype, copy=False)
+
+
+class TensorFiles(NamedTuple):
+    """What one or several files hold together."""
+
+    tensors: dict[str, Any]  # array-likes with shape and dtype
+    metadata: dict[str, str]
+
+
+def open_files(paths: Iterable[Path]) -> TensorFiles:
+    """Tensors of .safetensors files, of an index of such (sharded), of .pt files; names disjoint."""
+    tensors: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    for path in paths:
+        part = _open(path)
+        if twice := tensors.keys() & part.tensors.keys():
+            raise UserError(f"{path} holds {min(twice)!r}, which an earlier file holds too")
+        tensors |= part.tensors
+        metadata |= part.metadata
+    if not tensors:
+        raise UserError("the weight files hold no tensors")
+    return TensorFiles(tensors, metadata)
+
+
+def _open(path: Path) -> TensorFiles:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path)
+    if path.suffix == ".json":
+        return open_files(_shards(path))
+    if path.suffix in TORCH:
+        return TensorFiles(_open_torch(path), {})
+    raise UserError(f"{path} is no weight file: known are .safetensors, its .index.json, and .pt")
+
+
+# ---- safetensors ------------------------------------------------------------------------------
+
+
+def _open_safetensors(path: Path) -> TensorFiles:
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise UserError(f"{path} is truncated ({size} bytes) or no safetensors file")
+            header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        tensors = {name: _stored(path, 8 + length, entry) for name, entry in header.items()}
+    except OSError as fault:
+        raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
+    except (ValueError, TypeError, KeyError, AttributeError) as fault:
+        raise UserError(f"{path} has a broken safetensors header ({fault})") from fault
+    end = max((t.offset + prod(t.shape) * t.dtype.itemsize for t in tensors.values()), default=0)
+    if end > size:
+        raise UserError(f"{path} is truncated: {size} of {end} bytes; download or copy it again")
+    return TensorFiles(tensors, metadata)
+
+
+def _stored(path: Path, start: int, entry: Mapping[str, Any]) -> Stored:
+    begin, end = entry["data_offsets"]
+    if entry["dtype"] not in DTYPES:
+        raise UserError(f"{path} holds {entry['dtype']} numbers, which VGGT has no use for")
+    tensor = Stored(path, start + begin, tuple(entry["shape"]), DTYPES[entry["dtype"]])
+    if end - begin != prod(tensor.shape) * tensor.dtype.itemsize:
+        raise ValueError(f"shape {tensor.shape} does not fit {end - begin} bytes")
+    return tensor
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise UserError(f"{index} is no index of sharded weights ({fault!r})") from fault
+    return [index.parent / name for name in sorted(names)]
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, str]) -> None:
+    """Write arrays one by one; the file appears under its name only when it is whole."""
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + prod(tensor.shape) * tensor.dtype.itemsize
+        code = CODES[np.dtype(tensor.dtype)]
+        entries[name] = {"dtype": code, "shape": tensor.shape, "data_offsets": (offset, end)}
+        offset = end
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-(8 + len(header)) % 64)  # aligned data can be mapped by whoever wants to
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            for tensor in tensors.values():
+                file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+        partial.replace(path)
+    except OSError as fault:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {fault.strerror or fault}") from fault
+
+
+# ---- PyTorch ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A PyTorch tensor, mapped from its file; `np.asarray` copies it out."""
+
+    tensor: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        import torch
+
+        raw = self.tensor.contiguous()
+        if raw.dtype == torch.bfloat16:  # NumPy has no such type of its own
+            raw = raw.view(torch.int16)
+        return raw.numpy().view(self.dtype).astype(dtype or self.dtype)
+
+
+def _open_torch(path: Path) -> dict[str, _Tensor]:
+    """A state dict, bare or under "model" or "state_dict"; nothing in the file is executed."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"{path.name} needs PyTorch to be read: pip install 'vggt_ros[convert]'"
+        ) from None
+    import pickle
+
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as fault:
+        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise UserError(f"{path} is truncated or no plain PyTorch checkpoint ({reason})") from fault
+    for key in ("model", "state_dict"):
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
+        raise UserError(f"{path} holds no dictionary of tensors")
+    return {
+        name: _Tensor(t, tuple(t.shape), np.dtype(getattr(ml_dtypes, "bfloat16"))
+                      if t.dtype == torch.bfloat16 else t.numpy().dtype)
+        for name, t in state.items()
+    }

@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A repository on the Hugging Face hub becomes a file in the local cache, or one clear sentence."""
+
+import json
+import re
+from pathlib import Path
+
+from vggt_ros.errors import UserError
+
+# In order of preference; the last two are what the other checkpoints of the family are called.
+FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.pt",
+    "vggt_1B_commercial.pt",
+    "model_tracker_fixed_e20.pt",
+)
+
+
+def is_repository(source: str) -> bool:
+    """Does this read owner/name?"""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
+
+
+def fetch(repository: str) -> Path:
+    """The weight file of a repository, from the cache or downloaded with a progress bar.
+
+    An index of shards comes with its shards beside it. HF_HUB_OFFLINE, HF_HOME and HF_TOKEN are
+    the client's own and hold here.
+    """
+    unreachable: Exception | None = None
+    for name in FILES:
+        try:
+            path = _download(repository, name, only_cached=unreachable is not None)
+        except _Unreachable as fault:
+            unreachable = unreachable or fault
+            continue
+        if path is not None:
+            if path.suffix == ".json":
+                for shard in sorted(set(json.loads(path.read_text())["weight_map"].values())):
+                    _download(repository, shard, only_cached=False)
+            return path
+    if unreachable:
+        raise UserError(str(unreachable)) from unreachable.__cause__
+    raise UserError(f"{repository} holds none of {', '.join(FILES)}: it is no VGGT checkpoint")
+
+
+class _Unreachable(Exception):
+    """Neither in the cache nor to be had now."""
+
+
+def _download(repository: str, name: str, *, only_cached: bool) -> Path | None:
+    """The file; None if the repository has no such file."""
+    import huggingface_hub as hub
+    from huggingface_hub import constants, errors
+
+    try:
+        return Path(hub.hf_hub_download(repository, name, local_files_only=only_cached))
+    except errors.GatedRepoError as fault:
+        raise UserError(
+            f"{repository} is gated: accept its licence at https://huggingface.co/{repository}, "
+            "then run `hf auth login` (or set HF_TOKEN) and try again"
+        ) from fault
+    except errors.RepositoryNotFoundError as fault:
+        raise UserError(
+            f"the hub knows no repository {repository}, or it is private and you are not logged in"
+        ) from fault
+    except errors.LocalEntryNotFoundError as fault:
+        why = (
+            "HF_HUB_OFFLINE is set; unset it to download"
+            if constants.is_offline_mode()
+            else "the hub cannot be reached; check the network, or give a local file"
+        )
+        raise _Unreachable(f"{repository} is not in {constants.HF_HUB_CACHE}, and {why}") from fault
+    except errors.EntryNotFoundError:
+        return None
+    except errors.HfHubHTTPError as fault:
+        raise UserError(f"the hub refused {repository}: {_first_line(fault)}") from fault
+    except PermissionError as fault:
+        raise UserError(
+            f"the cache {constants.HF_HUB_CACHE} cannot be written ({fault.filename}); "
+            "set HF_HOME to a directory of your own"
+        ) from fault
+    except Exception as fault:  # a full disk, or whatever the client's transport throws
+        raise UserError(f"downloading {repository} failed: {_first_line(fault)}") from fault
+
+
+def _first_line(fault: Exception) -> str:
+    return next(iter(str(fault).splitlines()), "") or type(fault).__name__

@@ -1,0 +1,237 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Attention and what surrounds it.  Layers take numbers; only the assembly has seen a config.
+
+`dtype` is the arithmetic of matrix products, `param_dtype` the storage of their weights.  Norms,
+softmax, rotary angles, layer scales and the residual stream are float32 in every case: they are
+cheap, and they are where the reference's own low-precision mode stays in float32 too.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+QUERIES_WHOLE = 2048  # up to here all logits at once; beyond, their memory is the bottleneck
+QUERIES_AT_ONCE = 256
+
+
+# ---- attention --------------------------------------------------------------------------------
+
+
+def attend(
+    q: Float[Array, "b n q d"],
+    k: Float[Array, "b n k d"],
+    v: Float[Array, "b n k d"],
+    mask: Bool[Array, "#b 1 #q k"] | None = None,
+) -> Float[Array, "b n q d"]:
+    """Softmax attention with leading heads, softmax in float32; True in `mask` lets a key be seen.
+
+    Half precision without a mask goes to cuDNN's flash kernel wherever that runs.  Elsewhere long
+    queries go in chunks, so that the logits of a whole window never exist at the same time.
+    """
+    if mask is None and flash_runs(q.dtype, q.shape[-1]):
+        return _flash(q, k, v)
+    queries = q.shape[2]
+    if mask is not None or queries <= QUERIES_WHOLE:
+        return _attend_whole(q, k, v, mask)
+    chunks = -(-queries // QUERIES_AT_ONCE)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, chunks * QUERIES_AT_ONCE - queries), (0, 0)))
+    q = q.reshape(*q.shape[:2], chunks, QUERIES_AT_ONCE, -1).transpose(2, 0, 1, 3, 4)
+    out = jax.lax.map(lambda q: _attend_whole(q, k, v, None), q)
+    return out.transpose(1, 2, 0, 3, 4).reshape(*v.shape[:2], -1, v.shape[-1])[:, :, :queries]
+
+
+def _attend_whole(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """exp(logits) @ v, divided afterwards: one pass less over the largest array."""
+    logits = jnp.einsum("bnqd,bnkd->bnqk", q, k, preferred_element_type=jnp.float32)
+    logits *= q.shape[-1] ** -0.5
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    weights = jnp.exp(logits - top)
+    out = jnp.einsum(
+        "bnqk,bnkd->bnqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    return (out / weights.sum(-1, keepdims=True)).astype(v.dtype)
+
+
+def _flash(q: Array, k: Array, v: Array) -> Array:
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # cuDNN wants tokens before heads
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn").swapaxes(1, 2)
+
+
+@cache
+def flash_runs(dtype: jnp.dtype, head_dim: int) -> bool:
+    """Whether cuDNN's flash kernel really runs here: one tiny call, as a listed GPU may refuse."""
+    if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    try:
+        with jax.ensure_compile_time_eval():
+            probe = jnp.ones((1, 1, 8, head_dim), dtype)
+            return bool(jnp.isfinite(_flash(probe, probe, probe)).all())
+    except Exception:  # whatever it is, the other path works everywhere
+        return False
+
+
+# ---- rotary angles ----------------------------------------------------------------------------
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines for one frame's tokens; axis 1 is (row, column)."""
+
+    cos: Float[Array, "t 2 f"]
+    sin: Float[Array, "t 2 f"]
+
+
+def positions(height: int, width: int, special: int) -> Int[np.ndarray, "t 2"]:
+    """(row, column) of every token: `special` tokens at (0, 0), patches from (1, 1)."""
+    grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1) + 1
+    return np.concatenate([np.zeros((special, 2), int), grid.reshape(-1, 2)]).astype(np.int32)
+
+
+def rotation(positions: Int[np.ndarray, "t 2"], head_dim: int, base: float) -> Rotation:
+    """Half of a head turns with the row, half with the column, at head_dim / 4 rates each."""
+    rates = 1 / np.float32(base) ** (np.arange(0, head_dim // 2, 2, dtype=np.float32) * 2 / head_dim)
+    angles = positions[..., None].astype(np.float32) * rates
+    return Rotation(jnp.asarray(np.cos(angles)), jnp.asarray(np.sin(angles)))
+
+
+def rotate(x: Float[Array, "b n t d"], by: Rotation) -> Float[Array, "b n t d"]:
+    """Turn queries or keys; with several frames in `x` each is turned alike."""
+    pairs = x.reshape(*x.shape[:2], -1, len(by.cos), 2, 2, by.cos.shape[-1])
+    a, b = pairs[..., 0, :], pairs[..., 1, :]
+    turned = jnp.stack([a * by.cos - b * by.sin, b * by.cos + a * by.sin], axis=-2)
+    return turned.reshape(x.shape)
+
+
+# ---- modules ----------------------------------------------------------------------------------
+
+
+def norm(dim: int, eps: float = 1e-5, *, affine: bool = True, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm in float32 with the two-pass variance, whatever it is given."""
+    return nnx.LayerNorm(
+        dim,
+        epsilon=eps,
+        use_fast_variance=False,
+        use_bias=affine,
+        use_scale=affine,
+        dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs):
+    """`depth` equal layers as one: every weight gains a first axis, the layer."""
+    return nnx.vmap(make)(rngs.split(depth))
+
+
+class Mlp(nnx.Module):
+    """Two linear maps around the exact (erf) GELU; the tanh form is off by 2e-4."""
+
+    def __init__(self, dim: int, hidden: int, out: int, *, dtype, param_dtype, rngs: nnx.Rngs):
+        self.fc1 = nnx.Linear(dim, hidden, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(hidden, out, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
+        return self.fc2(gelu(self.fc1(x)))
+
+
+def gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """The erf in float32: more exact, and faster, than in bfloat16."""
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=False).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with one fused projection; queries may come from elsewhere than keys."""
+
+    def __init__(
+        self, dim: int, heads: int, *, qk_norm: bool = False, dtype, param_dtype, rngs: nnx.Rngs
+    ):
+        self.heads = heads
+        self.qkv = nnx.Linear(dim, 3 * dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.q_norm = norm(dim // heads, rngs=rngs) if qk_norm else None
+        self.k_norm = norm(dim // heads, rngs=rngs) if qk_norm else None
+        self.proj = nnx.Linear(dim, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "b q d"],
+        context: Float[Array, "b k d"] | None = None,
+        *,
+        rotation: Rotation | None = None,
+        mask: Bool[Array, "#b 1 #q k"] | None = None,
+    ) -> Float[Array, "b q d"]:
+        if context is None:
+            q, k, v = self._split(self.qkv(x))
+        else:
+            (q,), (k, v) = self._split(self._part(x, 0, 1)), self._split(self._part(context, 1, 3))
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        out = attend(q.astype(v.dtype), k.astype(v.dtype), v, mask)
+        return self.proj(out.swapaxes(1, 2).reshape(x.shape))
+
+    def _split(self, qkv: Float[Array, "b t e"]) -> Float[Array, "i b n t d"]:
+        """One transpose for all parts; heads lead, as the matrix products want them."""
+        b, t, _ = qkv.shape
+        dim = self.proj.in_features // self.heads
+        return qkv.reshape(b, t, -1, self.heads, dim).transpose(2, 0, 3, 1, 4)
+
+    def _part(self, x: Array, start: int, stop: int) -> Array:
+        """Thirds of the fused projection: 0 queries, 1 keys, 2 values."""
+        cut = slice(start * self.proj.in_features, stop * self.proj.in_features)
+        x, kernel, bias = nnx.nn.dtypes.promote_dtype(
+            (x, self.qkv.kernel[:, cut], self.qkv.bias[cut]), dtype=self.qkv.dtype
+        )
+        return x @ kernel + bias
+
+
+class LayerScale(nnx.Module):
+    """A learned gain for each channel, applied in float32."""
+
+    def __init__(self, dim: int, initial: float):
+        self.gamma = nnx.Param(jnp.full(dim, initial))
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        return x * self.gamma
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block: x + scale * attention, then x + scale * mlp."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float,
+        *,
+        eps: float = 1e-5,
+        scale: float | None = 0.01,
+        qk_norm: bool = False,
+        dtype,
+        param_dtype,
+        rngs: nnx.Rngs,
+    ):
+        kinds = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.norm1 = norm(dim, eps, rngs=rngs)
+        self.attn = Attention(dim, heads, qk_norm=qk_norm, **kinds)
+        self.ls1 = None if scale is None else LayerScale(dim, scale)
+        self.norm2 = norm(dim, eps, rngs=rngs)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dim, **kinds)
+        self.ls2 = None if scale is None else LayerScale(dim, scale)
+
+    def __call__(
+        self, x: Float[Array, "b t d"], rotation: Rotation | None = None
+    ) -> Float[Array, "b t d"]:
+        y = self.attn(self.norm1(x), rotation=rotation)
+        x = x + (y if self.ls1 is None else self.ls1(y))
+        y = self.mlp(self.norm2(x))
+        return x + (y if self.ls2 is None else self.ls2(y))

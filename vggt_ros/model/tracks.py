@@ -1,0 +1,310 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Pixels of one frame, found again in all others: feature maps, correlations, iterated updates."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from vggt_ros.model.heads import FLOAT32, Pyramid, in_turn, nchw, resize, sines
+from vggt_ros.model.layers import Attention, Mlp, gelu, norm, stack
+from vggt_ros.model.tape import climb, note
+
+
+class TrackHead(nnx.Module):
+    """Queries (x, y) in pixels of one frame to their places in every frame."""
+
+    def __init__(
+        self,
+        dim: int,
+        features: int,
+        channels: Sequence[int],
+        *,
+        patch_size: int,
+        down_ratio: int,
+        stride: int,
+        levels: int,
+        radius: int,
+        iterations: int,
+        hidden: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        virtual: int,
+        max_scale: float,
+        position: float,
+        rngs: nnx.Rngs,
+    ):
+        self.cells = patch_size / down_ratio  # of a feature map, a patch
+        self.stride, self.iterations = stride, iterations
+        self.levels, self.radius, self.max_scale = levels, radius, max_scale
+        width = 3 * features + 4
+        self.pyramid = Pyramid("track.fe", dim, features, features, channels, position, rngs)
+        self.norm = norm(features, rngs=rngs)
+        self.reference_token = nnx.Param(
+            nnx.initializers.normal(1.0)(rngs.params(), (1, 2, width))
+        )
+        samples = levels * (2 * radius + 1) ** 2
+        self.correlation = Mlp(samples, hidden, features, rngs=rngs, **FLOAT32)
+        self.updater = Updater(width, hidden, features + 2, depth, heads, mlp_ratio, virtual, rngs)
+        self.feature_norm = norm(features, rngs=rngs)
+        self.feature_update = nnx.Linear(features, features, rngs=rngs)
+        self.visibility = nnx.Linear(features, 1, rngs=rngs)
+        self.confidence = nnx.Linear(features, 1, rngs=rngs)
+
+    def features(
+        self, levels: Sequence[Float[Array, "n t d"]], grid: tuple[int, int], at_once: int = 8
+    ) -> Float[Array, "n h w c"]:
+        """Feature maps at the picture's size over `down_ratio`; frames are independent."""
+        size = (int(grid[0] * self.cells), int(grid[1] * self.cells))
+        return in_turn(
+            lambda levels: resize(self.pyramid(levels, grid), size), tuple(levels), at_once
+        )
+
+    def __call__(
+        self,
+        maps: Float[Array, "b s h w c"],
+        queries: Float[Array, "b n 2"],
+        *,
+        query_mask: Bool[Array, "b n"] | None = None,
+        query_frame: int | Int[Array, ""] = 0,
+    ) -> tuple[Float[Array, "b s n 2"], Float[Array, "b s n"], Float[Array, "b s n"]]:
+        """Tracks in pixels, visibility and confidence in [0, 1].
+
+        Queries see each other through virtual tracks: those that are False in `query_mask` are
+        padding, which nobody sees.  The reference has `query_frame` = 0; any other is the same as
+        bringing that frame to the front.
+        """
+        note("track.fmaps", maps, frames_nchw)
+        maps = self.norm(maps)
+        note("track.fmaps_norm", maps, frames_nchw)
+        s, size = maps.shape[1], maps.shape[2:4]
+        is_query = (jnp.arange(s) == query_frame)[:, None, None]  # s 1 1
+        start = queries / self.stride
+        found = sample(jnp.take(maps, query_frame, axis=1), start)
+        coords = jnp.broadcast_to(start[:, None], (len(maps), s, *start.shape[1:]))
+        feats = jnp.broadcast_to(found[:, None], (*coords.shape[:3], found.shape[-1]))
+        token = jnp.where(is_query, self.reference_token[0, 0], self.reference_token[0, 1])
+        token = token + sample_sines(start, size, token.shape[-1])[:, None]
+        layers = pyramid(maps, self.levels)
+        for _ in range(self.iterations):
+            coords = jax.lax.stop_gradient(coords)
+            correlation = correlate(layers, feats, coords, self.radius)
+            note("track.corr.#", correlation, by_track)
+            flow = coords - start[:, None]
+            embedding = embed_flow(flow, feats.shape[-1])
+            scaled = flow / self.max_scale
+            x = [embedding, scaled, scaled, self.correlation(correlation), feats]
+            x = (jnp.concatenate(x, axis=-1) + token).swapaxes(1, 2)
+            note("track.uf_in.#", x)
+            update = self.updater(x, query_mask)
+            note("track.uf_out.#", update)
+            update = update.swapaxes(1, 2)
+            feats = feats + gelu(self.feature_update(self.feature_norm(update[..., 2:])))
+            coords = jnp.where(is_query, start[:, None], coords + update[..., :2])
+            note("track.coords.#", coords * self.stride)
+        visibility, confidence = self.visibility(feats), self.confidence(feats)
+        return (
+            coords * self.stride,
+            jax.nn.sigmoid(visibility[..., 0]),
+            jax.nn.sigmoid(confidence[..., 0]),
+        )
+
+
+# ---- what a track sees ------------------------------------------------------------------------
+
+
+def pyramid(maps: Float[Array, "b s h w c"], levels: int) -> list[Float[Array, "b s h w c"]]:
+    """Means of 2 x 2 cells, again and again; an odd last row or column is left out."""
+    out = [maps]
+    for _ in range(levels - 1):
+        b, s, h, w, c = out[-1].shape
+        if min(h, w) < 2:
+            raise ValueError(
+                f"feature maps of {maps.shape[2]} x {maps.shape[3]} are too small for {levels} "
+                f"pyramid levels; tracks need at least {2 ** (levels - 1)} cells a side"
+            )
+        cells = out[-1][:, :, : h // 2 * 2, : w // 2 * 2]
+        out.append(cells.reshape(b, s, h // 2, 2, w // 2, 2, c).mean((3, 5)))
+    return out
+
+
+def correlate(
+    layers: Sequence[Float[Array, "b s _h _w c"]],
+    targets: Float[Array, "b s n c"],
+    coords: Float[Array, "b s n 2"],
+    radius: int,
+) -> Float[Array, "b s n k"]:
+    """Similarity of each target to the features around its place, at every level of the pyramid."""
+    windows = [
+        window(layer, targets, coords / 2**level, radius) for level, layer in enumerate(layers)
+    ]
+    return jnp.concatenate(windows, axis=-1)
+
+
+def window(
+    maps: Float[Array, "b s h w c"],
+    targets: Float[Array, "b s n c"],
+    coords: Float[Array, "b s n 2"],
+    radius: int,
+) -> Float[Array, "b s n k"]:
+    """Correlations at `coords` + (-radius..radius) squared, bilinear, zero outside the map.
+
+    All samples of a window share one fraction, so the features of (2 radius + 2)^2 whole cells are
+    enough; the reference correlates with the entire map first, a hundred times the work.
+    """
+    h, w = maps.shape[2:4]
+    corner = jnp.floor(coords)
+    fraction = coords - corner
+    cells = corner.astype(jnp.int32)[..., None] + np.arange(-radius, radius + 2)  # b s n 2 k
+    x, x_inside = _inside(cells[..., 0, :], w)
+    y, y_inside = _inside(cells[..., 1, :], h)
+    pick = jax.vmap(jax.vmap(lambda grid, y, x: grid[y[:, :, None], x[:, None, :]]))
+    near = jnp.einsum("bsnyxc,bsnc->bsnyx", pick(maps, y, x), targets) / maps.shape[-1] ** 0.5
+    near = near * (y_inside[..., :, None] & x_inside[..., None, :])
+    fx, fy = fraction[..., 0, None, None], fraction[..., 1, None, None]
+    near = near[..., :-1, :] * (1 - fy) + near[..., 1:, :] * fy
+    near = near[..., :-1] * (1 - fx) + near[..., 1:] * fx
+    return near.swapaxes(-1, -2).reshape(*coords.shape[:3], -1)  # x is the slow index
+
+
+def _inside(index: Int[Array, "*b k"], n: int) -> tuple[Int[Array, "*b k"], Bool[Array, "*b k"]]:
+    """Clamped indices and which were inside; a single cell is met from everywhere (reference)."""
+    inside = (index >= 0) & (index < n) | (n == 1)
+    return jnp.clip(index, 0, n - 1), inside
+
+
+def sample(maps: Float[Array, "b h w c"], points: Float[Array, "b n 2"]) -> Float[Array, "b n c"]:
+    """Bilinear features at (x, y); points outside take the border."""
+    (left, right, fx), (top, bottom, fy) = (
+        _between(points[..., i], maps.shape[2 - i]) for i in (0, 1)
+    )
+    at = jax.vmap(lambda grid, y, x: grid[y, x])
+    upper = at(maps, top, left) * (1 - fx) + at(maps, top, right) * fx
+    lower = at(maps, bottom, left) * (1 - fx) + at(maps, bottom, right) * fx
+    return upper * (1 - fy) + lower * fy
+
+
+def _between(x: Float[Array, "b n"], n: int) -> tuple[Array, Array, Float[Array, "b n 1"]]:
+    """The two cells around each coordinate and how far it is on its way to the second."""
+    x = jnp.clip(x, 0, n - 1)
+    low = jnp.floor(x).astype(jnp.int32)
+    return low, jnp.minimum(low + 1, n - 1), (x - low)[..., None]
+
+
+def embed_flow(flow: Float[Array, "*b 2"], dim: int) -> Float[Array, "*b d"]:
+    """Displacement as interleaved sines and cosines: those of x, then those of y.
+
+    Rates reach a thousand radians a cell.  The product must round in float32 before the sine, as
+    in the reference, or nothing agrees.
+    """
+    rates = np.arange(0, dim // 2, 2, dtype=np.float32) * np.float32(1000 / (dim // 2))
+    angles = flow[..., None] * rates
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*flow.shape[:-1], dim)
+
+
+def sample_sines(
+    points: Float[Array, "b n 2"], size: tuple[int, int], dim: int
+) -> Float[Array, "b n d"]:
+    """A sine table of the whole map, sampled at (x, y): separable, so one line an axis is enough."""
+    parts = []
+    for i in (0, 1):
+        n = size[1 - i]
+        table = jnp.asarray(sines(np.arange(n, dtype=float), dim // 2, base=10_000))
+        low, high, fraction = _between(points[..., i], n)
+        parts.append(table[low] * (1 - fraction) + table[high] * fraction)
+    return jnp.concatenate(parts, axis=-1)
+
+
+# ---- how a track moves ------------------------------------------------------------------------
+
+
+class Updater(nnx.Module):
+    """Track states to corrections; along time for each track, among tracks through virtual ones."""
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        out: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        virtual: int,
+        rngs: nnx.Rngs,
+    ):
+        self.virtual = nnx.Param(
+            nnx.initializers.normal(1.0)(rngs.params(), (1, virtual, 1, hidden))
+        )
+        self.norm_in = norm(dim, rngs=rngs)
+        self.embed = nnx.Linear(dim, hidden, rngs=rngs)
+        self.rounds = stack(lambda rngs: Round(hidden, heads, mlp_ratio, rngs), depth, rngs)
+        self.norm_out = norm(hidden, rngs=rngs)
+        self.predict = nnx.Linear(hidden, out, rngs=rngs)
+
+    def __call__(
+        self, states: Float[Array, "b n s d"], mask: Bool[Array, "b n"] | None
+    ) -> Float[Array, "b n s e"]:
+        b, n, s, _ = states.shape
+        x = first = self.embed(self.norm_in(states))
+        virtual = jnp.broadcast_to(self.virtual[...], (b, self.virtual.shape[1], s, x.shape[-1]))
+        x = jnp.concatenate([x, virtual], axis=1)
+        seen = None if mask is None else jnp.repeat(mask, s, axis=0)[:, None, None]
+        x = climb(lambda x, layer: layer(x, n, seen), x, self.rounds)
+        return self.predict(self.norm_out(x[:, :n] + first))
+
+
+class Round(nnx.Module):
+    """Once along time, then points -> virtual tracks -> each other -> points, frame by frame."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, rngs: nnx.Rngs):
+        self.time = TrackBlock(dim, heads, mlp_ratio, cross=False, rngs=rngs)
+        self.gather = TrackBlock(dim, heads, mlp_ratio, cross=True, rngs=rngs)
+        self.mix = TrackBlock(dim, heads, mlp_ratio, cross=False, rngs=rngs)
+        self.scatter = TrackBlock(dim, heads, mlp_ratio, cross=True, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b m s d"], n: int, seen: Array | None) -> Array:
+        """The first `n` tracks are points, the others virtual."""
+        b, m, s, d = x.shape
+        x = self.time(x.reshape(b * m, s, d)).reshape(b, m, s, d)
+        x = x.swapaxes(1, 2).reshape(b * s, m, d)
+        points, virtual = x[:, :n], x[:, n:]
+        virtual = self.mix(self.gather(virtual, points, seen))
+        points = self.scatter(points, virtual)
+        return jnp.concatenate([points, virtual], axis=1).reshape(b, s, m, d).swapaxes(1, 2)
+
+
+class TrackBlock(nnx.Module):
+    """A block whose skips carry the *normalised* input, unlike the aggregator's."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, *, cross: bool, rngs: nnx.Rngs):
+        self.norm1 = norm(dim, rngs=rngs)
+        self.norm_context = norm(dim, rngs=rngs) if cross else None
+        self.attn = Attention(dim, heads, rngs=rngs, **FLOAT32)
+        self.norm2 = norm(dim, rngs=rngs)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dim, rngs=rngs, **FLOAT32)
+
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        context: Float[Array, "b k d"] | None = None,
+        mask: Bool[Array, "b 1 1 k"] | None = None,
+    ) -> Float[Array, "b t d"]:
+        x = self.norm1(x)
+        if self.norm_context is not None:
+            context = self.norm_context(context)
+        x = x + self.attn(x, context, mask=mask)
+        return x + self.mlp(self.norm2(x))
+
+
+def frames_nchw(x: Float[Array, "b s h w c"]) -> Float[Array, "b s c h w"]:
+    return jax.vmap(nchw)(x)
+
+
+def by_track(x: Float[Array, "b s n k"]) -> Float[Array, "bn s k"]:
+    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
