@@ -1,0 +1,252 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Everything the node says, as plain arrays: nobody outside this folder meets a message.
+
+Outputs of one stamp are put together again; each topic is counted, so that silence has a name.
+"""
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from jaxtyping import Float, Float32, Float64, UInt8, UInt32
+from nav_msgs.msg import Path
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+
+from vggt_ros.geometry import rotation_from_quaternion
+from vggt_ros.msg import PointTracks, QueryPoints
+from vggt_ros.ros.messages import stamp_ns
+
+OUTPUTS = {
+    "~/depth/image": Image,
+    "~/depth/camera_info": CameraInfo,
+    "~/depth/confidence": Image,
+    "~/rgb/image_rect_color": Image,
+    "~/rgb/camera_info": CameraInfo,
+    "~/points": PointCloud2,
+    "~/window_points": PointCloud2,
+    "~/pose": PoseStamped,
+    "~/path": Path,
+    "~/tracks": PointTracks,
+    "/tf": TFMessage,
+    "/diagnostics": DiagnosticArray,
+}
+INPUT = "camera_info"  # comes with every image, and is small: counts what was played
+OPEN_STAMPS = 16  # of which some outputs are still awaited
+
+
+class Sight(NamedTuple):
+    """All that one stamp brought, on one pixel grid."""
+
+    stamp_ns: int
+    frame_id: str
+    rgb: UInt8[np.ndarray, "h w 3"]
+    depth: Float32[np.ndarray, "h w"]  # NaN where invalid
+    confidence: Float32[np.ndarray, "h w"]
+    intrinsics: Float64[np.ndarray, "3 3"]
+    world_from_camera: Float64[np.ndarray, "4 4"]
+
+
+class Followed(NamedTuple):
+    """Where the queried points were last seen."""
+
+    ids: UInt32[np.ndarray, " n"]
+    uv: Float32[np.ndarray, "s n 2"]
+    visibility: Float32[np.ndarray, "s n"]
+
+
+class Heard(NamedTuple):
+    """A summary of the time since the start."""
+
+    frames: int  # that were played
+    counts: dict[str, int]  # messages by topic
+    points: int  # finite ones in the newest cloud
+    latency_s: float  # from the newest depth's stamp to its arrival; NaN before it
+    input_size: tuple[int, int]  # width and height of the camera's picture; zeros before it
+    diagnostics: dict[str, str]
+    followed: Followed | None
+
+    @property
+    def silent(self) -> list[str]:
+        """Promised topics on which nothing came."""
+        return [topic for topic in OUTPUTS if not self.counts.get(topic)]
+
+
+class Listener:
+    """A node with its own thread; `on_sight` is called from there."""
+
+    def __init__(
+        self, node_name: str = "vggt", *, on_sight: Callable[[Sight], None] = lambda sight: None
+    ):
+        self._context = Context()
+        self._context.init()
+        self._node = Node("vggt_listener", context=self._context)
+        self._on_sight = on_sight
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._parts: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self._points, self._latency = 0, float("nan")
+        self._input_size = (0, 0)
+        self._diagnostics: dict[str, str] = {}
+        self._followed: Followed | None = None
+        self._subscribe(node_name)
+        self._queries = self._node.create_publisher(QueryPoints, f"{node_name}/query_points", 1)
+        self._reset = self._node.create_client(Trigger, f"{node_name}/reset")
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, name="vggt_listener", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._context.try_shutdown()
+        self._thread.join(5)
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+    def heard(self) -> Heard:
+        """What came so far."""
+        with self._lock:
+            counts = {topic: self._counts[topic] for topic in OUTPUTS}
+            return Heard(
+                self._counts[INPUT],
+                counts,
+                self._points,
+                self._latency,
+                self._input_size,
+                dict(self._diagnostics),
+                self._followed,
+            )
+
+    def follow(self, uv: Float[np.ndarray, "n 2"]) -> None:
+        """Ask for tracks of these pixels of the newest image; their ids count from 0."""
+        ids = range(len(uv))
+        u, v = (uv[:, axis].astype(float).tolist() for axis in range(2))
+        self._queries.publish(QueryPoints(ids=list(ids), u=u, v=v))
+
+    def reset(self, timeout_s: float) -> bool:
+        """Call ~/reset; False if no answer comes in time."""
+        deadline = time.monotonic() + timeout_s
+        if not self._reset.wait_for_service(timeout_sec=timeout_s):
+            return False
+        answer = self._reset.call_async(Trigger.Request())
+        while not answer.done() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        result = answer.result() if answer.done() else None
+        return result is not None and result.success
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    # ---- messages
+
+    def _subscribe(self, node_name: str) -> None:
+        # Best effort matches publishers of either kind.
+        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+        topics = {topic: topic.replace("~", node_name) for topic in OUTPUTS} | {INPUT: INPUT}
+        for topic, name in topics.items():
+            kind = OUTPUTS.get(topic, CameraInfo)
+            self._node.create_subscription(kind, name, self._taker(topic), qos)
+
+    def _taker(self, topic: str) -> Callable[[Any], None]:
+        read = {
+            "~/depth/image": self._take_depth,
+            "~/depth/camera_info": lambda msg: self._gather(msg, "k", np.reshape(msg.k, (3, 3))),
+            "~/depth/confidence": lambda msg: self._gather(msg, "confidence", _floats(msg)),
+            "~/rgb/image_rect_color": lambda msg: self._gather(msg, "rgb", _rgb(msg)),
+            "~/pose": lambda msg: self._gather(msg, "pose", _matrix(msg)),
+            "~/points": self._take_points,
+            "~/tracks": self._take_tracks,
+            "/diagnostics": self._take_diagnostics,
+            INPUT: self._take_input,
+        }.get(topic, lambda msg: None)
+
+        def take(msg: Any) -> None:
+            with self._lock:
+                self._counts[topic] += 1
+            read(msg)
+
+        return take
+
+    def _take_input(self, msg: CameraInfo) -> None:
+        with self._lock:
+            self._input_size = msg.width, msg.height
+
+    def _take_depth(self, msg: Image) -> None:
+        with self._lock:
+            self._latency = (time.time_ns() - stamp_ns(msg.header.stamp)) / 1e9
+        self._gather(msg, "depth", _floats(msg))
+
+    def _take_points(self, msg: PointCloud2) -> None:
+        xyz = np.frombuffer(msg.data, np.uint8).reshape(-1, msg.point_step)[:, :4].view("<f4")
+        with self._lock:
+            self._points = int(np.isfinite(xyz).sum())
+
+    def _take_tracks(self, msg: PointTracks) -> None:
+        shape = (len(msg.stamps), len(msg.ids))
+        u, v, visibility = (
+            np.array(field, np.float32).reshape(shape) for field in (msg.u, msg.v, msg.visibility)
+        )
+        followed = Followed(np.array(msg.ids, np.uint32), np.stack([u, v], -1), visibility)
+        with self._lock:
+            self._followed = followed
+
+    def _take_diagnostics(self, msg: DiagnosticArray) -> None:
+        with self._lock:
+            for status in msg.status:
+                self._diagnostics.update((pair.key, pair.value) for pair in status.values)
+
+    def _gather(self, msg: Any, part: str, value: Any) -> None:
+        """Keep one part of a stamp; hand all of them on when the last has come."""
+        stamp = stamp_ns(msg.header.stamp)
+        parts = self._parts.setdefault(stamp, {})
+        parts[part] = value
+        if part == "depth":
+            parts["frame_id"] = msg.header.frame_id
+        if {"rgb", "depth", "confidence", "k", "pose"} <= parts.keys():
+            del self._parts[stamp]
+            self._on_sight(
+                Sight(
+                    stamp,
+                    parts["frame_id"],
+                    parts["rgb"],
+                    parts["depth"],
+                    parts["confidence"],
+                    np.asarray(parts["k"], np.float64),
+                    parts["pose"],
+                )
+            )
+        while len(self._parts) > OPEN_STAMPS:
+            self._parts.popitem(last=False)
+
+
+def _floats(msg: Image) -> Float32[np.ndarray, "h w"]:
+    return np.frombuffer(msg.data, np.float32).reshape(msg.height, msg.width)
+
+
+def _rgb(msg: Image) -> UInt8[np.ndarray, "h w 3"]:
+    return np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.width, 3)
+
+
+def _matrix(msg: PoseStamped) -> Float64[np.ndarray, "4 4"]:
+    turn, place = msg.pose.orientation, msg.pose.position
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation_from_quaternion(np.array([turn.x, turn.y, turn.z, turn.w]))
+    matrix[:3, 3] = place.x, place.y, place.z
+    return matrix
