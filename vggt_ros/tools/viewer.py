@@ -32,7 +32,6 @@ BEFORE, NOW = (64, 196, 255), (255, 138, 60)  # cameras: earlier ones, the prese
 
 def view(
     run: Path,
-    /,
     *,
     port: int = 8080,
     host: str = "127.0.0.1",
