@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -186,7 +186,7 @@ def _text(path: Path) -> str:
 def _arrays(path: Path, names: tuple[str, ...]) -> dict:
     """The named arrays of an .npz; scalars as Python numbers."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as data, np.load(data) as file:
             arrays = {name: file[name] for name in names}
     except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); run `vggt run` again") from None
@@ -231,7 +231,7 @@ class Recorder:
         with replacing(self.path / SUMMARY) as file:
             file.write((json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`vggt run SOURCE --out DIR`: refuse what is wrong, then reconstruct and record what is right."""
+
+import json
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from vggt_ros.errors import UserError
+from vggt_ros.pipeline import Frame, Settings
+from vggt_ros.tools.frames import open_source
+from vggt_ros.tools.job import Job
+from vggt_ros.tools.record import Recorder, Run, claim, open_run
+from vggt_ros.tools.source import Selection
+
+
+def run(
+    source: Path | Sequence[Path],
+    out: Path,
+    *,
+    model: str = "tiny",
+    window_size: int = 4,
+    stride: int = 1,
+    network_width: int = 0,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: str = "auto",
+    intrinsics: Literal["model", "camera_info"] = "model",
+    min_confidence: float = 1.5,
+    queries: Path | None = None,
+    topic: str | None = None,
+    rate: float | None = None,
+    every: int = 1,
+    start: float = 0.0,
+    stop: float | None = None,
+    max_frames: int | None = None,
+    max_points: int = 1_000_000,
+    picture: bool = True,
+    overwrite: bool = False,
+    cache_dir: Path | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Run:
+    """Reconstruct a folder of pictures, a video or a bag, and write it as a run directory.
+
+    `queries` is a JSON list of [u, v], pixels of the first image to follow through all frames.
+    Everything that can be wrong with the arguments is refused before the network is opened.
+    """
+    settings = Settings(
+        window_size=window_size,
+        stride=stride,
+        network_width=network_width,
+        min_confidence=min_confidence,
+        intrinsics=intrinsics,
+    )
+    opened = open_source(
+        source,
+        topic=topic,
+        rate=rate,
+        selection=Selection(every, start, stop, max_frames),
+    )
+    wanted = None if queries is None else read_queries(queries)
+    if out.resolve() == opened.path.resolve():
+        raise UserError(f"--out {out} is the source itself; choose another directory")
+    claim(out, overwrite=overwrite)
+    frames = iter(opened)
+    first = next(frames)
+    if wanted is not None:
+        check_inside(wanted, first)
+
+    from vggt_ros.infer import open_engine
+
+    engine = open_engine(model, dtype=dtype, device=device, cache_dir=cache_dir, seed=seed)
+    with Recorder(out, {"interrupted": True}, overwrite=overwrite) as recorder:
+        job = Job(engine, settings, opened, recorder, wanted, max_points)
+        job.drive(chain([first], frames), picture=picture, quiet=quiet)
+    return open_run(out)
+
+
+def read_queries(path: Path) -> Float32[np.ndarray, "n 2"]:
+    """Pixels to follow, from a JSON list of [u, v]."""
+    try:
+        queries = np.array(json.loads(path.read_text()), np.float32)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a JSON list of [u, v]: {error}") from None
+    if queries.ndim != 2 or queries.shape[1] != 2 or not np.isfinite(queries).all():
+        raise UserError(f"{path} is not a JSON list of [u, v]; write for example [[320, 240]]")
+    return queries
+
+
+def check_inside(queries: Float[np.ndarray, "n 2"], first: Frame) -> None:
+    """Raises `UserError` for a pixel that the first image does not have."""
+    height, width = first.rgb.shape[:2]
+    outside = (
+        (queries < -0.5).any(1) | (queries[:, 0] > width - 0.5) | (queries[:, 1] > height - 0.5)
+    )
+    if outside.any():
+        u, v = queries[outside][0]
+        raise UserError(f"query [{u:g}, {v:g}] lies outside the first image of {width}x{height}")
