@@ -50,13 +50,15 @@ def _world_points(
     """Coordinates, colours and confidence, one row each: gathering triples is ten times slower."""
     assert view.depth is not None and view.confidence is not None
     coarse = np.s_[::step, ::step]
-    view = view._replace(depth=view.depth[coarse], confidence=view.confidence[coarse])
-    depth = view.masked_depth(min_confidence)
+    confidence = view.confidence[coarse]
+    depth = view._replace(depth=view.depth[coarse], confidence=confidence).masked_depth(
+        min_confidence
+    )
     kept = np.flatnonzero(np.isfinite(depth))
     in_camera = camera_points(depth, view.intrinsics / np.array([[step], [step], [1]]))
     world_from_camera = view.world_from_camera.astype(np.float32)
     xyz = world_from_camera[:3, :3] @ _rows(in_camera, kept) + world_from_camera[:3, 3:]
-    return xyz, _rows(view.rgb[coarse], kept), view.confidence.ravel()[kept]
+    return xyz, _rows(view.rgb[coarse], kept), confidence.ravel()[kept]
 
 
 def _rows(picture: Shaped[np.ndarray, "h w 3"], kept: Int[np.ndarray, "p"]) -> np.ndarray:

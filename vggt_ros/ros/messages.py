@@ -66,9 +66,8 @@ def rgb_from_image(msg: Image) -> UInt8[np.ndarray, "h w 3"]:
 
 def _rgb_through_cv_bridge(msg: Image, unknown: UnknownEncoding) -> UInt8[np.ndarray, "h w 3"]:
     try:
-        from cv_bridge import (
-            CvBridge,  # from apt, often built for another NumPy: fails in many ways
-        )
+        # Built for another NumPy it fails in more ways than ImportError.
+        from cv_bridge import CvBridge  # pyright: ignore[reportMissingImports]
 
         return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(msg, "rgb8"))
     except Exception as error:
@@ -210,7 +209,7 @@ def tracks_message(head: Header, tracks: Tracks, window_id: int, segment: int) -
 
 def _filled(kind: str, values: np.ndarray) -> array:
     data = array(kind)
-    data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return data
 
 

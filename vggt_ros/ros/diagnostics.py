@@ -1,0 +1,189 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What the node knows of its own health, counted by any thread, told once a second."""
+
+import re
+from collections import Counter, deque
+from collections.abc import Callable
+from math import inf
+from statistics import fmean
+from threading import Lock
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from vggt_ros.pipeline import Update
+
+Clock = Callable[[], float]
+Say = Callable[[str], object]
+
+RECENT = 10.0  # seconds over which rates and latencies are taken
+QUIET = 5.0, 300.0  # seconds before a complaint is logged again: at first, and at most
+REASONS = 32  # distinct ones that are counted by name
+
+
+class Health:
+    """Counters and last words.  `warn` and `inform` go to the log; `clock` counts seconds."""
+
+    def __init__(self, clock: Clock, warn: Say, inform: Say):
+        self._clock, self._warn, self._inform = clock, warn, inform
+        self._lock = Lock()
+        self._counts: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._noticed: Counter[str] = Counter()
+        self._quiet: dict[str, tuple[float, float]] = {}  # of a reason: until when, for how long
+        self._last_error, self._last_notice = ("none", -inf), ("none", -inf)
+        self._arrivals: deque[float] = deque(maxlen=1000)
+        self._looks: deque[tuple[float, float]] = deque(maxlen=1000)  # when done, latency
+        self._seconds: dict[str, float] = {}
+        self._began = clock()
+        self._update: Update | None = None
+        self.network: dict[str, str] = {}
+        self.geometry: dict[str, str] = {}
+        self.state = "starting"
+
+    # Told by the node's threads.
+
+    def image_arrived(self) -> None:
+        with self._lock:
+            self._counts["received"] += 1
+            self._arrivals.append(self._clock())
+
+    def count(self, what: str) -> None:
+        """One more frame that was dropped or skipped."""
+        with self._lock:
+            self._counts[what] += 1
+
+    def refuse(self, text: str) -> None:
+        """Something was turned away; `text` names the fault and the next step."""
+        self._last_error = self._complain(self._refused, text)
+
+    def notice(self, text: str) -> None:
+        """Something was accepted, but a person should know."""
+        self._last_notice = self._complain(self._noticed, text)
+
+    def progress(self, state: str) -> None:
+        """What the worker is at, until it is ready."""
+        self.state = state
+        self._inform(state)
+
+    def looked(self, update: Update, latency: float, publish: float) -> None:
+        """A look is done and published."""
+        with self._lock:
+            self._update = update
+            self._seconds = {**update.seconds, "publish": publish}
+            self._looks.append((self._clock(), latency))
+            self._counts["looks"] += 1
+            self._counts["joints refused"] += bool(update.join.reason)
+
+    def _complain(self, counter: Counter[str], text: str) -> tuple[str, float]:
+        """Count it by its reason, and log it, ever more rarely while it goes on."""
+        reason, now = reason_of(text), self._clock()
+        if reason not in counter and len(counter) >= REASONS:
+            reason = "other"
+        with self._lock:
+            counter[reason] += 1
+            until, pause = self._quiet.get(reason, (-inf, QUIET[0]))
+            silent = now < until
+            if not silent:
+                self._quiet[reason] = now + pause, min(2 * pause, QUIET[1])
+        if not silent:
+            self._warn(text)
+        return text, now
+
+    # Told to the world.
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the last image, or since the start."""
+        return self._clock() - (self._arrivals[-1] if self._arrivals else self._began)
+
+    def report(self, name: str, no_image: str) -> list[DiagnosticStatus]:
+        """Three statuses; `no_image` is why none comes, empty while they do."""
+        with self._lock:
+            return [
+                self._camera(f"{name}: camera", no_image),
+                self._network(f"{name}: network"),
+                self._geometry(f"{name}: geometry"),
+            ]
+
+    def _camera(self, name: str, no_image: str) -> DiagnosticStatus:
+        now = self._clock()
+        values = {
+            "images received": self._counts["received"],
+            "image rate [Hz]": _rate(self._arrivals, now),
+            "dropped": self._counts["dropped"],
+            "skipped by max_rate_hz": self._counts["skipped"],
+            "refused": sum(self._refused.values()),
+            **{f"refused: {reason}": n for reason, n in self._refused.items()},
+            **{f"noticed: {reason}": n for reason, n in self._noticed.items()},
+        }
+        for kind, (words, when) in (("error", self._last_error), ("notice", self._last_notice)):
+            values[f"last {kind}"] = words
+            if when > -inf:
+                values[f"last {kind} age [s]"] = f"{now - when:.1f}"
+        if no_image:
+            return _status(name, DiagnosticStatus.WARN, no_image, values)
+        if now - self._last_error[1] < RECENT:
+            return _status(name, DiagnosticStatus.WARN, self._last_error[0], values)
+        return _status(name, DiagnosticStatus.OK, "images arrive", values)
+
+    def _network(self, name: str) -> DiagnosticStatus:
+        now = self._clock()
+        recent = [(when, latency) for when, latency in self._looks if now - when < RECENT]
+        values = {
+            **self.network,
+            "state": self.state,
+            "looks": self._counts["looks"],
+            "look rate [Hz]": _rate([when for when, _ in self._looks], now),
+        }
+        if recent:
+            values["latency mean [ms]"] = f"{1e3 * fmean(latency for _, latency in recent):.1f}"
+            values["latency max [ms]"] = f"{1e3 * max(latency for _, latency in recent):.1f}"
+        values |= {f"{part} [ms]": f"{1e3 * s:.1f}" for part, s in self._seconds.items()}
+        if self.state != "ready":
+            return _status(name, DiagnosticStatus.WARN, self.state, values)
+        if "random" in self.network.get("weights", ""):
+            return _status(name, DiagnosticStatus.WARN, self.network["weights"], values)
+        return _status(name, DiagnosticStatus.OK, "ready", values)
+
+    def _geometry(self, name: str) -> DiagnosticStatus:
+        update = self._update
+        if update is None:
+            return _status(name, DiagnosticStatus.OK, "no look yet", self.geometry)
+        join = update.join
+        scale = f"metres, from {update.scale_source}" if update.metric else "units are arbitrary"
+        values = {
+            "scale": scale,
+            "scale source": update.scale_source,
+            "window": len(update.views),
+            "segment": join.segment,
+            "joint residual": f"{join.residual:.4f}",
+            "joint inlier share": f"{join.inlier_share:.2f}",
+            "joint": join.reason or "accepted",
+            "joints refused": self._counts["joints refused"],
+            **self.geometry,
+        }
+        return _status(name, DiagnosticStatus.OK, scale, values)
+
+
+def reason_of(text: str) -> str:
+    """The part of a complaint that names its kind: up to the particulars, numbers left out."""
+    kind = re.split(r"[:;(]", text, maxsplit=1)[0]
+    return re.sub(r"\d[\d.]*", "#", kind)[:80].strip()
+
+
+def _rate(times, now: float) -> str:
+    recent = [t for t in times if now - t < RECENT]
+    if len(recent) < 2 or recent[-1] == recent[0]:
+        return "0.0"
+    return f"{(len(recent) - 1) / (recent[-1] - recent[0]):.1f}"
+
+
+def _status(name: str, level: bytes, message: str, values: dict) -> DiagnosticStatus:
+    return DiagnosticStatus(
+        level=level,
+        name=name,
+        message=message,
+        hardware_id="",
+        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+    )

@@ -1,0 +1,146 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What the worker's thread does: open the network, then message in, update out."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from sensor_msgs.msg import CompressedImage, Image
+
+from vggt_ros.errors import UserError
+from vggt_ros.image import grid_for
+from vggt_ros.msg import QueryPoints
+from vggt_ros.pipeline import Frame, Pipeline
+from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.inputs import Calibration, frame_from
+from vggt_ros.ros.messages import queries_from, stamp_ns
+from vggt_ros.ros.outputs import Outputs
+from vggt_ros.ros.parameters import Parameters
+
+OpenEngine = Callable[[Parameters, Callable[[str], None]], Any]
+
+
+class Job(NamedTuple):
+    """An image, and when it came (seconds of the steady clock)."""
+
+    msg: Image | CompressedImage
+    arrived: float
+
+
+class Stopped(Exception):
+    """The node is ending while the worker was still starting."""
+
+
+class Looker:
+    """Owns engine and pipeline.  All but `forget` runs in the worker's thread."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        open_engine: OpenEngine,
+        outputs: Outputs,
+        health: Health,
+        stopping: Callable[[], bool],
+    ):
+        self._parameters, self._open_engine = parameters, open_engine
+        self._outputs, self._health, self._stopping = outputs, health, stopping
+        self.calibration: Calibration | None = None
+        self._warm: set[tuple[int, int]] = set()
+        self._timeline = 0
+
+    def begin(self) -> None:
+        """Open the network.  Raises `UserError` where there is none."""
+        engine = self._engine = self._open_engine(self._parameters, self._progress)
+        self._pipeline = Pipeline(engine, self._parameters.settings(), time.perf_counter)
+        noise = "random: the geometry is noise" if engine.random_weights else "loaded"
+        self._health.network = {
+            "model": engine.name,
+            "device": str(engine.device),
+            "dtype": str(engine.dtype),
+            "weights": noise,
+        }
+        if engine.random_weights:
+            self._health.notice(f"{engine.name} has random weights: its geometry is noise")
+        self._progress("waiting for the first image")
+
+    def forget(self) -> None:
+        """From any thread: a look that has begun is not to be published."""
+        self._timeline += 1
+
+    def reset(self) -> None:
+        """Empty window, tracks, map and path; the compiled network stays."""
+        self._pipeline.reset()
+        self._outputs.reset()
+
+    def query(self, msg: QueryPoints) -> None:
+        """Track these pixels from now on."""
+        try:
+            ids, uv = queries_from(msg)
+            self._pipeline.query(ids, uv, stamp_ns(msg.header.stamp))
+        except UserError as error:
+            self._health.refuse(str(error))
+
+    def look(self, job: Job) -> None:
+        """Decode, step, publish; whatever is wrong with this image, the next one has its turn."""
+        timeline = self._timeline
+        try:
+            frame = frame_from(job.msg)
+            self._make_ready(frame)
+            update = self._pipeline.step(frame._replace(intrinsics=self._intrinsics(frame)))
+        except UserError as error:
+            self._health.refuse(str(error))
+            return
+        except Stopped:
+            raise
+        except Exception as error:  # the device's own errors have no common class
+            self._health.refuse(f"a look failed: {type(error).__name__}: {error}")
+            return
+        for notice in self._notices():
+            self._health.notice(notice)
+        if update is None or timeline != self._timeline:
+            return
+        done = time.monotonic()
+        self._outputs.publish(update)
+        now = time.monotonic()
+        self._health.looked(update, now - job.arrived, now - done)
+
+    def _make_ready(self, frame: Frame) -> None:
+        """Compile everything that windows of this picture need; nothing compiles later."""
+        height, width = frame.rgb.shape[:2]
+        settings = self._pipeline.settings
+        grid = grid_for(width, height, settings.network_width or self._engine.default_width)
+        size = grid.height, grid.width
+        if size in self._warm:
+            return
+        self._engine.warm(
+            size,
+            range(1, settings.window_size + 1),
+            depth_frames=settings.depth_frames,
+            progress=self._progress,
+        )
+        self._warm.add(size)
+        self._progress("ready")
+
+    def _progress(self, state: str) -> None:
+        if self._stopping():
+            raise Stopped
+        self._health.progress(state)
+
+    def _intrinsics(self, frame: Frame) -> Float[np.ndarray, "3 3"] | None:
+        """The calibrated K, where it is there and fits; said once if it is wanted and is not."""
+        height, width = frame.rgb.shape[:2]
+        try:
+            if self.calibration is not None:
+                return self.calibration.of_picture(width, height)
+            if self._parameters.intrinsics == "camera_info":
+                raise UserError("no usable camera_info yet: the network's own intrinsics are used")
+        except UserError as error:
+            self._health.notice(str(error))
+        return None
+
+    def _notices(self) -> list[str]:
+        notices, self._pipeline.notices = self._pipeline.notices, []
+        return notices

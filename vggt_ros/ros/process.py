@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The life of the process: spin until SIGINT, SIGTERM or an error; 0 for signals, 1 for errors."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from threading import Event, Thread
+from typing import TypeVar
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import try_shutdown
+
+from vggt_ros.errors import UserError
+
+PATIENCE = 3.0  # seconds for the worker to finish what it is at
+
+
+OnDeath = Callable[[BaseException], object]
+AnyNode = TypeVar("AnyNode", bound=Node)
+
+
+def run(
+    name: str,
+    open_node: Callable[[OnDeath], AnyNode],
+    close: Callable[[AnyNode, float], bool],
+) -> int:
+    """Live, and return the exit code.  `close` ends the node's worker: True if that came in time.
+
+    The main thread only waits, because that is where Python runs signal handlers: nothing that
+    computes or compiles can delay them. rclpy spins in a thread of its own.
+    """
+    end = Event()
+    errors: list[BaseException] = []
+
+    def fail(error: BaseException) -> None:
+        errors.append(error)
+        end.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: end.set())
+    ended_in_time = True
+    try:
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        node = open_node(fail)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        spinner = Thread(target=_spin, args=(executor, fail), name="vggt_spin", daemon=True)
+        spinner.start()
+        end.wait()
+        ended_in_time = close(node, PATIENCE)
+        executor.shutdown(timeout_sec=1.0)
+        spinner.join(1.0)
+        node.destroy_node()
+    except Exception as error:
+        errors.append(error)
+    for error in errors[:1]:
+        get_logger(name).fatal(_one_line(error))
+    try_shutdown()
+    code = 1 if errors else 0
+    if not ended_in_time:
+        # XLA cannot be interrupted while it compiles or computes, and an interpreter that is torn
+        # down around it crashes. Nothing here is worth waiting for: the node is destroyed by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _spin(executor: SingleThreadedExecutor, fail: OnDeath) -> None:
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        pass
+    except BaseException as error:  # a callback's fault must end the process, not just this thread
+        fail(error)
+
+
+def _one_line(error: BaseException) -> str:
+    """What a person can mend in one line; a traceback only for what is a fault of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()
