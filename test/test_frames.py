@@ -4,6 +4,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -174,6 +175,7 @@ def test_a_start_behind_the_end_is_said(tmp_path):
 def film(path: Path, pts_ms, *, codec: str = "ffv1", pix_fmt: str = "bgr0") -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=1000)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
         for i, pts in enumerate(pts_ms):
             picture = av.VideoFrame.from_ndarray(shade(i), format="rgb24")
@@ -223,7 +225,7 @@ def test_times_of_a_video_are_its_own(tmp_path):
 # ---- bags
 
 ROS = get_typestore(Stores.ROS2_JAZZY)
-T = ROS.types
+T: Any = ROS.types
 KINDS = [StoragePlugin.MCAP, StoragePlugin.SQLITE3]
 K = np.array([30.0, 0, 15.5, 0, 31.0, 11.5, 0, 0, 1])
 
@@ -303,7 +305,7 @@ def test_a_bag_of_compressed_messages_is_read(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_bag_that_lost_its_end_gives_its_beginning_and_says_so(tmp_path, kind, whole):
-    many = [image(i % 5, EPOCH + i) for i in range(2000)]
+    many = [image(i % 5, EPOCH + i) for i in range(1000)]
     path = bag(
         tmp_path / "bag", {"/cam/image_raw": many, "/cam/camera_info": [camera_info()]}, kind
     )
@@ -314,7 +316,7 @@ def test_a_bag_that_lost_its_end_gives_its_beginning_and_says_so(tmp_path, kind,
     source = open_source(path)
     stamps = [f.stamp_ns for f in source]
     assert stamps == [EPOCH + i for i in range(len(stamps))]
-    assert 800 < len(stamps) < 1210  # an mcap is written in chunks
+    assert 300 < len(stamps) < 605  # an mcap is written in chunks
     assert any("not whole" in note for note in source.notes)
 
 
@@ -369,8 +371,8 @@ def test_the_calibration_is_that_of_the_picture(tmp_path, image_topic, info_topi
     frame = next(
         iter(open_source(bag(tmp_path / "bag", {image_topic: IMAGES, info_topic: [info]})))
     )
-    if expected is None:
-        assert frame.intrinsics is None
+    if expected is None or frame.intrinsics is None:
+        assert frame.intrinsics is expected is None
     else:
         np.testing.assert_allclose(frame.intrinsics, expected.reshape(3, 3), atol=1e-9)
 

@@ -5,6 +5,7 @@
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from vggt_ros.infer import Look
 from vggt_ros.pipeline import Frame, Settings
 from vggt_ros.tools import record
 from vggt_ros.tools.job import Job
-from vggt_ros.tools.record import Recorder, open_run, read_trajectory, tum_line
+from vggt_ros.tools.record import Recorder, Run, open_run, read_trajectory, tum_line
 from vggt_ros.tools.run import run
 from vggt_ros.tools.source import Source
 
@@ -85,9 +86,9 @@ def rail(monkeypatch) -> Rail:
     return engine
 
 
-def go(source: Path, out: Path, **options):
+def go(source: Path, out: Path, **options: Any) -> Run:
     """`run` without what only people look at."""
-    return run(source, out, quiet=True, **({"picture": False} | options))
+    return run(source, out, **{"picture": False, "quiet": True, **options})
 
 
 def write(path: Path, content) -> Path:
@@ -221,7 +222,9 @@ def test_what_was_done_by_then_stays(tmp_path, error):
     done = open_run(tmp_path / "out")
     assert done.summary["interrupted"] is True and done.summary["frames"] == 5
     assert len(list(done.frames())) == len(done.trajectory().stamps_ns) == 5
-    assert done.tracks().tracks.shape == (5, 1, 2) and len(done.cloud().points) > 0
+    tracks = done.tracks()
+    assert tracks is not None and tracks.tracks.shape == (5, 1, 2)
+    assert len(done.cloud().points) > 0
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_fitted(tmp_path, folder, rail, monkeypatch):

@@ -1,0 +1,212 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`vggt colmap RUN --out DIR`: a run as COLMAP's files, for splats, meshes and bundle adjustment.
+
+    DIR/images/000000.png                        the pictures, on the pixel grid of the depth
+    DIR/sparse/0/{cameras,images,points3D}.txt   the model, and the same as .bin
+
+What is another convention there is turned here: cameras are camera-from-world, quaternions begin
+with w, and the centre of the first pixel is (0.5, 0.5).
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+from PIL import Image
+
+from vggt_ros.geometry import inverse_rigid, quaternion_from_rotation, transform, unproject
+from vggt_ros.tools.record import Run, Shot, open_run, writing
+
+PINHOLE = 1  # COLMAP's number of the model; its parameters are fx fy cx cy
+CENTRE = 0.5  # their first pixel's centre, ours is 0
+
+
+class Camera(NamedTuple):
+    width: int
+    height: int
+    parameters: tuple[float, ...]
+
+
+class View(NamedTuple):
+    """One picture, and the points that were taken from its pixels."""
+
+    name: str
+    camera: int
+    quaternion_wxyz: Float64[np.ndarray, "4"]  # camera from world
+    translation: Float64[np.ndarray, "3"]
+    pixels: Float64[np.ndarray, "n 2"]
+    first_point: int  # point k of this view is number first_point + k
+
+
+class Points(NamedTuple):
+    positions: Float64[np.ndarray, "p 3"]  # world
+    colours: UInt8[np.ndarray, "p 3"]
+    view: Int64[np.ndarray, " p"]  # number of the picture that saw it
+    pixel: Int64[np.ndarray, " p"]  # and of the pixel therein
+
+
+class Model(NamedTuple):
+    """Numbers count from 1, as COLMAP's do: `cameras[0]` is camera 1."""
+
+    cameras: list[Camera]
+    views: list[View]
+    points: Points
+
+
+def colmap(run: Path, out: Path, *, max_points: int = 200_000) -> Path:
+    """Write the run as a COLMAP workspace; returns the folder of the sparse model."""
+    opened = open_run(run)
+    sparse = out / "sparse" / "0"
+    with writing(out):
+        sparse.mkdir(parents=True, exist_ok=True)
+        (out / "images").mkdir(exist_ok=True)
+        model = model_of(opened, max_points)
+        for view, shot in zip(model.views, opened.frames(), strict=True):
+            Image.fromarray(shot.image).save(out / "images" / view.name)
+        write_text(sparse, model)
+        write_binary(sparse, model)
+    return sparse
+
+
+def model_of(run: Run, max_points: int) -> Model:
+    """Frames that share their intrinsics share a camera; each point is seen by its own frame."""
+    cameras: dict[Camera, int] = {}
+    views: list[View] = []
+    parts: list[Points] = []
+    count, quota = 1, max_points // max(len(run.files), 1)
+    for number, shot in enumerate(run.frames(), 1):
+        camera = cameras.setdefault(_camera(shot), len(cameras) + 1)
+        camera_from_world = inverse_rigid(shot.world_from_camera)
+        rows, columns = _drawn(shot, quota, seed=number)
+        views.append(
+            View(
+                f"{number - 1:06d}.png",
+                camera,
+                np.roll(quaternion_from_rotation(camera_from_world[:3, :3]), 1),
+                camera_from_world[:3, 3],
+                np.stack([columns, rows], -1) + CENTRE,
+                count,
+            )
+        )
+        in_camera = unproject(shot.depth.astype(np.float64), shot.intrinsics)[rows, columns]
+        parts.append(
+            Points(
+                transform(shot.world_from_camera, in_camera),
+                shot.image[rows, columns],
+                np.full(len(rows), number),
+                np.arange(len(rows)),
+            )
+        )
+        count += len(rows)
+    points = Points(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    return Model(list(cameras), views, points)
+
+
+def _camera(shot: Shot) -> Camera:
+    height, width = shot.depth.shape
+    k = shot.intrinsics
+    numbers = (k[0, 0], k[1, 1], k[0, 2] + CENTRE, k[1, 2] + CENTRE)
+    return Camera(width, height, tuple(float(number) for number in numbers))
+
+
+def _drawn(
+    shot: Shot, quota: int, seed: int
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Rows and columns of at most `quota` valid pixels, the same ones each time."""
+    valid = np.flatnonzero(np.isfinite(shot.depth))
+    chosen = np.random.default_rng(seed).permutation(valid)[:quota]
+    rows, columns = np.unravel_index(np.sort(chosen), shot.depth.shape)
+    return rows, columns
+
+
+# ---- text
+
+
+def write_text(folder: Path, model: Model) -> None:
+    """cameras.txt, images.txt and points3D.txt."""
+    (folder / "cameras.txt").write_text("".join(_camera_lines(model)))
+    (folder / "images.txt").write_text("".join(_view_lines(model)))
+    (folder / "points3D.txt").write_text("".join(_point_lines(model)))
+
+
+def _numbers(values) -> str:
+    return " ".join(repr(float(value)) for value in values)
+
+
+def _camera_lines(model: Model) -> Iterator[str]:
+    yield "# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]\n"
+    for number, camera in enumerate(model.cameras, 1):
+        yield f"{number} PINHOLE {camera.width} {camera.height} {_numbers(camera.parameters)}\n"
+
+
+def _view_lines(model: Model) -> Iterator[str]:
+    yield "# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME\n"
+    yield "# POINTS2D[] as (X, Y, POINT3D_ID)\n"
+    for number, view in enumerate(model.views, 1):
+        pose = _numbers((*view.quaternion_wxyz, *view.translation))
+        yield f"{number} {pose} {view.camera} {view.name}\n"
+        seen = (f"{u} {v} {i}" for i, (u, v) in enumerate(view.pixels.tolist(), view.first_point))
+        yield " ".join(seen) + "\n"
+
+
+def _point_lines(model: Model) -> Iterator[str]:
+    yield "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)\n"
+    rows = zip(*(field.tolist() for field in model.points), strict=True)
+    for number, ((x, y, z), (r, g, b), view, pixel) in enumerate(rows, 1):
+        yield f"{number} {x!r} {y!r} {z!r} {r} {g} {b} 0 {view} {pixel}\n"
+
+
+# ---- binary
+
+
+def write_binary(folder: Path, model: Model) -> None:
+    """cameras.bin, images.bin and points3D.bin, little-endian."""
+    (folder / "cameras.bin").write_bytes(_camera_bytes(model))
+    (folder / "images.bin").write_bytes(_view_bytes(model))
+    (folder / "points3D.bin").write_bytes(_point_bytes(model))
+
+
+def _camera_bytes(model: Model) -> bytes:
+    rows = [
+        struct.pack("<iiQQ4d", number, PINHOLE, camera.width, camera.height, *camera.parameters)
+        for number, camera in enumerate(model.cameras, 1)
+    ]
+    return struct.pack("<Q", len(rows)) + b"".join(rows)
+
+
+def _view_bytes(model: Model) -> bytes:
+    parts = [struct.pack("<Q", len(model.views))]
+    for number, view in enumerate(model.views, 1):
+        pose = (*view.quaternion_wxyz, *view.translation)
+        seen = np.empty(len(view.pixels), [("uv", "<f8", 2), ("point", "<i8")])
+        seen["uv"] = view.pixels
+        seen["point"] = np.arange(view.first_point, view.first_point + len(seen))
+        parts.append(struct.pack("<i7di", number, *pose, view.camera))
+        parts.append(view.name.encode() + b"\0" + struct.pack("<Q", len(seen)) + seen.tobytes())
+    return b"".join(parts)
+
+
+_POINT = np.dtype(
+    [
+        ("number", "<u8"),
+        ("position", "<f8", 3),
+        ("colour", "u1", 3),
+        ("error", "<f8"),
+        ("track_length", "<u8"),
+        ("view", "<i4"),
+        ("pixel", "<i4"),
+    ]
+)
+
+
+def _point_bytes(model: Model) -> bytes:
+    rows = np.zeros(len(model.points.positions), _POINT)
+    rows["number"] = np.arange(1, len(rows) + 1)
+    rows["position"], rows["colour"] = model.points.positions, model.points.colours
+    rows["track_length"] = 1
+    rows["view"], rows["pixel"] = model.points.view, model.points.pixel
+    return struct.pack("<Q", len(rows)) + rows.tobytes()
