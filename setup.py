@@ -19,7 +19,7 @@ from messages import build, require_compiler  # noqa: E402
 
 
 def ros_prefixes() -> list[Path]:
-    """Where the message generators lie: this environment (wheels) or a sourced ROS; else nothing."""
+    """Where the message generators are: this environment (wheels), a sourced ROS, or nowhere."""
     if os.environ.get("VGGT_ROS_MESSAGES") == "off":
         return []
     sourced = map(Path, filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)))

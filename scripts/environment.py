@@ -10,12 +10,13 @@ Standard library only, and readable by every Python 3, which it may have to refu
 
 import sys
 
+VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 OLDEST, NEWEST = (3, 11), (3, 13)
 if not OLDEST <= sys.version_info[:2] <= NEWEST:
     sys.exit(
-        "vggt_ros: Python 3.11, 3.12 or 3.13 is needed here and this is %d.%d: install one, e.g."
-        " `sudo apt install python3.11 python3.11-venv python3.11-dev`, then"
-        " `make PYTHON=python3.11 ...`" % sys.version_info[:2]
+        f"vggt_ros: Python 3.11, 3.12 or 3.13 is needed here, and {sys.executable} is {VERSION}:"
+        " install one, e.g. `sudo apt install python3.11 python3.11-venv python3.11-dev`, then"
+        " `make PYTHON=python3.11 ...`"
     )
 
 import hashlib  # noqa: E402
@@ -49,7 +50,7 @@ MESSAGES = {  # package: its folder, and what its build reads
 
 def digest(*paths: str) -> str:
     """A hash of names and contents of the files, and of the files in the folders, given."""
-    found = hashlib.sha256(str(sys.version_info[:2]).encode())
+    found = hashlib.sha256(VERSION.encode())
     for path in (ROOT / path for path in paths):
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in (file for file in inside if file.is_file() and "__pycache__" not in file.parts):
@@ -74,23 +75,23 @@ def check_machine() -> None:
             " build with colcon, or `pip install .` for the tools without ROS (README)"
         )
     if not all(map(importlib.util.find_spec, ("venv", "ensurepip"))):
-        version = "%d.%d" % sys.version_info[:2]
         raise BuildError(
-            f"Python {version} has no venv module: install it, e.g."
-            f" `sudo apt install python{version}-venv`"
+            f"Python {VERSION} has no venv module: install it, e.g."
+            f" `sudo apt install python{VERSION}-venv`"
         )
     require_compiler()
 
 
 def make_venv() -> None:
     """Create ./.venv, or keep the one that is there if it works and is of this Python."""
-    asked = (PYTHON, "-c", "import pip, sys; print('%d.%d' % sys.version_info[:2])")
+    question = "import pip, sys; print(sys.version_info[0], sys.version_info[1], sep='.')"
+    asked = (PYTHON, "-c", question)
     probe = subprocess.run(asked, capture_output=True, text=True) if PYTHON.exists() else None
     if probe is None or probe.returncode:
         step(f"making {VENV} with Python {platform.python_version()}")
         shutil.rmtree(VENV, ignore_errors=True)
         run(sys.executable, "-m", "venv", VENV)
-    elif probe.stdout.strip() != "%d.%d" % sys.version_info[:2]:
+    elif probe.stdout.strip() != VERSION:
         raise BuildError(
             f"{VENV} is of Python {probe.stdout.strip()}: `make distclean` first to change that"
         )

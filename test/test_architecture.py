@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Who may import whom, read off the source: arrows point from shells to core, never back."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "vggt_ros"
+SHELLS = {"ros", "tools", "train"}
+MAY_USE = {  # area: the areas of ours that it may know
+    "core": {"core", "model"},
+    "model": {"model"},
+    "ros": {"core", "ros"},
+    "tools": {"core", "model", "tools"},
+    "train": {"core", "model", "train"},
+}
+ALLOWED_ALL_THE_SAME = {
+    ("tools.cli", "train"),  # `vggt train` starts the training
+    ("tools.demo", "ros"),  # `vggt demo` listens to the node
+}
+ONLY_IN = {  # foreign package: the areas that may import it
+    "rclpy": {"ros"},
+    "tf2_ros": {"ros"},
+    "cv_bridge": {"ros"},
+    "sensor_msgs_py": {"ros"},
+    "std_srvs": {"ros"},
+    "rosbags": {"ros", "tools"},
+    "av": {"tools"},
+    "evo": {"tools"},
+    "matplotlib": {"tools", "train"},
+    "tqdm": {"tools", "train"},
+    "tyro": {"tools"},
+    "viser": {"tools"},
+    "grain": {"train"},
+    "optax": {"train"},
+    "orbax": {"train"},
+    "flax": {"core", "model", "tools", "train"},
+}
+OUTSIDE_WORLD = {"argparse", "datetime", "logging", "sched", "signal", "sys", "time"}
+
+
+class Import(NamedTuple):
+    """`module` of ours imports `name`, at its top or within a function."""
+
+    module: str
+    name: str
+    at_top: bool
+
+    @property
+    def foreign(self) -> str:
+        return self.name.split(".")[0]
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def area(module: str) -> str:
+    first = module.split(".")[0]
+    if first == "msg":
+        return "ros"
+    return first if first in SHELLS | {"model"} else "core"
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    return {module_name(path): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+
+
+def imports_in(node: ast.AST, module: str, at_top: bool = True) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue  # names for the type checker alone: nothing is loaded
+        if isinstance(child, ast.Import):
+            yield from (Import(module, alias.name, at_top) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"{module}: imports are absolute"
+            whole = child.module in ("vggt_ros", *(f"vggt_ros.{shell}" for shell in SHELLS))
+            parts = [f".{alias.name}" for alias in child.names] if whole else [""]
+            yield from (Import(module, f"{child.module}{part}", at_top) for part in parts)
+        inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from imports_in(child, module, at_top and not inner)
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    return tuple(found for name, tree in trees().items() for found in imports_in(tree, name))
+
+
+def ours() -> Iterator[tuple[Import, str]]:
+    """Every import of a module of ours, and that module."""
+    for found in imports():
+        if found.name.startswith("vggt_ros."):
+            yield found, found.name.removeprefix("vggt_ros.")
+
+
+def test_shells_know_the_core_and_not_each_other():
+    wrong = [
+        f"{found.module} imports {used}"
+        for found, used in ours()
+        if used != "errors"
+        and area(used) not in MAY_USE[area(found.module)]
+        and (found.module, area(used)) not in ALLOWED_ALL_THE_SAME
+    ]
+    assert not wrong
+
+
+def test_no_module_needs_itself_to_be_imported():
+    needs: dict[str, set[str]] = {name: set() for name in trees()}
+    for found, used in ours():
+        if found.at_top and used in needs:
+            needs[found.module].add(used)
+    TopologicalSorter(needs).prepare()  # raises CycleError with the circle
+
+
+def test_ros_is_known_under_ros_only():
+    wrong = [
+        f"{found.module} imports {found.name}"
+        for found in imports()
+        if found.foreign.endswith("_msgs") and area(found.module) != "ros"
+    ]
+    assert not wrong
+
+
+def test_foreign_libraries_stay_where_they_belong():
+    wrong = [
+        f"{found.module} imports {found.name}"
+        for found in imports()
+        if area(found.module) not in ONLY_IN.get(found.foreign, {area(found.module)})
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "library", ["torch", "viser", "tyro", "av", "matplotlib", "evo", "cv_bridge"]
+)
+def test_optional_libraries_are_imported_late(library):
+    assert not [f"{x.module}" for x in imports() if x.foreign == library and x.at_top]
+
+
+def test_the_core_reads_no_clock_environment_or_terminal():
+    core = {name: tree for name, tree in trees().items() if area(name) in ("core", "model")}
+    wrong = [
+        f"{x.module} imports {x.name}"
+        for x in imports()
+        if x.module in core and x.foreign in OUTSIDE_WORLD
+    ]
+    for name, tree in core.items():
+        for node in ast.walk(tree):
+            called = (
+                node.func.id
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                else ""
+            )
+            read = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if called in ("print", "input") or read in ("os.environ", "os.getenv"):
+                wrong.append(f"{name} uses {called or read}")
+    assert not wrong
+
+
+def test_geometry_comes_without_the_network():
+    """Who only wants geometry does not wait for Flax, nor JAX."""
+    code = "import sys, vggt_ros.geometry; sys.exit(bool({'flax', 'jax'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_file_says_what_it_is_for():
+    files = sorted(PACKAGE.rglob("*.py"))
+    licence = "# SPDX-License-Identifier: Apache-2.0"
+    assert not [
+        f"{file}: no licence line" for file in files if licence not in file.read_text()[:200]
+    ]
+    assert not [
+        f"{name}: no docstring" for name, tree in trees().items() if not ast.get_docstring(tree)
+    ]
+    vague = {"utils", "common", "helpers", "base", "types", "constants", "misc"}
+    assert not vague & {file.stem for file in files}
