@@ -9,11 +9,15 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float32, UInt8
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import open_weights
-from vggt_ros.model.vggt import PRESETS, VGGT, Config, functional, random_weights
+from vggt_ros.model.config import Config
+from vggt_ros.model.vggt import PRESETS, VGGT, Weights, functional
+from vggt_ros.model.weights import abstract
 
 Progress = Callable[[str], None]
 HEADS = ("camera", "depth", "tracks")  # points come from depth and camera: more exact, and cheaper
@@ -86,18 +90,26 @@ class Engine:
     """A compiled network with its weights on one device.  Used by one thread at a time."""
 
     def __init__(
-        self, name: str, config: Config, weights: dict, *, device: jax.Device, dtype: jnp.dtype,
+        self,
+        name: str,
+        config: Config,
+        weights: Weights,
+        *,
+        device: jax.Device,
+        dtype: DTypeLike,
+        default_width: int,
         random: bool,
-    ):  # fmt: skip
+    ):
         self.name = name
         self.config = config
         self.device = device
         self.dtype = dtype
         self.random_weights = random
-        self.default_width = config.default_width
+        self.default_width = default_width
         self._weights = jax.device_put(weights, device)
-        model = VGGT(config, heads=HEADS, dtype=dtype)
-        self._apply = functional(model)
+        self._apply = functional(
+            nnx.eval_shape(lambda: VGGT(config, heads=HEADS, dtype=dtype, rngs=nnx.Rngs(0)))
+        )[0]
         self._programs: dict[tuple, Callable] = {}
 
     def warm(
@@ -157,14 +169,14 @@ class Engine:
                     points[None] if room else None,
                     query_mask=mask[None] if room else None,
                     query_frame=query_frame,
-                    depth_frames=depth_frames,
                 )
                 tracks = (
                     (out.tracks[0], out.visibility[0], out.track_confidence[0])
                     if room
                     else (None, None, None)
                 )
-                return (out.pose_encoding[0], out.depth[0], out.depth_confidence[0], *tracks)
+                k = depth_frames
+                return (out.pose_encoding[0], out.depth[0, -k:], out.depth_confidence[0, -k:], *tracks)
 
             shapes = (
                 self._weights,
@@ -202,9 +214,33 @@ def open_engine(
     number = choose_dtype(dtype, chosen)
     if model in PRESETS:
         progress(f"{model}: random weights, its geometry is noise")
-        config = PRESETS[model]
-        weights = random_weights(config, heads=HEADS, dtype=number, seed=seed)
-        return Engine(model, config, weights, device=chosen, dtype=number, random=True)
+        config, width = PRESETS[model]
+        weights = random_weights(config, number, seed)
+        return Engine(
+            model, config, weights, device=chosen, dtype=number, default_width=width, random=True
+        )
     progress(f"{model}: reading weights")
     config, weights, _ = open_weights(model, heads=HEADS, dtype=number)
-    return Engine(model, config, weights, device=chosen, dtype=number, random=False)
+    width = config.aggregator.img_size
+    return Engine(
+        model, config, weights, device=chosen, dtype=number, default_width=width, random=False
+    )
+
+
+def random_weights(config: Config, dtype: DTypeLike, seed: int = 0) -> Weights:
+    """Untrained weights of the right shapes: they run at full speed and see nothing.
+
+    Drawn by NumPy, array by array: compiling the initialisers would take longer than the model.
+    """
+    random = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = str(path[-1].key)
+        if name in ("scale", "gamma"):
+            return np.full(leaf.shape, 1.0 if name == "scale" else 0.1, leaf.dtype)
+        if name == "bias":
+            return np.zeros(leaf.shape, leaf.dtype)
+        spread = leaf.shape[-2] ** -0.5 if name == "kernel" else 0.02
+        return (random.standard_normal(leaf.shape, np.float32) * spread).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract(config, HEADS, dtype))
