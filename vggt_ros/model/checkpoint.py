@@ -44,13 +44,17 @@ def open_weights(
     paths = locate(source)
     files = open_files(paths)
     config = config or config_of(files, paths[0])
-    heads = tuple(heads or heads_of(files))
-    dtype = jnp.float32 if dtype is None else dtype
     try:
-        read = _read_own if is_own(files) else weights.read
-        return config, *read(config, files.tensors, heads, dtype)
+        return config, *load(config, files, heads or heads_of(files), dtype or jnp.float32)
     except UserError as fault:
         raise UserError(f"{source}: {fault}") from fault
+
+
+def load(
+    config: Config, files: TensorFiles, heads: Sequence[str], dtype: Any = jnp.float32
+) -> tuple[Weights, Report]:
+    """The weights of opened files; see `open_weights`."""
+    return (_read_own if is_own(files) else weights.read)(config, files.tensors, heads, dtype)
 
 
 def balance(config: Config, files: TensorFiles, heads: Sequence[str]) -> Report:
@@ -143,7 +147,9 @@ def _name(path: weights.Path) -> str:
     return "/".join(map(str, path))
 
 
-def _balance_own(config: Config, shapes: dict[str, tuple[int, ...]], heads: Sequence[str]) -> Report:
+def _balance_own(
+    config: Config, shapes: dict[str, tuple[int, ...]], heads: Sequence[str]
+) -> Report:
     needed = {_name(key): leaf.shape for key, leaf in _leaves(config, heads).items()}
     off = {_name(key) for key in _leaves(config, HEADS)} - needed.keys()
     wrong = tuple(
@@ -159,3 +165,20 @@ def _balance_own(config: Config, shapes: dict[str, tuple[int, ...]], heads: Sequ
         wrong_shape=wrong,
         switched_off=tuple(name for name in shapes if name in off),
     )
+
+
+def _read_own(
+    config: Config, tensors: dict[str, Any], heads: Sequence[str], dtype: Any
+) -> tuple[Weights, Report]:
+    report = _balance_own(config, {name: tuple(t.shape) for name, t in tensors.items()}, heads)
+    if not report.balanced:
+        raise UserError(f"these weights do not fit this model: {report.fault()}")
+    flat = {}
+    for key, leaf in _leaves(config, heads, dtype).items():
+        stored = weights.finite(_name(key), np.asarray(tensors[_name(key)]))
+        flat[key] = jnp.asarray(stored, leaf.dtype)
+    return weights.unflatten(flat), report
+
+
+def _leaves(config: Config, heads: Sequence[str], dtype: Any = jnp.float32) -> dict:
+    return weights.flatten(weights.abstract(config, heads, dtype))

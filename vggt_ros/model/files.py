@@ -190,8 +190,9 @@ def _open_torch(path: Path) -> dict[str, _Tensor]:
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
         raise UserError(f"{path} holds no dictionary of tensors")
-    return {
-        name: _Tensor(t, tuple(t.shape), np.dtype(getattr(ml_dtypes, "bfloat16"))
-                      if t.dtype == torch.bfloat16 else t.numpy().dtype)
-        for name, t in state.items()
-    }
+    return {name: _Tensor(t, tuple(t.shape), _numpy_dtype(t)) for name, t in state.items()}
+
+
+def _numpy_dtype(tensor: Any) -> np.dtype:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return np.dtype(ml_dtypes.bfloat16 if kind == "bfloat16" else kind)

@@ -1,0 +1,161 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`vggt verify`: does this network, with these weights, compute what the reference computes?"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from vggt_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from vggt_ros.model.config import Config
+
+
+class Row(NamedTuple):
+    """One tensor, compared."""
+
+    name: str
+    shape: tuple[int, ...]
+    error: float  # largest absolute difference; infinite for another shape, NaN where NaN is
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance
+
+
+def verify(
+    config: Path,
+    weights: tuple[Path, ...],
+    case: Path | None = None,
+    tolerance: Path | None = None,
+) -> int:
+    """Run the network on a recorded case and compare every tensor with the reference's.
+
+    Prints one row a tensor and exits 1 if any is out. Without a case it checks that the names and
+    shapes of the weights balance with the configuration. Everything runs in float32, matrix
+    products at the highest precision.
+
+    Args:
+        config: config.json with the model's dimensions under "config".
+        weights: Files with the complete weights under their official names (together), or one
+            file written by `vggt weights`.
+        case: Safetensors file with in.images, in.query_points and the expected tensors.
+        tolerance: JSON with a suggested_atol per case and tensor. Without it, and for tensors it
+            lacks, a tensor may be off by 3e-5 of its largest value; track and its coordinates by
+            1e-4, the tracker's other stages by 3e-3, visibility and confidence of tracks by 2e-2,
+            since the tracker amplifies rounding from iteration to iteration.
+    """
+    from vggt_ros.model import checkpoint
+    from vggt_ros.model.config import Config
+    from vggt_ros.model.files import open_files
+
+    tree = checkpoint.read_json(config)
+    model = Config.from_dict(tree.get("config", tree))
+    files = open_files(weights)
+    heads = checkpoint.heads_of(files)
+    if case is None:
+        report = checkpoint.balance(model, files, heads)
+        print(report)
+        if not report.balanced:
+            print(f"out of balance: {report.fault()}")
+        return 0 if report.balanced else 1
+    expected = open_files([case]).tensors
+    limits = checkpoint.read_json(tolerance).get(case.stem) if tolerance else {}
+    if limits is None:
+        raise UserError(f"{tolerance} knows no case {case.stem}; cases are named after their files")
+    tensors = _run(model, checkpoint.load(model, files, heads)[0], expected)
+    rows = [
+        compare(name, tensors[name], np.asarray(value), limits.get(name, {}).get("suggested_atol"))
+        for name, value in sorted(expected.items())
+        if name in tensors
+    ]
+    print(table(rows))
+    if absent := sorted(n for n in expected if n not in tensors and not n.startswith("in.")):
+        print(f"not compared, for this network has no such stage: {', '.join(absent)}")
+    good = sum(row.ok for row in rows)
+    print(f"{good} of {len(rows)} tensors within tolerance")
+    return 0 if rows and good == len(rows) else 1
+
+
+# Shares of a tensor's largest value; the first pattern that matches counts.
+DEFAULTS = (
+    (r"out\.(vis|conf)", 2e-2),
+    (r"out\.track|track\.coords\.\d+", 1e-4),
+    (r"track\.(uf_in|uf_out|corr)\.\d+", 3e-3),
+    (r".*", 3e-5),
+)
+
+
+def compare(
+    name: str, found: np.ndarray, expected: np.ndarray, tolerance: float | None = None
+) -> Row:
+    """One row; without a tolerance the tensor's share in `DEFAULTS`."""
+    if tolerance is None:
+        share = next(share for pattern, share in DEFAULTS if re.fullmatch(pattern, name))
+        tolerance = share * max(float(np.abs(expected).max(initial=0)), 0.1)
+    if found.shape != expected.shape:
+        return Row(name, expected.shape, float("inf"), tolerance)
+    error = np.abs(found.astype(np.float64) - expected).max(initial=0)
+    return Row(name, expected.shape, float(error), tolerance)
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as text, names aligned."""
+    width = max((len(row.name) for row in rows), default=4)
+    lines = [f"{'tensor':<{width}}  {'shape':<20} {'max abs error':>13} {'tolerance':>10}  ok"]
+    for row in rows:
+        shape = "x".join(map(str, row.shape))
+        ok = "yes" if row.ok else "NO"
+        lines.append(
+            f"{row.name:<{width}}  {shape:<20} {row.error:>13.2e} {row.tolerance:>10.2e}  {ok}"
+        )
+    return "\n".join(lines)
+
+
+def _run(config: "Config", weights: Any, case: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Every stage of the network on the case's input, and the geometry that follows from it."""
+    import jax
+
+    from vggt_ros.geometry import (
+        extrinsics_from_pose_encoding,
+        intrinsics_from_pose_encoding,
+        inverse_rigid,
+        transform,
+        unproject,
+    )
+    from vggt_ros.model.vggt import record
+
+    images, queries = _inputs(case, config.aggregator.patch_size)
+    with jax.default_matmul_precision("highest"):
+        tensors = {k: np.asarray(v) for k, v in record(config, weights, images, queries).items()}
+    if "out.pose_enc" in tensors:
+        encoding = tensors["out.pose_enc"]
+        height, width = images.shape[2:4]
+        extrinsics = extrinsics_from_pose_encoding(encoding)
+        intrinsics = intrinsics_from_pose_encoding(encoding, height, width)
+        tensors |= {"out.extrinsic": extrinsics, "out.intrinsic": intrinsics}
+        if "out.depth" in tensors:
+            camera_points = unproject(tensors["out.depth"][..., 0], intrinsics)
+            world_from_camera = np.zeros((*extrinsics.shape[:-2], 4, 4), np.float32)
+            world_from_camera[..., :3, :] = inverse_rigid(extrinsics)
+            tensors["out.unprojected"] = transform(world_from_camera, camera_points)
+    return tensors
+
+
+def _inputs(case: dict[str, Any], patch: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pictures with colours last, and queries if the case has any."""
+    if "in.images" not in case:
+        raise UserError("the case holds no in.images: is it a case file?")
+    shape = case["in.images"].shape
+    if len(shape) != 5 or shape[2] != 3 or shape[3] % patch or shape[4] % patch:
+        raise UserError(
+            f"in.images of shape {tuple(shape)} is not [scenes, frames, 3, height, width] "
+            f"with height and width multiples of {patch}"
+        )
+    images = np.asarray(case["in.images"], np.float32).transpose(0, 1, 3, 4, 2)
+    queries = case.get("in.query_points")
+    return images, None if queries is None else np.asarray(queries, np.float32)
