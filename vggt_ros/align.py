@@ -234,13 +234,15 @@ def _fit(segment: Segment, frames: tuple[Placed, ...]) -> tuple[Segment, Join] |
     return after._replace(sight=sight), found
 
 
-def robust_mean(values: Float[np.ndarray, "p"]) -> tuple[float, float]:
+def robust_mean(
+    values: Float[np.ndarray, "p"], *, least_spread: float = 1e-9
+) -> tuple[float, float]:
     """Tukey's biweight mean, from the median on, and the spread (1.4826 median deviations).
 
     What lies beyond 4.7 spreads has no say at all: outliers of one sign must not make it creep.
     """
     mean = float(np.median(values))
-    spread = 1.4826 * float(np.median(np.abs(values - mean))) + 1e-9
+    spread = max(1.4826 * float(np.median(np.abs(values - mean))), least_spread)
     for _ in range(5):
         away = (values - mean) / (4.685 * spread)
         pull = np.maximum(1.0 - away**2, 0.0) ** 2
@@ -436,7 +438,7 @@ def _sight(older: Placed, newer: Placed) -> Sight | None:
     """Each view's points in the other camera; None where either has too little depth."""
     if not _comparable(older, newer):
         return None
-    ours, theirs = _cloud(newer), _cloud(older)
+    ours, theirs = world_points(newer), world_points(older)
     if min(len(ours), len(theirs)) < 32:
         return None
     overlap, agreement = _seen_from(older, ours)
@@ -448,7 +450,7 @@ def _sight(older: Placed, newer: Placed) -> Sight | None:
     return Sight(overlap, min(agreement, agreement_back), parallax)
 
 
-def _cloud(frame: Placed) -> Float[np.ndarray, "p 3"]:
+def world_points(frame: Placed) -> Float[np.ndarray, "p 3"]:
     """World points of every fourth pixel that has depth."""
     coarse = np.diag([0.5, 0.5, 1.0]) @ frame.intrinsics
     depth = frame.depth[::2, ::2]

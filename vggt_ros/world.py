@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""One map with one scale: windows joined (`align`), metres found (`scale`) and taken up.
+
+Until a source is sure, the world's unit is that of the first window. Then the whole map is
+rescaled about its origin, once, and `Placement.rescaled` tells whoever keeps older poses. From
+then on corrections are small and made about the newest camera, so that nothing near it moves.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from vggt_ros import align, scale
+from vggt_ros.geometry import Similarity
+from vggt_ros.odometry import Odometry
+
+
+class Placement(NamedTuple):
+    """A window in the world."""
+
+    join: align.Join
+    world_from_camera: Float[np.ndarray, "s 4 4"]
+    scale: scale.Estimate
+    metric: bool
+    rescaled: float  # factor about the origin that older poses and points must follow; mostly 1
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What is known of the robot beforehand; None where it is not."""
+
+    world_from_camera: Float[np.ndarray, "4 4"] | None = None  # of the first frame; z up
+    base_from_camera: Float[np.ndarray, "4 4"] | None = None
+    camera_height: float = 0.0  # metres above the ground; 0: not known
+    metres_per_unit: float = 0.0  # a given scale of the network's unit; 0: none
+
+
+class World:
+    """The map that windows are added to.  Not thread-safe."""
+
+    def __init__(self, sources: str = "none", anchors: Anchors | None = None):
+        self.anchors = anchors or Anchors()
+        self.odometry = Odometry(self.anchors.base_from_camera)
+        self._map = align.begin(self.anchors.world_from_camera)
+        self._scale = scale.listen_to(sources)
+        self._segment = 0
+        if self.anchors.metres_per_unit > 0:
+            given = float(np.log(self.anchors.metres_per_unit))
+            self._scale = scale.observe(self._scale, scale.Evidence("fixed", given, 1e-3, 0))
+
+    def add(
+        self,
+        window: align.WindowGeometry,
+        stamp_ns: int,
+        metres: Float[np.ndarray, "h w"] | None = None,
+    ) -> Placement:
+        """Join a window whose newest frame was taken at `stamp_ns`.
+
+        `metres` is another sensor's depth on the newest frame's pixels, NaN where it has none.
+        """
+        self._map, join = align.join(self._map, window)
+        if join.accepted and join.segment != self._segment:
+            self._segment = join.segment
+            self._scale = scale.forgotten(self._scale)
+            self.odometry.lost()
+        if join.accepted:
+            self._measure(stamp_ns, metres)
+        else:
+            self.odometry.lost()
+        join, rescaled = self._take_up(join)
+        cameras = align.place(join.world_from_window, window.window_from_camera)
+        return Placement(join, cameras, scale.estimate(self._scale), self._scale.metric, rescaled)
+
+    def is_keyframe(self) -> bool:
+        """Whether the newest frame should stay in the window."""
+        return align.is_keyframe(self._map)
+
+    def _measure(self, stamp_ns: int, metres: Float[np.ndarray, "h w"] | None) -> None:
+        """Ask every source that is listened to."""
+        assert self._map.current is not None
+        newest = self._map.current.frames[-1]
+        depth, pose = newest.depth, newest.world_from_camera
+        reach = (
+            float(np.nanmedian(depth)) if depth is not None and np.isfinite(depth).any() else 1.0
+        )
+        found = [self.odometry.measure(stamp_ns, pose, reach)]
+        if depth is not None and metres is not None:
+            rows, columns = (
+                np.arange(n) * full // n for n, full in zip(depth.shape, metres.shape, strict=True)
+            )
+            found.append(scale.from_depth(depth, metres[np.ix_(rows, columns)], stamp_ns))
+        if self.anchors.camera_height > 0 and depth is not None:
+            cloud = align.world_points(newest)
+            found.append(
+                scale.from_height(cloud, pose[:3, 3], self.anchors.camera_height, stamp_ns)
+            )
+        for evidence in found:
+            if evidence is not None:
+                self._scale = scale.observe(self._scale, evidence)
+
+    def _take_up(self, join: align.Join) -> tuple[align.Join, float]:
+        """Bring the map, and the joint just made, to the scale that is known now."""
+        factor = scale.correction(self._scale)
+        if factor == 1.0 or self._map.current is None:
+            return join, 1.0
+        first = not self._scale.metric and self._segment == 0
+        newest = self._map.current.frames[-1].world_from_camera[:3, 3]
+        about = np.zeros(3) if first else newest.copy()
+        self._map = align.rescaled(self._map, factor, about)
+        self._scale = scale.rescaled(self._scale, factor)
+        self.odometry.rescaled(factor, about)
+        grown = Similarity(factor, np.eye(3), about - factor * about)
+        cameras = (
+            None if join.world_from_camera is None else align.place(grown, join.world_from_camera)
+        )
+        units = np.repeat([factor, 1.0], 3)
+        return join._replace(
+            world_from_window=grown @ join.world_from_window,
+            covariance=units[:, None] * join.covariance * units,
+            world_from_camera=cameras,
+        ), factor if first else 1.0
