@@ -305,7 +305,9 @@ def test_a_bag_of_compressed_messages_is_read(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_bag_that_lost_its_end_gives_its_beginning_and_says_so(tmp_path, kind, whole):
-    many = [image(i % 5, EPOCH + i) for i in range(1000)]
+    many = [image(i % 5, EPOCH + i) for i in range(100)]
+    for message in many:  # as tall as it takes for a file of several chunks
+        message.height, message.data = 16 * HEIGHT, np.tile(message.data, 16)
     path = bag(
         tmp_path / "bag", {"/cam/image_raw": many, "/cam/camera_info": [camera_info()]}, kind
     )
@@ -316,7 +318,7 @@ def test_a_bag_that_lost_its_end_gives_its_beginning_and_says_so(tmp_path, kind,
     source = open_source(path)
     stamps = [f.stamp_ns for f in source]
     assert stamps == [EPOCH + i for i in range(len(stamps))]
-    assert 300 < len(stamps) < 605  # an mcap is written in chunks
+    assert 25 < len(stamps) < 61  # an mcap is written in chunks
     assert any("not whole" in note for note in source.notes)
 
 

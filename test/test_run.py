@@ -16,6 +16,7 @@ from vggt_ros.geometry import transform, unproject
 from vggt_ros.infer import Look
 from vggt_ros.pipeline import Frame, Settings
 from vggt_ros.tools import record
+from vggt_ros.tools.cli import call
 from vggt_ros.tools.job import Job
 from vggt_ros.tools.record import Recorder, Run, open_run, read_trajectory, tum_line
 from vggt_ros.tools.run import run
@@ -249,6 +250,8 @@ def test_a_run_that_was_killed_is_still_a_run(tmp_path):
     job = Job(Rail(), Settings(), Source(tmp_path, "list", "", ()), recorder)
     for frame in frames(3):
         job.step(frame)
+    names = [tmp_path / "out" / "frames" / f"{i:06d}.npz" for i in (2, 3)]
+    names[1].write_bytes(names[0].read_bytes())  # killed before its line was written
     done = open_run(tmp_path / "out")  # nothing was closed or finished
     assert done.summary["interrupted"] is True
     assert len(done.files) == len(done.trajectory().stamps_ns) == 3
@@ -346,3 +349,18 @@ def test_the_cloud_is_the_frames(folder, rail, tmp_path):
     np.testing.assert_allclose(
         np.sort(done.cloud().points, axis=0), np.sort(expected, axis=0), rtol=1e-5, atol=1e-6
     )
+
+
+# ---- with the real network
+
+
+def test_the_command_runs_the_real_network(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    line = f"run {folder} --out {out} --window-size 1 --network-width 28 --max-frames 2 --quiet"
+    line += f" --min-confidence 0 --no-picture --cache-dir {tmp_path / 'cache'}"
+    assert call(line.split()) == 0, capsys.readouterr().err
+    done = open_run(out)
+    assert done.summary["model"] == "tiny" and done.summary["random_weights"] is True
+    for shot in done.frames():
+        assert shot.depth.shape == (28, 28) and np.isfinite(shot.depth).all()
+        np.testing.assert_allclose(np.linalg.det(shot.world_from_camera), 1, atol=1e-5)

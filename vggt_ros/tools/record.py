@@ -98,8 +98,9 @@ def open_run(path: Path) -> Run:
     """Open the directory that `vggt run --out PATH` wrote; also one that was interrupted."""
     if not is_run(path):
         raise UserError(f"{path} is not a run; make one with: vggt run SOURCE --out {path}")
-    files = tuple(sorted((path / FRAMES).glob("[0-9]*.npz"), key=lambda file: int(file.stem)))
-    return Run(path, json.loads((path / SUMMARY).read_text()), files)
+    files = sorted((path / FRAMES).glob("[0-9]*.npz"), key=lambda file: int(file.stem))
+    count = _text(path / TRAJECTORY).count("\n")  # a frame without its line was not finished
+    return Run(path, json.loads((path / SUMMARY).read_text()), tuple(files[:count]))
 
 
 def is_run(path: Path) -> bool:

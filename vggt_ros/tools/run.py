@@ -3,6 +3,7 @@
 """`vggt run SOURCE --out DIR`: refuse what is wrong, then reconstruct and record what is right."""
 
 import json
+import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -41,14 +42,38 @@ def run(
     max_points: int = 1_000_000,
     picture: bool = True,
     overwrite: bool = False,
-    cache_dir: Path | None = None,
+    cache_dir: Path | None = Path("~/.cache/vggt_ros"),
     seed: int = 0,
     quiet: bool = False,
 ) -> Run:
     """Reconstruct a folder of pictures, a video or a bag, and write it as a run directory.
 
-    `queries` is a JSON list of [u, v], pixels of the first image to follow through all frames.
     Everything that can be wrong with the arguments is refused before the network is opened.
+
+    Args:
+        source: Folder of pictures, picture files, video, rosbag2 (mcap, sqlite3) or ROS 1 bag.
+        out: Directory to write; an earlier run in it is replaced.
+        model: Preset (random weights), Hugging Face id, file or folder.
+        window_size: Frames that are looked at together.
+        stride: New frames between two looks.
+        network_width: Network pixels across; 0 is the width the model was made for.
+        dtype: Number format of the network; auto is bfloat16 on accelerators.
+        device: JAX platform (cpu, gpu); auto takes the first that is there.
+        intrinsics: Whose focal lengths and centres: the network's, or the bag's CameraInfo.
+        min_confidence: Pixels below it become NaN; 1 means "no evidence".
+        queries: JSON list of [u, v], pixels of the first image to follow through all frames.
+        topic: Which of a bag's image topics.
+        rate: Pictures a second, for pictures whose names are no times.
+        every: Take every n-th frame only.
+        start: Seconds from the first frame to begin at.
+        stop: Seconds from the first frame to end before.
+        max_frames: Frames at most.
+        max_points: Points of points.ply at most.
+        picture: Also draw picture.png.
+        overwrite: Write into a directory that holds something else.
+        cache_dir: Where compiled programs are kept for the next start.
+        seed: Seed of a preset's random weights.
+        quiet: No progress bar.
     """
     settings = Settings(
         window_size=window_size,
@@ -74,11 +99,17 @@ def run(
 
     from vggt_ros.infer import open_engine
 
-    engine = open_engine(model, dtype=dtype, device=device, cache_dir=cache_dir, seed=seed)
+    cache_dir = cache_dir and cache_dir.expanduser()
+    say = (lambda _: None) if quiet else (lambda line: print(line, file=sys.stderr))
+    engine = open_engine(
+        model, dtype=dtype, device=device, cache_dir=cache_dir, seed=seed, progress=say
+    )
     with Recorder(out, {"interrupted": True}, overwrite=overwrite) as recorder:
         job = Job(engine, settings, opened, recorder, wanted, max_points)
         job.drive(chain([first], frames), picture=picture, quiet=quiet)
-    return open_run(out)
+    done = open_run(out)
+    say(f"{len(done.files)} frames, {job.points:,} points; look at them: vggt view {out}")
+    return done
 
 
 def read_queries(path: Path) -> Float32[np.ndarray, "n 2"]:
