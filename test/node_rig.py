@@ -31,7 +31,7 @@ STEP = 0.1  # true metres that the camera moves to its right between frames
 DEPTH = 2.0  # a wall straight ahead
 START = 1_700_000_000_123_456_789
 PERIOD = 100_000_000
-DEADLINE = 20.0  # seconds; generous, and only ever waited for by a test that fails
+DEADLINE = 15.0  # seconds; generous, and only ever waited for by a test that fails
 
 TOPICS = {
     "/vggt/depth/image": Image,
@@ -100,7 +100,7 @@ class Rig:
         self.wall = Wall()
         self.deaths: list[BaseException] = []
         self.heard: dict[str, list[Any]] = {}
-        self.order: list[tuple[str, Any]] = []
+        self.sent: list[tuple[int, str, Any]] = []  # when it was published, where, and what
         self.robot = Node("robot", context=self.context)
         self.node: VggtNode | None = None
         self.pictures = self.robot.create_publisher(Image, "/image", 10)
@@ -112,7 +112,7 @@ class Rig:
     def start(
         self, *, arguments: tuple[str, ...] = (), engine: Any = None, **parameters
     ) -> VggtNode:
-        """The node on the wall, or on another engine; with parameters and command line arguments."""
+        """The node on the wall or another engine, with parameters and command line arguments."""
         parameters = {"image_reliability": "reliable", "cache_dir": "", **parameters}
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         self.node = VggtNode(
@@ -127,12 +127,12 @@ class Rig:
         return self.node
 
     def listen(self, topic: str, kind: type, *, latched: bool = False) -> None:
-        """Collect every message of a topic, and the order across topics."""
+        """Collect every message of a topic, and when it was published."""
         box = self.heard[topic] = []
 
-        def take(msg: Any) -> None:
+        def take(msg: Any, info: dict[str, int]) -> None:
             box.append(msg)
-            self.order.append((topic, msg))
+            self.sent.append((info["source_timestamp"], topic, msg))
 
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
         self.robot.create_subscription(
@@ -142,9 +142,6 @@ class Rig:
     def listen_to_all(self) -> None:
         for topic, kind in TOPICS.items():
             self.listen(topic, kind)
-        assert self.node is not None
-        for topic in TOPICS:
-            self.until(lambda t=topic: self.node.count_publishers(t) > 0, f"{topic} is published")
         self.until(
             lambda: all(p.get_subscription_count() for p in self._outputs()),
             "listeners are matched",
@@ -155,12 +152,14 @@ class Rig:
         return [p for p in self.node.publishers if p.topic_name in TOPICS]
 
     def show(self, i: int, **changes: Any) -> Image:
-        """Publish frame `i`; `changes` set fields of the message."""
+        """Publish frame `i` and wait until it arrives; `changes` set fields of the message."""
         picture = np.full((*INPUT, 3), i % 251, np.uint8)
         msg = image_message(header(START + i * PERIOD, "camera_optical"), picture)
         for field, value in changes.items():
             setattr(msg, field, value)
+        arrived = self.count("received")
         self.pictures.publish(msg)
+        self.until(lambda: self.count("received") > arrived, f"frame {i} arrives")
         return msg
 
     def show_and_wait(self, *frames: int) -> None:
@@ -181,9 +180,11 @@ class Rig:
     def call_reset(self) -> Trigger.Response:
         client = self.robot.create_client(Trigger, "/vggt/reset")
         assert client.wait_for_service(DEADLINE)
-        answer = client.call_async(Trigger.Request())
-        self.until(answer.done, "reset answers")
-        return answer.result()
+        future = client.call_async(Trigger.Request())
+        self.until(future.done, "reset answers")
+        answer = future.result()
+        assert answer is not None
+        return answer
 
     def diagnostics(self) -> dict[str, str]:
         """Every value of the newest report, and each status' message under its name."""

@@ -49,7 +49,7 @@ class Health:
             self._arrivals.append(self._clock())
 
     def count(self, what: str) -> None:
-        """One more frame that was dropped or skipped."""
+        """One more frame that was used, dropped or skipped."""
         with self._lock:
             self._counts[what] += 1
 
@@ -111,6 +111,7 @@ class Health:
         values = {
             "images received": self._counts["received"],
             "image rate [Hz]": _rate(self._arrivals, now),
+            "images used": self._counts["used"],
             "dropped": self._counts["dropped"],
             "skipped by max_rate_hz": self._counts["skipped"],
             "refused": sum(self._refused.values()),

@@ -13,7 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from vggt_ros.errors import UserError
 from vggt_ros.image import grid_for
 from vggt_ros.msg import QueryPoints
-from vggt_ros.pipeline import Frame, Pipeline
+from vggt_ros.pipeline import Frame, Pipeline, Update
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.inputs import Calibration, frame_from
 from vggt_ros.ros.messages import queries_from, stamp_ns
@@ -48,7 +48,7 @@ class Looker:
         self._parameters, self._open_engine = parameters, open_engine
         self._outputs, self._health, self._stopping = outputs, health, stopping
         self.calibration: Calibration | None = None
-        self._warm: set[tuple[int, int]] = set()
+        self._warm: dict[tuple[int, int], int] = {}  # of a picture's size: longest window compiled
         self._timeline = 0
 
     def begin(self) -> None:
@@ -87,9 +87,7 @@ class Looker:
         """Decode, step, publish; whatever is wrong with this image, the next one has its turn."""
         timeline = self._timeline
         try:
-            frame = frame_from(job.msg)
-            self._make_ready(frame)
-            update = self._pipeline.step(frame._replace(intrinsics=self._intrinsics(frame)))
+            update = self._step(frame_from(job.msg))
         except UserError as error:
             self._health.refuse(str(error))
             return
@@ -98,8 +96,6 @@ class Looker:
         except Exception as error:  # the device's own errors have no common class
             self._health.refuse(f"a look failed: {type(error).__name__}: {error}")
             return
-        for notice in self._notices():
-            self._health.notice(notice)
         if update is None or timeline != self._timeline:
             return
         done = time.monotonic()
@@ -107,22 +103,36 @@ class Looker:
         now = time.monotonic()
         self._health.looked(update, now - job.arrived, now - done)
 
+    def _step(self, frame: Frame) -> Update | None:
+        self._make_ready(frame)
+        try:
+            update = self._pipeline.step(frame._replace(intrinsics=self._intrinsics(frame)))
+        finally:
+            notices, self._pipeline.notices = self._pipeline.notices, []
+            for notice in notices:
+                self._health.notice(notice)
+        self._health.count("used")
+        return update
+
     def _make_ready(self, frame: Frame) -> None:
-        """Compile everything that windows of this picture need; nothing compiles later."""
+        """Compile the next longer window, until all are there.
+
+        Frame by frame the window grows by one at most, so what it needs is always compiled; and
+        the first look need not wait for the last program.
+        """
         height, width = frame.rgb.shape[:2]
         settings = self._pipeline.settings
         grid = grid_for(width, height, settings.network_width or self._engine.default_width)
         size = grid.height, grid.width
-        if size in self._warm:
+        length = self._warm.get(size, 0) + 1
+        if length > settings.window_size:
             return
         self._engine.warm(
-            size,
-            range(1, settings.window_size + 1),
-            depth_frames=settings.depth_frames,
-            progress=self._progress,
+            size, [length], depth_frames=settings.depth_frames, progress=self._progress
         )
-        self._warm.add(size)
-        self._progress("ready")
+        self._warm[size] = length
+        if length == settings.window_size:
+            self._progress("ready")
 
     def _progress(self, state: str) -> None:
         if self._stopping():
@@ -140,7 +150,3 @@ class Looker:
         except UserError as error:
             self._health.notice(str(error))
         return None
-
-    def _notices(self) -> list[str]:
-        notices, self._pipeline.notices = self._pipeline.notices, []
-        return notices

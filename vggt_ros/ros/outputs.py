@@ -22,9 +22,6 @@ from vggt_ros.ros.parameters import LiveParameters, Parameters
 from vggt_ros.ros.shown import Shown
 from vggt_ros.ros.transforms import Transforms
 
-RELIABLE = QoSProfile(depth=5)  # both reliable and best-effort subscribers match it
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
 
 class Output:
     """A topic that asks for its message only when somebody listens."""
@@ -34,9 +31,13 @@ class Output:
         node: Node,
         kind: type,
         topic: str,
-        qos: QoSProfile = RELIABLE,
         on_listener: Callable[[], None] | None = None,
     ):
+        """Reliable: both kinds of subscribers match.  Latched where late ones are greeted."""
+        # A profile of its own for each topic: rclpy writes overrides into the one it is given.
+        qos = QoSProfile(depth=5)
+        if on_listener is not None:
+            qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         greet = None if on_listener is None else lambda _: on_listener()
         self._publisher = node.create_publisher(
             kind,
@@ -80,7 +81,7 @@ class Outputs:
         self._window_points = Output(node, PointCloud2, "~/window_points")
         self._pose = Output(node, PoseStamped, "~/pose")
         # Somebody who comes late gets the path at once: that is what latched topics are for.
-        self._path = Output(node, Path, "~/path", LATCHED, lambda: later(self._greet))
+        self._path = Output(node, Path, "~/path", lambda: later(self._greet))
         self._tracks = Output(node, PointTracks, "~/tracks")
 
     def publish(self, update: Update) -> None:

@@ -1,0 +1,206 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input is named in /diagnostics and the log, and the next good frame has its turn."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from node_rig import INPUT, SIZE, START, Rig
+from vggt_ros.msg import QueryPoints
+
+from vggt_ros.ros.messages import camera_info_message, header, image_message
+
+K = np.array([[60.0, 0, 33], [0, 62, 25], [0, 0, 1]])
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the node warns of in its log."""
+    from vggt_ros.ros import diagnostics
+
+    lines: list[str] = []
+    original = diagnostics.Health.__init__
+
+    def init(self, clock, warn, inform):
+        original(self, clock, lines.append, inform)
+
+    monkeypatch.setattr(diagnostics.Health, "__init__", init)
+    return lines
+
+
+BAD_IMAGES = {
+    "short data": (dict(data=b"\0" * 100), "image data is short"),
+    "zero width": (dict(width=0), "image size 0 x 48"),
+    "absurd size": (dict(width=2**31, height=2**31), "is absurd"),
+    "small step": (dict(step=10), "step 10 is too small"),
+    "unknown encoding": (dict(encoding="8UC7"), "8UC7"),
+    "no encoding": (dict(encoding=""), "encoding ''"),
+    "zero stamp": (dict(header=header(0, "camera_optical")), "stamp is zero"),
+    "stamp back": (dict(header=header(START - 5, "camera_optical")), "stamp goes back"),
+    "stamp twice": (dict(header=header(START, "camera_optical")), "stamp repeats"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_IMAGES)
+def test_a_bad_image_is_named_and_survived(rig: Rig, said: list[str], fault: str):
+    changes, words = BAD_IMAGES[fault]
+    rig.start()
+    rig.show_and_wait(0)
+    rig.show(1, **changes)
+    report = rig.until_diagnosed(words)
+    assert report["refused"] == "1"
+    assert any(words in line for line in said), "the log says it too"
+    rig.show_and_wait(2)
+    assert rig.wall.looks[-1] == (0, 1), "the bad one never entered the window"
+
+
+def test_a_thousand_bad_images_are_one_line_in_the_log(rig: Rig, said: list[str]):
+    rig.start()
+    for _ in range(50):
+        rig.show(0, header=header(0, "camera_optical"))
+    rig.until(lambda: sum(rig.node.health._refused.values()) == 50, "all are refused")
+    assert len(said) == 1
+
+
+def test_a_change_of_size_begins_a_new_window_and_is_named(rig: Rig):
+    rig.start()
+    rig.show_and_wait(0, 1)
+    large = np.zeros((60, 80, 3), np.uint8)
+    rig.pictures.publish(image_message(header(START + 10**9, "camera_optical"), large))
+    rig.until_diagnosed("image size changed from 64x48 to 80x60")
+    assert rig.wall.looks[-1] == (2,)
+
+
+def test_a_change_of_frame_begins_a_new_window_and_is_named(rig: Rig):
+    rig.start()
+    rig.show_and_wait(0, 1)
+    rig.show(2, header=header(START + 10**9, "other_camera"))
+    rig.until_diagnosed("frame_id changed from 'camera_optical' to 'other_camera'")
+    assert rig.wall.looks[-1] == (2,)
+
+
+def test_a_recording_that_is_played_again_is_believed_after_a_few_frames(rig: Rig):
+    rig.start()
+    rig.show_and_wait(20, 21)
+    for i in range(5):
+        rig.show(i)
+    rig.until(lambda: sum(rig.node.health._refused.values()) == 5, "five are refused")
+    rig.show_and_wait(5, 6)
+    rig.until_diagnosed("a new map begins")
+    assert len(rig.wall.looks[-1]) == 2
+
+
+@pytest.mark.parametrize("mode", ["model", "camera_info"])
+def test_an_uncalibrated_camera_is_named_and_the_network_s_k_serves(rig: Rig, mode: str):
+    from sensor_msgs.msg import CameraInfo
+
+    rig.start(intrinsics=mode)
+    rig.listen("/vggt/depth/camera_info", CameraInfo)
+    rig.infos.publish(CameraInfo(width=INPUT[1], height=INPUT[0]))
+    rig.until_diagnosed("camera_info has no calibration")
+    rig.show_and_wait(0)
+    rig.until(lambda: rig.heard["/vggt/depth/camera_info"], "camera_info")
+    assert rig.heard["/vggt/depth/camera_info"][0].k[0] == pytest.approx(SIZE[1])
+
+
+def test_camera_info_of_another_size_is_named_and_the_network_s_k_serves(rig: Rig):
+    from sensor_msgs.msg import CameraInfo
+
+    rig.start(intrinsics="camera_info")
+    rig.listen("/vggt/depth/camera_info", CameraInfo)
+    rig.infos.publish(camera_info_message(header(START, "c"), K, width=640, height=480))
+    rig.until(lambda: rig.node.looker.calibration is not None, "the calibration")
+    rig.show_and_wait(0)
+    rig.until_diagnosed("camera_info is of 640x480 pixels but the image has 64x48")
+    rig.until(lambda: rig.heard["/vggt/depth/camera_info"], "camera_info")
+    assert rig.heard["/vggt/depth/camera_info"][0].k[0] == pytest.approx(SIZE[1])
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        (QueryPoints(ids=[1], u=[float("nan")], v=[3.0]), "query 1 is not a number"),
+        (QueryPoints(ids=[2], u=[64.0], v=[3.0]), "outside the 64x48 image"),
+        (QueryPoints(ids=[3], u=[-9.0], v=[3.0]), "outside the 64x48 image"),
+        (QueryPoints(ids=[1, 2], u=[3.0], v=[3.0]), "lists of equal length"),
+        (QueryPoints(ids=[1, 1], u=[3.0, 4.0], v=[3.0, 4.0]), "repeats an id"),
+        (
+            QueryPoints(ids=[1], u=[3.0], v=[3.0], header=header(START - 77, "c")),
+            "is not one of the",
+        ),
+    ],
+)
+def test_a_bad_query_is_named_and_survived(rig: Rig, query: QueryPoints, words: str):
+    rig.start()
+    rig.show_and_wait(0)
+    rig.queries.publish(query)
+    rig.until_diagnosed(words)
+    rig.show_and_wait(1)
+
+
+def test_a_look_that_fails_is_named_and_the_next_one_has_its_turn(rig: Rig):
+    rig.start()
+    healthy, rig.wall.look = rig.wall.look, lambda *_args, **_options: 1 / 0
+    rig.show(0)
+    rig.until_diagnosed("a look failed: ZeroDivisionError")
+    rig.wall.look = healthy
+    rig.show_and_wait(1)
+
+
+def test_silence_is_explained(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vggt_ros.ros.silence.PATIENCE", 0.0)
+    rig.start()
+    report = rig.until_diagnosed("on /image: published by robot (reliable)")
+    assert report["/vggt: camera"].startswith("no image for")
+    rig.robot.destroy_publisher(rig.pictures)
+    rig.until_diagnosed("nobody publishes it; remap image")
+
+
+def test_random_weights_are_called_noise(rig: Rig, said: list[str]):
+    rig.wall.random_weights = True
+    rig.start()
+    rig.until_diagnosed("random: the geometry is noise")
+    assert said == ["wall has random weights: its geometry is noise"]
+
+
+def test_units_are_arbitrary_and_say_so(rig: Rig):
+    rig.start()
+    rig.show_and_wait(0)
+    report = rig.until_diagnosed("units are arbitrary")
+    assert report["scale"] == report["/vggt: geometry"] == "units are arbitrary"
+
+
+def test_a_network_that_cannot_be_opened_ends_the_node(rig: Rig):
+    from vggt_ros.errors import UserError
+
+    def broken(_parameters, _progress):
+        raise UserError("no such model")
+
+    rig.start(engine=broken)
+    while not rig.deaths:
+        pass
+    assert str(rig.deaths.pop()) == "no such model"
+
+
+def test_missing_tf2_msgs_turns_transforms_off_unless_they_were_asked_for(
+    rig: Rig, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    import sys
+
+    from vggt_ros.errors import UserError
+    from vggt_ros.ros import transforms
+    from vggt_ros.ros.parameters import Parameters
+
+    monkeypatch.setitem(sys.modules, "tf2_msgs.msg", None)
+    off = transforms.open_transforms(rig.robot, Parameters(), said.append)
+    assert off.state == "off: tf2_msgs is not installed" and "tf2_msgs" in said[0]
+    with pytest.raises(UserError, match="needs the package tf2_msgs"):
+        transforms.open_transforms(rig.robot, Parameters(tf_mode="camera"), said.append)
