@@ -385,3 +385,16 @@ def test_a_broken_image_in_a_bag_is_passed_by(tmp_path):
     source = open_source(bag(tmp_path / "bag", {"/image": [IMAGES[0], broken, IMAGES[2]]}))
     assert numbers(source) == [0, 2]
     assert "nonsense8" in source.skipped[0].reason
+
+
+def test_a_message_that_is_none_is_passed_by(tmp_path):
+    path = tmp_path / "bag"
+    with Writer(path, version=9) as writer:
+        kind = IMAGES[0].__msgtype__
+        connection = writer.add_connection("/image", kind, typestore=ROS)
+        for i, message in enumerate(IMAGES):
+            raw = bytes(ROS.serialize_cdr(message, kind))
+            writer.write(connection, EPOCH + i, raw[:60] if i == 1 else raw)
+    source = open_source(path)
+    assert numbers(source) == [0, 2, 3, 4]
+    assert [s.name for s in source.skipped] == ["image 1"]

@@ -7,6 +7,7 @@ Bags that lost their end (recorder killed, disk full) give what they hold.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,49 +64,62 @@ def choose_topic(
         if wanted not in images:
             raise UserError(f"{path} has no image topic {wanted}; choose --topic from: {listed}")
     else:
-        # A camera that was recorded both raw and compressed is one camera.
-        distinct = [t for t in images if t.removesuffix("/compressed") not in images or
-                    not t.endswith("/compressed")]  # fmt: skip
-        if len(distinct) > 1:
+        # A camera that was recorded both raw and compressed is one camera: the raw one is taken.
+        wanted, *others = sorted(set(images) - {f"{raw}/compressed" for raw in images})
+        if others:
             raise UserError(f"{path} has several image topics; choose --topic from: {listed}")
-        wanted = distinct[0]
     same = [c for c in connections if c.topic == wanted]
     return [c for c in same if c.msgtype == same[0].msgtype]
 
 
 def _sightings(path: Path, topic: str, msgtype: str, notes: list[str]) -> Iterator[Sighting]:
-    notes = _Once(notes)
     with reading(path, notes) as reader:
         infos = _first_infos(reader)
         wanted = [c for c in reader.connections if (c.topic, c.msgtype) == (topic, msgtype)]
-        messages = reader.messages(connections=wanted)
-        number = 0
-        while True:
+        messages = _until_torn(reader.messages(connections=wanted), notes)
+        for number, (recorded_ns, raw) in enumerate(messages):
+            name = f"image {number}"
             try:
-                connection, recorded_ns, raw = next(messages)
-                message: Any = reader.deserialize(raw, connection.msgtype)
-            except StopIteration:
-                return
-            except Exception as error:  # whatever three storage formats throw when they are cut
-                notes.append(
-                    f"the bag breaks off after image {number} ({error}); kept what was read"
-                )
-                return
-            number += 1
+                message: Any = reader.deserialize(raw, msgtype)
+            except Exception as error:  # its bytes may be anything
+                yield Sighting(name, recorded_ns, partial(_refuse, error))
+                continue
             stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
             if stamp_ns == 0:
-                notes.append("headers are not stamped: the times of recording are used")
+                _note(notes, "headers are not stamped: the times of recording are used")
                 stamp_ns = recorded_ns
+            yield Sighting(name, stamp_ns, partial(_load, message, stamp_ns, topic, infos, notes))
 
-            def load(message: Any = message, stamp_ns: int = stamp_ns) -> Frame:
-                rgb = _pixels(message)
-                camera = message.header.frame_id or "camera"
-                info = choose_info(topic, camera, infos)
-                if info is None:
-                    return Frame(rgb, stamp_ns, camera)
-                return Frame(rgb, stamp_ns, camera, calibration(info, topic, rgb.shape, notes))
 
-            yield Sighting(f"image {number - 1}", stamp_ns, load)
+def _until_torn(
+    messages: "Iterator[tuple[Connection, int, bytes]]", notes: list[str]
+) -> Iterator[tuple[int, bytes]]:
+    count = 0
+    try:
+        for _, recorded_ns, raw in messages:
+            count += 1
+            yield recorded_ns, raw
+    except Exception as error:  # whatever three storage formats throw when they are cut
+        _note(notes, f"the bag breaks off after {count} images ({error}); they are kept")
+
+
+def _load(
+    message: Any, stamp_ns: int, topic: str, infos: dict[str, Any], notes: list[str]
+) -> Frame:
+    rgb = _pixels(message)
+    camera = message.header.frame_id or "camera"
+    info = choose_info(topic, camera, infos)
+    k = None if info is None else calibration(info, topic, rgb.shape, notes)
+    return Frame(rgb, stamp_ns, camera, k)
+
+
+def _refuse(error: Exception) -> Frame:
+    raise UserError(f"not a message of its type ({error})")
+
+
+def _note(notes: list[str], line: str) -> None:
+    if line not in notes:
+        notes.append(line)
 
 
 def _pixels(message: Any) -> np.ndarray:
@@ -155,11 +169,11 @@ def calibration(
     k, p = (getattr(info, name, getattr(info, name.lower(), None)) for name in "KP")
     matrix = np.array(p).reshape(3, 4)[:, :3] if rectified else np.array(k).reshape(3, 3)
     if not matrix[0, 0] > 0:
-        notes.append("the CameraInfo is not calibrated: it is not used")
+        _note(notes, "the CameraInfo is not calibrated: it is not used")
         return None
     sx, sy = width / (info.width or width), height / (info.height or height)
     if abs(sx / sy - 1) > 0.01:
-        notes.append(f"the CameraInfo is of {info.width}x{info.height}, the image {width}x{height}")
+        _note(notes, f"the CameraInfo is of {info.width}x{info.height}, the image {width}x{height}")
         return None
     resized = np.diag([sx, sy, 1.0])
     resized[:2, 2] = (sx - 1) / 2, (sy - 1) / 2  # pixel (0, 0) is a centre, not a corner
@@ -167,18 +181,6 @@ def calibration(
 
 
 # ---- opening
-
-
-class _Once(list[str]):
-    """Notes that are said a first time only."""
-
-    def __init__(self, target: list[str]):
-        super().__init__()
-        self.target = target
-
-    def append(self, note: str, /) -> None:
-        if note not in self.target:
-            self.target.append(note)
 
 
 @contextmanager
@@ -203,9 +205,7 @@ def reading(path: Path, notes: list[str]) -> "Iterator[AnyReader]":
             raise UserError(
                 f"{path} cannot be read as a bag: {error}; check it with: ros2 bag info"
             ) from None
-        note = f"the bag is not whole ({error}); what is there is read"
-        if note not in notes:
-            notes.append(note)
+        _note(notes, f"the bag is not whole ({error}); what is there is read")
     try:
         yield reader
     finally:
