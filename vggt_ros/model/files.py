@@ -61,7 +61,7 @@ class TensorFiles(NamedTuple):
 
 
 def open_files(paths: Iterable[Path]) -> TensorFiles:
-    """Tensors of .safetensors files, of an index of such (sharded), of .pt files; names disjoint."""
+    """Tensors of .safetensors files, of an index of shards, of .pt files; no name may come twice."""
     tensors: dict[str, Any] = {}
     metadata: dict[str, str] = {}
     for path in paths:

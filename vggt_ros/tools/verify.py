@@ -3,6 +3,8 @@
 """`vggt verify`: does this network, with these weights, compute what the reference computes?"""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -119,6 +121,7 @@ def table(rows: list[Row]) -> str:
 def _run(config: "Config", weights: Any, case: dict[str, Any]) -> dict[str, np.ndarray]:
     """Every stage of the network on the case's input, and the geometry that follows from it."""
     import jax
+    import jax.numpy as jnp
 
     from vggt_ros.geometry import (
         extrinsics_from_pose_encoding,
@@ -130,8 +133,9 @@ def _run(config: "Config", weights: Any, case: dict[str, Any]) -> dict[str, np.n
     from vggt_ros.model.vggt import record
 
     images, queries = _inputs(case, config.aggregator.patch_size)
-    with jax.default_matmul_precision("highest"):
-        tensors = {k: np.asarray(v) for k, v in record(config, weights, images, queries).items()}
+    with jax.default_matmul_precision("highest"), _compiling_plainly():
+        recorded = record(config, weights, jnp.asarray(images), queries)
+    tensors = {name: np.asarray(value) for name, value in recorded.items()}
     if "out.pose_enc" in tensors:
         encoding = tensors["out.pose_enc"]
         height, width = images.shape[2:4]
@@ -146,7 +150,20 @@ def _run(config: "Config", weights: Any, case: dict[str, Any]) -> dict[str, np.n
     return tensors
 
 
-def _inputs(case: dict[str, Any], patch: int) -> tuple[np.ndarray, np.ndarray | None]:
+@contextmanager
+def _compiling_plainly() -> Iterator[None]:
+    """One pass with every stage as an output: optimising it takes far longer than running it."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+def _inputs(case: dict[str, Any], patch: int) -> tuple[np.ndarray, Any]:
     """Pictures with colours last, and queries if the case has any."""
     if "in.images" not in case:
         raise UserError("the case holds no in.images: is it a case file?")
