@@ -38,8 +38,8 @@ class _Mark(NamedTuple):
 class Odometry:
     """The last seconds of one robot's odometry.  One thread adds and asks."""
 
-    def __init__(self, base_from_camera: Float[np.ndarray, "4 4"] | None = None):
-        self.base_from_camera = base_from_camera
+    def __init__(self) -> None:
+        self.base_from_camera: Float[np.ndarray, "4 4"] | None = None  # None: not known
         self.notices: list[str] = []  # what was wrong with it; the caller empties it
         self._frames: tuple[str, str] | None = None
         self._stamps: list[int] = []

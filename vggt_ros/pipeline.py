@@ -7,7 +7,7 @@ robot runs.  No topics, no files; time is data (integer nanoseconds) and so is t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -21,8 +21,11 @@ from vggt_ros.geometry import (
     inverse_rigid,
 )
 from vggt_ros.infer import Look
+from vggt_ros.odometry import Odometry
+from vggt_ros.scale import NOTHING, Estimate, listen_to
 from vggt_ros.tracking import TrackAnchor, mapped
 from vggt_ros.window import Window, push
+from vggt_ros.world import Known, Placement, World
 
 Clock = Callable[[], float]
 
@@ -38,6 +41,7 @@ class Frame(NamedTuple):
     stamp_ns: int
     camera: str = "camera"  # the camera's optical frame id
     intrinsics: Float[np.ndarray, "3 3"] | None = None  # calibrated K of this very picture
+    metres: Float32[np.ndarray, "h w"] | None = None  # another sensor's depth of it; NaN: none
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,22 @@ class Settings:
     network_width: int = 0  # network pixels; 0 is the width the model was made for
     min_confidence: float = 1.5  # points below it are masked; 1 means "no evidence"
     intrinsics: Literal["model", "camera_info"] = "model"
+    keyframes: bool = True  # at stride 1, the newest frame gives way while it shows nothing new
+    scale_source: str = "none"  # names of `scale.SOURCES`, the most trusted first
+    camera_height: float = 0.0  # metres above the ground, for source height
+    fixed_scale: float = 0.0  # metres per unit of the first window, for source fixed
 
     def __post_init__(self) -> None:
+        sources = listen_to(self.scale_source).trusted
+        for source, name in (("height", "camera_height"), ("fixed", "fixed_scale")):
+            if source in sources and not getattr(self, name) > 0:
+                raise UserError(f"scale_source {source} needs {name}: set it to a positive number")
         if not 1 <= self.window_size:
             raise UserError(f"window_size is {self.window_size}; it must be 1 or more")
         if not 1 <= self.stride <= self.window_size:
             raise UserError(
-                f"stride is {self.stride}; it must be between 1 and window_size ({self.window_size})"
+                f"stride is {self.stride}; it must be between 1 and window_size"
+                f" ({self.window_size})"
             )
 
     @property
@@ -106,6 +119,13 @@ class View(NamedTuple):
         usable = (self.confidence >= min_confidence) & (self.depth > 0) & np.isfinite(self.depth)
         return np.where(usable, self.depth, np.float32(np.nan))
 
+    def rescaled(self, factor: float) -> "View":
+        """The same view in a world that was rescaled about its origin."""
+        pose = self.world_from_camera * np.array([1.0, 1.0, 1.0, factor])
+        pose[3, 3] = 1.0
+        depth = None if self.depth is None else self.depth * np.float32(factor)
+        return self._replace(world_from_camera=pose, depth=depth)
+
 
 class Tracks(NamedTuple):
     """Where the queried points are in each frame of the window, in pixels of the input image."""
@@ -127,7 +147,13 @@ class Update(NamedTuple):
     join: align.Join
     seconds: dict[str, float]
     metric: bool = False  # are world units metres?
-    scale_source: str = "none"
+    scale: Estimate = NOTHING
+    rescaled: float = 1.0  # factor about the origin that older poses and points must follow
+
+    @property
+    def scale_source(self) -> str:
+        """Who says so; "none": units are arbitrary."""
+        return self.scale.source
 
 
 class _Held(NamedTuple):
@@ -143,11 +169,17 @@ class Pipeline:
 
     PATIENCE = 5  # frames of a clock that went back before it is believed
 
-    def __init__(self, engine: Engine, settings: Settings | None = None, clock: Clock | None = None):
+    def __init__(
+        self, engine: Engine, settings: Settings | None = None, clock: Clock | None = None
+    ):
         self.engine = engine
         self.settings = settings or Settings()
         self.clock: Clock = clock or (lambda: 0.0)
         self.notices: list[str] = []  # what happened to the stream; the shell empties it
+        self.odometry = Odometry()  # the shell fills it, before the frame it is about
+        self._known = Known(
+            camera_height=self.settings.camera_height, fixed_scale=self.settings.fixed_scale
+        )
         self._frame_id = 0
         self._window_id = 0
         self.reset()
@@ -157,11 +189,27 @@ class Pipeline:
         self._window = Window()
         self._held: dict[int, _Held] = {}
         self._views: dict[int, View] = {}
-        self._map = align.begin()
+        self.world = World(self.settings.scale_source, self._known, self.odometry)
         self._anchor: TrackAnchor | None = None
         self._last: Frame | None = None
         self._refused_back: list[int] = []
         self.engine.reset()
+
+    def mounted(
+        self,
+        base_from_camera: Float[np.ndarray, "4 4"] | None,
+        world_from_camera: Float[np.ndarray, "4 4"],
+    ) -> None:
+        """Where the camera sits on the robot, and how its first frame stands in a world with z up.
+
+        The second takes effect where a map begins: now if there is none, else at the next reset.
+        """
+        self._known = replace(
+            self._known, base_from_camera=base_from_camera, world_from_camera=world_from_camera
+        )
+        self.odometry.base_from_camera = base_from_camera
+        if not self._views:
+            self.world = World(self.settings.scale_source, self._known, self.odometry)
 
     def query(self, ids: UInt32[np.ndarray, "n"], uv: Float[np.ndarray, "n 2"], stamp_ns: int = 0):
         """Track these pixels of the input image from now on; an empty list clears.
@@ -197,12 +245,28 @@ class Pipeline:
         self._held[frame_id] = _Held(frame, grid, image.to_network(frame.rgb, grid))
         times["resize"] = self.clock()
         self._window, due = push(
-            self._window, frame_id, size=self.settings.window_size, stride=self.settings.stride
+            self._without_newest(),
+            frame_id,
+            size=self.settings.window_size,
+            stride=self.settings.stride,
         )
         self._held = {key: self._held[key] for key in self._window.frame_ids}
         if self._anchor is not None and self._anchor.frame_id is None:
             self._place_anchor(frame_id, grid)
         return self._look(times) if due else None
+
+    def _without_newest(self) -> Window:
+        """The window that the next frame enters: a newest frame that showed nothing new leaves it.
+
+        A robot at rest, or a fast camera, so keeps the views that made the window worth looking at.
+        """
+        ids = self._window.frame_ids
+        spare = len(ids) == self.settings.window_size > 1 and self.settings.stride == 1
+        if not (self.settings.keyframes and spare) or self.world.is_keyframe():
+            return self._window
+        if self._anchor is not None and self._anchor.within(ids[:-1]) is None:
+            return self._window  # the queried points are known in that frame alone
+        return self._window._replace(frame_ids=ids[:-1])
 
     def _admit(self, frame: Frame) -> None:
         """Refuse what cannot follow the last frame; begin anew where the stream itself changed."""
@@ -261,20 +325,30 @@ class Pipeline:
             query_frame=ids.index(anchor.frame_id) if anchor else 0,
         )
         times["network"] = self.clock()
-        join, fresh = self._place(ids, held, look)
+        placed, fresh = self._place(ids, held, look)
         tracks = None
         if anchor is not None and look.tracks is not None:
             tracks = self._tracked(anchor, ids, held, look)
         times["geometry"] = self.clock()
         self._window_id += 1
         marks = list(times.items())
-        seconds = {name: t - before for (_, before), (name, t) in zip(marks, marks[1:], strict=False)}
+        seconds = {
+            name: t - before for (_, before), (name, t) in zip(marks, marks[1:], strict=False)
+        }
         views = tuple(self._views[key] for key in ids)
-        return Update(views, fresh, tracks, self._window_id - 1, join, seconds)
+        return Update(
+            views=views,
+            fresh=fresh,
+            tracks=tracks,
+            window_id=self._window_id - 1,
+            join=placed.join,
+            seconds=seconds,
+            metric=placed.metric,
+            scale=placed.scale,
+            rescaled=placed.rescaled,
+        )
 
-    def _place(
-        self, ids: tuple[int, ...], held: list[_Held], look: Look
-    ) -> tuple[align.Join, int]:
+    def _place(self, ids: tuple[int, ...], held: list[_Held], look: Look) -> tuple[Placement, int]:
         """Cameras from the encoding, the window joined to the map, every view put in the world."""
         height, width = held[-1].pixels.shape[:2]
         window_from_camera = np.tile(np.eye(4), (len(ids), 1, 1))
@@ -285,16 +359,15 @@ class Pipeline:
         window = align.WindowGeometry(
             ids, window_from_camera, intrinsics, look.depth, look.confidence
         )
-        self._map, join = align.join(self._map, window)
-        world_from_camera = align.place(join.world_from_window, window_from_camera)
-        scale = np.float32(join.world_from_window.scale)
+        placed = self.world.add(window, held[-1].frame.stamp_ns, _metres(held[-1]))
+        unit = np.float32(placed.join.world_from_window.scale)
         without_depth = len(ids) - len(look.depth)
         fresh = sum(key not in self._views for key in ids)
         views: dict[int, View] = {}
         for i, (key, h) in enumerate(zip(ids, held, strict=True)):
             j = i - without_depth
             if j < 0 and key in self._views:
-                views[key] = self._views[key]  # pose and depth of one look belong together
+                views[key] = self._views[key].rescaled(placed.rescaled)
                 continue
             views[key] = View(
                 frame_id=key,
@@ -303,13 +376,13 @@ class Pipeline:
                 grid=h.grid,
                 rgb=h.pixels,
                 intrinsics=intrinsics[i],
-                world_from_camera=world_from_camera[i],
-                depth=look.depth[j] * scale if j >= 0 else None,
+                world_from_camera=placed.world_from_camera[i],
+                depth=look.depth[j] * unit if j >= 0 else None,
                 confidence=look.confidence[j] if j >= 0 else None,
                 input_rgb=h.frame.rgb,
             )
         self._views = views
-        return join, fresh
+        return placed, fresh
 
     def _intrinsics(
         self, held: list[_Held], look: Look, height: int, width: int
@@ -334,3 +407,14 @@ class Pipeline:
         )
         stamps = tuple(h.frame.stamp_ns for h in held)
         return Tracks(anchor.ids, stamps, uv, look.visibility, look.track_confidence)
+
+
+def _metres(held: _Held) -> Float[np.ndarray, "h w"] | None:
+    """The other sensor's depth on the network's grid: the nearest pixel of the input."""
+    metres, grid = held.frame.metres, held.grid
+    if metres is None:
+        return None
+    (sx, _, x0), (_, sy, y0), _ = grid.input_from_network
+    columns = np.rint(sx * np.arange(grid.width) + x0).astype(int)
+    rows = np.rint(sy * np.arange(grid.height) + y0).astype(int)
+    return metres[rows.clip(0, len(metres) - 1)[:, None], columns.clip(0, metres.shape[1] - 1)]

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from vggt_ros import align, scale
 from vggt_ros.geometry import Similarity
 from vggt_ros.odometry import Odometry
+from vggt_ros.scale import Estimate
 
 
 class Placement(NamedTuple):
@@ -23,32 +24,39 @@ class Placement(NamedTuple):
 
     join: align.Join
     world_from_camera: Float[np.ndarray, "s 4 4"]
-    scale: scale.Estimate
+    scale: Estimate
     metric: bool
     rescaled: float  # factor about the origin that older poses and points must follow; mostly 1
 
 
 @dataclass(frozen=True)
-class Anchors:
+class Known:
     """What is known of the robot beforehand; None where it is not."""
 
     world_from_camera: Float[np.ndarray, "4 4"] | None = None  # of the first frame; z up
     base_from_camera: Float[np.ndarray, "4 4"] | None = None
     camera_height: float = 0.0  # metres above the ground; 0: not known
-    metres_per_unit: float = 0.0  # a given scale of the network's unit; 0: none
+    fixed_scale: float = 0.0  # metres per unit of the first window; 0: not known
 
 
 class World:
     """The map that windows are added to.  Not thread-safe."""
 
-    def __init__(self, sources: str = "none", anchors: Anchors | None = None):
-        self.anchors = anchors or Anchors()
-        self.odometry = Odometry(self.anchors.base_from_camera)
-        self._map = align.begin(self.anchors.world_from_camera)
+    def __init__(
+        self,
+        sources: str = "none",
+        known: Known | None = None,
+        odometry: Odometry | None = None,
+    ):
+        self.known = known or Known()
+        self.odometry = odometry or Odometry()
+        self.odometry.base_from_camera = self.known.base_from_camera
+        self.odometry.lost()
+        self._map = align.begin(self.known.world_from_camera)
         self._scale = scale.listen_to(sources)
         self._segment = 0
-        if self.anchors.metres_per_unit > 0:
-            given = float(np.log(self.anchors.metres_per_unit))
+        if self.known.fixed_scale > 0:
+            given = float(np.log(self.known.fixed_scale))
             self._scale = scale.observe(self._scale, scale.Evidence("fixed", given, 1e-3, 0))
 
     def add(
@@ -92,11 +100,9 @@ class World:
                 np.arange(n) * full // n for n, full in zip(depth.shape, metres.shape, strict=True)
             )
             found.append(scale.from_depth(depth, metres[np.ix_(rows, columns)], stamp_ns))
-        if self.anchors.camera_height > 0 and depth is not None:
+        if self.known.camera_height > 0 and depth is not None:
             cloud = align.world_points(newest)
-            found.append(
-                scale.from_height(cloud, pose[:3, 3], self.anchors.camera_height, stamp_ns)
-            )
+            found.append(scale.from_height(cloud, pose[:3, 3], self.known.camera_height, stamp_ns))
         for evidence in found:
             if evidence is not None:
                 self._scale = scale.observe(self._scale, evidence)

@@ -66,6 +66,23 @@ class Parameters:
         between=(0, 2044), step=14,
     )  # fmt: skip
 
+    keyframes: bool = _parameter(
+        True, "The newest frame gives way to the next while it shows nothing new (standstill)"
+    )
+
+    # The scale.
+    scale_source: str = _parameter(
+        "none",
+        "What makes metres, most trusted first, commas between: fixed, baseline, depth, odometry,"
+        " height; none: units are arbitrary",
+    )
+    camera_height: float = _parameter(
+        0.0, "Metres from the ground to the camera, for scale_source height", between=(0.0, 1000.0)
+    )
+    fixed_scale: float = _parameter(
+        0.0, "Metres per unit of the first window, for scale_source fixed", between=(0.0, 1e6)
+    )
+
     # The camera.
     image_transport: Literal["raw", "compressed"] = _parameter(
         "raw", "compressed subscribes to <image>/compressed instead"
@@ -111,7 +128,8 @@ class Parameters:
 
     def settings(self) -> Settings:
         """The part that the pipeline knows.  Raises `UserError` where it does not hold together."""
-        return Settings(**{row.name: getattr(self, row.name) for row in fields(Settings)})
+        shared = {row.name for row in fields(Settings)} & {row.name for row in fields(self)}
+        return Settings(**{name: getattr(self, name) for name in shared})
 
 
 class LiveParameters:
@@ -147,7 +165,12 @@ def _declare(node: Node, row: Field) -> Any:
     try:
         return node.declare_parameter(row.name, row.default, _descriptor(row)).value
     except InvalidParameterTypeException as error:
-        kind = {str: "a text", int: "an integer", float: "a number with a point"}
+        kind = {
+            str: "a text",
+            int: "an integer",
+            float: "a number with a point",
+            bool: "true or false",
+        }
         raise UserError(
             f"{row.name} must be {kind[type(row.default)]}, such as {row.default!r}: {error}"
         ) from error
@@ -187,4 +210,4 @@ def _values(row: Field) -> str:
         low, high = row.metadata["between"]
         step = f", step {row.metadata['step']}" if row.metadata["step"] else ""
         return f"{low:g} to {high:g}{step}"
-    return {str: "text", int: "integer", float: "number"}[type(row.default)]
+    return {str: "text", int: "integer", float: "number", bool: "true, false"}[type(row.default)]
