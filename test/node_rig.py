@@ -56,15 +56,15 @@ class Wall:
 
     def __init__(self) -> None:
         self.looks: list[tuple[int, ...]] = []
-        self.warmed: list[tuple[tuple[int, int], list[int]]] = []
+        self.warmed: list[tuple[tuple[int, int], list[int], tuple[int, ...]]] = []
         self.resets = 0
         self.gate = Event()  # closed, a look takes for ever
         self.gate.set()
         self.inside = Event()
         self.confidence = 4.0
 
-    def warm(self, size, window_sizes, *, depth_frames, progress) -> None:
-        self.warmed.append((size, list(window_sizes)))
+    def warm(self, size, window_sizes, *, depth_frames, queries, progress) -> None:
+        self.warmed.append((size, list(window_sizes), queries))
         progress("warming")
 
     def look(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0) -> Look:

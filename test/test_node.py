@@ -262,8 +262,10 @@ def test_camera_info_s_own_k_is_used_and_published_for_the_network_s_grid(rig: R
 def test_reset_answers_at_once_and_empties_window_tracks_and_path(rig: Rig):
     rig.start()
     rig.listen_to_all()
+    rig.show_and_wait(0)
     rig.queries.publish(QueryPoints(ids=[5], u=[40.0], v=[20.0]))
-    rig.show_and_wait(0, 1, 2)
+    rig.until(lambda: rig.node.looker._pipeline._anchor is not None, "the query arrives")
+    rig.show_and_wait(1, 2)
     rig.until(lambda: rig.heard["/vggt/tracks"], "tracks")
     rig.wall.inside.clear()
     rig.wall.gate.clear()
@@ -281,7 +283,7 @@ def test_reset_answers_at_once_and_empties_window_tracks_and_path(rig: Rig):
     assert len(rig.heard["/vggt/tracks"]) == tracked, "nothing is tracked any more"
     stamps = [stamp_ns(p.header.stamp) for p in rig.heard["/vggt/pose"]]
     assert START + 3 * PERIOD not in stamps, "the look in flight is not published"
-    assert [sizes for _, sizes in rig.wall.warmed] == [[1], [2], [3], [4]], "compiled once"
+    assert rig.wall.warmed == [(SIZE, [1, 2, 3, 4], (0,)), (SIZE, [4], (1,))], "compiled once"
 
 
 def test_queried_pixels_are_tracked_in_pixels_of_the_input_until_cleared(rig: Rig):

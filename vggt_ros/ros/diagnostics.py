@@ -34,7 +34,7 @@ class Health:
         self._last_error, self._last_notice = ("none", -inf), ("none", -inf)
         self._arrivals: deque[float] = deque(maxlen=1000)
         self._looks: deque[tuple[float, float]] = deque(maxlen=1000)  # when done, latency
-        self._seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # by part, of the last look
         self._began = clock()
         self._update: Update | None = None
         self.network: dict[str, str] = {}
@@ -66,11 +66,11 @@ class Health:
         self.state = state
         self._inform(state)
 
-    def looked(self, update: Update, latency: float, publish: float) -> None:
-        """A look is done and published."""
+    def looked(self, update: Update, latency: float, seconds: dict[str, float]) -> None:
+        """A look is done and published; `seconds` says what each part of it took."""
         with self._lock:
             self._update = update
-            self._seconds = {**update.seconds, "publish": publish}
+            self.seconds = seconds
             self._looks.append((self._clock(), latency))
             self._counts["looks"] += 1
             self._counts["joints refused"] += bool(update.join.reason)
@@ -140,7 +140,7 @@ class Health:
         if recent:
             values["latency mean [ms]"] = f"{1e3 * fmean(latency for _, latency in recent):.1f}"
             values["latency max [ms]"] = f"{1e3 * max(latency for _, latency in recent):.1f}"
-        values |= {f"{part} [ms]": f"{1e3 * s:.1f}" for part, s in self._seconds.items()}
+        values |= {f"{part} [ms]": f"{1e3 * s:.1f}" for part, s in self.seconds.items()}
         if self.state != "ready":
             return _status(name, DiagnosticStatus.WARN, self.state, values)
         if "random" in self.network.get("weights", ""):

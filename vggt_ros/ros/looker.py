@@ -3,7 +3,7 @@
 """What the worker's thread does: open the network, then message in, update out."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +48,7 @@ class Looker:
         self._parameters, self._open_engine = parameters, open_engine
         self._outputs, self._health, self._stopping = outputs, health, stopping
         self.calibration: Calibration | None = None
-        self._warm: dict[tuple[int, int], int] = {}  # of a picture's size: longest window compiled
+        self._size: tuple[int, int] | None = None  # of the network's picture, once there was one
         self._timeline = 0
 
     def begin(self) -> None:
@@ -79,6 +79,8 @@ class Looker:
         """Track these pixels from now on."""
         try:
             ids, uv = queries_from(msg)
+            if len(ids) and self._size:
+                self._compile([self._pipeline.settings.window_size], queries=len(ids))
             self._pipeline.query(ids, uv, stamp_ns(msg.header.stamp))
         except UserError as error:
             self._health.refuse(str(error))
@@ -98,10 +100,9 @@ class Looker:
             return
         if update is None or timeline != self._timeline:
             return
-        done = time.monotonic()
         self._outputs.publish(update)
-        now = time.monotonic()
-        self._health.looked(update, now - job.arrived, now - done)
+        seconds = {**update.seconds, **self._outputs.seconds}
+        self._health.looked(update, time.monotonic() - job.arrived, seconds)
 
     def _step(self, frame: Frame) -> Update | None:
         self._make_ready(frame)
@@ -115,24 +116,23 @@ class Looker:
         return update
 
     def _make_ready(self, frame: Frame) -> None:
-        """Compile the next longer window, until all are there.
-
-        Frame by frame the window grows by one at most, so what it needs is always compiled; and
-        the first look need not wait for the last program.
-        """
+        """Compile what windows of this picture need, so that no look waits for it later."""
         height, width = frame.rgb.shape[:2]
         settings = self._pipeline.settings
         grid = grid_for(width, height, settings.network_width or self._engine.default_width)
-        size = grid.height, grid.width
-        length = self._warm.get(size, 0) + 1
-        if length > settings.window_size:
-            return
+        if self._size != (grid.height, grid.width):
+            self._size = grid.height, grid.width
+            self._compile(range(1, settings.window_size + 1), queries=0)
+
+    def _compile(self, window_sizes: Sequence[int], *, queries: int) -> None:
         self._engine.warm(
-            size, [length], depth_frames=settings.depth_frames, progress=self._progress
+            self._size,
+            window_sizes,
+            depth_frames=self._pipeline.settings.depth_frames,
+            queries=(queries,),
+            progress=self._progress,
         )
-        self._warm[size] = length
-        if length == settings.window_size:
-            self._progress("ready")
+        self._progress("ready")
 
     def _progress(self, state: str) -> None:
         if self._stopping():

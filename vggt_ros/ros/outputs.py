@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An update goes out on its topics; nothing is built that nobody subscribes to."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,6 +47,8 @@ class Output:
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             event_callbacks=PublisherEventCallbacks(matched=greet),
         )
+        self.name = topic.removeprefix("~/")
+        self.seconds = 0.0  # that the last message took, built and published
         self._kept: Any = None
 
     @property
@@ -54,9 +57,11 @@ class Output:
 
     def send(self, build: Callable[[Any], Any]) -> None:
         """Publish `build(kept)`; `kept` is this topic's last message, to be filled again."""
+        began = time.perf_counter()
         if self.wanted:
             self._kept = build(self._kept)
             self._publisher.publish(self._kept)
+        self.seconds = time.perf_counter() - began
 
 
 class Outputs:
@@ -83,6 +88,12 @@ class Outputs:
         # Somebody who comes late gets the path at once: that is what latched topics are for.
         self._path = Output(node, Path, "~/path", lambda: later(self._greet))
         self._tracks = Output(node, PointTracks, "~/tracks")
+        self._all = [output for output in vars(self).values() if isinstance(output, Output)]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each topic's last message cost, built and published."""
+        return {output.name: output.seconds for output in self._all}
 
     def publish(self, update: Update) -> None:
         """Send all that is new; transforms first, so that nobody waits for one."""
