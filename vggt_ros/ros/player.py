@@ -3,15 +3,15 @@
 """A rosbag2 onto live topics, without `ros2 bag`: `python -m vggt_ros.ros.player BAG --loop`.
 
 Messages keep their spacing and their bytes; only header stamps are moved to the present, so that a
-looping clip is to its readers a camera that never stops.  Topics are remapped as for any node:
-`--ros-args -r /camera/image_raw:=image`.
+looping clip is to its readers a camera that never stops.  With `--as-camera` one camera of the bag
+is played onto `image`, decompressed, and `camera_info`; the topics of the bag stay away.
 """
 
 import argparse
 import struct
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -24,10 +24,14 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import deserialize_message
 from rclpy.utilities import remove_ros_args, try_shutdown
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.errors import UserError
+from vggt_ros.ros.messages import image_message, rgb_from_compressed
 
+Outlet = Callable[[bytes], object]  # what becomes of the raw messages of one topic
 STAMP = struct.Struct("<iI")  # sec and nanosec of a leading Header
 STAMP_AT = 4  # after the preamble of CDR
 
@@ -47,10 +51,15 @@ def main() -> None:
     parser.add_argument("bag", type=Path, help="folder of a rosbag2, or its .mcap or .db3 file")
     parser.add_argument("--loop", action="store_true", help="begin again at the end, for ever")
     parser.add_argument("--rate", type=float, default=1.0, help="2 plays twice as fast")
+    parser.add_argument(
+        "--as-camera", action="store_true", help="play one camera onto image and camera_info"
+    )
     options = parser.parse_args(remove_ros_args(sys.argv)[1:])
     try:
         rclpy.init()
-        play(Node("player"), options.bag, loop=options.loop, rate=options.rate)
+        node = Node("player")
+        outlets = camera_outlets(node, options.bag) if options.as_camera else None
+        play(node, options.bag, outlets, loop=options.loop, rate=options.rate)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except UserError as error:
@@ -59,19 +68,30 @@ def main() -> None:
         try_shutdown()
 
 
-def play(node: Node, bag: Path, *, loop: bool = False, rate: float = 1.0) -> None:
-    """Publish every message at its time.  Raises `UserError` for a bag or a rate of no use."""
+def play(
+    node: Node,
+    bag: Path,
+    outlets: dict[str, Outlet] | None = None,
+    *,
+    loop: bool = False,
+    rate: float = 1.0,
+) -> None:
+    """Publish every message at its time, each topic through its outlet (None: all as they are).
+
+    Raises `UserError` for a bag or a rate of no use.
+    """
     if not rate > 0:
         raise UserError(f"--rate {rate:g} would never play; give a number above 0")
-    publishers = advertise(node, bag)
+    if outlets is None:
+        outlets = all_outlets(node, bag)
     laps = (read(bag) for _ in (count() if loop else range(1)))
     for message in scheduled(laps, time.time_ns(), rate):
         time.sleep(max(0, message.time_ns - time.time_ns()) / 1e9)
         if not node.context.ok():
             return
-        if message.topic in publishers:
-            publishers[message.topic].publish(message.raw)
-    for publisher in publishers.values():  # the last images are still on their way
+        if message.topic in outlets:
+            outlets[message.topic](message.raw)
+    for publisher in node.publishers:  # the last images are still on their way
         publisher.wait_for_all_acked(Duration(seconds=1))
 
 
@@ -119,12 +139,10 @@ def read(bag: Path) -> Iterator[Recorded]:
             yield Recorded(connection.topic, time_ns, bytes(raw), stamped)
 
 
-def advertise(node: Node, bag: Path) -> dict[str, Any]:
-    """A publisher for each topic whose type is installed here; the others are named in the log."""
-    with reading(bag) as reader:
-        types = {connection.topic: connection.msgtype for connection in reader.connections}
-    publishers = {}
-    for topic, msgtype in types.items():
+def all_outlets(node: Node, bag: Path) -> dict[str, Outlet]:
+    """Every topic under its own name; those whose type is not installed are named in the log."""
+    outlets = {}
+    for topic, msgtype in topics_of(bag).items():
         message_class = class_of(msgtype)
         if message_class is None:
             node.get_logger().warning(f"{topic} is left out: {msgtype} is not installed here")
@@ -132,8 +150,38 @@ def advertise(node: Node, bag: Path) -> dict[str, Any]:
         qos = QoSProfile(depth=10)
         if topic == "/tf_static":
             qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
-        publishers[topic] = node.create_publisher(message_class, topic, qos)
-    return publishers
+        outlets[topic] = node.create_publisher(message_class, topic, qos).publish
+    return outlets
+
+
+def camera_outlets(node: Node, bag: Path) -> dict[str, Outlet]:
+    """The bag's first camera onto `image` and `camera_info`.  Raises `UserError` without one."""
+    topics = topics_of(bag)
+    first = {msgtype: topic for topic, msgtype in reversed(topics.items())}
+    image = node.create_publisher(Image, "image", 10)
+    info = node.create_publisher(CameraInfo, "camera_info", 10)
+    outlets: dict[str, Outlet] = {}
+    if raw := first.get("sensor_msgs/msg/Image"):
+        outlets[raw] = image.publish
+    elif compressed := first.get("sensor_msgs/msg/CompressedImage"):
+        outlets[compressed] = lambda raw: image.publish(decompressed(raw))
+    else:
+        raise UserError(f"{bag} has no image topic; its topics: {', '.join(topics)}")
+    if calibration := first.get("sensor_msgs/msg/CameraInfo"):
+        outlets[calibration] = info.publish
+    return outlets
+
+
+def decompressed(raw: bytes) -> Image:
+    """A serialized CompressedImage as the rgb8 Image that it holds."""
+    message = deserialize_message(raw, CompressedImage)
+    return image_message(message.header, rgb_from_compressed(message))
+
+
+def topics_of(bag: Path) -> dict[str, str]:
+    """Message type of each topic."""
+    with reading(bag) as reader:
+        return {connection.topic: connection.msgtype for connection in reader.connections}
 
 
 @contextmanager

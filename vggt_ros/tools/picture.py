@@ -28,7 +28,7 @@ from vggt_ros.tools.splat import (
 )
 
 PAPER, INK, FAINT, GRID = (18, 20, 24), (232, 234, 237), (138, 144, 153), (44, 49, 57)
-EARLY, LATE = np.array([64.0, 196, 255]), np.array([255.0, 138, 60])  # first camera, last camera
+TIME = np.array([[64.0, 196, 255], [240, 110, 220], [255, 138, 60]])  # first to last camera
 NEAR_TO_FAR = np.array(
     [[252, 253, 191], [253, 154, 106], [221, 74, 105], [130, 37, 129], [44, 17, 95], [8, 7, 22]]
 )
@@ -111,7 +111,7 @@ def _grid(
 
 
 def _cameras(draw: ImageDraw.ImageDraw, eye: Eye, shots: Sequence[Shot], size: float) -> None:
-    """The path, and a dozen of the pyramids along it, first in blue, last in orange."""
+    """The path, and a dozen of the pyramids along it, from blue over magenta to orange."""
     if not shots:
         return
     centres = np.array([shot.world_from_camera[:3, 3] for shot in shots])
@@ -146,7 +146,7 @@ def _line(
 ) -> None:
     """A world segment, cut where it would pass behind the eye."""
     z = transform(eye.eye_from_world, ends)[:, 2]
-    nearest = 1e-2 * eye.width / eye.focal if eye.parallel else 1e-2
+    nearest = 1e-3 * np.abs(z).max()
     if (z < nearest).all():
         return
     if (z < nearest).any():
@@ -160,8 +160,8 @@ def _line(
 
 def _time_colour(index: int, count: int) -> tuple[int, int, int]:
     share = index / max(count - 1, 1)
-    red, green, blue = (1 - share) * EARLY + share * LATE
-    return int(red), int(green), int(blue)
+    red, green, blue = (int(np.interp(share, [0, 0.5, 1], band)) for band in TIME.T)
+    return red, green, blue
 
 
 # ---- around the scene

@@ -16,6 +16,7 @@ from vggt_ros.tools.record import Shot
 
 SHARP = 2  # pictures are drawn this much larger, then reduced: smooth edges
 MOST_POINTS = 900_000
+FARTHEST = 1e9  # depths of an untrained network may be anything
 
 
 class Dots(NamedTuple):
@@ -56,7 +57,7 @@ def dots_from(shots: Sequence[Shot]) -> Dots:
 
 
 def _dots(shot: Shot, thin: int) -> Dots:
-    valid = np.flatnonzero(np.isfinite(shot.depth))[::thin]
+    valid = np.flatnonzero(shot.depth < FARTHEST)[::thin]  # neither NaN nor beyond
     points = unproject(shot.depth, shot.intrinsics).reshape(-1, 3)[valid]
     widths = shot.depth.reshape(-1)[valid] / shot.intrinsics[0, 0] * np.sqrt(thin)
     world = transform(shot.world_from_camera, points)

@@ -20,7 +20,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.geometry import quaternion_from_rotation, transform, unproject
 from vggt_ros.tools.picture import depth_colours
 from vggt_ros.tools.record import Shot, open_run
-from vggt_ros.tools.splat import bounds, cut_height, perspective_eye, reach
+from vggt_ros.tools.splat import FARTHEST, bounds, cut_height, perspective_eye, reach
 
 MOST_POINTS = 2_500_000  # what a browser on an ordinary laptop still turns smoothly
 MOST_SHOTS = 300  # they are all held in memory
@@ -289,7 +289,7 @@ def strip(images: Sequence[UInt8[np.ndarray, "h w 3"]], at: int) -> UInt8[np.nda
 
 
 def _trusted(shot: Shot, least: float) -> Bool[np.ndarray, "h w"]:
-    return np.isfinite(shot.depth) & ((shot.confidence >= least) | (least <= 1.0))
+    return (shot.depth < FARTHEST) & ((shot.confidence >= least) | (least <= 1.0))
 
 
 def _high(confidence: Float[np.ndarray, "h w"]) -> float:
