@@ -33,7 +33,7 @@ def open_weights(
     heads: Sequence[str] | None = None,
     dtype: Any = None,
 ) -> tuple[Config, Weights, Report]:
-    """Weights on the default device: matrices of encoder and tower in `dtype`, the rest float32.
+    """Weights on the default device: linear maps of encoder and tower in `dtype`, else float32.
 
     `source`: a hub repository (owner/name), a .safetensors or .pt file, an index of shards, or a
     directory that holds one of them. Without `config` it is what the file says of itself, what a
@@ -54,7 +54,8 @@ def load(
     config: Config, files: TensorFiles, heads: Sequence[str], dtype: Any = jnp.float32
 ) -> tuple[Weights, Report]:
     """The weights of opened files; see `open_weights`."""
-    return (_read_own if is_own(files) else weights.read)(config, files.tensors, heads, dtype)
+    read = _read_own if is_own(files) else weights.read
+    return read(config, files.tensors, tuple(heads), jnp.dtype(dtype))
 
 
 def balance(config: Config, files: TensorFiles, heads: Sequence[str]) -> Report:

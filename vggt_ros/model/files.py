@@ -61,7 +61,7 @@ class TensorFiles(NamedTuple):
 
 
 def open_files(paths: Iterable[Path]) -> TensorFiles:
-    """Tensors of .safetensors files, of an index of shards, of .pt files; no name may come twice."""
+    """Tensors of .safetensors files, of an index of shards, of .pt files; each name once."""
     tensors: dict[str, Any] = {}
     metadata: dict[str, str] = {}
     for path in paths:
@@ -144,7 +144,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str
         with partial.open("wb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
             for tensor in tensors.values():
-                file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+                file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
         partial.replace(path)
     except OSError as fault:
         partial.unlink(missing_ok=True)
@@ -163,7 +163,7 @@ class _Tensor:
     dtype: np.dtype
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         raw = self.tensor.contiguous()
         if raw.dtype == torch.bfloat16:  # NumPy has no such type of its own
@@ -174,7 +174,7 @@ class _Tensor:
 def _open_torch(path: Path) -> dict[str, _Tensor]:
     """A state dict, bare or under "model" or "state_dict"; nothing in the file is executed."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             f"{path.name} needs PyTorch to be read: pip install 'vggt_ros[convert]'"

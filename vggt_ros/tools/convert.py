@@ -29,7 +29,7 @@ def convert(
         source: Hub repository (facebook/VGGT-1B), .safetensors or .pt file, index of shards, or
             directory with one of them.
         to: File to write, ending in .safetensors; without it nothing is written.
-        dtype: Stored precision of the encoder's and tower's matrices; the rest stays float32.
+        dtype: Stored precision of encoder and tower; heads, norms and tokens stay float32.
         heads: Heads to keep; points can always be had from depth and camera.
         config: config.json of a model that is not VGGT-1B and does not say so itself.
     """

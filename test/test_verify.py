@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`vggt verify` and `vggt weights`: a right network passes, a wrong one is found and named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from vggt_ros.errors import UserError
+from vggt_ros.model.checkpoint import open_weights
+from vggt_ros.model.files import open_files
+from vggt_ros.tools.convert import convert
+from vggt_ros.tools.verify import compare, verify
+
+GOLDEN = Path(__file__).parent / "golden"
+CONFIG = GOLDEN / "config.json"
+PARTS = tuple(
+    GOLDEN / f"weights_{name}.safetensors" for name in ("aggregator", "camera_dpt", "track")
+)
+CASE = GOLDEN / "mini_single.safetensors"
+
+
+def rows(text):
+    return {line.split()[0]: line.split()[-1] for line in text.splitlines() if " " in line}
+
+
+def test_every_tensor_of_a_case_is_compared_and_within_tolerance(capsys):
+    assert verify(CONFIG, PARTS, CASE, GOLDEN / "tolerance.json") == 0
+    shown = rows(capsys.readouterr().out)
+    names = {name for name in load_file(CASE) if not name.startswith("in.")}
+    assert {name for name in names if shown.get(name) == "yes"} == names
+
+
+def test_names_and_shapes_balance_without_a_case(capsys, tmp_path):
+    assert verify(CONFIG, PARTS) == 0
+    assert "547" in capsys.readouterr().out
+    assert verify(CONFIG, PARTS[:2]) == 1
+    assert "186 missing" in capsys.readouterr().out
+    config = json.loads(CONFIG.read_text())
+    config["config"]["camera_head"]["trunk_depth"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert verify(tmp_path / "config.json", PARTS) == 1
+    assert "camera_head.trunk.2." in capsys.readouterr().out
+
+
+def test_a_tensor_is_out_by_value_by_shape_and_by_nan():
+    expected = np.ones((2, 3), np.float32)
+    assert compare("x", expected, expected).ok
+    assert compare("x", expected + 2e-5, expected).ok
+    assert not compare("x", expected + 1e-4, expected).ok
+    assert compare("x", expected + 1e-4, expected, 1e-3).ok
+    assert not compare("x", expected[:1], expected).ok
+    assert not compare("x", np.where(expected > 0, np.nan, 0), expected).ok
+
+
+def test_defaults_are_as_wide_as_the_measured_tolerances_and_not_ten_times_wider():
+    """tolerance.json was measured; what it allows for outputs the defaults must allow too."""
+    for case, tensors in json.loads((GOLDEN / "tolerance.json").read_text()).items():
+        for name, entry in tensors.items():
+            if name.startswith("out."):
+                largest = np.array([max(entry["max_abs_value"], 1e-9)])
+                allowed = compare(name, largest, largest).tolerance
+                assert allowed >= 0.99 * entry["suggested_atol"], (case, name)
+                assert allowed <= 20 * entry["suggested_atol"], (case, name)
+
+
+def test_input_that_is_no_case_is_refused(tmp_path):
+    save_file({"x": np.zeros(3, np.float32)}, tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="no in.images"):
+        verify(CONFIG, PARTS, tmp_path / "none.safetensors")
+    save_file({"in.images": np.zeros((1, 2, 3, 28, 30), np.float32)}, tmp_path / "odd.safetensors")
+    with pytest.raises(UserError, match="multiples of 14"):
+        verify(CONFIG, PARTS, tmp_path / "odd.safetensors")
+    with pytest.raises(UserError, match="knows no case none"):
+        verify(CONFIG, PARTS, tmp_path / "none.safetensors", GOLDEN / "tolerance.json")
+    with pytest.raises(UserError, match="is no JSON"):
+        verify(CASE, PARTS)
+
+
+# ---- vggt weights -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def official(tmp_path):
+    tensors = {name: tensor for part in PARTS for name, tensor in load_file(part).items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def test_a_checkpoint_alone_is_only_reported(official, capsys):
+    convert(str(official), config=CONFIG)
+    out = capsys.readouterr().out
+    assert "camera_head" in out and "547" in out
+    assert list(official.parent.iterdir()) == [official]
+    with pytest.raises(UserError, match="does not fit"):
+        convert(str(official))
+
+
+def test_a_converted_file_needs_nothing_else(official, tmp_path, capsys):
+    own = tmp_path / "own.safetensors"
+    convert(str(official), own, "bfloat16", ("camera", "depth"), CONFIG)
+    config, tree, _ = open_weights(own, dtype="bfloat16")
+    assert config.aggregator.embed_dim == 48
+    assert set(tree) == {"encoder", "tower", "camera", "depth"}
+    assert {t.dtype.name for t in open_files([own]).tensors.values()} == {"bfloat16", "float32"}
+    convert(str(own))
+    assert "verify" not in capsys.readouterr().err
+    assert verify(CONFIG, (own,)) == 0
+    with pytest.raises(UserError, match="end in .safetensors"):
+        convert(str(official), tmp_path / "own.bin", config=CONFIG)
