@@ -4,6 +4,7 @@
 
 import errno
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from vggt_ros.pipeline import Frame, Settings
 from vggt_ros.tools import record
 from vggt_ros.tools.cli import call
 from vggt_ros.tools.job import Job
-from vggt_ros.tools.record import Recorder, Run, open_run, read_trajectory, tum_line
+from vggt_ros.tools.record import Run, open_run, read_trajectory
+from vggt_ros.tools.recorder import Recorder, tum_line, unbroken
 from vggt_ros.tools.run import run
 from vggt_ros.tools.source import Source
 
@@ -164,6 +166,39 @@ def test_the_summary_says_what_was_run(folder, rail, tmp_path):
     assert (tmp_path / "out" / "picture.png").stat().st_size > 1000
 
 
+def test_frames_written_before_the_scale_was_known_follow_it(folder, rail, tmp_path):
+    plain = go(folder, tmp_path / "plain")
+    rail.looks = 0
+    scaled = go(folder, tmp_path / "out", scale_source="fixed", fixed_scale=3.0)
+    assert scaled.summary["scale"]["metric"] is True
+    assert scaled.summary["scale"]["source"] == "fixed"
+    before, after = plain.trajectory(), scaled.trajectory()
+    assert after.stamps_ns.tolist() == before.stamps_ns.tolist()
+    np.testing.assert_allclose(
+        after.world_from_camera[:, :3, 3], 3 * before.world_from_camera[:, :3, 3], atol=1e-5
+    )
+    for a, b, pose in zip(scaled.frames(), plain.frames(), after.world_from_camera, strict=True):
+        np.testing.assert_allclose(a.depth, 3 * b.depth, rtol=1e-5)
+        np.testing.assert_allclose(a.world_from_camera, pose, atol=1e-6)
+
+
+def test_lengths_on_disk_are_multiplied_frame_by_frame(folder, rail, tmp_path):
+    done = go(folder, tmp_path / "out", max_frames=2)
+    (a, b), poses = done.frames(), done.trajectory().world_from_camera
+    with Recorder(tmp_path / "new", {}) as recorder:
+        for shot in (a, b):
+            recorder.add(shot)
+        recorder.rescale([2.0, 0.5])
+    new = open_run(tmp_path / "new")
+    for old, shot, pose, was, factor in zip(
+        (a, b), new.frames(), new.trajectory().world_from_camera, poses, (2, 0.5), strict=True
+    ):
+        np.testing.assert_allclose(shot.depth, factor * old.depth)
+        np.testing.assert_allclose(pose[:3, 3], factor * was[:3, 3], atol=1e-8)
+        np.testing.assert_allclose(shot.world_from_camera, pose, atol=1e-8)
+        np.testing.assert_array_equal(shot.confidence, old.confidence)
+
+
 def test_queries_are_followed_through_every_frame(folder, rail, tmp_path):
     start = [[100.0, 20.0], [60.5, 41.25], [0.0, 0.0]]
     queries = write(tmp_path / "q.json", start)
@@ -226,6 +261,16 @@ def test_what_was_done_by_then_stays(tmp_path, error):
     tracks = done.tracks()
     assert tracks is not None and tracks.tracks.shape == (5, 1, 2)
     assert len(done.cloud().points) > 0
+
+
+def test_ctrl_c_waits_for_the_frame_that_is_being_written():
+    done = []
+    with pytest.raises(KeyboardInterrupt), unbroken():
+        signal.raise_signal(signal.SIGINT)
+        done.append("written")
+    assert done == ["written"]
+    with pytest.raises(KeyboardInterrupt):  # outside it does not wait
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_fitted(tmp_path, folder, rail, monkeypatch):
@@ -357,10 +402,11 @@ def test_the_cloud_is_the_frames(folder, rail, tmp_path):
 def test_the_command_runs_the_real_network(folder, tmp_path, capsys):
     out = tmp_path / "out"
     line = f"run {folder} --out {out} --window-size 1 --network-width 28 --max-frames 2 --quiet"
-    line += f" --min-confidence 0 --no-picture --cache-dir {tmp_path / 'cache'}"
+    line += f" --no-picture --cache-dir {tmp_path / 'cache'}"
     assert call(line.split()) == 0, capsys.readouterr().err
     done = open_run(out)
     assert done.summary["model"] == "tiny" and done.summary["random_weights"] is True
     for shot in done.frames():
-        assert shot.depth.shape == (28, 28) and np.isfinite(shot.depth).all()
+        assert shot.depth.shape == shot.confidence.shape == (28, 28)
+        assert not (shot.depth <= 0).any()  # untrained depth is anything, else it is NaN
         np.testing.assert_allclose(np.linalg.det(shot.world_from_camera), 1, atol=1e-5)

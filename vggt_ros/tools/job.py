@@ -19,17 +19,8 @@ from vggt_ros.errors import UserError
 from vggt_ros.geometry import transform, unproject
 from vggt_ros.mapping import write_ply
 from vggt_ros.pipeline import Frame, FrameError, Pipeline, Settings, Update
-from vggt_ros.tools.record import (
-    PICTURE,
-    POINTS,
-    Cloud,
-    Recorder,
-    Run,
-    Shot,
-    Tracks,
-    open_run,
-    writing,
-)
+from vggt_ros.tools.record import PICTURE, POINTS, Cloud, Run, Shot, Tracks, open_run
+from vggt_ros.tools.recorder import Recorder, unbroken, writing
 from vggt_ros.tools.source import Source
 
 PICTURED = 48  # frames at most that the picture is drawn from
@@ -67,6 +58,8 @@ class Job:
         self.admitted = self.valid = self.points = 0
         self.segments: list[int] = []  # the first frame of each piece of map
         self.segment = 0
+        self.growth: list[float] = []  # of frames of maps that are closed: their unit since then
+        self.unit, self.units = 1.0, []  # of the map now, and when each of its frames was written
         self.scale: dict[str, Any] = {"metric": False, "source": "none"}
         self.seconds: Counter[str] = Counter()
         self.began = self.saved = time.perf_counter()
@@ -104,7 +97,8 @@ class Job:
             self.refused.append(str(error))
             update = None
         if update is not None:
-            self.record(update)
+            with unbroken():
+                self.record(update)
         if time.perf_counter() - self.saved > 1:
             self.saved = time.perf_counter()
             self.recorder.summarise(self.summary(interrupted=True))
@@ -127,10 +121,13 @@ class Job:
 
     def record(self, update: Update) -> None:
         """Write the views that are new; each frame keeps the pose and depth it was first given."""
-        unjoined = update.fresh == len(update.views) or update.join.segment != self.segment
-        if unjoined or not self.stamps:
+        alone = update.fresh == len(update.views)
+        if alone or update.join.segment != self.segment:
             self.segments.append(len(self.stamps))
         self.segment = update.join.segment
+        if alone and self.segment == 0:  # another map: what rescales it is not the old one's affair
+            self.growth, self.unit, self.units = self.grown(), 1.0, []
+        self.unit *= update.rescaled
         for view in update.views[len(update.views) - update.fresh :]:
             assert view.confidence is not None
             shot = Shot(
@@ -143,6 +140,7 @@ class Job:
             )
             self.recorder.add(shot)
             self.stamps.append(view.stamp_ns)
+            self.units.append(self.unit)
             self.valid += int(np.isfinite(shot.depth).sum())
         if update.tracks is not None:
             t = update.tracks
@@ -152,11 +150,16 @@ class Job:
         self.seconds.update(update.seconds)
         self.scale = {"metric": update.metric, "source": update.scale_source}
 
+    def grown(self) -> list[float]:
+        """How much each frame's world has grown since the frame was written."""
+        return [*self.growth, *(self.unit / unit for unit in self.units)]
+
     def finish(self, *, picture: bool = False, stopped_by: str | None = None) -> None:
         """Tracks, cloud, picture and the final summary, from what is on disk."""
         out = self.recorder.path
         if self.queries is not None:
             self.recorder.add_tracks(self.tracks())
+        self.recorder.rescale(self.grown())
         self.recorder.summarise(self.summary(interrupted=True))
         recorded = open_run(out)
         with writing(out / POINTS):

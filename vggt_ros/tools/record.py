@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A run on disk: the files of `vggt run --out DIR`, written as they come, read back one by one.
+"""A run on disk: the files of `vggt run --out DIR`, and how to read them, one frame at a time.
 
     DIR/summary.json        what was run, how long it took, whether units are metres
     DIR/trajectory.tum      one line a frame: seconds tx ty tz qx qy qz qw, camera in world
@@ -14,16 +14,15 @@ Each file but the trajectory is whole or absent; the trajectory grows by whole l
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from vggt_ros.errors import UserError
-from vggt_ros.geometry import quaternion_from_rotation, rotation_from_quaternion
+from vggt_ros.geometry import rotation_from_quaternion
 
 SUMMARY, TRAJECTORY, FRAMES = "summary.json", "trajectory.tum", "frames"
 POINTS, TRACKS, PICTURE = "points.ply", "tracks.npz", "picture.png"
@@ -62,9 +61,6 @@ class Cloud(NamedTuple):
     points: Float32[np.ndarray, "p 3"]  # world
     colours: UInt8[np.ndarray, "p 3"]
     confidence: Float32[np.ndarray, " p"]
-
-
-# ---- reading
 
 
 class Run(NamedTuple):
@@ -192,94 +188,3 @@ def _arrays(path: Path, names: tuple[str, ...]) -> dict:
     except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); run `vggt run` again") from None
     return {name: array if array.ndim else array.item() for name, array in arrays.items()}
-
-
-# ---- writing
-
-
-class Recorder:
-    """Writes a run frame by frame, so that whatever ends it, what was done stays readable."""
-
-    def __init__(self, path: Path, summary: dict, *, overwrite: bool = False):
-        """Empty `path` of an earlier run, and of nothing else."""
-        claim(path, overwrite=overwrite)
-        self.path, self.count = path, 0
-        with writing(path):
-            (path / FRAMES).mkdir(exist_ok=True)
-            for old in (path / FRAMES).glob("[0-9]*.npz"):
-                old.unlink()
-            for name in (TRAJECTORY, POINTS, TRACKS, PICTURE):
-                (path / name).unlink(missing_ok=True)
-            self.summarise(summary)
-            self._trajectory = (path / TRAJECTORY).open("w")
-
-    def add(self, shot: Shot) -> None:
-        """Append one frame: its arrays, then its line of the trajectory."""
-        with replacing(self.path / FRAMES / f"{self.count:06d}.npz") as file:
-            np.savez(file, **shot._asdict())
-        with writing(self.path / TRAJECTORY):
-            self._trajectory.write(tum_line(shot.stamp_ns, shot.world_from_camera))
-            self._trajectory.flush()
-        self.count += 1
-
-    def add_tracks(self, tracks: Tracks) -> None:
-        with replacing(self.path / TRACKS) as file:
-            np.savez(file, **tracks._asdict())
-
-    def summarise(self, summary: dict) -> None:
-        """Replace summary.json; `format` and `frames` are filled in here."""
-        summary = {"format": FORMAT, "frames": self.count} | summary
-        with replacing(self.path / SUMMARY) as file:
-            file.write((json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
-
-    def __enter__(self) -> "Recorder":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with writing(self.path / TRAJECTORY):
-            self._trajectory.close()
-
-
-def claim(path: Path, *, overwrite: bool = False) -> None:
-    """Make the directory.  UserError if it cannot be, or holds anything but an earlier run."""
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file; give --out a directory")
-    if path.is_dir() and any(path.iterdir()) and not (overwrite or is_run(path)):
-        raise UserError(f"{path} is not empty and not a run; choose another --out or --overwrite")
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
-
-
-def tum_line(stamp_ns: int, world_from_camera: Float64[np.ndarray, "4 4"]) -> str:
-    """One line of a TUM trajectory; the nine decimals are integers, never a rounded float."""
-    numbers = (
-        *world_from_camera[:3, 3],
-        *quaternion_from_rotation(world_from_camera[:3, :3]),
-    )
-    seconds = f"{stamp_ns // 10**9}.{stamp_ns % 10**9:09d}"
-    return " ".join((seconds, *(f"{number:.9g}" for number in numbers))) + "\n"
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {error.filename or path}: {error.strerror}; "
-            "free some space or choose another --out"
-        ) from None
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write beside `path`, then rename: nobody ever meets half a file."""
-    beside = path.with_name(f".{path.name}.part")
-    with writing(path):
-        try:
-            with beside.open("wb") as file:
-                yield file
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)

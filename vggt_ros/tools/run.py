@@ -16,7 +16,8 @@ from vggt_ros.errors import UserError
 from vggt_ros.pipeline import Frame, Settings
 from vggt_ros.tools.frames import open_source
 from vggt_ros.tools.job import Job
-from vggt_ros.tools.record import Recorder, Run, claim, open_run
+from vggt_ros.tools.record import Run, open_run
+from vggt_ros.tools.recorder import Recorder, claim
 from vggt_ros.tools.source import Selection
 
 
@@ -32,6 +33,9 @@ def run(
     device: str = "auto",
     intrinsics: Literal["model", "camera_info"] = "model",
     min_confidence: float = 1.5,
+    scale_source: str = "none",
+    camera_height: float = 0.0,
+    fixed_scale: float = 0.0,
     queries: Path | None = None,
     topic: str | None = None,
     rate: float | None = None,
@@ -61,6 +65,9 @@ def run(
         device: JAX platform (cpu, gpu); auto takes the first that is there.
         intrinsics: Whose focal lengths and centres: the network's, or the bag's CameraInfo.
         min_confidence: Pixels below it become NaN; 1 means "no evidence".
+        scale_source: What makes units metres: fixed or height; none leaves them arbitrary.
+        camera_height: Metres of the camera above the ground, for scale source height.
+        fixed_scale: Metres per unit of the first window, for scale source fixed.
         queries: JSON list of [u, v], pixels of the first image to follow through all frames.
         topic: Which of a bag's image topics.
         rate: Pictures a second, for pictures whose names are no times.
@@ -81,6 +88,9 @@ def run(
         network_width=network_width,
         min_confidence=min_confidence,
         intrinsics=intrinsics,
+        scale_source=scale_source,
+        camera_height=camera_height,
+        fixed_scale=fixed_scale,
     )
     opened = open_source(
         source,
