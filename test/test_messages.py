@@ -40,7 +40,7 @@ def test_a_picture_survives_the_round_trip():
     np.testing.assert_array_equal(messages.rgb_from_image(msg), rgb)
 
 
-def test_a_depth_image_is_32FC1_with_nan_and_a_confidence_without_copying_twice():
+def test_a_depth_image_is_32FC1_and_is_written_in_place():
     z = depth()
     kept = messages.image_message(HEAD, z)
     assert (kept.encoding, kept.step, kept.is_bigendian) == ("32FC1", 88, 0)
@@ -118,7 +118,7 @@ def test_an_uncalibrated_camera_info_is_refused(k):
 def test_a_cloud_is_organised_packed_and_coloured():
     z, rgb = depth(), picture()
     points = clouds.camera_points(z, K)
-    msg = messages.cloud_message(HEAD, points, rgb, z, dense=False)
+    msg = messages.cloud_message(HEAD, points, rgb, z)
     assert (msg.height, msg.width, msg.point_step, msg.row_step) == (16, 22, 20, 440)
     assert [(f.name, f.offset, f.datatype, f.count) for f in msg.fields] == [
         (name, 4 * i, PointField.FLOAT32, 1)
@@ -130,6 +130,13 @@ def test_a_cloud_is_organised_packed_and_coloured():
     packed = np.frombuffer(msg.data, "<u4").reshape(16, 22, 5)[..., 3]
     wide = rgb.astype(np.uint32)
     np.testing.assert_array_equal(packed, wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2])
+
+
+@pytest.mark.parametrize("points", [0, 3, 5])
+def test_a_kept_cloud_grows_and_shrinks(points):
+    kept = messages.records_message(HEAD, [np.full((4, 20), 1, np.uint8)])
+    msg = messages.records_message(HEAD, [np.full((points, 20), 9, np.uint8)], into=kept)
+    assert (msg.width, list(msg.data)) == (points, [9] * 20 * points)
 
 
 def test_the_fast_points_are_the_core_s_points():
@@ -147,7 +154,9 @@ def test_window_points_are_the_confident_pixels_of_every_view_in_the_world(step)
     z, trust, rgb = depth(), RNG.uniform(1, 3, (16, 22)).astype(np.float32), picture()
     seen = View(0, 1, "c", grid_for(22, 16, 14), rgb, K, world_from_camera, z, trust, rgb)
     blind = seen._replace(depth=None, confidence=None)
-    found = clouds.window_points([blind, seen, seen], 2.0, step)
+    parts = clouds.WindowCloud().records([blind, seen, seen._replace(frame_id=1)], 2.0, step)
+    msg = messages.records_message(HEAD, parts)
+    found = np.frombuffer(msg.data, "<f4").reshape(-1, 5)
 
     coarse = np.s_[::step, ::step]
     keep = (np.isfinite(z) & (trust >= 2.0))[coarse]
@@ -156,9 +165,22 @@ def test_window_points_are_the_confident_pixels_of_every_view_in_the_world(step)
     )
     expected = np.tile(world[coarse][keep], (2, 1))
     assert len(expected)
-    np.testing.assert_allclose(found.xyz, expected, atol=1e-5)  # float32 at a few metres
-    np.testing.assert_array_equal(found.rgb, np.tile(rgb[coarse][keep], (2, 1)))
-    np.testing.assert_array_equal(found.confidence, np.tile(trust[coarse][keep], 2))
+    assert (msg.height, msg.width, msg.is_dense) == (1, len(expected), True)
+    np.testing.assert_allclose(found[:, :3], expected, atol=1e-5)  # float32 at a few metres
+    np.testing.assert_array_equal(found[:, 4], np.tile(trust[coarse][keep], 2))
+    octets = np.frombuffer(msg.data, np.uint8).reshape(-1, 20)
+    np.testing.assert_array_equal(octets[:, 14:11:-1], np.tile(rgb[coarse][keep], (2, 1)))
+
+
+def test_a_view_of_the_window_is_computed_once_while_nothing_changes():
+    rgb = picture()
+    view = View(0, 1, "c", grid_for(22, 16, 14), rgb, K, np.eye(4), depth(), depth() + 1, rgb)
+    cloud = clouds.WindowCloud()
+    (first,) = cloud.records([view], 1.5, 2)
+    (again,) = cloud.records([view], 1.5, 2)
+    assert again is first
+    assert cloud.records([view._replace(stamp_ns=2)], 1.5, 2)[0] is not first
+    assert cloud.records([view], 2.5, 2)[0] is not first
 
 
 def test_a_pose_and_a_transform_carry_the_same_motion():

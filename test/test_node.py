@@ -82,7 +82,7 @@ def test_geometry_is_that_of_the_wall(rig: Rig):
     window = rig.heard["/vggt/window_points"][-1]
     assert (window.height, window.is_dense) == (1, True)
     world = np.frombuffer(window.data, "<f4").reshape(-1, 5)[:, :3]
-    assert len(world) == 4 * (SIZE[0] // 2) * (SIZE[1] // 2)
+    assert len(world) == 4 * (SIZE[0] // 3) * -(-SIZE[1] // 3)
     np.testing.assert_allclose(world[:, 0], DEPTH, rtol=1e-5)  # x is ahead: the wall stands there
 
 

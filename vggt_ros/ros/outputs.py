@@ -18,7 +18,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from vggt_ros.msg import PointTracks
 from vggt_ros.pipeline import Update, View
 from vggt_ros.ros import messages
-from vggt_ros.ros.clouds import window_points
+from vggt_ros.ros.clouds import WindowCloud
 from vggt_ros.ros.parameters import LiveParameters, Parameters
 from vggt_ros.ros.shown import Shown
 from vggt_ros.ros.transforms import Transforms
@@ -77,6 +77,7 @@ class Outputs:
         self._parameters, self.transforms = parameters, transforms
         self._world = parameters.now.world_frame
         self._poses: deque[PoseStamped] = deque()
+        self._window = WindowCloud()
         self._depth = Output(node, Image, "~/depth/image")
         self._depth_info = Output(node, CameraInfo, "~/depth/camera_info")
         self._confidence = Output(node, Image, "~/depth/confidence")
@@ -145,7 +146,7 @@ class Outputs:
         self._rgb.send(lambda kept: messages.image_message(head, shown.rgb, into=kept))
         self._points.send(
             lambda kept: messages.cloud_message(
-                head, shown.points, shown.rgb, shown.confidence, dense=False, into=kept
+                head, shown.points, shown.rgb, shown.confidence, into=kept
             )
         )
 
@@ -168,12 +169,11 @@ class Outputs:
     def _publish_window(self, update: Update, parameters: Parameters) -> None:
         head = messages.header(update.views[-1].stamp_ns, self._world)
 
-        def build(_: PointCloud2 | None) -> PointCloud2:
-            points = window_points(
+        def build(kept: PointCloud2 | None) -> PointCloud2:
+            records = self._window.records(
                 update.views, parameters.min_confidence, parameters.window_points_step
             )
-            columns = (column[None] for column in points)
-            return messages.cloud_message(head, *columns, dense=True)
+            return messages.records_message(head, records, into=kept)
 
         if any(view.depth is not None for view in update.views):
             self._window_points.send(build)

@@ -102,7 +102,7 @@ class Parameters:
         "network", "Pixel grid of depth, confidence, rgb: the network's or the camera's", live=True
     )
     window_points_step: int = _parameter(
-        2, "~/window_points takes every n-th row and column", between=(1, 32), live=True
+        3, "~/window_points takes every n-th row and column", between=(1, 32), live=True
     )
     path_length: int = _parameter(
         10_000, "Poses kept in ~/path; the oldest go first", between=(1, 1_000_000), live=True
