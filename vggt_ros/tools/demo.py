@@ -6,7 +6,6 @@ The one place where tools meet ROS; it is imported late, by the function that ne
 """
 
 import json
-import os
 import re
 import signal
 import statistics
@@ -21,6 +20,7 @@ import numpy as np
 
 from vggt_ros.errors import UserError
 from vggt_ros.tools.children import Children
+from vggt_ros.tools.loopback import stay_on_this_machine
 from vggt_ros.tools.picture import save_picture
 from vggt_ros.tools.record import Shot
 
@@ -67,7 +67,8 @@ def demo(
     """
     if not clip.exists():
         raise UserError(f"there is no clip at {clip}; give --clip a rosbag2")
-    _stay_on_this_machine()
+    domain = stay_on_this_machine()
+    print(f"ROS_DOMAIN_ID={domain} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST shows it to ROS tools")
     try:
         from vggt_ros.ros.listen import Listener
     except ImportError as error:
@@ -229,26 +230,6 @@ def _open_viewer(port: int) -> "Viewer":
     viewer = Viewer(port, title="vggt demo", keep=SHOWN)
     print(f"viewer: {viewer.address}")
     return viewer
-
-
-def _stay_on_this_machine() -> None:
-    """Loopback only, on a domain of our own, with room for large messages in shared memory."""
-    environ = os.environ
-    environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    domain = environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    profile = _fastdds_profile()
-    if profile:
-        environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
-    print(f"ROS_DOMAIN_ID={domain} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST shows it to ROS tools")
-
-
-def _fastdds_profile() -> Path | None:
-    """config/fastdds.xml of the checkout, or of wherever the package is installed."""
-    shares = [Path(__file__).parents[2], Path(sys.prefix) / "share" / "vggt_ros"]
-    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
-    shares += [Path(prefix) / "share" / "vggt_ros" for prefix in prefixes if prefix]
-    profiles = (share / "config" / "fastdds.xml" for share in shares)
-    return next(filter(Path.exists, profiles), None)
 
 
 def _end(number: int, frame: object) -> NoReturn:

@@ -1,0 +1,28 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""ROS traffic that stays on this machine, for us and for the programs that we start."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def stay_on_this_machine() -> str:
+    """Loopback only, large messages through shared memory; returns the domain, ours if none is set.
+
+    To be called before rclpy is imported.
+    """
+    environ = os.environ
+    environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    if profile := _fastdds_profile():
+        environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
+    return environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+
+
+def _fastdds_profile() -> Path | None:
+    """config/fastdds.xml of the checkout, or of wherever the package is installed."""
+    shares = [Path(__file__).parents[2], Path(sys.prefix) / "share" / "vggt_ros"]
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
+    shares += [Path(prefix) / "share" / "vggt_ros" for prefix in prefixes if prefix]
+    profiles = (share / "config" / "fastdds.xml" for share in shares)
+    return next(filter(Path.exists, profiles), None)
