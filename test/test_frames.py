@@ -4,29 +4,17 @@
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from shades import EPOCH, HEIGHT, WIDTH, numbers, shade
 
 from vggt_ros.errors import UserError
 from vggt_ros.tools.frames import open_source
 from vggt_ros.tools.pictures import stamps_from_names
 from vggt_ros.tools.source import Selection
-
-EPOCH = 1_700_000_000_123_456_789
-HEIGHT, WIDTH = 24, 32
-
-
-def shade(i: int) -> np.ndarray:
-    """Picture number i: one that no other is equal to, with a corner that tells its turn."""
-    rgb = np.random.default_rng(i).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-    rgb[0, 0] = i
-    return rgb
 
 
 def save(folder: Path, names, suffix: str = ".png") -> Path:
@@ -34,11 +22,6 @@ def save(folder: Path, names, suffix: str = ".png") -> Path:
     for i, name in enumerate(names):
         Image.fromarray(shade(i)).save(folder / f"{name}{suffix}")
     return folder
-
-
-def numbers(source) -> list[int]:
-    """Which pictures came, by their pixels."""
-    return [next(i for i in range(99) if np.array_equal(f.rgb, shade(i))) for f in source]
 
 
 # ---- pictures
@@ -220,181 +203,3 @@ def test_a_video_from_a_phone_is_turned_upright(tmp_path, degrees, turns):
 def test_times_of_a_video_are_its_own(tmp_path):
     with pytest.raises(UserError, match="--every"):
         open_source(film(tmp_path / "a.mkv", [0]), rate=5.0)
-
-
-# ---- bags
-
-ROS = get_typestore(Stores.ROS2_JAZZY)
-T: Any = ROS.types
-KINDS = [StoragePlugin.MCAP, StoragePlugin.SQLITE3]
-K = np.array([30.0, 0, 15.5, 0, 31.0, 11.5, 0, 0, 1])
-
-
-def header(stamp_ns: int, frame_id: str = "cam_optical"):
-    stamp = T["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 10**9))
-    return T["std_msgs/msg/Header"](stamp, frame_id)
-
-
-def image(i: int, stamp_ns: int):
-    data = shade(i)[..., ::-1].reshape(-1)
-    step = 3 * WIDTH
-    return T["sensor_msgs/msg/Image"](header(stamp_ns), HEIGHT, WIDTH, "bgr8", 0, step, data)
-
-
-def compressed(i: int, stamp_ns: int):
-    from io import BytesIO
-
-    file = BytesIO()
-    Image.fromarray(shade(i)).save(file, "png")
-    data = np.frombuffer(file.getvalue(), np.uint8)
-    return T["sensor_msgs/msg/CompressedImage"](header(stamp_ns), "rgb8; png compressed", data)
-
-
-def camera_info(scale: int = 1, frame_id: str = "cam_optical"):
-    k = K * [scale, 1, scale, 1, scale, scale, 1, 1, 1]
-    k[2], k[5] = (K[2] + 0.5) * scale - 0.5, (K[5] + 0.5) * scale - 0.5
-    roi = T["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
-    p = np.eye(3, 4) * [[7.0], [7.0], [1.0]]
-    return T["sensor_msgs/msg/CameraInfo"](
-        header(EPOCH, frame_id), HEIGHT * scale, WIDTH * scale, "plumb_bob", np.zeros(5), k,
-        np.eye(3).reshape(-1), p.reshape(-1), 0, 0, roi,
-    )  # fmt: skip
-
-
-def bag(path: Path, topics: dict, kind=StoragePlugin.MCAP, *, zipped: bool = False) -> Path:
-    """Topics by name, each a list of messages, recorded a second after they were stamped."""
-    writer = Writer(path, version=9, storage_plugin=kind)
-    if zipped:
-        mode = CompressionMode.STORAGE if kind is StoragePlugin.MCAP else CompressionMode.MESSAGE
-        writer.set_compression(mode, CompressionFormat.ZSTD)
-    with writer:
-        for topic, messages in topics.items():
-            kind_of = messages[0].__msgtype__
-            connection = writer.add_connection(topic, kind_of, typestore=ROS)
-            for i, message in enumerate(messages):
-                raw = ROS.serialize_cdr(message, kind_of)
-                writer.write(connection, EPOCH + i * 10**8 + 10**9, raw)
-    return path
-
-
-STAMPS = [EPOCH + i * 10**8 for i in range(5)]
-IMAGES = [image(i, stamp) for i, stamp in enumerate(STAMPS)]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("message", [image, compressed])
-def test_a_bag_keeps_pixels_stamps_frame_and_calibration(tmp_path, kind, message):
-    topic = "/cam/image_raw" + ("" if message is image else "/compressed")
-    messages = [message(i, stamp) for i, stamp in enumerate(STAMPS)]
-    path = bag(tmp_path / "bag", {topic: messages, "/cam/camera_info": [camera_info()]}, kind)
-    source = open_source(path)
-    frames = list(source)
-    assert source.total == 5 and numbers(frames) == [0, 1, 2, 3, 4]
-    assert [f.stamp_ns for f in frames] == STAMPS
-    for frame in frames:
-        assert frame.camera == "cam_optical"
-        np.testing.assert_array_equal(frame.intrinsics, K.reshape(3, 3))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_bag_of_compressed_messages_is_read(tmp_path, kind):
-    path = bag(tmp_path / "bag", {"/image": IMAGES}, kind, zipped=True)
-    assert numbers(open_source(path)) == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_bag_that_lost_its_end_gives_its_beginning_and_says_so(tmp_path, kind, whole):
-    many = [image(i % 5, EPOCH + i) for i in range(100)]
-    for message in many:  # as tall as it takes for a file of several chunks
-        message.height, message.data = 16 * HEIGHT, np.tile(message.data, 16)
-    path = bag(
-        tmp_path / "bag", {"/cam/image_raw": many, "/cam/camera_info": [camera_info()]}, kind
-    )
-    file = next(p for p in path.iterdir() if p.suffix != ".yaml")
-    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.6)])
-    if not whole:
-        (path / "metadata.yaml").unlink()
-    source = open_source(path)
-    stamps = [f.stamp_ns for f in source]
-    assert stamps == [EPOCH + i for i in range(len(stamps))]
-    assert 25 < len(stamps) < 61  # an mcap is written in chunks
-    assert any("not whole" in note for note in source.notes)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_bag_without_metadata_is_still_a_bag(tmp_path, kind):
-    path = bag(tmp_path / "bag", {"/image": IMAGES}, kind)
-    (path / "metadata.yaml").unlink()
-    assert numbers(open_source(path)) == [0, 1, 2, 3, 4]
-
-
-def test_a_storage_file_alone_is_a_bag(tmp_path):
-    path = bag(tmp_path / "bag", {"/image": IMAGES})
-    assert numbers(open_source(path / "bag.mcap")) == [0, 1, 2, 3, 4]
-
-
-def test_of_several_topics_one_must_be_chosen(tmp_path):
-    path = bag(tmp_path / "bag", {"/left/image": IMAGES, "/right/image": IMAGES[::-1]})
-    with pytest.raises(UserError, match=r"--topic .*/left/image .*/right/image"):
-        open_source(path)
-    with pytest.raises(UserError, match=r"no image topic /up.*/left/image"):
-        open_source(path, topic="/up")
-    assert numbers(open_source(path, topic="right/image")) == [4, 3, 2, 1, 0]
-
-
-def test_one_camera_recorded_raw_and_compressed_is_one_topic(tmp_path):
-    both = {"/image/compressed": [compressed(1, EPOCH)], "/image": IMAGES}
-    assert numbers(open_source(bag(tmp_path / "bag", both))) == [0, 1, 2, 3, 4]
-
-
-def test_a_bag_without_images_names_what_it_has(tmp_path):
-    path = bag(tmp_path / "bag", {"/cam/camera_info": [camera_info()]})
-    with pytest.raises(UserError, match="no image topic; its topics: /cam/camera_info"):
-        open_source(path)
-
-
-def test_images_without_stamps_take_the_time_of_recording_and_say_so(tmp_path):
-    source = open_source(bag(tmp_path / "bag", {"/image": [image(i, 0) for i in range(3)]}))
-    assert [f.stamp_ns for f in source] == [EPOCH + 10**9 + i * 10**8 for i in range(3)]
-    assert sum("time of recording" in n or "times of recording" in n for n in source.notes) == 1
-
-
-@pytest.mark.parametrize(
-    ("image_topic", "info_topic", "info", "expected"),
-    [
-        ("/cam/image_raw", "/elsewhere/info", camera_info(), K),  # found by its frame_id
-        ("/cam/image_raw", "/cam/camera_info", camera_info(scale=2), K),  # of a resized picture
-        ("/cam/image_rect", "/cam/camera_info", camera_info(), np.diag([7.0, 7, 1]).reshape(-1)),
-        ("/cam/image_raw", "/elsewhere/info", camera_info(frame_id="other"), None),
-    ],
-)
-def test_the_calibration_is_that_of_the_picture(tmp_path, image_topic, info_topic, info, expected):
-    frame = next(
-        iter(open_source(bag(tmp_path / "bag", {image_topic: IMAGES, info_topic: [info]})))
-    )
-    if expected is None or frame.intrinsics is None:
-        assert frame.intrinsics is expected is None
-    else:
-        np.testing.assert_allclose(frame.intrinsics, expected.reshape(3, 3), atol=1e-9)
-
-
-def test_a_broken_image_in_a_bag_is_passed_by(tmp_path):
-    broken = image(1, STAMPS[1])
-    broken.encoding = "nonsense8"
-    source = open_source(bag(tmp_path / "bag", {"/image": [IMAGES[0], broken, IMAGES[2]]}))
-    assert numbers(source) == [0, 2]
-    assert "nonsense8" in source.skipped[0].reason
-
-
-def test_a_message_that_is_none_is_passed_by(tmp_path):
-    path = tmp_path / "bag"
-    with Writer(path, version=9) as writer:
-        kind = IMAGES[0].__msgtype__
-        connection = writer.add_connection("/image", kind, typestore=ROS)
-        for i, message in enumerate(IMAGES):
-            raw = bytes(ROS.serialize_cdr(message, kind))
-            writer.write(connection, EPOCH + i, raw[:60] if i == 1 else raw)
-    source = open_source(path)
-    assert numbers(source) == [0, 2, 3, 4]
-    assert [s.name for s in source.skipped] == ["image 1"]

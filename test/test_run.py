@@ -4,71 +4,22 @@
 
 import errno
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from rail import EPOCH, HEIGHT, STEP, WALL, WIDTH, Rail, frames
 
 from vggt_ros.errors import UserError
-from vggt_ros.geometry import transform, unproject
-from vggt_ros.infer import Look
-from vggt_ros.pipeline import Frame, Settings
-from vggt_ros.tools import record
+from vggt_ros.pipeline import Settings
 from vggt_ros.tools.cli import call
 from vggt_ros.tools.job import Job
-from vggt_ros.tools.record import Run, open_run, read_trajectory
-from vggt_ros.tools.recorder import Recorder, tum_line, unbroken
+from vggt_ros.tools.record import Run, open_run
+from vggt_ros.tools.recorder import Recorder
 from vggt_ros.tools.run import run
 from vggt_ros.tools.source import Source
-
-EPOCH = 1_700_000_000_123_456_789
-HEIGHT, WIDTH = 42, 56  # network pixels; the camera has twice as many
-STEP, WALL = 0.1, 2.0  # the camera slides to its right, along a wall straight ahead
-
-
-class Rail:
-    """A network that is right, up to the scale that each look is free to choose."""
-
-    name, device, dtype, random_weights, default_width = "rail", "paper", "float32", False, WIDTH
-
-    def __init__(self):
-        self.looks = 0
-
-    def look(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0):
-        unit = 0.5 + (self.looks * 0.37) % 1.0
-        self.looks += 1
-        encoding = np.zeros((len(frame_ids), 9), np.float32)
-        encoding[:, 0] = [-STEP * (i - frame_ids[0]) * unit for i in frame_ids]
-        encoding[:, 6] = 1.0
-        encoding[:, 7:] = 2 * np.arctan([HEIGHT / WIDTH / 2, 1 / 2])  # focal length = WIDTH
-        depth = np.full((depth_frames, HEIGHT, WIDTH), WALL * unit, np.float32)
-        confidence = np.full_like(depth, 4.0)
-        confidence[:, :7] = 1.0  # the uppermost rows are guesses
-        if queries is None:
-            return Look(encoding, depth, confidence)
-        shift = np.array([frame_ids[query_frame] - i for i in frame_ids]) * STEP / WALL * WIDTH
-        tracks = queries + np.stack([shift, 0 * shift], -1)[:, None].astype(np.float32)
-        ones = np.ones(tracks.shape[:2], np.float32)
-        return Look(encoding, depth, confidence, tracks, ones * 0.75, ones * 0.5)
-
-    def warm(self, *_, **__):
-        pass
-
-    def reset(self):
-        pass
-
-
-def picture(i: int) -> np.ndarray:
-    rgb = np.full((2 * HEIGHT, 2 * WIDTH, 3), (i, 50, 200), np.uint8)
-    rgb[:, WIDTH:, 1] = 90
-    return rgb
-
-
-def frames(count: int) -> list[Frame]:
-    return [Frame(picture(i), EPOCH + i * 33_333_333) for i in range(count)]
 
 
 @pytest.fixture
@@ -182,23 +133,6 @@ def test_frames_written_before_the_scale_was_known_follow_it(folder, rail, tmp_p
         np.testing.assert_allclose(a.world_from_camera, pose, atol=1e-6)
 
 
-def test_lengths_on_disk_are_multiplied_frame_by_frame(folder, rail, tmp_path):
-    done = go(folder, tmp_path / "out", max_frames=2)
-    (a, b), poses = done.frames(), done.trajectory().world_from_camera
-    with Recorder(tmp_path / "new", {}) as recorder:
-        for shot in (a, b):
-            recorder.add(shot)
-        recorder.rescale([2.0, 0.5])
-    new = open_run(tmp_path / "new")
-    for old, shot, pose, was, factor in zip(
-        (a, b), new.frames(), new.trajectory().world_from_camera, poses, (2, 0.5), strict=True
-    ):
-        np.testing.assert_allclose(shot.depth, factor * old.depth)
-        np.testing.assert_allclose(pose[:3, 3], factor * was[:3, 3], atol=1e-8)
-        np.testing.assert_allclose(shot.world_from_camera, pose, atol=1e-8)
-        np.testing.assert_array_equal(shot.confidence, old.confidence)
-
-
 def test_queries_are_followed_through_every_frame(folder, rail, tmp_path):
     start = [[100.0, 20.0], [60.5, 41.25], [0.0, 0.0]]
     queries = write(tmp_path / "q.json", start)
@@ -261,16 +195,6 @@ def test_what_was_done_by_then_stays(tmp_path, error):
     tracks = done.tracks()
     assert tracks is not None and tracks.tracks.shape == (5, 1, 2)
     assert len(done.cloud().points) > 0
-
-
-def test_ctrl_c_waits_for_the_frame_that_is_being_written():
-    done = []
-    with pytest.raises(KeyboardInterrupt), unbroken():
-        signal.raise_signal(signal.SIGINT)
-        done.append("written")
-    assert done == ["written"]
-    with pytest.raises(KeyboardInterrupt):  # outside it does not wait
-        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_fitted(tmp_path, folder, rail, monkeypatch):
@@ -357,43 +281,6 @@ def test_what_cannot_be_is_refused_before_the_network_is_opened(folder, tmp_path
     ):
         with pytest.raises(UserError, match=said):
             go(folder, **options)
-
-
-# ---- reading back
-
-
-def test_a_stamp_survives_text(tmp_path):
-    random = np.random.default_rng(0)
-    stamps = [1, 10**9 - 1, 10**9, EPOCH, *random.integers(1, 2**62, 50).tolist()]
-    path = write(
-        tmp_path / "t.tum", "# a comment\n" + "".join(tum_line(s, np.eye(4)) for s in stamps)
-    )
-    assert read_trajectory(path).stamps_ns.tolist() == stamps
-
-
-def test_a_file_that_is_damaged_is_named(folder, rail, tmp_path):
-    done = go(folder, tmp_path / "out", max_frames=2)
-    done.files[1].write_bytes(done.files[1].read_bytes()[:100])
-    (done.path / record.POINTS).write_bytes(b"ply\n")
-    write(done.path / record.TRAJECTORY, "1.0 0 0\n")
-    for read, said in (
-        (lambda: done.frame(1), "000001.npz is damaged"),
-        (done.cloud, "PLY"),
-        (done.trajectory, "trajectory.tum:1"),
-        (lambda: open_run(tmp_path), "is not a run"),
-    ):
-        with pytest.raises(UserError, match=said):
-            read()
-
-
-def test_the_cloud_is_the_frames(folder, rail, tmp_path):
-    done = go(folder, tmp_path / "out", max_frames=1)
-    shot = done.frame(0)
-    points = transform(shot.world_from_camera, unproject(shot.depth.astype(float), shot.intrinsics))
-    expected = points[np.isfinite(shot.depth)]
-    np.testing.assert_allclose(
-        np.sort(done.cloud().points, axis=0), np.sort(expected, axis=0), rtol=1e-5, atol=1e-6
-    )
 
 
 # ---- with the real network
