@@ -91,8 +91,8 @@ def test_a_robot_at_rest_adds_no_joints_and_no_drift():
 
 
 def test_every_broken_window_is_refused_and_the_map_goes_on():
-    broken = {60 + 45 * i: damage for i, damage in enumerate(DAMAGES)} | {281: "nonsense"}
-    ride = Ride("room", Faults(broken=broken))
+    broken = {30 + 15 * i: damage for i, damage in enumerate(DAMAGES)} | {91: "nonsense"}
+    ride = Ride("room", Faults(broken=broken), frames=120)
     assert {i for i, j in enumerate(ride.joins) if not j.accepted} == set(broken)
     assert all(ride.joins[i].reason for i in broken)
     sound = [i for i in range(len(ride.joins)) if i not in broken]

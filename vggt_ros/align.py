@@ -40,7 +40,7 @@ SAME_VIEW = 0.15  # the same between two views of a window, which err together
 MIN_INLIERS = 0.6  # share of pixels that must be alike
 MAX_RESIDUAL = 0.05  # rms disagreement of shared cameras, as a share of scene depth
 MIN_BASELINE = 0.02  # camera motion, as a share of scene depth, from which lengths compare
-KEY_PARALLAX = np.deg2rad(2.0)  # a frame that saw the scene from this far aside is kept,
+KEY_PARALLAX = float(np.deg2rad(2.0))  # a frame that saw the scene from this far aside is kept,
 KEY_OVERLAP = 0.8  # or one that shares less than this with the last kept frame
 LEAST_NOISE = 0.003  # camera noise that a lucky residual cannot undercut: a sixth of a degree
 MEMORY = 8.0  # looks after which a frame's place in the map stops hardening
@@ -82,6 +82,14 @@ class Placed(NamedTuple):
     looks: float = 1.0  # that agreed on it
 
 
+class Sight(NamedTuple):
+    """How two views see the same scene."""
+
+    overlap: float  # share of the newer view's points that lie inside the older picture
+    agreement: float  # share of points alike in depth in the other view, by the worse direction
+    parallax: float  # median angle between the two lines of sight, radians
+
+
 class Segment(NamedTuple):
     """A piece of the map that windows can join."""
 
@@ -89,7 +97,7 @@ class Segment(NamedTuple):
     frames: tuple[Placed, ...]
     covariance: Float[np.ndarray, "6 6"]  # of the newest frame, since the segment began
     unit: float = 1.0  # world units per unit of the last window: a guess where nothing tells
-    sight: "Sight | None" = None  # the newest frame against the last one known before
+    sight: Sight | None = None  # the newest frame against the last one known before
 
 
 @dataclass(frozen=True)
@@ -424,14 +432,6 @@ def _refuse(state: MapState, frames: tuple[Placed, ...], reason: str) -> tuple[M
         refusals=state.refusals + 1,
     )
     return after, found
-
-
-class Sight(NamedTuple):
-    """How two views see the same scene."""
-
-    overlap: float  # share of the newer view's points that lie inside the older picture
-    agreement: float  # share of points alike in depth in the other view, by the worse direction
-    parallax: float  # median angle between the two lines of sight, radians
 
 
 def _sight(older: Placed, newer: Placed) -> Sight | None:

@@ -22,9 +22,9 @@ KEPT_NS = 20_000_000_000  # of memory
 MIN_TRAVEL = 0.1  # of the camera between two measurements, as a share of scene depth
 MIN_METRES = 0.1  # the same, in metres
 DISTANCE_NOISE = 0.02  # of wheels, relative
-SAME_DIRECTION = np.deg2rad(25)  # between what wheels and pictures call ahead
-MUCH_TURN = np.deg2rad(30)  # with hardly any travel: the measurement begins again
-SAME_TURN = np.deg2rad(6)
+SAME_DIRECTION = float(np.deg2rad(25))  # between what wheels and pictures call ahead
+MUCH_TURN = float(np.deg2rad(30))  # with hardly any travel: the measurement begins again
+SAME_TURN = float(np.deg2rad(6))
 
 
 class _Mark(NamedTuple):

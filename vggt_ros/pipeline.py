@@ -8,7 +8,7 @@ robot runs.  No topics, no files; time is data (integer nanoseconds) and so is t
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8, UInt32
@@ -77,6 +77,7 @@ class Settings:
         return min(self.window_size, self.stride + 1)
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What the pipeline needs of a network; `infer.Engine` is the real one."""
 
