@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from vggt_ros.model.layers import Block, norm, positions, rotation, stack
+from vggt_ros.model.layers import Block, Rotation, norm, positions, rotation, stack
 from vggt_ros.model.tape import climb, note
 
 IMAGE_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -127,7 +127,7 @@ def cubic(
 
 
 class Stage(nnx.Module):
-    """A run of alternating blocks up to the next tap: stacked, as many in frames as across."""
+    """A run of alternating blocks up to the next cut: stacked, as many in frames as across."""
 
     def __init__(self, make, depth: int, rngs: nnx.Rngs):
         self.frame = stack(make, depth, rngs)
@@ -139,7 +139,8 @@ class Tower(nnx.Module):
 
     Only the first frame has its own camera and register tokens; nothing else tells frames apart.
     `taps` are the rounds whose outputs (frame and scene, side by side) come out, in order; blocks
-    between two taps are one `Stage`.
+    between two taps are one `Stage`. The first and the last round stand alone: a streaming step
+    treats them differently (see `stream.py`).
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class Tower(nnx.Module):
         def block(rngs: nnx.Rngs) -> Block:
             return Block(dim, heads, mlp_ratio, rngs=rngs, **kinds)
 
-        cuts = stage_ends(taps, group)
+        cuts = stage_ends(depth, taps, group)
         lengths = np.diff([0, *cuts])
         self.stages = nnx.List([Stage(block, int(length), rngs) for length in lengths])
 
@@ -190,33 +191,50 @@ class Tower(nnx.Module):
         x = self.embed(patches)
         b, s, p, dim = x.shape
         note("agg.tokens_in", x, lambda x: x.reshape(b * s, p, dim))
-        where = positions(*grid, self.special)
-        note("agg.pos", jnp.asarray(where), lambda x: jnp.broadcast_to(x, (b * s, *x.shape)))
-        turn = rotation(where, self.head_dim, self.rope_base) if self.rope_base > 0 else None
+        note(
+            "agg.pos",
+            jnp.asarray(positions(*grid, self.special)),
+            lambda x: jnp.broadcast_to(x, (b * s, *x.shape)),
+        )
+        turn, taps, start = self.turn(grid), {}, 0
+        for stage in self.stages:
+            x, kept, count = self.rounds(stage, x, turn)
+            start += count
+            for i in range(self.group):
+                taps[start - self.group + i] = kept["frame"][i], kept["global"][i]
+        return tuple(jnp.concatenate(taps[tap], axis=-1) for tap in self.taps)
+
+    def turn(self, grid: tuple[int, int]) -> Rotation | None:
+        """Rotary angles of one frame's tokens."""
+        if self.rope_base <= 0:
+            return None
+        return rotation(positions(*grid, self.special), self.head_dim, self.rope_base)
+
+    def rounds(self, stage: Stage, x: Float[Array, "b s p d"], turn: Rotation | None):
+        """A stage: its output, the outputs of its last group of blocks by kind, and its length."""
 
         def round(carry, layers):
             x, kept = carry[0], {}
             for kind in self.order:
                 kept[kind] = []
                 for i in range(self.group):
-                    x = self._block(kind, jax.tree.map(lambda w, i=i: w[i], layers[kind]), x, turn)
+                    block = jax.tree.map(lambda w, i=i: w[i], layers[kind])
+                    x = self.block(kind, block, x, turn)
                     kept[kind].append(x)
             return x, kept
 
-        taps, start = {}, 0
-        for stage in self.stages:
-            layers = jax.tree.map(
-                lambda w: w.reshape(-1, self.group, *w.shape[1:]),
-                {"frame": stage.frame, "global": stage.scene},
-            )
-            blank = {kind: [x] * self.group for kind in self.order}
-            x, kept = climb(round, (x, blank), layers)
-            start += len(jax.tree.leaves(layers)[0]) * self.group
-            for i in range(self.group):
-                taps[start - self.group + i] = kept["frame"][i], kept["global"][i]
-        return tuple(jnp.concatenate(taps[tap], axis=-1) for tap in self.taps)
+        layers = jax.tree.map(
+            lambda w: w.reshape(-1, self.group, *w.shape[1:]),
+            {"frame": stage.frame, "global": stage.scene},
+        )
+        blank = {kind: [x] * self.group for kind in self.order}
+        x, kept = climb(round, (x, blank), layers)
+        return x, kept, len(jax.tree.leaves(layers)[0]) * self.group
 
-    def _block(self, kind: str, block: Block, x: Array, turn) -> Array:
+    def block(
+        self, kind: str, block: Block, x: Float[Array, "b s p d"], turn: Rotation | None
+    ) -> Float[Array, "b s p d"]:
+        """One block inside frames ("frame") or among all tokens of the scene ("global")."""
         b, s, p, dim = x.shape
         x = x.reshape((b * s, p, dim) if kind == "frame" else (b, s * p, dim))
         note(f"agg.{kind}.#.attn_out", x, lambda x: block.attn(block.norm1(x), rotation=turn))
@@ -225,6 +243,7 @@ class Tower(nnx.Module):
         return x
 
 
-def stage_ends(taps: Sequence[int], group: int) -> list[int]:
-    """Where stages end: after each group of blocks that holds a tap."""
-    return sorted({(tap // group + 1) * group for tap in taps})
+def stage_ends(depth: int, taps: Sequence[int], group: int) -> list[int]:
+    """Where stages end: after each group that holds a tap, the first, and the last but one."""
+    ends = {(tap // group + 1) * group for tap in taps} | {group, depth - group}
+    return sorted(ends - {0})

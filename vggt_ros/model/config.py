@@ -3,7 +3,7 @@
 """Every number that makes a VGGT, under the names of the reference's own constructor."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Self
+from typing import Any
 
 from vggt_ros.errors import UserError
 
@@ -14,7 +14,7 @@ class Dino:
 
     depth: int = 24
     num_heads: int = 16
-    mlp_ratio: float = 4
+    mlp_ratio: float = 4.0
     norm_eps: float = 1e-6
     layer_scale: bool = True
     num_register_tokens: int = 4
@@ -33,7 +33,7 @@ class Aggregator:
     num_heads: int = 16
     mlp_ratio: float = 4.0
     num_register_tokens: int = 4
-    rope_freq: float = 100
+    rope_freq: float = 100.0
     qk_norm: bool = True
     aa_order: tuple[str, ...] = ("frame", "global")
     aa_block_size: int = 1
@@ -44,7 +44,7 @@ class Aggregator:
 class Camera:
     trunk_depth: int = 4
     num_heads: int = 16
-    mlp_ratio: float = 4
+    mlp_ratio: float = 4.0
     num_iterations: int = 4
     target_dim: int = 9
 
@@ -73,7 +73,7 @@ class Track:
     num_heads: int = 8
     mlp_ratio: float = 4.0
     num_virtual_tracks: int = 64
-    max_scale: float = 518
+    max_scale: float = 518.0
     pos_embed: bool = False  # off in the released 1B weights, on in the "tracker fixed" ones
 
 
@@ -98,10 +98,10 @@ class Config:
         if not all(0 <= i < a.depth for i in d.intermediate_layer_idx):
             raise UserError(f"intermediate_layer_idx must lie in 0..{a.depth - 1}")
         if a.embed_dim % (4 * a.num_heads) and a.rope_freq > 0:
-            raise UserError(f"rotary heads need embed_dim {a.embed_dim} = 4 k x {a.num_heads} heads")
+            raise UserError(f"rotary heads need embed_dim {a.embed_dim} = 4 k x {a.num_heads}")
 
     @classmethod
-    def from_dict(cls, tree: dict[str, Any]) -> Self:
+    def from_dict(cls, tree: dict[str, Any]) -> "Config":
         """The `config` object of a config.json; what it leaves out has VGGT-1B's value."""
         return _read(cls, tree, "config")
 
@@ -118,6 +118,8 @@ def _read(kind: type, tree: dict[str, Any], where: str):
         default = known[name].default_factory if is_dataclass(known[name].type) else None
         if default is not None:
             value = _read(known[name].type, value, f"{where}.{name}")
+        elif known[name].type is float:
+            value = float(value)  # JSON writes 4 for 4.0
         values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
 
@@ -136,6 +138,22 @@ TINY = Config(
         depth=3,
         num_heads=4,
         num_virtual_tracks=16,
-        max_scale=224,
+        max_scale=224.0,
+    ),
+)
+SMALL = Config(
+    dino=Dino(depth=5, num_heads=3),
+    aggregator=Aggregator(img_size=224, embed_dim=192, depth=6, num_heads=3),
+    camera_head=Camera(trunk_depth=1, num_heads=6),
+    dpt=Dense(features=48, out_channels=(48, 96, 128, 128), intermediate_layer_idx=(1, 2, 4, 5)),
+    track_head=Track(
+        features=48,
+        corr_levels=5,
+        corr_radius=3,
+        hidden_size=128,
+        depth=2,
+        num_heads=4,
+        num_virtual_tracks=16,
+        max_scale=224.0,
     ),
 )

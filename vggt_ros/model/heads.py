@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float
 
 from vggt_ros.model.layers import Block, Mlp, norm, stack
-from vggt_ros.model.tape import climb, note
+from vggt_ros.model.tape import climb, note, repeat
 
 FLOAT32 = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 
@@ -47,9 +47,10 @@ class CameraHead(nnx.Module):
         """
         tokens = self.token_norm(tokens)
         note("camera.pose_tokens", tokens)
-        pose = jnp.broadcast_to(self.empty_pose_tokens[...], (*tokens.shape[:2], 9))
-        raw, encodings = jnp.zeros_like(pose), []
-        for _ in range(self.iterations):
+        first = jnp.broadcast_to(self.empty_pose_tokens[...], (*tokens.shape[:2], 9))
+
+        def iterate(carry):
+            pose, raw = carry
             modulation = self.modulation(nnx.silu(self.embed_pose(pose)))
             note("camera.modulation.#", modulation)
             shift, scale, gate = jnp.split(modulation, 3, axis=-1)
@@ -60,10 +61,11 @@ class CameraHead(nnx.Module):
             delta = self.pose_branch(self.trunk_norm(x))
             note("camera.delta.#", delta)
             raw = raw + delta
-            pose = jax.lax.stop_gradient(raw)
-            encodings.append(activate_pose(raw))
-            note("camera.pose_enc.#", encodings[-1])
-        return jnp.stack(encodings)
+            encoding = activate_pose(raw)
+            note("camera.pose_enc.#", encoding)
+            return (jax.lax.stop_gradient(raw), raw), encoding
+
+        return repeat(iterate, (first, jnp.zeros_like(first)), self.iterations)[1]
 
 
 def activate_pose(raw: Float[Array, "*b 9"]) -> Float[Array, "*b 9"]:
@@ -187,7 +189,7 @@ class Fusion(nnx.Module):
 
 
 class ResidualConv(nnx.Module):
-    """Two convolutions around a skip that carries relu(x), as the reference's in-place ReLU does."""
+    """Two convolutions around a skip that carries relu(x): the reference's ReLU is in place."""
 
     def __init__(self, features: int, rngs: nnx.Rngs):
         self.conv1 = conv(features, features, rngs=rngs)
@@ -214,9 +216,7 @@ class Upscale(nnx.Module):
         return x.reshape(n, h * factor, w * factor, d) + self.bias
 
 
-def conv(
-    dim: int, out: int, *, stride: int = 1, use_bias: bool = True, rngs: nnx.Rngs
-) -> nnx.Conv:
+def conv(dim: int, out: int, *, stride: int = 1, use_bias: bool = True, rngs: nnx.Rngs) -> nnx.Conv:
     return nnx.Conv(dim, out, (3, 3), stride, padding=1, use_bias=use_bias, rngs=rngs)
 
 
@@ -276,7 +276,9 @@ def axis(span: float, n: int) -> Float[np.ndarray, "n"]:
     return np.linspace(-span * (n - 1) / n, span * (n - 1) / n, n)
 
 
-def sines(positions: Float[np.ndarray, "n"], dim: int, base: float = 100) -> Float[np.ndarray, "n d"]:
+def sines(
+    positions: Float[np.ndarray, "n"], dim: int, base: float = 100.0
+) -> Float[np.ndarray, "n d"]:
     """[sin, cos] of positions at `dim / 2` falling rates; in float64, then rounded once."""
     angles = positions[:, None] / base ** (np.arange(dim // 2) / (dim / 2))
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)

@@ -98,7 +98,9 @@ def positions(height: int, width: int, special: int) -> Int[np.ndarray, "t 2"]:
 
 def rotation(positions: Int[np.ndarray, "t 2"], head_dim: int, base: float) -> Rotation:
     """Half of a head turns with the row, half with the column, at head_dim / 4 rates each."""
-    rates = 1 / np.float32(base) ** (np.arange(0, head_dim // 2, 2, dtype=np.float32) * 2 / head_dim)
+    rates = 1 / np.float32(base) ** (
+        np.arange(0, head_dim // 2, 2, dtype=np.float32) * 2 / head_dim
+    )
     angles = positions[..., None].astype(np.float32) * rates
     return Rotation(jnp.asarray(np.cos(angles)), jnp.asarray(np.sin(angles)))
 
@@ -127,8 +129,20 @@ def norm(dim: int, eps: float = 1e-5, *, affine: bool = True, rngs: nnx.Rngs) ->
     )
 
 
+class OneKey(nnx.Rngs):
+    """The same key at every call, for whoever wants shapes and no numbers: no state to trace."""
+
+    def __init__(self):
+        pass
+
+    def params(self) -> Array:
+        return jax.random.key(0)
+
+
 def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs):
     """`depth` equal layers as one: every weight gains a first axis, the layer."""
+    if isinstance(rngs, OneKey):
+        return jax.tree.map(lambda w: jnp.broadcast_to(w, (depth, *w.shape)), make(rngs))
     return nnx.vmap(make)(rngs.split(depth))
 
 
@@ -166,6 +180,7 @@ class Attention(nnx.Module):
         context: Float[Array, "b k d"] | None = None,
         *,
         rotation: Rotation | None = None,
+        context_rotation: Rotation | None = None,
         mask: Bool[Array, "#b 1 #q k"] | None = None,
     ) -> Float[Array, "b q d"]:
         if context is None:
@@ -175,7 +190,7 @@ class Attention(nnx.Module):
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+            q, k = rotate(q, rotation), rotate(k, context_rotation or rotation)
         out = attend(q.astype(v.dtype), k.astype(v.dtype), v, mask)
         return self.proj(out.swapaxes(1, 2).reshape(x.shape))
 
@@ -229,9 +244,15 @@ class Block(nnx.Module):
         self.ls2 = None if scale is None else LayerScale(dim, scale)
 
     def __call__(
-        self, x: Float[Array, "b t d"], rotation: Rotation | None = None
+        self,
+        x: Float[Array, "b t d"],
+        rotation: Rotation | None = None,
+        context: Float[Array, "b k d"] | None = None,
+        context_rotation: Rotation | None = None,
     ) -> Float[Array, "b t d"]:
-        y = self.attn(self.norm1(x), rotation=rotation)
+        """With a `context` (`x` among it) keys are its tokens, and only `x` goes on."""
+        seen = None if context is None else self.norm1(context)
+        y = self.attn(self.norm1(x), seen, rotation=rotation, context_rotation=context_rotation)
         x = x + (y if self.ls1 is None else self.ls1(y))
         y = self.mlp(self.norm2(x))
         return x + (y if self.ls2 is None else self.ls2(y))

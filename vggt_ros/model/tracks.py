@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from vggt_ros.model.heads import FLOAT32, Pyramid, in_turn, nchw, resize, sines
 from vggt_ros.model.layers import Attention, Mlp, gelu, norm, stack
-from vggt_ros.model.tape import climb, note
+from vggt_ros.model.tape import climb, note, repeat
 
 
 class TrackHead(nnx.Module):
@@ -46,9 +46,7 @@ class TrackHead(nnx.Module):
         width = 3 * features + 4
         self.pyramid = Pyramid("track.fe", dim, features, features, channels, position, rngs)
         self.norm = norm(features, rngs=rngs)
-        self.reference_token = nnx.Param(
-            nnx.initializers.normal(1.0)(rngs.params(), (1, 2, width))
-        )
+        self.reference_token = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (1, 2, width)))
         samples = levels * (2 * radius + 1) ** 2
         self.correlation = Mlp(samples, hidden, features, rngs=rngs, **FLOAT32)
         self.updater = Updater(width, hidden, features + 2, depth, heads, mlp_ratio, virtual, rngs)
@@ -92,8 +90,9 @@ class TrackHead(nnx.Module):
         token = jnp.where(is_query, self.reference_token[0, 0], self.reference_token[0, 1])
         token = token + sample_sines(start, size, token.shape[-1])[:, None]
         layers = pyramid(maps, self.levels)
-        for _ in range(self.iterations):
-            coords = jax.lax.stop_gradient(coords)
+
+        def refine(carry: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+            coords, feats = jax.lax.stop_gradient(carry[0]), carry[1]
             correlation = correlate(layers, feats, coords, self.radius)
             note("track.corr.#", correlation, by_track)
             flow = coords - start[:, None]
@@ -108,6 +107,9 @@ class TrackHead(nnx.Module):
             feats = feats + gelu(self.feature_update(self.feature_norm(update[..., 2:])))
             coords = jnp.where(is_query, start[:, None], coords + update[..., :2])
             note("track.coords.#", coords * self.stride)
+            return (coords, feats), None
+
+        (coords, feats), _ = repeat(refine, (coords, feats), self.iterations)
         visibility, confidence = self.visibility(feats), self.confidence(feats)
         return (
             coords * self.stride,
@@ -119,7 +121,7 @@ class TrackHead(nnx.Module):
 # ---- what a track sees ------------------------------------------------------------------------
 
 
-def pyramid(maps: Float[Array, "b s h w c"], levels: int) -> list[Float[Array, "b s h w c"]]:
+def pyramid(maps: Float[Array, "b s h w c"], levels: int) -> list[Float[Array, "b s _h _w c"]]:
     """Means of 2 x 2 cells, again and again; an odd last row or column is left out."""
     out = [maps]
     for _ in range(levels - 1):
@@ -211,11 +213,11 @@ def embed_flow(flow: Float[Array, "*b 2"], dim: int) -> Float[Array, "*b d"]:
 def sample_sines(
     points: Float[Array, "b n 2"], size: tuple[int, int], dim: int
 ) -> Float[Array, "b n d"]:
-    """A sine table of the whole map, sampled at (x, y): separable, so one line an axis is enough."""
+    """A sine table of the whole map, sampled at (x, y): separable, so a line an axis is enough."""
     parts = []
     for i in (0, 1):
         n = size[1 - i]
-        table = jnp.asarray(sines(np.arange(n, dtype=float), dim // 2, base=10_000))
+        table = jnp.asarray(sines(np.arange(n, dtype=float), dim // 2, base=10_000.0))
         low, high, fraction = _between(points[..., i], n)
         parts.append(table[low] * (1 - fraction) + table[high] * fraction)
     return jnp.concatenate(parts, axis=-1)

@@ -12,9 +12,10 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from vggt_ros.model.backbone import Encoder, Tower
-from vggt_ros.model.config import TINY, VGGT_1B, Config
+from vggt_ros.model.config import SMALL, TINY, VGGT_1B, Config
 from vggt_ros.model.heads import CameraHead, DenseHead, inverse_log
-from vggt_ros.model.tape import recording
+from vggt_ros.model.layers import OneKey
+from vggt_ros.model.tape import named, recording
 from vggt_ros.model.tracks import TrackHead
 
 HEADS = ("camera", "depth", "points", "tracks")
@@ -25,7 +26,7 @@ class Preset(NamedTuple):
     default_width: int  # network pixels
 
 
-PRESETS = {"vggt-1b": Preset(VGGT_1B, 518), "tiny": Preset(TINY, 224)}
+PRESETS = {"vggt-1b": Preset(VGGT_1B, 518), "tiny": Preset(TINY, 224), "small": Preset(SMALL, 224)}
 
 
 class Prediction(NamedTuple):
@@ -202,10 +203,21 @@ class VGGT(nnx.Module):
 
     def patches(self, tap: Float[Array, "b s p d"]) -> Float[Array, "n t d"]:
         """A tap as dense heads want it: frames in one row, without camera and register tokens."""
-        return tap[:, :, self.tower.special :].reshape(-1, tap.shape[2] - self.tower.special, tap.shape[3])
+        return tap[:, :, self.tower.special :].reshape(
+            -1, tap.shape[2] - self.tower.special, tap.shape[3]
+        )
 
 
 Weights = dict[str, Any]
+
+
+def abstract_model(
+    config: Config, heads: Sequence[str] = HEADS, dtype=jnp.float32, param_dtype=jnp.float32
+) -> VGGT:
+    """A model of shapes without numbers: for `functional`, `nnx.split` and tables."""
+    return nnx.eval_shape(
+        lambda: VGGT(config, heads=heads, dtype=dtype, param_dtype=param_dtype, rngs=OneKey())
+    )
 
 
 def functional(model: VGGT) -> tuple[Callable[..., Prediction], Weights]:
@@ -233,13 +245,13 @@ def record(
     Heads are those that `weights` hold.
     """
     heads = tuple(head for head in HEADS if head in weights)
-    graph = nnx.split(nnx.eval_shape(lambda: VGGT(config, heads=heads, rngs=nnx.Rngs(0))))[0]
+    graph = nnx.split(abstract_model(config, heads))[0]
 
     @jax.jit
     def run(weights, images, queries):
         with recording() as tape:
             out = nnx.merge(graph, weights)(images, queries)
-        named = {
+        outputs = {
             "out.pose_enc": out.pose_encoding,
             "out.depth": None if out.depth is None else out.depth[..., None],
             "out.depth_conf": out.depth_confidence,
@@ -249,6 +261,6 @@ def record(
             "out.vis": out.visibility,
             "out.conf": out.track_confidence,
         }
-        return tape | {name: value for name, value in named.items() if value is not None}
+        return named(tape) | {name: x for name, x in outputs.items() if x is not None}
 
     return run(weights, images, queries)

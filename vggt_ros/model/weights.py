@@ -4,7 +4,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from flax import nnx
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
-from vggt_ros.model.vggt import HEADS, VGGT, Weights, functional
+from vggt_ros.model.vggt import HEADS, VGGT, Weights, abstract_model, functional
 
 Path = tuple[str | int, ...]
 Shape = tuple[int, ...]
@@ -126,20 +126,28 @@ class Entry(NamedTuple):
     shape: Shape  # official
 
 
-def abstract(config: Config, heads: Sequence[str] = HEADS, dtype=jnp.float32) -> Weights:
+@cache
+def abstract(config: Config, heads: tuple[str, ...] = HEADS, dtype: Any = jnp.float32) -> Weights:
     """Our weights as shapes and dtypes: matrices of encoder and tower in `dtype`, else float32."""
-    model = nnx.eval_shape(
-        lambda: VGGT(config, heads=heads, param_dtype=dtype, rngs=nnx.Rngs(0))
-    )
-    return functional(model)[1]
+    return functional(abstract_model(config, heads, param_dtype=dtype))[1]
 
 
-def table(config: Config, heads: Sequence[str] = HEADS) -> Iterator[Entry]:
+def table(config: Config, heads: Sequence[str] = HEADS) -> tuple[Entry, ...]:
     """Every official tensor that these heads need, in the order of our arrays."""
+    return _table(config, tuple(heads))
+
+
+@cache
+def _table(config: Config, heads: tuple[str, ...]) -> tuple[Entry, ...]:
+    return tuple(_entries(config, heads))
+
+
+def _entries(config: Config, heads: tuple[str, ...]) -> Iterator[Entry]:
     first_row: dict[str, int] = {}
     for path, leaf in flatten(abstract(config, heads)).items():
         name = official_name(path)
-        layout = next(l for pattern, l in LAYOUTS if re.fullmatch(pattern, "/".join(map(str, path))))
+        place = "/".join(map(str, path))
+        layout = next(found for pattern, found in LAYOUTS if re.fullmatch(pattern, place))
         layout = layout or _patches(config.aggregator.patch_size)
         if "{row}" not in name:
             yield Entry(name, path, None, layout, _shape(layout.official, leaf.shape))
@@ -159,7 +167,7 @@ def official_name(path: Path) -> str:
 
 
 def _shape(function: Callable, shape: Shape) -> Shape:
-    return jax.eval_shape(function, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+    return function(np.broadcast_to(np.float32(0), shape)).shape
 
 
 def flatten(weights: Weights) -> dict[Path, Any]:
@@ -259,7 +267,7 @@ def read(
     report = balance(config, {name: tensor.shape for name, tensor in tensors.items()}, heads)
     if strict and not report.balanced:
         raise UserError(f"these weights do not fit this model: {report.fault()}")
-    leaves = flatten(abstract(config, heads, dtype))
+    leaves = flatten(abstract(config, tuple(heads), dtype))
     if not report.balanced:
         model = VGGT(config, heads=heads, param_dtype=dtype, rngs=nnx.Rngs(0))
         leaves = flatten(functional(model)[1])
@@ -290,5 +298,5 @@ def official(config: Config, weights: Weights) -> Iterator[tuple[str, np.ndarray
     """Our weights under their official names and in their official layout, one at a time."""
     flat = flatten(weights)
     for entry in table(config, tuple(head for head in HEADS if head in weights)):
-        leaf = flat[entry.path]
-        yield entry.name, np.asarray(entry.layout.official(leaf if entry.row is None else leaf[entry.row]))
+        leaf = flat[entry.path] if entry.row is None else flat[entry.path][entry.row]
+        yield entry.name, np.asarray(entry.layout.official(leaf))
