@@ -1,26 +1,27 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A network made callable: device and dtype chosen, shapes compiled, results on the host once."""
+"""A network made callable: windows in, cameras, depth and tracks out, on the host and only once.
+
+The engine remembers what it computed of each frame alone, so that a window that slid by one frame
+costs one frame's encoder (`model/stream.py`).  The numbers are those of the full forward pass.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float32, UInt8
 
+from vggt_ros.device import choose_device, choose_dtype, keep_compiled
 from vggt_ros.errors import UserError
-from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.config import Config
-from vggt_ros.model.vggt import PRESETS, VGGT, Weights, functional
-from vggt_ros.model.weights import abstract
+from vggt_ros.programs import HEADS, Encode, Programs, See
 
 Progress = Callable[[str], None]
-HEADS = ("camera", "depth", "tracks")  # points come from depth and camera: more exact, and cheaper
+Weights = dict
 QUERY_ROOM = (16, 64, 256, 1024)  # queries are padded to one of these, so that shapes are few
 
 
@@ -35,59 +36,17 @@ class Look(NamedTuple):
     track_confidence: Float32[np.ndarray, "s n"] | None = None
 
 
-def choose_device(kind: str = "auto") -> jax.Device:
-    """The device to run on, after it has run a real kernel.
-
-    A listed GPU may still be unable to run anything (wheels built for other chips): so a product
-    and a convolution are computed and checked before anything relies on it.
-    """
-    try:
-        device = (jax.devices() if kind == "auto" else jax.devices(kind))[0]
-    except RuntimeError as error:
-        raise UserError(f"no device '{kind}': {error}; use device auto or cpu") from error
-    a = np.arange(64, dtype=np.float32).reshape(8, 8) / 64
-    try:
-        with jax.default_device(device):
-            product = np.asarray(jax.jit(lambda x: jnp.sin(x @ x))(a))
-            blurred = np.asarray(
-                jax.lax.conv(jnp.asarray(a)[None, None], jnp.ones((1, 1, 3, 3)), (1, 1), "SAME")
-            )
-    except Exception as error:  # whatever the runtime throws, the person needs one sentence
-        raise UserError(
-            f"{device.device_kind} is listed but cannot run a kernel ({str(error).splitlines()[0]});"
-            " install a jaxlib built for this chip, or set device to cpu"
-        ) from error
-    if not np.allclose(product, np.sin(a @ a), atol=1e-2) or abs(blurred[0, 0, 1, 1] - 81 / 64) > 1e-2:
-        raise UserError(f"{device.device_kind} computes wrong numbers; update its driver and jaxlib")
-    return device
-
-
-def choose_dtype(name: str, device: jax.Device) -> jnp.dtype:
-    """`auto` is bfloat16 where the chip is made for it (an accelerator), float32 elsewhere."""
-    if name == "auto":
-        name = "float32" if device.platform == "cpu" else "bfloat16"
-    if name not in ("float32", "bfloat16"):
-        raise UserError(f"dtype is '{name}'; choose auto, float32 or bfloat16")
-    return jnp.dtype(name)
-
-
-def keep_compiled(cache_dir: Path | None) -> None:
-    """Compiled programs are kept in `cache_dir`, so that the second start need not compile."""
-    if cache_dir is None:
-        return
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write compilation cache {cache_dir}: {error.strerror}; set cache_dir elsewhere"
-        ) from error
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+class Compiling(UserError):
+    """No program for such a picture yet; one is being compiled in the background."""
 
 
 class Engine:
-    """A compiled network with its weights on one device.  Used by one thread at a time."""
+    """A compiled network with its weights on one device.  Used by one thread at a time.
+
+    With `background`, a shape that is not ready is compiled while others go on serving: a look
+    may then cover fewer frames than asked for (the newest), or leave out tracks; where nothing
+    fits it raises `Compiling`.  Without, it waits.
+    """
 
     def __init__(
         self,
@@ -96,21 +55,30 @@ class Engine:
         weights: Weights,
         *,
         device: jax.Device,
-        dtype: DTypeLike,
+        dtype: np.dtype,
         default_width: int,
         random: bool,
+        cache_dir: Path | None = None,
+        background: bool = False,
     ):
-        self.name = name
-        self.config = config
-        self.device = device
-        self.dtype = dtype
+        order, group = config.aggregator.aa_order, config.aggregator.aa_block_size
+        if tuple(order) != ("frame", "global") or group != 1:
+            raise UserError("streaming needs a tower that alternates frame and global, one by one")
+        self.name, self.config = name, config
+        self.device, self.dtype = device, dtype
         self.random_weights = random
         self.default_width = default_width
-        self._weights = jax.device_put(weights, device)
-        self._apply = functional(
-            nnx.eval_shape(lambda: VGGT(config, heads=HEADS, dtype=dtype, rngs=nnx.Rngs(0)))
-        )[0]
-        self._programs: dict[tuple, Callable] = {}
+        self.background = background
+        self.programs = Programs(config, dtype, device, cache_dir)
+        self._weights = jax.device_put(jax.tree.leaves(weights), device)
+        self._slots = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every frame; keep the compiled programs."""
+        self._memory: tuple[Array, ...] | None = None
+        self._size = (0, 0)
+        self._where: dict[int, int] = {}  # frame id -> slot
 
     def warm(
         self,
@@ -121,11 +89,18 @@ class Engine:
         queries: Sequence[int] = (0,),
         progress: Progress = lambda line: None,
     ) -> None:
-        """Compile every program that windows of `size` (height, width) network pixels will need."""
+        """Compile what windows of `size` (height, width) network pixels will need, and wait.
+
+        The longest of `window_sizes` says how many frames will be remembered.
+        """
+        self._slots = max(self._slots, *window_sizes)
+        shapes = [Encode(size, self._slots)]
         for s in window_sizes:
-            for n in queries:
-                progress(f"compiling {self.name}: window of {s}, {size[1]}x{size[0]}, {n} queries")
-                self._program(s, size, min(depth_frames, s), n)
+            rooms = {query_room(n) for n in queries}
+            shapes += [See(size, self._slots, s, min(depth_frames, s), n) for n in sorted(rooms)]
+        for shape in shapes:
+            progress(f"compiling {self.name}: {shape}")
+            self.programs.get(shape)
 
     def look(
         self,
@@ -136,57 +111,80 @@ class Engine:
         queries: Float32[np.ndarray, "n 2"] | None = None,
         query_frame: int = 0,
     ) -> Look:
-        """One forward pass over a window, oldest frame first; depth for the newest frames only."""
+        """Look at a window, oldest frame first; depth for the newest `depth_frames` only.
+
+        A frame is known by its id: its picture is read the first time only.
+        """
+        self._make_room(images[0].shape[:2], len(frame_ids))
         count = 0 if queries is None else len(queries)
-        room = query_room(count)
-        program = self._program(len(images), images[0].shape[:2], depth_frames, room)
+        frames, room, program = self._program(len(frame_ids), depth_frames, query_room(count))
+        cut = len(frame_ids) - frames
+        frame_ids, images = frame_ids[cut:], images[cut:]
+        if room == 0 or query_frame < cut:
+            count = 0
+        self._remember(frame_ids, images)
+        slots = np.array([self._where[key] for key in frame_ids], np.int32)
         points = np.zeros((room, 2), np.float32)
         if queries is not None:
-            points[:count] = queries
-        out = program(self._weights, np.stack(images), points, np.arange(room) < count, query_frame)
-        host = Look(*(None if x is None else np.asarray(x) for x in out))
-        if host.tracks is None or count == 0:
-            return host._replace(tracks=None, visibility=None, track_confidence=None)
-        assert host.visibility is not None and host.track_confidence is not None
-        return host._replace(
-            tracks=host.tracks[:, :count],
-            visibility=host.visibility[:, :count],
-            track_confidence=host.track_confidence[:, :count],
+            points[:count] = queries[:count]
+        known = np.arange(room) < count
+        outputs = program(
+            self._weights, self._memory, slots, points, known, np.int32(max(query_frame - cut, 0))
         )
+        for output in outputs:
+            if output is not None:
+                output.copy_to_host_async()
+        pose, depth, confidence, *tracks = (None if x is None else np.asarray(x) for x in outputs)
+        if count == 0:
+            return Look(pose, depth, confidence)
+        return Look(pose, depth, confidence, *(x[:, :count] for x in tracks))
 
-    def reset(self) -> None:
-        """Nothing is remembered between looks."""
-
-    def _program(self, s: int, size: tuple[int, int], depth_frames: int, room: int) -> Callable:
-        key = (s, *size, depth_frames, room)
-        if key not in self._programs:
-
-            def forward(weights: dict, images: Array, points: Array, mask: Array, query_frame: Array):
-                frames = images[None].astype(jnp.float32) / 255
-                out = self._apply(
-                    weights,
-                    frames,
-                    points[None] if room else None,
-                    query_mask=mask[None] if room else None,
-                    query_frame=query_frame,
+    def _make_room(self, size: tuple[int, int], frames: int) -> None:
+        """Memory for windows of this many frames of this size; another size forgets all."""
+        if frames > self._slots or size != self._size:
+            self.reset()
+            self._slots = max(self._slots, frames)
+        if self._memory is None:
+            self._size = size
+            dim, patch = self.config.aggregator.embed_dim, self.config.aggregator.patch_size
+            tokens = size[0] // patch * (size[1] // patch)
+            special = 1 + self.config.aggregator.num_register_tokens
+            with jax.default_device(self.device):
+                self._memory = tuple(
+                    jnp.zeros((self._slots, n, dim), jnp.float32)
+                    for n in (tokens, special + tokens)
                 )
-                tracks = (
-                    (out.tracks[0], out.visibility[0], out.track_confidence[0])
-                    if room
-                    else (None, None, None)
-                )
-                k = depth_frames
-                return (out.pose_encoding[0], out.depth[0, -k:], out.depth_confidence[0, -k:], *tracks)
 
-            shapes = (
-                self._weights,
-                jax.ShapeDtypeStruct((s, *size, 3), jnp.uint8),
-                jax.ShapeDtypeStruct((room, 2), jnp.float32),
-                jax.ShapeDtypeStruct((room,), jnp.bool_),
-                jax.ShapeDtypeStruct((), jnp.int32),
-            )
-            self._programs[key] = jax.jit(forward).lower(*shapes).compile()
-        return self._programs[key]
+    def _program(self, frames: int, depth_frames: int, room: int) -> tuple[int, int, Callable]:
+        """The program for such a window, or the nearest smaller one that is ready."""
+        wanted = See(self._size, self._slots, frames, depth_frames, room)
+        if not self.background:
+            return frames, room, self.programs.get(wanted)
+        encoder = self.programs.find(Encode(self._size, self._slots))
+        smaller = [wanted, wanted._replace(queries=0)]
+        for s in range(frames - 1, 0, -1):
+            smaller.append(See(self._size, self._slots, s, min(depth_frames, s), 0))
+        for shape in smaller if encoder else ():
+            program = self.programs.find(shape) if shape == wanted else self.programs.held(shape)
+            if program is not None:
+                return shape.frames, shape.queries, program
+        if frames > 1:
+            self.programs.find(smaller[-1])
+        raise Compiling(f"compiling for {self._size[1]}x{self._size[0]} pictures; frames wait")
+
+    def _remember(
+        self, frame_ids: Sequence[int], images: Sequence[UInt8[np.ndarray, "h w 3"]]
+    ) -> None:
+        """Encode the frames that are new, in the places of those that left."""
+        self._where = {key: slot for key, slot in self._where.items() if key in frame_ids}
+        free = [slot for slot in range(self._slots) if slot not in self._where.values()]
+        encode = self.programs.get(Encode(self._size, self._slots))
+        for key, image in zip(frame_ids, images, strict=True):
+            if key not in self._where:
+                self._where[key] = free.pop()
+                self._memory = encode(
+                    self._weights, self._memory, image, np.int32(self._where[key])
+                )
 
 
 def query_room(count: int) -> int:
@@ -202,13 +200,20 @@ def query_room(count: int) -> int:
 def open_engine(
     model: str,
     *,
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    dtype: str = "auto",
     device: str = "auto",
     cache_dir: Path | None = None,
     seed: int = 0,
+    background: bool = False,
     progress: Progress = lambda line: None,
 ) -> Engine:
-    """A network ready to be warmed: `model` is a preset (random weights), a hub id or a path."""
+    """A network ready to be warmed: `model` is a preset (random weights), a hub id or a path.
+
+    Raises `UserError` for a device that does not run, weights that do not fit, an unknown model.
+    """
+    from vggt_ros.model.checkpoint import open_weights
+    from vggt_ros.model.vggt import PRESETS
+
     keep_compiled(cache_dir)
     chosen = choose_device(device)
     number = choose_dtype(dtype, chosen)
@@ -216,22 +221,30 @@ def open_engine(
         progress(f"{model}: random weights, its geometry is noise")
         config, width = PRESETS[model]
         weights = random_weights(config, number, seed)
-        return Engine(
-            model, config, weights, device=chosen, dtype=number, default_width=width, random=True
-        )
-    progress(f"{model}: reading weights")
-    config, weights, _ = open_weights(model, heads=HEADS, dtype=number)
-    width = config.aggregator.img_size
+    else:
+        progress(f"{model}: reading weights")
+        config, weights, _ = open_weights(model, heads=HEADS, dtype=number)
+        width = config.aggregator.img_size
     return Engine(
-        model, config, weights, device=chosen, dtype=number, default_width=width, random=False
+        model,
+        config,
+        weights,
+        device=chosen,
+        dtype=number,
+        default_width=width,
+        random=model in PRESETS,
+        cache_dir=cache_dir,
+        background=background,
     )
 
 
-def random_weights(config: Config, dtype: DTypeLike, seed: int = 0) -> Weights:
+def random_weights(config: Config, dtype: np.dtype, seed: int = 0) -> Weights:
     """Untrained weights of the right shapes: they run at full speed and see nothing.
 
     Drawn by NumPy, array by array: compiling the initialisers would take longer than the model.
     """
+    from vggt_ros.model.weights import abstract
+
     random = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -1,0 +1,180 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled programs of one network: a few shapes, each traced once in the life of a cache.
+
+Compiling is cached by JAX; tracing is not, and for a large model takes longer than loading the
+compiled program.  So the traced program is kept too, as a portable export beside JAX's own files.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vggt_ros.model.config import Config
+
+HEADS = ("camera", "depth", "tracks")  # points come from depth and camera: more exact, and cheaper
+
+
+class Encode(NamedTuple):
+    """Program: one frame into its slot of the memory."""
+
+    size: tuple[int, int]
+    slots: int
+
+    def __str__(self) -> str:
+        return f"encoder {self.size[1]}x{self.size[0]}"
+
+
+class See(NamedTuple):
+    """Program: a window of `frames`, depth for the newest `depth_frames`, room for `queries`."""
+
+    size: tuple[int, int]
+    slots: int
+    frames: int
+    depth_frames: int
+    queries: int
+
+    def __str__(self) -> str:
+        tracks = f", {self.queries} tracks" if self.queries else ""
+        return f"window of {self.frames} {self.size[1]}x{self.size[0]}{tracks}"
+
+
+Shape = Encode | See
+
+
+class Programs:
+    """Compiled programs by shape; compiles on demand, here or in the background."""
+
+    def __init__(self, config: Config, dtype: np.dtype, device: jax.Device, cache_dir: Path | None):
+        self._config, self._dtype, self._device = config, dtype, device
+        self._cache_dir = cache_dir
+        self._ready: dict[Shape, Callable] = {}
+        self._pending: dict[Shape, Future] = {}
+        self._compiler: ThreadPoolExecutor | None = None
+        self._lock = Lock()
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """What is being compiled in the background, in words."""
+        return tuple(str(shape) for shape, job in self._pending.items() if not job.done())
+
+    def get(self, shape: Shape) -> Callable:
+        """The program, compiled now if need be."""
+        job = self._pending.pop(shape, None)
+        if job is not None:
+            self._ready[shape] = job.result()
+        elif shape not in self._ready:
+            self._ready[shape] = self._compiled(shape)
+        return self._ready[shape]
+
+    def find(self, shape: Shape) -> Callable | None:
+        """The program if it is ready; otherwise it is compiled in the background from now on."""
+        if shape in self._ready:
+            return self._ready[shape]
+        if shape not in self._pending:
+            if self._compiler is None:
+                self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
+            self._pending[shape] = self._compiler.submit(self._compiled, shape)
+        return self.get(shape) if self._pending[shape].done() else None
+
+    def held(self, shape: Shape) -> Callable | None:
+        """The program if it is ready; nothing is begun otherwise."""
+        return self.find(shape) if shape in self._ready or shape in self._pending else None
+
+    def stop(self) -> None:
+        """Begin no further compilation."""
+        if self._compiler is not None:
+            self._compiler.shutdown(wait=False, cancel_futures=True)
+
+    def _compiled(self, shape: Shape) -> Callable:
+        # One at a time: tracing is Python and would only slow down whoever serves meanwhile.
+        with self._lock, jax.default_device(self._device):
+            donated = (1,) if isinstance(shape, Encode) else ()
+            exported = self._exported(shape)
+            if exported is None:
+                function, arguments = self._traced(shape)
+            else:
+                function = exported.call
+                arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+            return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
+
+    def _exported(self, shape: Shape) -> jax.export.Exported | None:
+        """The traced program from the cache, or into it; None where nothing is kept."""
+        if self._cache_dir is None:
+            return None
+        path = self._cache_dir / f"{self._fingerprint(shape)}.export"
+        if path.exists():
+            try:
+                return jax.export.deserialize(bytearray(path.read_bytes()))
+            except Exception:  # of another version, or cut short: trace it again
+                path.unlink(missing_ok=True)
+        function, arguments = self._traced(shape)
+        try:
+            exported = jax.export.export(jax.jit(function))(*arguments)
+        except ValueError:  # a kernel that promises no stable export: it is traced at each start
+            return None
+        part = path.with_suffix(".part")
+        part.write_bytes(exported.serialize())
+        part.replace(path)
+        return exported
+
+    def _fingerprint(self, shape: Shape) -> str:
+        """Changes with whatever changes the program: the model, its code, JAX, the device."""
+        sources = sorted(Path(__file__).parent.glob("model/*.py"))
+        parts = [
+            json.dumps(self._config.to_dict()),
+            str((type(shape).__name__, *shape, self._dtype, self._device.device_kind)),
+            jax.__version__,
+            *(path.read_text() for path in sources),
+        ]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+    def _traced(self, shape: Shape) -> tuple[Callable, tuple[Any, ...]]:
+        """A plain function of weights (flat), memory and inputs, and the shapes of those."""
+        # Flax and the model's code are needed here only: a start from the cache does without.
+        from flax import nnx
+
+        from vggt_ros.model import stream
+        from vggt_ros.model.vggt import abstract_model
+
+        model = abstract_model(self._config, HEADS, self._dtype, self._dtype)
+        graph, state = nnx.split(model)
+        weights, tree = jax.tree.flatten(nnx.to_pure_dict(state))
+        memory = jax.eval_shape(lambda: tuple(stream.blank(model, shape.slots, shape.size)))
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        if isinstance(shape, Encode):
+
+            def remember(weights, memory, image, slot):
+                model = nnx.merge(graph, tree.unflatten(weights))
+                return tuple(stream.remember(model, stream.Memory(*memory), image, slot))
+
+            image = jax.ShapeDtypeStruct((*shape.size, 3), jnp.uint8)
+            return remember, (weights, memory, image, number)
+
+        def look(weights, memory, slots, queries, mask, query_frame):
+            sight = stream.look(
+                nnx.merge(graph, tree.unflatten(weights)),
+                stream.Memory(*memory),
+                slots,
+                shape.size,
+                shape.depth_frames,
+                *((queries, mask, query_frame) if shape.queries else ()),
+            )
+            return tuple(sight)
+
+        return look, (
+            weights,
+            memory,
+            jax.ShapeDtypeStruct((shape.frames,), jnp.int32),
+            jax.ShapeDtypeStruct((shape.queries, 2), jnp.float32),
+            jax.ShapeDtypeStruct((shape.queries,), jnp.bool_),
+            number,
+        )
