@@ -133,9 +133,8 @@ def test_a_camera_that_hangs_on_a_robot_gets_no_second_parent(rig: Rig):
     assert not rig.heard["/tf"]
 
 
-@pytest.mark.parametrize("camera_frame", ["", "vggt_camera"])
-def test_tf_mode_none_is_silent(rig: Rig, camera_frame: str):
-    rig.start(tf_mode="none", camera_frame=camera_frame)
+def test_tf_mode_none_is_silent(rig: Rig):
+    rig.start(tf_mode="none")
     rig.show_and_wait(0)
     rig.until_diagnosed("off: tf_mode is none")
     assert rig.robot.count_publishers("/tf") == 0

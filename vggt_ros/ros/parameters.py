@@ -27,7 +27,7 @@ def _parameter(
     default: Any,
     about: str,
     *,
-    between: tuple[float, float] | None = None,
+    between: tuple[int | float, int | float] | None = None,
     step: int = 0,
     live: bool = False,
 ) -> Any:

@@ -51,7 +51,7 @@ def run(
         node = open_node(fail)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        spinner = Thread(target=_spin, args=(executor, fail), name="vggt_spin", daemon=True)
+        spinner = Thread(target=_spin, args=(executor.spin, fail), name="vggt_spin", daemon=True)
         spinner.start()
         end.wait()
         ended_in_time = close(node, PATIENCE)
@@ -73,9 +73,9 @@ def run(
     return code
 
 
-def _spin(executor: SingleThreadedExecutor, fail: OnDeath) -> None:
+def _spin(spin: Callable[[], None], fail: OnDeath) -> None:
     try:
-        executor.spin()
+        spin()
     except ExternalShutdownException:
         pass
     except BaseException as error:  # a callback's fault must end the process, not just this thread

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Poses to /tf, by `tf_mode`: each stamp once, no frame given a second parent.
 
-A mode is a class with `send`, `reset` and `state`; `open_transforms` chooses it.
+A mode is a subclass of `Transforms`; `open_transforms` chooses it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -19,32 +19,20 @@ from vggt_ros.ros.parameters import Parameters
 Say = Callable[[str], object]
 
 
-class Transforms(Protocol):
-    """What the outputs need of a tf mode."""
+class Transforms:
+    """What a mode is to the outputs; this one sends nothing, so poses stay topics."""
 
-    state: str  # for /diagnostics
+    def __init__(self, state: str):
+        self.state = state  # for /diagnostics
 
     def send(self, views: Sequence[View]) -> None:
         """Publish what these views, never sent before, say; oldest first."""
-        ...
 
     def reset(self) -> None:
         """A new timeline begins."""
-        ...
 
 
-class NoTransforms:
-    """Poses stay topics."""
-
-    def __init__(self, why: str):
-        self.state = f"off: {why}"
-
-    def send(self, views: Sequence[View]) -> None: ...
-
-    def reset(self) -> None: ...
-
-
-class CameraTransforms:
+class CameraTransforms(Transforms):
     """`world_frame` -> the camera's frame, as long as nobody else is that frame's parent.
 
     A camera on a robot hangs on the robot's own tree: a second parent would tear it out of there.
@@ -52,10 +40,10 @@ class CameraTransforms:
     """
 
     def __init__(self, node: Node, message: type, *, world: str, child: str, say: Say):
+        super().__init__("camera: nothing sent yet")
         self._message, self._world, self._child, self._say = message, world, child, say
         self._parents: dict[str, str] = {}  # as others have it
         self._last_ns = 0
-        self.state = "camera: nothing sent yet"
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._publisher = node.create_publisher(message, "/tf", QoSProfile(depth=100))
         node.create_subscription(message, "/tf", self._watch, QoSProfile(depth=100))
@@ -108,7 +96,7 @@ def open_transforms(node: Node, parameters: Parameters, say: Say) -> Transforms:
     """The mode that the parameters ask for.  Raises `UserError` where it cannot be had."""
     mode = parameters.tf_mode
     if mode == "none":
-        return NoTransforms("tf_mode is none")
+        return Transforms("off: tf_mode is none")
     if mode in ("odom_to_base", "map_to_odom"):
         raise UserError(f"tf_mode {mode} is not there yet; choose auto, camera or none")
     try:
@@ -120,7 +108,7 @@ def open_transforms(node: Node, parameters: Parameters, say: Say) -> Transforms:
                 " install ros-$ROS_DISTRO-tf2-msgs, or set tf_mode to none"
             ) from error
         say("tf2_msgs is not installed: nothing is sent to /tf; poses are on ~/pose and ~/path")
-        return NoTransforms("tf2_msgs is not installed")
+        return Transforms("off: tf2_msgs is not installed")
     return CameraTransforms(
         node, TFMessage, world=parameters.world_frame, child=parameters.camera_frame, say=say
     )
