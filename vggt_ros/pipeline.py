@@ -122,6 +122,8 @@ class View(NamedTuple):
 
     def rescaled(self, factor: float) -> "View":
         """The same view in a world that was rescaled about its origin."""
+        if factor == 1.0:
+            return self
         pose = self.world_from_camera * np.array([1.0, 1.0, 1.0, factor])
         pose[3, 3] = 1.0
         depth = None if self.depth is None else self.depth * np.float32(factor)
