@@ -16,6 +16,8 @@ TOPICS = {
     "image": "sensor_msgs/Image to look at (with image_transport:=compressed: its base name)",
     "camera_info": "sensor_msgs/CameraInfo of that image; need not be there",
 }
+# What config/vggt.rviz shows, in a node without a namespace.
+SHOWN = ("depth/image", "rgb/image_rect_color", "points", "window_points", "path")
 # Given, they win over params_file; not given, the file decides.
 PARAMETERS = {
     "model": (str, "Preset (random weights), Hugging Face id, file or folder"),
@@ -91,7 +93,9 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         arguments = ["-d", str(HERE / "config/vggt.rviz")]
         if given["world_frame"]:
             arguments += ["-f", given["world_frame"]]
+        prefix = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+        moved = [(f"/vggt/{topic}", f"{prefix}/vggt/{topic}") for topic in SHOWN if prefix]
         actions.append(
-            Node(package="rviz2", executable="rviz2", namespace=namespace, arguments=arguments)
+            Node(package="rviz2", executable="rviz2", arguments=arguments, remappings=moved)
         )
     return actions
