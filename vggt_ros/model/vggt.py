@@ -3,6 +3,7 @@
 """The assembly, and the file to read first: pictures in; cameras, depth, points and tracks out."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -234,6 +235,10 @@ def functional(model: VGGT) -> tuple[Callable[..., Prediction], Weights]:
     return apply, nnx.to_pure_dict(state)
 
 
+# For one pass with every stage an output: compiled in a third of the time, and run once.
+PLAINLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
 def record(
     config: Config,
     weights: Weights,
@@ -244,13 +249,19 @@ def record(
 
     Heads are those that `weights` hold.
     """
-    heads = tuple(head for head in HEADS if head in weights)
-    graph = nnx.split(abstract_model(config, heads))[0]
+    return _recorder(config, tuple(head for head in HEADS if head in weights))(
+        weights, images, queries
+    )
+
+
+@cache
+def _recorder(config: Config, heads: tuple[str, ...]) -> Callable[..., dict[str, Array]]:
+    apply = functional(abstract_model(config, heads))[0]
 
     @jax.jit
     def run(weights, images, queries):
         with recording() as tape:
-            out = nnx.merge(graph, weights)(images, queries)
+            out = apply(weights, images, queries)
         outputs = {
             "out.pose_enc": out.pose_encoding,
             "out.depth": None if out.depth is None else out.depth[..., None],
@@ -263,4 +274,4 @@ def record(
         }
         return named(tape) | {name: x for name, x in outputs.items() if x is not None}
 
-    return run(weights, images, queries)
+    return run

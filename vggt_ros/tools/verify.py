@@ -3,8 +3,6 @@
 """`vggt verify`: does this network, with these weights, compute what the reference computes?"""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +11,8 @@ import numpy as np
 from vggt_ros.errors import UserError
 
 if TYPE_CHECKING:
+    from jax import Array
+
     from vggt_ros.model.config import Config
 
 
@@ -121,7 +121,6 @@ def table(rows: list[Row]) -> str:
 def _run(config: "Config", weights: Any, case: dict[str, Any]) -> dict[str, np.ndarray]:
     """Every stage of the network on the case's input, and the geometry that follows from it."""
     import jax
-    import jax.numpy as jnp
 
     from vggt_ros.geometry import (
         extrinsics_from_pose_encoding,
@@ -133,8 +132,8 @@ def _run(config: "Config", weights: Any, case: dict[str, Any]) -> dict[str, np.n
     from vggt_ros.model.vggt import record
 
     images, queries = _inputs(case, config.aggregator.patch_size)
-    with jax.default_matmul_precision("highest"), _compiling_plainly():
-        recorded = record(config, weights, jnp.asarray(images), queries)
+    with jax.default_matmul_precision("highest"):
+        recorded = record(config, weights, images, queries)
     tensors = {name: np.asarray(value) for name, value in recorded.items()}
     if "out.pose_enc" in tensors:
         encoding = tensors["out.pose_enc"]
@@ -150,21 +149,10 @@ def _run(config: "Config", weights: Any, case: dict[str, Any]) -> dict[str, np.n
     return tensors
 
 
-@contextmanager
-def _compiling_plainly() -> Iterator[None]:
-    """One pass with every stage as an output: optimising it takes far longer than running it."""
-    import jax
-
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
-
-
-def _inputs(case: dict[str, Any], patch: int) -> tuple[np.ndarray, Any]:
+def _inputs(case: dict[str, Any], patch: int) -> tuple["Array", "Array | None"]:
     """Pictures with colours last, and queries if the case has any."""
+    import jax.numpy as jnp
+
     if "in.images" not in case:
         raise UserError("the case holds no in.images: is it a case file?")
     shape = case["in.images"].shape
@@ -175,4 +163,6 @@ def _inputs(case: dict[str, Any], patch: int) -> tuple[np.ndarray, Any]:
         )
     images = np.asarray(case["in.images"], np.float32).transpose(0, 1, 3, 4, 2)
     queries = case.get("in.query_points")
-    return images, None if queries is None else np.asarray(queries, np.float32)
+    if queries is not None:
+        queries = jnp.asarray(np.asarray(queries, np.float32))
+    return jnp.asarray(images), queries
