@@ -3,7 +3,7 @@
 """The assembly, and the file to read first: pictures in; cameras, depth, points and tracks out."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -258,7 +258,7 @@ def record(
 def _recorder(config: Config, heads: tuple[str, ...]) -> Callable[..., dict[str, Array]]:
     apply = functional(abstract_model(config, heads))[0]
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=PLAINLY)
     def run(weights, images, queries):
         with recording() as tape:
             out = apply(weights, images, queries)
