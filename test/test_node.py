@@ -3,6 +3,7 @@
 """The node on live topics: what goes out, in which order, and only for someone."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,7 +153,8 @@ def test_outputs_are_reliable_the_path_is_latched_and_the_image_is_best_effort_o
 
 
 def test_qos_may_be_overridden_from_outside(rig: Rig):
-    rig.start(**{"qos_overrides./vggt/points.publisher.reliability": "best_effort"})
+    override: dict[str, Any] = {"qos_overrides./vggt/points.publisher.reliability": "best_effort"}
+    rig.start(**override)
     (ours,) = rig.robot.get_publishers_info_by_topic("/vggt/points")
     assert ours.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
 
@@ -355,11 +357,3 @@ def test_a_clock_that_jumps_back_begins_anew(rig: Rig):
     rig.until_diagnosed("the clock went back")
     rig.show_and_wait(0)  # older than the last, and welcome
     assert len(rig.wall.looks[-1]) == 1
-
-
-@pytest.mark.parametrize("mode", ["odom_to_base", "map_to_odom"])
-def test_a_tf_mode_that_is_not_there_yet_is_refused(rig: Rig, mode: str):
-    from vggt_ros.errors import UserError
-
-    with pytest.raises(UserError, match="auto, camera or none"):
-        rig.start(tf_mode=mode)

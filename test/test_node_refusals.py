@@ -146,12 +146,14 @@ def test_a_bad_query_is_named_and_survived(rig: Rig, query: QueryPoints, words: 
     rig.show_and_wait(1)
 
 
-def test_a_look_that_fails_is_named_and_the_next_one_has_its_turn(rig: Rig):
+def test_a_look_that_fails_is_named_and_the_next_one_has_its_turn(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
     rig.start()
-    healthy, rig.wall.look = rig.wall.look, lambda *_args, **_options: 1 / 0
-    rig.show(0)
-    rig.until_diagnosed("a look failed: ZeroDivisionError")
-    rig.wall.look = healthy
+    with monkeypatch.context() as broken:
+        broken.setattr(rig.wall, "look", lambda *_args, **_options: 1 / 0)
+        rig.show(0)
+        rig.until_diagnosed("a look failed: ZeroDivisionError")
     rig.show_and_wait(1)
 
 
@@ -198,9 +200,11 @@ def test_missing_tf2_msgs_turns_transforms_off_unless_they_were_asked_for(
     from vggt_ros.errors import UserError
     from vggt_ros.ros import transforms
     from vggt_ros.ros.parameters import Parameters
+    from vggt_ros.ros.tf_cache import open_frames
 
     monkeypatch.setitem(sys.modules, "tf2_msgs.msg", None)
-    off = transforms.open_transforms(rig.robot, Parameters(), said.append)
+    frames = open_frames(rig.robot, 0.0)
+    off = transforms.open_transforms(rig.robot, Parameters(), frames, said.append)
     assert off.state == "off: tf2_msgs is not installed" and "tf2_msgs" in said[0]
     with pytest.raises(UserError, match="needs the package tf2_msgs"):
-        transforms.open_transforms(rig.robot, Parameters(tf_mode="camera"), said.append)
+        transforms.open_transforms(rig.robot, Parameters(tf_mode="camera"), frames, said.append)

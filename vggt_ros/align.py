@@ -394,13 +394,13 @@ def _covariances(
     centres = {frame.frame_id: frame.world_from_camera[:3, 3] for frame in settled}
     was = [frame for frame in segment.frames if frame.frame_id in centres]
     if len(was) > 1 and was[-1] is segment.frames[-1]:
-        lever = _lever(centres[was[-1].frame_id] - centres[was[-2].frame_id])
-        kept = lever @ kept @ lever.T + axes * 2.0 / max(len(settled) - 1, 1) ** 2
-    lever = _lever(settled[-1].world_from_camera[:3, 3] - centres[was[-1].frame_id])
-    return kept, lever @ kept @ lever.T + axes * (1.0 + 1.0 / shared)
+        carry = lever(centres[was[-1].frame_id] - centres[was[-2].frame_id])
+        kept = carry @ kept @ carry.T + axes * 2.0 / max(len(settled) - 1, 1) ** 2
+    carry = lever(settled[-1].world_from_camera[:3, 3] - centres[was[-1].frame_id])
+    return kept, carry @ kept @ carry.T + axes * (1.0 + 1.0 / shared)
 
 
-def _lever(step: Float[np.ndarray, "3"]) -> Float[np.ndarray, "6 6"]:
+def lever(step: Float[np.ndarray, "3"]) -> Float[np.ndarray, "6 6"]:
     """How errors of a pose (shift, turn) act one `step` further on."""
     x, y, z = step
     jacobian = np.eye(6)

@@ -60,14 +60,16 @@ class VoxelMap:
         confidence: Float[np.ndarray, "h w"],
         intrinsics: Float[np.ndarray, "3 3"],
         world_from_camera: Float[np.ndarray, "4 4"],
+        min_confidence: float = 0.0,
     ) -> int:
-        """Enter one view; `depth` is NaN where not trusted. Returns how many voxels are new."""
+        """Enter one view; its depth is NaN or 0 where unknown. Returns how many voxels are new."""
         step = max(1, int(np.ceil((depth.size / PIXELS) ** 0.5)))
         thin = np.ascontiguousarray(depth[::step, ::step], np.float32)
         limit = EDGE * thin
         sound = np.zeros(thin.shape, bool)  # False at the rim, which has no neighbour
         sound[:-1, :-1] = np.abs(thin[:-1, 1:] - thin[:-1, :-1]) < limit[:-1, :-1]
         sound[:-1, :-1] &= np.abs(thin[1:, :-1] - thin[:-1, :-1]) < limit[:-1, :-1]
+        sound &= (thin > 0) & (confidence[::step, ::step] >= min_confidence)
         coarse = np.diag([1.0 / step, 1.0 / step, 1.0]) @ intrinsics
         points = unproject(thin, coarse.astype(np.float32))[sound]
         points = transform(world_from_camera.astype(np.float32), points)

@@ -7,6 +7,7 @@ is noticed here, said once, and never reaches the map.
 """
 
 from bisect import bisect_left
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -36,11 +37,12 @@ class _Mark(NamedTuple):
 
 
 class Odometry:
-    """The last seconds of one robot's odometry.  One thread adds and asks."""
+    """The last seconds of one robot's odometry.  Any thread may add; one asks."""
 
     def __init__(self) -> None:
         self.base_from_camera: Float[np.ndarray, "4 4"] | None = None  # None: not known
         self.notices: list[str] = []  # what was wrong with it; the caller empties it
+        self._lock = Lock()
         self._frames: tuple[str, str] | None = None
         self._stamps: list[int] = []
         self._poses: list[Float[np.ndarray, "4 4"]] = []
@@ -54,6 +56,12 @@ class Odometry:
         child: str = "base_link",
     ) -> bool:
         """Take one message; False if it had to be refused."""
+        with self._lock:
+            return self._add(stamp_ns, odom_from_base, frame, child)
+
+    def _add(
+        self, stamp_ns: int, odom_from_base: Float[np.ndarray, "4 4"], frame: str, child: str
+    ) -> bool:
         if not np.isfinite(odom_from_base).all():
             return self._refuse("a pose is not finite")
         self._frames = self._frames or (frame, child)
@@ -75,6 +83,10 @@ class Odometry:
 
     def at(self, stamp_ns: int) -> Float[np.ndarray, "4 4"] | None:
         """odom_from_base at a stamp between two messages; None where there is a gap or an end."""
+        with self._lock:
+            return self._at(stamp_ns)
+
+    def _at(self, stamp_ns: int) -> Float[np.ndarray, "4 4"] | None:
         i = bisect_left(self._stamps, stamp_ns)
         if i < len(self._stamps) and self._stamps[i] == stamp_ns:
             return self._poses[i]
@@ -82,10 +94,7 @@ class Odometry:
             return None
         before, after = self._poses[i - 1], self._poses[i]
         share = (stamp_ns - self._stamps[i - 1]) / (self._stamps[i] - self._stamps[i - 1])
-        pose = before + share * (after - before)
-        u, _, vt = np.linalg.svd(pose[:3, :3])
-        pose[:3, :3] = u @ vt
-        return pose
+        return between(before, after, share)
 
     def measure(
         self, stamp_ns: int, world_from_camera: Float[np.ndarray, "4 4"], scene_depth: float
@@ -97,7 +106,6 @@ class Odometry:
         """
         odom_from_base = self.at(stamp_ns)
         if odom_from_base is None:
-            self._mark = None
             return None
         mount = np.eye(4) if self.base_from_camera is None else self.base_from_camera
         here = _Mark(stamp_ns, odom_from_base @ mount, world_from_camera)
@@ -147,6 +155,16 @@ class Odometry:
     def _restart(self, why: str) -> None:
         self.notices.append(f"odometry begins anew: {why}")
         self._stamps, self._poses, self._mark = [], [], None
+
+
+def between(
+    before: Float[np.ndarray, "4 4"], after: Float[np.ndarray, "4 4"], share: float
+) -> Float[np.ndarray, "4 4"]:
+    """The rigid motion this share of the way from one to the other (a chord, for small turns)."""
+    pose = before + share * (after - before)
+    u, _, vt = np.linalg.svd(pose[:3, :3])
+    pose[:3, :3] = u @ vt
+    return pose
 
 
 def _angle(rotation: Float[np.ndarray, "3 3"]) -> float:

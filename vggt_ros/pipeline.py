@@ -154,6 +154,14 @@ class Update(NamedTuple):
     rescaled: float = 1.0  # factor about the origin that older poses and points must follow
 
     @property
+    def covariance(self) -> Float[np.ndarray, "6 6"]:
+        """Of the newest camera (x y z, rotation vector), with that of the scale along its way."""
+        away = np.zeros(6)
+        away[:3] = self.views[-1].world_from_camera[:3, 3]
+        sigma = self.scale.sigma if self.metric else 1.0
+        return self.join.covariance + sigma**2 * np.outer(away, away)
+
+    @property
     def scale_source(self) -> str:
         """Who says so; "none": units are arbitrary."""
         return self.scale.source
@@ -406,7 +414,10 @@ class Pipeline:
         assert look.visibility is not None and look.track_confidence is not None
         self._anchor = anchor.seen(ids, look.tracks)
         uv = np.stack(
-            [mapped(h.grid.input_from_network, track) for h, track in zip(held, look.tracks)]
+            [
+                mapped(h.grid.input_from_network, track)
+                for h, track in zip(held, look.tracks, strict=True)
+            ]
         )
         stamps = tuple(h.frame.stamp_ns for h in held)
         return Tracks(anchor.ids, stamps, uv, look.visibility, look.track_confidence)

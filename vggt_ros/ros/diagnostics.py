@@ -156,6 +156,7 @@ class Health:
         values = {
             "scale": scale,
             "scale source": update.scale_source,
+            **_scale_values(update),
             "window": len(update.views),
             "segment": join.segment,
             "joint residual": f"{join.residual:.4f}",
@@ -165,6 +166,20 @@ class Health:
             **self.geometry,
         }
         return _status(name, DiagnosticStatus.OK, scale, values)
+
+
+def _scale_values(update: Update) -> dict[str, str]:
+    """What is known of the scale, once a source speaks."""
+    found = update.scale
+    if found.source == "none":
+        return {}
+    age = (update.views[-1].stamp_ns - found.stamp_ns) * 1e-9
+    return {
+        "scale correction due": f"{found.value:.4f}",
+        "scale sigma": f"{found.sigma:.4f}",
+        "scale age [s]": "given" if found.stamp_ns == 0 else f"{age:.1f}",
+        "scale conflict": found.conflict or "none",
+    }
 
 
 def reason_of(text: str) -> str:

@@ -19,6 +19,7 @@ from vggt_ros.ros.inputs import Calibration, frame_from
 from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.robot import Robot
 
 OpenEngine = Callable[[Parameters, Callable[[str], None]], Any]
 
@@ -43,10 +44,12 @@ class Looker:
         open_engine: OpenEngine,
         outputs: Outputs,
         health: Health,
+        robot: Robot,
         stopping: Callable[[], bool],
     ):
         self._parameters, self._open_engine = parameters, open_engine
         self._outputs, self._health, self._stopping = outputs, health, stopping
+        self._robot = robot
         self.calibration: Calibration | None = None
         self._size: tuple[int, int] | None = None  # of the network's picture, once there was one
         self._timeline = 0
@@ -107,7 +110,8 @@ class Looker:
     def _step(self, frame: Frame) -> Update | None:
         self._make_ready(frame)
         try:
-            update = self._pipeline.step(frame._replace(intrinsics=self._intrinsics(frame)))
+            frame = frame._replace(intrinsics=self._intrinsics(frame))
+            update = self._pipeline.step(self._robot.brief(self._pipeline, frame))
         finally:
             notices, self._pipeline.notices = self._pipeline.notices, []
             for notice in notices:

@@ -14,10 +14,11 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, PoseStamped, Transform, TransformStamped
 from jaxtyping import Float, Float32, UInt8, UInt32
-from nav_msgs.msg import Path
+from nav_msgs.msg import Odometry, Path
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
+from vggt_ros import align
 from vggt_ros.encodings import UnknownEncoding, decode, decode_compressed
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import quaternion_from_rotation
@@ -184,6 +185,26 @@ def pose_message(head: Header, world_from_camera: Float[np.ndarray, "4 4"]) -> P
     pose = Pose()
     _fill(pose.position, pose.orientation, world_from_camera)
     return PoseStamped(header=head, pose=pose)
+
+
+def odometry_message(
+    head: Header,
+    child: str,
+    world_from_camera: Float[np.ndarray, "4 4"],
+    camera_from_child: Float[np.ndarray, "4 4"],
+    covariance: Float[np.ndarray, "6 6"],
+) -> Odometry:
+    """`child` in the frame of `head`; `covariance` is the camera's (x y z, rotation vector).
+
+    There is no velocity in it: the twist's covariance says so by its size.
+    """
+    world_from_child = world_from_camera @ camera_from_child
+    lever = align.lever(world_from_child[:3, 3] - world_from_camera[:3, 3])
+    msg = Odometry(header=head, child_frame_id=child)
+    _fill(msg.pose.pose.position, msg.pose.pose.orientation, world_from_child)
+    msg.pose.covariance = (lever @ covariance @ lever.T).ravel()
+    msg.twist.covariance = 1e6 * np.eye(6).ravel()
+    return msg
 
 
 def transform_message(

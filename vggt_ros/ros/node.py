@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -28,9 +29,13 @@ from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import LiveParameters, Parameters
 from vggt_ros.ros.process import run
+from vggt_ros.ros.robot import Robot
 from vggt_ros.ros.silence import why_silent
+from vggt_ros.ros.tf_cache import open_frames
 from vggt_ros.ros.transforms import open_transforms
 from vggt_ros.ros.worker import Worker
+
+SAVING = 30.0  # seconds that ~/save_map waits for the worker
 
 
 def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
@@ -73,13 +78,22 @@ class VggtNode(Node):
             post_callback=self._on_jump,
         )
         self.worker = Worker[Job]()
-        self.transforms = open_transforms(self, self.parameters.now, self.health.notice)
-        outputs = Outputs(self, self.parameters, self.transforms, self.worker.ask)
+        say = self.health.notice
+        frames = open_frames(self, self.parameters.now.tf_wait)
+        robot = Robot(self, self.parameters.now, frames, say)
+        self.transforms = open_transforms(self, self.parameters.now, frames, say)
+        self._outputs = Outputs(self, self.parameters, self.transforms, robot, self.worker.ask)
         self.looker = Looker(
-            self.parameters.now, open_engine, outputs, self.health, lambda: self.worker.stopping
+            self.parameters.now,
+            open_engine,
+            self._outputs,
+            self.health,
+            robot,
+            lambda: self.worker.stopping,
         )
         self._subscribe(self.parameters.now)
         self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(Trigger, "~/save_map", self._on_save_map)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Simulated time may stand still; health is told all the same.
         self.create_timer(1.0, self._tell, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -142,6 +156,22 @@ class VggtNode(Node):
         self._reset("")
         response.success = True
         response.message = "window, tracks and path are empty; the compiled network stays"
+        return response
+
+    def _on_save_map(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """The worker owns the map; between two looks it is asked to write it."""
+        done = Event()
+
+        def save() -> None:
+            try:
+                response.message, response.success = self._outputs.map.save(), True
+            except UserError as error:
+                response.message, response.success = str(error), False
+            done.set()
+
+        self.worker.ask(save)
+        if not done.wait(SAVING):
+            response.message = f"the map was not written within {SAVING:.0f} s; a look still runs"
         return response
 
     def _on_jump(self, jump: TimeJump) -> None:

@@ -7,19 +7,23 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped
-from nav_msgs.msg import Path
+from nav_msgs.msg import Odometry, Path
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
+from vggt_ros.geometry import inverse_rigid
 from vggt_ros.msg import PointTracks
 from vggt_ros.pipeline import Update, View
 from vggt_ros.ros import messages
 from vggt_ros.ros.clouds import WindowCloud
+from vggt_ros.ros.mapped import MapCloud
 from vggt_ros.ros.parameters import LiveParameters, Parameters
+from vggt_ros.ros.robot import Robot
 from vggt_ros.ros.shown import Shown
 from vggt_ros.ros.transforms import Transforms
 
@@ -72,10 +76,12 @@ class Outputs:
         node: Node,
         parameters: LiveParameters,
         transforms: Transforms,
+        robot: Robot,
         later: Callable[[Callable[[], None]], None],
     ):
-        self._parameters, self.transforms = parameters, transforms
-        self._world = parameters.now.world_frame
+        self._parameters, self.transforms, self._robot = parameters, transforms, robot
+        self._world = parameters.now.map_frame
+        self.map = MapCloud(parameters)
         self._poses: deque[PoseStamped] = deque()
         self._window = WindowCloud()
         self._depth = Output(node, Image, "~/depth/image")
@@ -89,6 +95,8 @@ class Outputs:
         # Somebody who comes late gets the path at once: that is what latched topics are for.
         self._path = Output(node, Path, "~/path", lambda: later(self._greet))
         self._tracks = Output(node, PointTracks, "~/tracks")
+        self._odometry = Output(node, Odometry, "~/odometry")
+        self._map = Output(node, PointCloud2, "~/map_points", lambda: None)
         self._all = [output for output in vars(self).values() if isinstance(output, Output)]
 
     @property
@@ -106,6 +114,10 @@ class Outputs:
                 self._publish_view(view, parameters)
         self._publish_poses(update, fresh, parameters.path_length)
         self._publish_window(update, parameters)
+        self._publish_odometry(update)
+        self.map.add(update)
+        if self._map.wanted and self.map.is_due():
+            self._map.send(lambda _: self.map.message())
         if update.tracks is not None:
             tracks, newest = update.tracks, update.views[-1]
             head = messages.header(newest.stamp_ns, newest.camera)
@@ -118,6 +130,7 @@ class Outputs:
     def reset(self) -> None:
         """The path begins anew, and says so to whoever shows it."""
         self._poses.clear()
+        self.map.reset()
         self.transforms.reset()
         self._send_path()
 
@@ -153,6 +166,9 @@ class Outputs:
     def _publish_poses(self, update: Update, fresh: Sequence[View], length: int) -> None:
         if update.fresh == len(update.views):
             self._poses.clear()  # nothing ties these views to the ones before
+        if update.rescaled != 1.0:  # the world took up its scale: the past follows
+            for at in (kept.pose.position for kept in self._poses):
+                at.x, at.y, at.z = (update.rescaled * along for along in (at.x, at.y, at.z))
         for view in fresh:
             head = messages.header(view.stamp_ns, self._world)
             self._poses.append(messages.pose_message(head, view.world_from_camera))
@@ -165,6 +181,22 @@ class Outputs:
     def _send_path(self) -> None:
         head = self._poses[-1].header if self._poses else messages.header(0, self._world)
         self._path.send(lambda _: messages.path_message(head, list(self._poses)))
+
+    def _publish_odometry(self, update: Update) -> None:
+        """Pose of the body (of the camera, where its place on the body is not known)."""
+        newest, parameters = update.views[-1], self._parameters.now
+
+        def build(_: Odometry | None) -> Odometry:
+            mount = self._robot.base_from_camera(newest.camera, newest.stamp_ns)
+            return messages.odometry_message(
+                messages.header(newest.stamp_ns, self._world),
+                newest.camera if mount is None else parameters.base_frame,
+                newest.world_from_camera,
+                np.eye(4) if mount is None else inverse_rigid(mount),
+                update.covariance,
+            )
+
+        self._odometry.send(build)
 
     def _publish_window(self, update: Update, parameters: Parameters) -> None:
         head = messages.header(update.views[-1].stamp_ns, self._world)

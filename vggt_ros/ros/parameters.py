@@ -108,6 +108,19 @@ class Parameters:
         10_000, "Poses kept in ~/path; the oldest go first", between=(1, 1_000_000), live=True
     )
 
+    # The map.
+    map_voxel: float = _parameter(
+        0.05, "Side of a voxel of ~/map_points in world units; 0: no map is kept",
+        between=(0.0, 100.0),
+    )  # fmt: skip
+    map_points_max: int = _parameter(
+        500_000, "Points at which the map's voxels double their side", between=(1000, 20_000_000)
+    )
+    map_period: float = _parameter(
+        2.0, "Least seconds between two ~/map_points", between=(0.1, 3600.0), live=True
+    )
+    map_path: str = _parameter("~/vggt_map.ply", "Where ~/save_map writes the map", live=True)
+
     # Frames.
     world_frame: str = _parameter(
         "vggt_world", "Frame of the map: z up, x as the first camera looks"
@@ -119,12 +132,21 @@ class Parameters:
         "auto", "Which transform goes to /tf; auto: camera, unless that frame already has a parent"
     )
 
+    tf_wait: float = _parameter(
+        0.2, "Longest wait in seconds for a transform at an image's stamp", between=(0.0, 5.0)
+    )
+
     def __post_init__(self) -> None:
         for row in fields(self):
             allowed, value = choices(row), getattr(self, row.name)
             if allowed and value not in allowed:
                 raise UserError(f"{row.name} is '{value}'; choose one of: {', '.join(allowed)}")
         self.settings()
+
+    @property
+    def map_frame(self) -> str:
+        """What the world is called: in mode odom_to_base it is the odometry's own frame."""
+        return self.odom_frame if self.tf_mode == "odom_to_base" else self.world_frame
 
     def settings(self) -> Settings:
         """The part that the pipeline knows.  Raises `UserError` where it does not hold together."""
