@@ -80,15 +80,15 @@ class VggtNode(Node):
         self.worker = Worker[Job]()
         say = self.health.notice
         frames = open_frames(self, self.parameters.now.tf_wait)
-        robot = Robot(self, self.parameters.now, frames, say)
+        self.robot = Robot(self, self.parameters.now, frames, say)
         self.transforms = open_transforms(self, self.parameters.now, frames, say)
-        self._outputs = Outputs(self, self.parameters, self.transforms, robot, self.worker.ask)
+        self._outputs = Outputs(self, self.parameters, self.transforms, self.robot, self.worker.ask)
         self.looker = Looker(
             self.parameters.now,
             open_engine,
             self._outputs,
             self.health,
-            robot,
+            self.robot,
             lambda: self.worker.stopping,
         )
         self._subscribe(self.parameters.now)

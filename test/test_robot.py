@@ -1,0 +1,297 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The node on a robot: its frames, its odometry, its map; over topics, on a network that errs."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseStamped, TransformStamped
+from nav_msgs.msg import Odometry
+from node_rig import Rig
+from oracle import BASE_FROM_CAMERA, NONE, Faults, Oracle, drive, odometry, picture, sight
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image, Imu, PointCloud2
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+
+from vggt_ros import align
+from vggt_ros.geometry import inverse_rigid
+from vggt_ros.ros.messages import (
+    cloud_message,
+    header,
+    image_message,
+    odometry_message,
+    stamp_ns,
+    transform_message,
+)
+from vggt_ros.ros.robot import metres_from_image, points_from
+from vggt_ros.ros.tf_cache import TfCache, pose_of
+
+pytestmark = pytest.mark.ros
+
+START, PERIOD = 1_700_000_000_000_000_001, 100_000_000
+CAMERA = "camera_optical"
+
+
+class Drive:
+    """A robot that owns base -> camera, tells its odometry, and shows what its camera sees."""
+
+    def __init__(self, rig: Rig, kind="arc", frames=40, faults=None):
+        self.rig = rig
+        self.base = drive(kind, 300)[: 3 * frames : 3]  # three times as fast
+        self.wheels = odometry(self.base)
+        self.oracle = Oracle(self.base @ BASE_FROM_CAMERA, faults or Faults())
+        latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.static = rig.robot.create_publisher(TFMessage, "/tf_static", latched)
+        self.tf = rig.robot.create_publisher(TFMessage, "/tf", 100)
+        self.odom = rig.robot.create_publisher(Odometry, "/odom", 100)
+        self.heard = TfCache()
+        self.transforms: list[TransformStamped] = []
+        rig.robot.create_subscription(TFMessage, "/tf", self._hear, QoSProfile(depth=1000))
+        self.depths = rig.heard.setdefault("/vggt/depth/image", [])
+        rig.listen("/vggt/depth/image", Image)
+
+    def start(self, *, described=True, **parameters):
+        if described:
+            self.describe(BASE_FROM_CAMERA)
+        node = self.rig.start(engine=lambda *_: self.oracle, network_width=84, **parameters)
+        self.rig.until(lambda: self.odom.get_subscription_count() == 1, "odom is subscribed")
+        self.rig.until(lambda: self.tf.get_subscription_count() >= 2, "/tf is subscribed")
+        return node
+
+    def describe(self, base_from_camera) -> None:
+        head = header(START, "base_link")
+        transform = transform_message(head, CAMERA, base_from_camera)
+        self.heard.add([transform], is_static=True)
+        self.static.publish(TFMessage(transforms=[transform]))
+
+    def show(self, *frames: int, tf=True, odom=True) -> None:
+        """Odometry just before and at the image, then the image, then the look."""
+        for i in frames:
+            ns = START + i * PERIOD
+            if tf:
+                transform = transform_message(header(ns, "odom"), "base_link", self.wheels[i])
+                self.tf.publish(TFMessage(transforms=[transform]))
+            if odom:
+                self.odom.publish(
+                    odometry_message(
+                        header(ns, "odom"), "base_link", self.wheels[i], np.eye(4), np.eye(6)
+                    )
+                )
+            looks = self.rig.count("looks")
+            self.rig.pictures.publish(image_message(header(ns, CAMERA), picture(i)))
+            self.rig.until(lambda n=looks: self.rig.count("looks") > n, f"a look at frame {i}")
+
+    def _hear(self, msg: TFMessage) -> None:
+        self.transforms.extend(msg.transforms)
+        self.heard.add(msg.transforms, is_static=False)
+
+    def sent(self, parent: str, child: str) -> list[int]:
+        """Stamps of what went out under these names."""
+        return [
+            stamp_ns(t.header.stamp)
+            for t in tuple(self.transforms)
+            if (t.header.frame_id, t.child_frame_id) == (parent, child)
+        ]
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+MODES = {
+    "none": ("odom", CAMERA, {}),
+    "camera": ("vggt_world", "seen_by_vggt", {"camera_frame": "seen_by_vggt"}),
+    "odom_to_base": ("odom", CAMERA, {}),
+    "map_to_odom": ("map", CAMERA, {"world_frame": "map"}),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_depth_finds_its_camera_at_its_stamp(rig: Rig, mode: str):
+    target, camera, parameters = MODES[mode]
+    robot = Drive(rig)
+    robot.start(tf_mode=mode, **parameters)
+    robot.show(*range(8), tf=mode != "odom_to_base")
+    depths = rig.heard["/vggt/depth/image"]
+    rig.until(lambda: len(depths) == 8, "eight depths")
+    for depth in depths:
+        ns = stamp_ns(depth.header.stamp)
+        rig.until(lambda ns=ns: robot.heard.lookup(target, camera, ns) is not None, f"{ns}")
+    parents = {(t.child_frame_id, t.header.frame_id) for t in robot.transforms}
+    assert len(parents) == len({child for child, _ in parents})  # nobody has two parents
+    told = [(t.child_frame_id, stamp_ns(t.header.stamp)) for t in robot.transforms]
+    assert len(told) == len(set(told))  # and every stamp is told once
+
+
+def test_map_to_odom_begins_as_one_and_corrects_the_wheels(rig: Rig):
+    robot = Drive(rig, "room", 20, NONE)
+    robot.start(tf_mode="map_to_odom", world_frame="map", scale_source="fixed", fixed_scale=1.0)
+    robot.show(*range(20))
+    rig.until(lambda: len(robot.sent("map", "odom")) == 20, "twenty transforms")
+    first = robot.heard.lookup("map", "odom", START)
+    np.testing.assert_allclose(first, np.eye(4), atol=1e-3)
+    last = robot.heard.lookup("map", "base_link", START + 19 * PERIOD)
+    truth = inverse_rigid(robot.base[0]) @ robot.base[19]
+    np.testing.assert_allclose(last, truth, atol=5e-3)
+
+
+def test_odom_to_base_keeps_away_from_somebody_elses_odometry(rig: Rig):
+    robot = Drive(rig)
+    robot.start(tf_mode="odom_to_base")
+    robot.show(0, 1, 2, tf=True)
+    rig.until_diagnosed("off: base_link already has parent odom")
+    assert robot.sent("odom", "base_link") == [START + i * PERIOD for i in range(3)]
+
+
+def test_missing_transforms_cost_a_moment_and_are_said(rig: Rig):
+    robot = Drive(rig)
+    robot.start(described=False, tf_mode="map_to_odom", tf_wait=0.05)
+    robot.show(0, 1, tf=False)
+    rig.until_diagnosed("late: odom -> camera_optical is not known")
+    assert len(rig.heard["/vggt/depth/image"]) >= 1 and robot.sent("vggt_world", "odom") == []
+
+
+def test_odometry_makes_metres_through_topics(rig: Rig):
+    robot = Drive(rig, frames=40)
+    robot.start(scale_source="odometry", tf_mode="none")
+    robot.show(*range(40))
+    said = rig.until_diagnosed("metres, from odometry")
+    assert float(said["scale sigma"]) < 0.1 and said["scale conflict"] == "none"
+    depth = np.frombuffer(rig.heard["/vggt/depth/image"][-1].data, np.float32)
+    i = len(rig.heard["/vggt/depth/image"]) - 1
+    ratio = depth / sight(robot.base[i] @ BASE_FROM_CAMERA).ravel()
+    assert np.nanmedian(ratio) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"child_frame_id": "imu_link"}, "it places 'imu_link', not base_frame 'base_link'"),
+        ({"nan": True}, "its pose is not finite"),
+    ],
+)
+def test_bad_odometry_is_named_and_survived(rig: Rig, change, words):
+    robot = Drive(rig)
+    robot.start(scale_source="odometry", tf_mode="none")
+    robot.show(0)
+    msg = odometry_message(header(START, "odom"), "base_link", np.eye(4), np.eye(4), np.eye(6))
+    msg.child_frame_id = change.get("child_frame_id", "base_link")
+    if "nan" in change:
+        msg.pose.pose.position.x = float("nan")
+    robot.odom.publish(msg)
+    rig.until_diagnosed(words)
+    robot.show(1)
+
+
+def test_odometry_out_has_a_covariance_that_grows(rig: Rig):
+    robot = Drive(rig, frames=12)
+    robot.start(tf_mode="none", scale_source="fixed", fixed_scale=1.0)
+    rig.listen("/vggt/odometry", Odometry)
+    rig.until(lambda: _subscribers(rig, "/vggt/odometry"), "a listener")
+    robot.show(*range(12))
+    rig.until(lambda: len(rig.heard["/vggt/odometry"]) == 12, "twelve messages")
+    first, last = (rig.heard["/vggt/odometry"][i] for i in (1, -1))
+    assert (last.header.frame_id, last.child_frame_id) == ("vggt_world", "base_link")
+    covariances = [np.reshape(m.pose.covariance, (6, 6)) for m in (first, last)]
+    for covariance in covariances:
+        np.testing.assert_allclose(covariance, covariance.T)
+        assert np.linalg.eigvalsh(covariance).min() > 0
+    assert np.trace(covariances[1]) > np.trace(covariances[0])
+
+
+def test_the_map_is_latched_and_saved(rig: Rig, tmp_path):
+    robot = Drive(rig, frames=12, faults=NONE)
+    path = tmp_path / "there" / "map.ply"
+    robot.start(tf_mode="none", map_path=str(path), map_period=0.1)
+    rig.listen("/vggt/map_points", PointCloud2, latched=True)
+    rig.until(lambda: _subscribers(rig, "/vggt/map_points"), "a listener")
+    robot.show(*range(12))
+    rig.until(lambda: rig.heard["/vggt/map_points"], "a map")
+    cloud = rig.heard["/vggt/map_points"][-1]
+    assert cloud.header.frame_id == "vggt_world" and cloud.width > 1000 and cloud.point_step == 20
+    client = rig.robot.create_client(Trigger, "/vggt/save_map")
+    assert client.wait_for_service(10.0)
+    future = client.call_async(Trigger.Request())
+    rig.until(future.done, "the map is saved")
+    answer = future.result()
+    assert answer is not None and answer.success and str(path) in answer.message
+    assert path.read_bytes().startswith(b"ply\nformat binary_little_endian")
+
+
+def test_gravity_levels_the_world_of_a_tilted_camera(rig: Rig):
+    robot = Drive(rig, faults=NONE)
+    imu = rig.robot.create_publisher(Imu, "/imu", 10)
+    robot.start(described=False, tf_mode="none")
+    rig.until(lambda: imu.get_subscription_count() == 1, "imu is subscribed")
+    up = np.array([0.2, -0.9, -0.3])
+    msg = Imu(header=header(START, CAMERA))
+    axis = msg.linear_acceleration
+    axis.x, axis.y, axis.z = (9.81 * up / np.linalg.norm(up)).tolist()
+    node = rig.node
+    assert node is not None
+    for _ in range(3):
+        imu.publish(msg)
+    rig.until(lambda: len(node.robot._up) == 3, "gravity arrives")
+    rig.listen("/vggt/pose", PoseStamped)
+    rig.until(lambda: _subscribers(rig, "/vggt/pose"), "a listener")
+    robot.show(0)
+    rig.until(lambda: rig.heard["/vggt/pose"], "a pose")
+    pose = rig.heard["/vggt/pose"][0].pose
+    found = pose_of(pose.position, pose.orientation)
+    np.testing.assert_allclose(found[:3, :3], align.upright(up)[:3, :3], atol=1e-6)
+
+
+def _subscribers(rig: Rig, topic: str) -> bool:
+    assert rig.node is not None
+    return rig.node.count_subscribers(topic) > 0
+
+
+# ---- without a graph ----------------------------------------------------------------------------
+
+
+def _transform(parent, child, ns, x):
+    pose = np.eye(4)
+    pose[0, 3] = x
+    return transform_message(header(ns, parent), child, pose)
+
+
+def test_the_cache_interpolates_and_never_extends():
+    tree = TfCache()
+    tree.add([_transform("base", "camera", 0, 1.0)], is_static=True)
+    tree.add([_transform("odom", "base", ns, ns / 100) for ns in (200, 100)], is_static=False)
+    found = tree.lookup("odom", "camera", 150)
+    assert found is not None and found[0, 3] == pytest.approx(2.5)
+    assert tree.lookup("odom", "camera", 201) is None
+    assert tree.lookup("odom", "camera", 99) is None
+    assert tree.lookup("map", "camera", 150) is None
+    back = tree.lookup("camera", "odom", 150)
+    assert back is not None and back[0, 3] == pytest.approx(-2.5)
+
+
+def test_the_cache_forgets_after_ten_seconds_and_survives_a_loop():
+    tree = TfCache()
+    for second in range(30):
+        tree.add([_transform("odom", "base", second * 10**9, 0.0)], is_static=False)
+    assert tree.stamps("base")[0] == 19 * 10**9
+    tree.add([_transform("base", "odom", 29 * 10**9, 0.0)], is_static=False)
+    assert tree.lookup("odom", "nowhere", 29 * 10**9) is None
+
+
+def test_depth_images_of_other_sensors_become_metres():
+    millimetres = np.array([[0, 1500], [2000, 65535]], np.uint16)
+    msg = Image(height=2, width=2, encoding="16UC1", step=4, data=millimetres.tobytes())
+    depth = metres_from_image(msg, (2, 2))
+    assert np.isnan(depth[0, 0]) and depth[0, 1] == pytest.approx(1.5)
+
+
+def test_clouds_of_other_sensors_become_points():
+    points = np.arange(12, dtype=np.float32).reshape(1, 4, 3)
+    msg = cloud_message(
+        header(1, "lidar"), points, np.zeros((1, 4, 3), np.uint8), np.ones((1, 4), np.float32)
+    )
+    np.testing.assert_array_equal(points_from(msg), points[0])
