@@ -22,7 +22,7 @@ from rosbags.typesys import Stores, get_typestore
 from vggt_ros.geometry import quaternion_from_rotation
 from vggt_ros.train import drives, render, scenes
 
-SEED = 11
+SEED = 13
 FRAMES, RATE, WIDTH, HEIGHT = 48, 12, 320, 240
 FOV_X = np.deg2rad(75.0)
 FIRST_NS = 1_700_000_000_000_000_000
@@ -32,11 +32,11 @@ HERE = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     out = HERE / "vggt_ros" / "assets" / "clip"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
     world, drive = staged()
     intrinsics = render.intrinsics_for(jnp.float32(FOV_X), HEIGHT, WIDTH)
     images, depth = film(world, drive, intrinsics)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
     stamps = [FIRST_NS + round(i * 1e9 / RATE) for i in range(FRAMES)]
     write_bag(out / "bag", images, stamps, np.asarray(intrinsics, np.float64))
     write_truth(out, drive, stamps, depth, np.asarray(intrinsics, np.float64))
@@ -76,7 +76,7 @@ def film(
 
 
 def write_bag(path: Path, images: np.ndarray, stamps: list[int], intrinsics: np.ndarray) -> None:
-    """`/camera/image_raw/compressed` (jpeg) and `/camera/camera_info`, mcap, one of each a frame."""
+    """`/camera/image_raw/compressed` (jpeg) and `/camera/camera_info`, one of each a frame."""
     store = get_typestore(Stores.ROS2_JAZZY)
     kind = store.types
     header_type, time_type = kind["std_msgs/msg/Header"], kind["builtin_interfaces/msg/Time"]
@@ -88,7 +88,7 @@ def write_bag(path: Path, images: np.ndarray, stamps: list[int], intrinsics: np.
             "/camera/image_raw/compressed", image_type.__msgtype__, typestore=store
         )
         to_info = bag.add_connection("/camera/camera_info", info_type.__msgtype__, typestore=store)
-        for picture, stamp in zip(images, stamps):
+        for picture, stamp in zip(images, stamps, strict=True):
             time = time_type(sec=stamp // 10**9, nanosec=stamp % 10**9)
             header = header_type(stamp=time, frame_id=FRAME_ID)
             jpeg = io.BytesIO()
@@ -114,7 +114,7 @@ def write_truth(
     world_from_camera = np.swapaxes(camera_from_world[:, :, :3], 1, 2)
     quaternion = np.asarray(quaternion_from_rotation(world_from_camera))
     lines = ["# stamp tx ty tz qx qy qz qw: camera (x right, y down, z ahead) in world (z up)"]
-    for stamp, place, q in zip(stamps, np.asarray(drive.position), quaternion):
+    for stamp, place, q in zip(stamps, np.asarray(drive.position), quaternion, strict=True):
         seconds = f"{stamp // 10**9}.{stamp % 10**9:09d}"
         lines.append(" ".join([seconds, *(f"{x:.7f}" for x in (*place, *q))]))
     (out / "trajectory.tum").write_text("\n".join(lines) + "\n")

@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501 (tables are wider than prose)
 """How cameras move: a wheeled robot, a drone, a hand, a turn on the spot, and standing still."""
 
 from typing import NamedTuple
@@ -7,6 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from vggt_ros.train.dice import Dice
 
 # Columns: forward, left, up in terms of optical axes (x right, y down, z ahead).
 _WORLD_FROM_OPTICAL = ((0.0, 0.0, 1.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
@@ -46,35 +49,32 @@ def sample_drive(
     key: PRNGKeyArray, room: Float[Array, "3"], frames: int, interval: float = 0.1
 ) -> Drive:
     """A way through the middle of the room, looking across it; kinds mixed by their shares."""
-    keys = jax.random.split(key, 4)
-    shares = jnp.array([row[0] for row in MOODS.values()])
-    table = Mood(*map(jnp.array, zip(*(row[1:] for row in MOODS.values()))))
-    kind = jax.random.choice(keys[0], len(MOODS), p=shares)
-    return _drive(keys[1], jax.tree.map(lambda a: a[kind], table), room, frames, interval)
+    dice = Dice(key, 40)
+    shares = jnp.cumsum(jnp.array([row[0] for row in MOODS.values()]))
+    table = Mood(*map(jnp.array, zip(*(row[1:] for row in MOODS.values()), strict=True)))
+    kind = (dice() > shares[:-1]).sum()
+    return _drive(dice, jax.tree.map(lambda a: a[kind], table), room, frames, interval)
 
 
-def _drive(key: PRNGKeyArray, mood: Mood, room: Array, frames: int, interval: float) -> Drive:
-    keys = jax.random.split(key, 11)
-    draw = lambda k, span: span[0] + (span[1] - span[0]) * jax.random.uniform(k)  # noqa: E731
-    stride = jnp.exp(draw(keys[0], jnp.log(mood.stride)))
+def _drive(dice: Dice, mood: Mood, room: Array, frames: int, interval: float) -> Drive:
+    stride = jnp.exp(dice.between(*jnp.log(mood.stride)))
     step = jnp.arange(frames) - (frames - 1) / 2
-    heading = 2 * jnp.pi * jax.random.uniform(keys[1]) + draw(keys[2], mood.turn) * step
-    sway = draw(keys[3], mood.sway)
-    heading += sway * _wander(keys[4], frames)
-    yaw = heading + draw(keys[5], mood.gaze)
-    pitch = draw(keys[6], mood.pitch) + 0.7 * sway * _wander(keys[7], frames)
-    roll = 0.5 * sway * _wander(keys[8], frames)
+    sway = dice.between(*mood.sway)
+    heading = 2 * jnp.pi * dice() + dice.between(*mood.turn) * step
+    heading += sway * _wander(dice(3, 1), frames)
+    yaw = heading + dice.between(*mood.gaze)
+    pitch = dice.between(*mood.pitch) + 0.7 * sway * _wander(dice(3, 1), frames)
+    roll = 0.5 * sway * _wander(dice(3, 1), frames)
 
     way = jnp.cumsum(stride * jnp.stack([jnp.cos(heading), jnp.sin(heading)], -1), axis=0)
     low, high = way.min(axis=0), way.max(axis=0)
     free = room[:2] - 2.0
-    way = (way - (low + high) / 2) * jnp.minimum(1.0, (free / (high - low)).min())
+    way = (way - (low + high) / 2) * jnp.minimum(1.0, (free / (high - low + 1e-6)).min())
     slack = jnp.maximum(free - (high - low), 0.0) / 2
     look = jnp.stack([jnp.cos(yaw), jnp.sin(yaw)], -1).mean(axis=0)
     # Step back from what is looked at, so that the view holds more than the nearest wall.
-    way += slack * jnp.clip(0.6 * jax.random.normal(keys[9], (2,)) * 0.6 - 0.6 * look, -1, 1)
-    height_key, climb_key = jax.random.split(keys[10])
-    height = draw(height_key, mood.height) + draw(climb_key, mood.climb) * step
+    way += slack * jnp.clip(dice(2, low=-0.6, high=0.6) - 0.6 * look, -1, 1)
+    height = dice.between(*mood.height) + dice.between(*mood.climb) * step
     height = jnp.clip(height, 0.2, room[2] - 0.4)
     return drive_along(jnp.column_stack([way, height]), yaw, pitch, roll, interval)
 
@@ -94,12 +94,11 @@ def drive_along(
     return Drive(pose, position, interval * jnp.arange(position.shape[0], dtype=jnp.float32))
 
 
-def _wander(key: PRNGKeyArray, frames: int) -> Float[Array, "s"]:
-    """Three slow sines with random phase: smooth, about -1 to 1."""
-    phase = 2 * jnp.pi * jax.random.uniform(key, (3, 1))
+def _wander(phase: Float[Array, "3 1"], frames: int) -> Float[Array, "s"]:
+    """Three slow sines, `phase` in turns: smooth, about -1 to 1."""
     pace = jnp.array([[0.25], [0.6], [1.3]])
     weight = jnp.array([[0.6], [0.3], [0.15]])
-    return (weight * jnp.sin(pace * jnp.arange(frames) + phase)).sum(axis=0)
+    return (weight * jnp.sin(pace * jnp.arange(frames) + 2 * jnp.pi * phase)).sum(axis=0)
 
 
 def _about(axis: int, angle: Float[Array, "s"]) -> Float[Array, "s 3 3"]:

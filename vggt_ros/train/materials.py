@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501 (tables are wider than prose)
 """What surfaces look like: one pattern of cells, seams and grain, spoken by a table of materials.
 
 Planks, tiles, bricks, book spines, posters and plaster are the same pattern with other numbers, so
@@ -8,10 +9,11 @@ a surface of any kind costs the same and a batch of rooms stays one fused progra
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
+
+from vggt_ros.train.dice import Dice
 
 
 class Material(NamedTuple):
@@ -62,11 +64,11 @@ def indices(*names: str) -> Int[np.ndarray, "k"]:
     return np.array([NAMES.index(name) for name in names], np.int32)
 
 
-def sample(key: PRNGKeyArray, kind: Int[Array, "m"]) -> Material:
+def sample(dice: Dice, kind: Int[Array, "m"]) -> Material:
     """Individuals of the given kinds: colour, scale and seed drawn, character kept."""
     rows = np.array([[*h, *s, *v, *cell, *rest] for h, s, v, cell, *rest in TABLE.values()])
     row = jnp.asarray(rows, jnp.float32)[kind]
-    draws = jax.random.uniform(key, (kind.shape[0], 10))
+    draws = dice(kind.shape[0], 9)
     hsv = row[:, 0:6:2] + (row[:, 1:6:2] - row[:, 0:6:2]) * draws[:, :3]
     shift = jnp.stack([0.25 * draws[:, 3] - 0.12, 0.3 * draws[:, 4] - 0.1, -0.35 * draws[:, 5]], -1)
     size = 2.0 ** (draws[:, 6] - 0.5)

@@ -27,7 +27,7 @@ _TOUCH = 1e-3  # a ray that gets this close to its goal has reached it, relative
 _UP = ((0.0,), (0.0,), (1.0,))
 
 
-# Three components that broadcast: an array, or in hot loops a list, which fuses where stacks do not.
+# Three components that broadcast: an array, or in hot loops a list; lists fuse, stacks do not.
 Vector = Array | Sequence[Array]
 
 
@@ -175,10 +175,10 @@ def _unit_from_world(solids: Solids, origin: Array) -> tuple[Array, Array]:
 def _cube(start: Vector, slope: Vector) -> tuple[Array, Array]:
     """Where a line enters and leaves the cube -1..1."""
     inverse = [1 / jnp.where(jnp.abs(x) < 1e-9, 1e-9, x) for x in slope]
-    first = [(-1 - x) * i for x, i in zip(start, inverse)]
-    second = [(1 - x) * i for x, i in zip(start, inverse)]
-    near = [jnp.minimum(a, b) for a, b in zip(first, second)]
-    far = [jnp.maximum(a, b) for a, b in zip(first, second)]
+    first = [(-1 - x) * i for x, i in zip(start, inverse, strict=True)]
+    second = [(1 - x) * i for x, i in zip(start, inverse, strict=True)]
+    near = [jnp.minimum(a, b) for a, b in zip(first, second, strict=True)]
+    far = [jnp.maximum(a, b) for a, b in zip(first, second, strict=True)]
     return reduce(jnp.maximum, near), reduce(jnp.minimum, far)
 
 
@@ -214,6 +214,7 @@ def _shade(
     world: World, eye: Array, directions: Array, pixel: Array, turn: Array
 ) -> Float[Array, "3 p"]:
     """Linear light that comes back along rays; `pixel` is the slope between neighbours."""
+    # Barriers: XLA on CPUs would else compute a cast again for each of its uses.
     hit = jax.lax.optimization_barrier(cast(world, eye, directions))
     point = eye[:, None] + directions * hit.t
     surface = jax.lax.optimization_barrier(_surface(world, point, hit.index))
@@ -225,7 +226,8 @@ def _shade(
     paint = jax.lax.optimization_barrier(paint)
     albedo = materials.paint(paint, surface.uv, surface.margin, footprint)
 
-    def from_lamp(lamp: Array, power: Array) -> Array:
+    def from_lamp(at: tuple[Array, Array]) -> Array:
+        lamp, power = at
         spot = lamp + 0.22 * jnp.stack([jnp.cos(turn), jnp.sin(turn), jnp.zeros_like(turn)])
         way = jax.lax.optimization_barrier(point + 2e-3 * surface.normal - spot[:, None])
         far = jnp.sqrt(_dot(way, way))
@@ -233,7 +235,7 @@ def _shade(
         lit = cast(world, spot, way).t > 1 - _TOUCH
         return power[:, None] * (lit * facing / (1.0 + 0.35 * far**2))
 
-    light = sum(from_lamp(*lamp) for lamp in zip(world.lamps, world.power))
+    light = jax.lax.map(from_lamp, (world.lamps, world.power)).sum(axis=0)
     light += world.ambient[:, None] * _openness(world.room, point, surface.normal)
     return albedo * (light + paint.glow)
 
@@ -305,7 +307,7 @@ def _position(camera_from_world: Float[Array, "3 4"]) -> Float[Array, "3"]:
     return -camera_from_world[:, 3] @ camera_from_world[:, :3]
 
 
-def _dot(a: Vector, b: Vector) -> Float[Array, "p"]:
+def _dot(a: Vector, b: Vector) -> Float[Array, "*p"]:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 

@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501 (tables are wider than prose)
 """Furnished rooms from a random key: endless, the same on every device, nothing to download.
 
 A room is a box seen from inside plus a fixed number of solids: boxes, then ellipsoids, then
@@ -16,8 +17,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from vggt_ros.train import materials
+from vggt_ros.train.dice import Dice
 from vggt_ros.train.materials import Material, indices
-
 
 T = TypeVar("T", "Solids", Material)
 
@@ -75,14 +76,13 @@ _GROUPS = np.concatenate([
 
 def sample_world(key: PRNGKeyArray) -> World:
     """A room of 5-9 by 4-7 m with furniture, pictures, a window, lamps, clutter, moving things."""
-    key_room, key_light, key_shell, key_paint, *keys = jax.random.split(key, 11)
-    room = _between(key_room, jnp.array([5.0, 4.0, 2.4]), jnp.array([9.0, 7.0, 3.2]))
-    furniture, tops, furniture_paint = _furniture(keys[0], room)
-    pictures, picture_kinds = _pictures(keys[1], room)
-    clutter, clutter_kinds = _clutter(keys[2], room)
-    ornaments, ornament_kinds = _ornaments(keys[3], tops)
-    lamps = _lamps(keys[4], room)
-    fixtures, plant = _fixtures(keys[5], room), _plant(keys[6], room)
+    dice = Dice(key, 1400)
+    room = dice.between(jnp.array([5.0, 4.0, 2.4]), jnp.array([9.0, 7.0, 3.2]))
+    furniture, tops, furniture_paint = _furniture(dice, room)
+    pictures, picture_kinds = _pictures(dice, room)
+    clutter, clutter_kinds = _clutter(dice, room)
+    ornaments, ornament_kinds = _ornaments(dice, tops)
+    lamps, fixtures, plant = _lamps(dice, room), _fixtures(dice, room), _plant(dice, room)
     rows = [
         furniture, pictures, fixtures, _rows(clutter, 0, 5), _rows(ornaments, 0, 3),
         _rows(clutter, 5, 8), _rows(ornaments, 3, 4), _rows(plant, 0, 1),
@@ -93,23 +93,17 @@ def sample_world(key: PRNGKeyArray) -> World:
         clutter_kinds[5:8], ornament_kinds[3:4], indices("leaves"),
         clutter_kinds[8:11], ornament_kinds[4:6], indices("lamp", "lamp", "painted"),
     ]  # fmt: skip
-    shell = [
-        jax.random.choice(k, names) for k, names in zip(jax.random.split(key_shell, 3), _SHELL)
-    ]
-    shell_paint = materials.sample(jax.random.fold_in(key_shell, 1), jnp.stack(shell))
-    rest_paint = materials.sample(key_paint, jnp.concatenate(kinds))
-
-    key_power, key_share, key_ambient = jax.random.split(key_light, 3)
+    shell_paint = materials.sample(dice, jnp.stack([dice.pick(names) for names in _SHELL]))
+    rest_paint = materials.sample(dice, jnp.concatenate(kinds))
     warm, cool = jnp.array([1.0, 0.95, 0.86]), jnp.array([0.95, 1.0, 1.05])
-    share = _between(key_share, jnp.float32(0.3), jnp.float32(0.7))
-    power = _between(key_power, jnp.float32(2.5), jnp.float32(5.0)) * warm
+    share, power = dice(low=0.3, high=0.7), dice(low=2.5, high=5.0) * warm
     return World(
         room=room,
         solids=_stacked(rows),
         paint=_stacked([shell_paint, furniture_paint, rest_paint]),
         lamps=lamps.centre - jnp.array([0.0, 0.0, 0.12]),
         power=jnp.stack([share * power, (1 - share) * power]),
-        ambient=_between(key_ambient, jnp.float32(0.12), jnp.float32(0.28)) * cool,
+        ambient=dice(low=0.12, high=0.28) * cool,
     )
 
 
@@ -137,23 +131,22 @@ def cleared(world: World, path: Float[Array, "s 3"], clearance: float = 0.6) -> 
     return world._replace(solids=_sunk(solids, gone))
 
 
-def _furniture(key: PRNGKeyArray, room: Array) -> tuple[Solids, Array, Material]:
+def _furniture(dice: Dice, room: Array) -> tuple[Solids, Array, Material]:
     """Furniture along the walls and one piece in the room; also tops to put things on."""
     count = _SLOTS + 1
-    keys = jax.random.split(key, 8)
-    kind = jax.random.randint(keys[0], (count,), 0, len(_FURNITURE))
+    kind = dice.below(len(_FURNITURE), count)
     low, high = jnp.asarray(_SIZES[..., 0])[kind], jnp.asarray(_SIZES[..., 1])[kind]
-    size = low + (high - low) * jax.random.uniform(keys[1], (count, 3))
+    size = low + (high - low) * dice(count, 3)
     wall = jnp.array([1, 1, 1, 1, 0, 0])
     length, reach = room[1 - wall], room[wall] / 2
-    jitter = jax.random.uniform(keys[2], (_SLOTS,), minval=-0.1, maxval=0.1)
+    jitter = dice(_SLOTS, low=-0.1, high=0.1)
     along = (_WALL_SIDE * 0.5 + jitter) * (length - 1.2)
     back = reach - size[:_SLOTS, 1] / 2 - 0.03
     yaw = jnp.asarray(_WALL_YAW)
     place = jnp.stack([along, -back], -1)
     place = jnp.einsum("nij,nj->ni", _turn(yaw)[:, :2, :2], place)
-    yaw = jnp.append(yaw, jax.random.uniform(keys[3], (), maxval=2 * jnp.pi))
-    middle = jax.random.uniform(keys[4], (2,), minval=-0.3, maxval=0.3) * (room[:2] - 2.0)
+    yaw = jnp.append(yaw, dice(high=2 * jnp.pi))
+    middle = dice(2, low=-0.3, high=0.3) * (room[:2] - 2.0)
     place = jnp.concatenate([place, middle[None]])
 
     boxes = jnp.asarray(_BOXES)[kind]
@@ -162,7 +155,7 @@ def _furniture(key: PRNGKeyArray, room: Array) -> tuple[Solids, Array, Material]
     centre = jnp.einsum("nij,nkj->nki", rotation, boxes[..., :3] * scale)
     centre += jnp.pad(place, ((0, 0), (0, 1)))[:, None]
     half = boxes[..., 3:6] * scale
-    absent = jax.random.uniform(keys[5], (count,)) > 0.88
+    absent = dice(count) > 0.88
     gone = jnp.repeat(absent, _PARTS) | (half.reshape(-1, 3).min(axis=-1) <= 0)
     solids = _still(
         jnp.repeat(rotation, _PARTS, axis=0), centre.reshape(-1, 3), half.reshape(-1, 3)
@@ -171,49 +164,46 @@ def _furniture(key: PRNGKeyArray, room: Array) -> tuple[Solids, Array, Material]
     top = jnp.where(absent, -20.0, top)
     tops = jnp.column_stack([place, top])
 
-    looks = _looks(keys[6], count)
+    looks = _looks(dice, count)
     part = jnp.arange(count)[:, None] * 4 + boxes[..., 6].astype(jnp.int32)
     return _sunk(solids, gone), tops, jax.tree.map(lambda a: a[part.reshape(-1)], looks)
 
 
-def _looks(key: PRNGKeyArray, count: int) -> Material:
+def _looks(dice: Dice, count: int) -> Material:
     """Four materials for each piece of furniture: body, soft parts, books, pictures."""
-    key_body, key_soft, key_paint = jax.random.split(key, 3)
-    body = jax.random.choice(key_body, indices("wood", "wood", "painted", "panels"), (count,))
-    soft = jax.random.choice(key_soft, indices("cloth", "cloth", "painted"), (count,))
+    body = dice.pick(indices("wood", "wood", "painted", "panels"), count)
+    soft = dice.pick(indices("cloth", "cloth", "painted"), count)
     rest = jnp.broadcast_to(indices("spines", "poster"), (count, 2))
     kinds = jnp.concatenate([body[:, None], soft[:, None], rest], axis=-1)
-    return materials.sample(key_paint, kinds.reshape(-1))
+    return materials.sample(dice, kinds.reshape(-1))
 
 
-def _pictures(key: PRNGKeyArray, room: Array) -> tuple[Solids, Int[Array, "8"]]:
+def _pictures(dice: Dice, room: Array) -> tuple[Solids, Int[Array, "8"]]:
     """Two thin boxes on every wall: posters, windows, doors."""
-    keys = jax.random.split(key, 5)
     names = ("poster", "poster", "poster", "daylight", "door")
-    pick = jax.random.randint(keys[0], (8,), 0, len(names))
+    pick = dice.below(len(names), 8)
     low = jnp.array([[0.5, 0.4], [0.4, 0.6], [0.8, 0.6], [1.1, 1.0], [0.85, 2.0]])[pick]
     high = jnp.array([[1.2, 0.9], [0.7, 1.0], [1.8, 1.2], [1.9, 1.4], [0.95, 2.1]])[pick]
-    size = low + (high - low) * jax.random.uniform(keys[1], (8, 2))
+    size = low + (high - low) * dice(8, 2)
     height = jnp.array([1.55, 1.55, 1.5, 1.5, 0.0])[pick]
     height = jnp.where(pick == 4, size[:, 1] / 2, height)
-    height += jnp.where(pick < 3, 0.2, 0.0) * (jax.random.uniform(keys[2], (8,)) - 0.5)
+    height += jnp.where(pick < 3, 0.2, 0.0) * (dice(8) - 0.5)
     yaw = jnp.repeat(jnp.array([0.0, jnp.pi, -jnp.pi / 2, jnp.pi / 2]), 2)
     wall = jnp.array([1, 1, 1, 1, 0, 0, 0, 0])
-    side = jnp.tile(jnp.array([-0.25, 0.25]), 4) + 0.1 * (jax.random.uniform(keys[3], (8,)) - 0.5)
+    side = jnp.tile(jnp.array([-0.25, 0.25]), 4) + 0.1 * (dice(8) - 0.5)
     place = jnp.stack([side * (room[1 - wall] - 0.8), -room[wall] / 2, height], -1)
     rotation = _turn(yaw)
     half = jnp.stack([size[:, 0] / 2, jnp.full(8, 0.025), size[:, 1] / 2], -1)
     solids = _still(rotation, jnp.einsum("nij,nj->ni", rotation, place), half)
-    gone = jax.random.uniform(keys[4], (8,)) > 0.85
+    gone = dice(8) > 0.85
     return _sunk(solids, gone), jnp.asarray(indices(*names))[pick]
 
 
-def _fixtures(key: PRNGKeyArray, room: Array) -> Solids:
+def _fixtures(dice: Dice, room: Array) -> Solids:
     """A rug, and the skirting boards of the four walls."""
-    keys = jax.random.split(key, 3)
-    size = _between(keys[0], jnp.array([0.7, 0.5]), jnp.array([1.6, 1.1]))
-    place = jax.random.uniform(keys[1], (2,), minval=-0.2, maxval=0.2) * room[:2]
-    tall = _between(keys[2], jnp.float32(0.04), jnp.float32(0.09))
+    size = dice.between(jnp.array([0.7, 0.5]), jnp.array([1.6, 1.1]))
+    place = dice(2, low=-0.2, high=0.2) * room[:2]
+    tall = dice(low=0.04, high=0.09)
     x, y = room[0] / 2, room[1] / 2
     zero, thin = jnp.float32(0.0), jnp.float32(0.012)
     centre = [(*place, zero), (zero, y, tall), (zero, -y, tall), (x, zero, tall), (-x, zero, tall)]
@@ -221,60 +211,57 @@ def _fixtures(key: PRNGKeyArray, room: Array) -> Solids:
     return _still(_turn(jnp.zeros(5)), jnp.array(centre), jnp.array(half))
 
 
-def _clutter(key: PRNGKeyArray, room: Array) -> tuple[Solids, Int[Array, "11"]]:
+def _clutter(dice: Dice, room: Array) -> tuple[Solids, Int[Array, "11"]]:
     """Five boxes, three balls, three cylinders on the floor; the first box and ball may move."""
-    keys = jax.random.split(key, 8)
     low = jnp.array([[0.08, 0.08, 0.06]] * 5 + [[0.1] * 3] * 3 + [[0.1, 0.1, 0.12]] * 3)
     high = jnp.array([[0.35, 0.3, 0.35]] * 5 + [[0.3] * 3] * 3 + [[0.22, 0.22, 0.4]] * 3)
-    half = low + (high - low) * jax.random.uniform(keys[0], (11, 3))
+    half = low + (high - low) * dice(11, 3)
     half = half.at[5:8].set(half[5:8, :1]).at[8:, 1].set(half[8:, 0])
-    place = jax.random.uniform(keys[1], (11, 2), minval=-0.5, maxval=0.5) * (room[:2] - 0.9)
-    yaw = jax.random.uniform(keys[2], (11,), maxval=2 * jnp.pi)
+    place = dice(11, 2, low=-0.5, high=0.5) * (room[:2] - 0.9)
+    yaw = dice(11, high=2 * jnp.pi)
     moves = jnp.zeros(11).at[jnp.array([0, 5])].set(1.0)
-    moves *= jax.random.uniform(keys[3], (11,)) < 0.5
-    swing = jax.random.uniform(keys[4], (11, 2), minval=-0.8, maxval=0.8) * moves[:, None]
+    moves *= dice(11) < 0.5
+    swing = dice(11, 2, low=-0.8, high=0.8) * moves[:, None]
     swing = jnp.pad(swing, ((0, 0), (0, 1)))
-    pace = _between(keys[5], jnp.tile(jnp.array([0.3, 0.0]), (11, 1)), jnp.array([2.0, 6.28]))
+    pace = dice.between(jnp.tile(jnp.array([0.3, 0.0]), (11, 1)), jnp.array([2.0, 6.28]))
     centre = jnp.concatenate([place, half[:, 2:]], axis=-1)
     solids = Solids(_turn(yaw), centre, half, swing, pace)
-    gone = jax.random.uniform(keys[6], (11,)) > 0.8
+    gone = dice(11) > 0.8
     names = ("painted", "cloth", "wood", "poster", "spines", "checkered", "wallpaper", "bricks")
-    pick = jax.random.randint(keys[7], (11,), 0, len(names))
+    pick = dice.below(len(names), 11)
     return _sunk(solids, gone), jnp.asarray(indices(*names))[pick]
 
 
-def _ornaments(key: PRNGKeyArray, tops: Float[Array, "k 3"]) -> tuple[Solids, Int[Array, "6"]]:
+def _ornaments(dice: Dice, tops: Float[Array, "k 3"]) -> tuple[Solids, Int[Array, "6"]]:
     """Three boxes, a ball and two cylinders on top of the furniture along the walls."""
-    keys = jax.random.split(key, 4)
     low = jnp.array([[0.06, 0.05, 0.05]] * 3 + [[0.08] * 3] + [[0.05, 0.05, 0.1]] * 2)
     high = jnp.array([[0.16, 0.12, 0.22]] * 3 + [[0.15] * 3] + [[0.1, 0.1, 0.25]] * 2)
-    half = low + (high - low) * jax.random.uniform(keys[0], (6, 3))
+    half = low + (high - low) * dice(6, 3)
     half = half.at[3].set(half[3, 0]).at[4:, 1].set(half[4:, 0])
     top = tops[:6]
-    shift = jax.random.uniform(keys[1], (6, 2), minval=-0.12, maxval=0.12)
+    shift = dice(6, 2, low=-0.12, high=0.12)
     centre = jnp.concatenate([top[:, :2] + shift, top[:, 2:3] + half[:, 2:]], -1)
-    solids = _still(_turn(jax.random.uniform(keys[2], (6,), maxval=6.28)), centre, half)
+    solids = _still(_turn(dice(6, high=6.28)), centre, half)
     names = ("painted", "wood", "poster", "cloth", "bricks", "spines")
-    pick = jax.random.randint(keys[3], (6,), 0, len(names))
+    pick = dice.below(len(names), 6)
     return solids, jnp.asarray(indices(*names))[pick]
 
 
-def _lamps(key: PRNGKeyArray, room: Array) -> Solids:
+def _lamps(dice: Dice, room: Array) -> Solids:
     """Two flat ceiling lamps."""
-    radius = _between(key, jnp.float32(0.16), jnp.float32(0.32))
-    spread = _between(jax.random.fold_in(key, 1), jnp.float32(0.15), jnp.float32(0.3))
+    radius = dice(low=0.16, high=0.32)
+    spread = dice(low=0.15, high=0.3)
     ends = jnp.array([[-1.0, -0.35], [1.0, 0.35]]) * spread * room[:2]
     centre = jnp.concatenate([ends, jnp.full((2, 1), room[2] - 0.04)], -1)
     half = jnp.broadcast_to(jnp.stack([radius, radius, jnp.float32(0.05)]), (2, 3))
     return _still(_turn(jnp.zeros(2)), centre, half)
 
 
-def _plant(key: PRNGKeyArray, room: Array) -> Solids:
+def _plant(dice: Dice, room: Array) -> Solids:
     """A pot in a corner with an egg of leaves on it."""
-    keys = jax.random.split(key, 2)
-    corner = jnp.where(jax.random.bernoulli(keys[0], shape=(2,)), 1.0, -1.0)
+    corner = jnp.where(dice(2) < 0.5, 1.0, -1.0)
     place = corner * (room[:2] / 2 - 0.4)
-    pot = _between(keys[1], jnp.array([0.14, 0.14, 0.15]), jnp.array([0.2, 0.2, 0.3]))
+    pot = dice.between(jnp.array([0.14, 0.14, 0.15]), jnp.array([0.2, 0.2, 0.3]))
     leaves = jnp.array([0.32, 0.32, 0.45])
     pot = pot.at[1].set(pot[0])
     centre = jnp.stack([
@@ -302,10 +289,6 @@ def _turn(yaw: Float[Array, "n"]) -> Float[Array, "n 3 3"]:
     """Rotations about the vertical."""
     cos, sin, zero, one = jnp.cos(yaw), jnp.sin(yaw), jnp.zeros_like(yaw), jnp.ones_like(yaw)
     return jnp.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], -1).reshape(-1, 3, 3)
-
-
-def _between(key: PRNGKeyArray, low: Array, high: Array) -> Array:
-    return low + (high - low) * jax.random.uniform(key, low.shape)
 
 
 def _rows(solids: Solids, low: int, high: int) -> Solids:

@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""How wrong a prediction is: cameras, depth, points and tracks, as pure functions of arrays.
+
+The terms are those of the public VGGT training; lengths are in units of the scene's mean distance
+to the first camera, tracks in pixels.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vggt_ros.model.vggt import Prediction
+from vggt_ros.train.config import Loss
+from vggt_ros.train.data import Batch
+
+FARTHEST = 100.0  # lengths beyond this are cut, so that one broken window cannot rule a batch
+SURE = 1e-6
+
+
+def total(
+    prediction: Prediction, batch: Batch, weights: Loss
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The weighted sum over the heads that are on, and its parts by name."""
+    parts: dict[str, Array] = {}
+    loss = jnp.float32(0.0)
+    if prediction.pose_encodings is not None:
+        parts["camera"] = camera_loss(prediction.pose_encodings, batch.pose_encoding, weights.decay)
+        loss += weights.camera * parts["camera"]
+    dense = {
+        "depth": (prediction.depth, prediction.depth_confidence, batch.depth, weights.depth),
+        "points": (prediction.points, prediction.points_confidence, batch.points, weights.points),
+    }
+    for name, (values, confidence, truth, weight) in dense.items():
+        if values is None or confidence is None:
+            continue
+        error = values - truth if values.ndim == 5 else (values - truth)[..., None]
+        sure = confidence_loss(error, confidence, batch.valid, weights.alpha)
+        edges = gradient_loss(error, batch.valid)
+        parts |= {name: sure, f"{name}_edges": edges}
+        loss += weight * (sure + weights.gradient * edges)
+    if prediction.tracks is not None:
+        position, seen, trust = track_losses(
+            prediction.tracks, prediction.visibility, prediction.track_confidence,
+            batch.tracks, batch.visible, near=batch.images.shape[3] / 64,
+        )  # fmt: skip
+        parts |= {"tracks": position, "visibility": seen, "track_confidence": trust}
+        loss += weights.tracks * (position + 2 * seen + trust)
+    return loss, parts
+
+
+def camera_loss(
+    encodings: Float[Array, "i b s 9"], truth: Float[Array, "b s 9"], decay: float
+) -> Float[Array, ""]:
+    """L1 on translation, quaternion and half of that on the angles of view.
+
+    Iteration k of n counts decay^(n - 1 - k) / n: the last one matters most.
+    """
+    count = encodings.shape[0]
+    error = jnp.minimum(jnp.abs(encodings - truth), FARTHEST)
+    per_iteration = (
+        error[..., :3].mean((1, 2, 3))
+        + error[..., 3:7].mean((1, 2, 3))
+        + 0.5 * error[..., 7:].mean((1, 2, 3))
+    )
+    return (per_iteration * decay ** jnp.arange(count - 1, -1, -1)).sum() / count
+
+
+def confidence_loss(
+    error: Float[Array, "b s h w c"],
+    confidence: Float[Array, "b s h w"],
+    valid: Bool[Array, "b s h w"],
+    alpha: float,
+) -> Float[Array, ""]:
+    """confidence * |error| - alpha * log(confidence): being sure pays only where one is right."""
+    length = jnp.minimum(_length(error), FARTHEST)
+    return _mean(confidence * length - alpha * jnp.log(confidence), valid)
+
+
+def gradient_loss(
+    error: Float[Array, "b s h w c"],
+    valid: Bool[Array, "b s h w"],
+    scales: Sequence[int] = (1, 2, 4, 8),
+) -> Float[Array, ""]:
+    """How much the error changes between neighbours, at several strides: edges and flat faces.
+
+    Mean over the scales of the mean absolute difference along rows plus that along columns.
+    """
+    terms = []
+    for stride in scales:
+        e, ok = error[:, :, ::stride, ::stride], valid[:, :, ::stride, ::stride]
+        across = jnp.abs(e[:, :, :, 1:] - e[:, :, :, :-1]).sum(-1)
+        down = jnp.abs(e[:, :, 1:] - e[:, :, :-1]).sum(-1)
+        terms += [
+            _mean(jnp.minimum(across, FARTHEST), ok[:, :, :, 1:] & ok[:, :, :, :-1]),
+            _mean(jnp.minimum(down, FARTHEST), ok[:, :, 1:] & ok[:, :, :-1]),
+        ]
+    return sum(terms, jnp.float32(0.0)) / len(scales)
+
+
+def track_losses(
+    tracks: Float[Array, "b s n 2"],
+    visibility: Float[Array, "b s n"],
+    confidence: Float[Array, "b s n"],
+    truth: Float[Array, "b s n 2"],
+    visible: Bool[Array, "b s n"],
+    near: float,
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """L1 distance (pixels) of points in sight; cross entropies of sight and of being `near`."""
+    position = _mean(jnp.minimum(jnp.abs(tracks - truth).sum(-1), 10 * FARTHEST), visible)
+    close = jnp.linalg.norm(jax.lax.stop_gradient(tracks) - truth, axis=-1) < near
+    everywhere = jnp.ones_like(visible)
+    seen = _mean(_cross_entropy(visibility, visible), everywhere)
+    return position, seen, _mean(_cross_entropy(confidence, close & visible), everywhere)
+
+
+def _cross_entropy(share: Float[Array, "*b"], truth: Bool[Array, "*b"]) -> Float[Array, "*b"]:
+    share = jnp.clip(share, SURE, 1 - SURE)
+    return -jnp.where(truth, jnp.log(share), jnp.log(1 - share))
+
+
+def _length(error: Float[Array, "*b c"]) -> Float[Array, "*b"]:
+    """Euclidean, with a gradient at zero; one component is just its size."""
+    if error.shape[-1] == 1:
+        return jnp.abs(error[..., 0])
+    return jnp.sqrt((error**2).sum(-1) + SURE**2)
+
+
+def _mean(values: Float[Array, "*b"], where: Bool[Array, "*b"]) -> Float[Array, ""]:
+    """Mean over what counts; 0 where nothing does."""
+    return jnp.where(where, values, 0.0).sum() / jnp.maximum(where.sum(), 1)

@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A run at a glance: the loss curve, and what the network saw before and after."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from vggt_ros.model.vggt import Prediction
+from vggt_ros.train.data import Batch
+
+
+def curve(log: Path, picture: Path) -> None:
+    """Every part of the loss over the steps, on logarithmic axes, smoothed; raw values behind."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = np.array([row["step"] for row in rows])
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    window = max(1, len(rows) // 50)
+    for name in [name for name in rows[-1] if name not in ("step", "gradient")]:
+        values = np.array([row.get(name, np.nan) for row in rows])
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+        (line,) = axes.plot(steps[window - 1 :], smooth, label=name, lw=2 if name == "loss" else 1)
+        axes.plot(steps, values, color=line.get_color(), alpha=0.15, lw=0.5)
+    axes.set(xlabel="step", ylabel="loss", yscale="symlog")
+    axes.grid(alpha=0.3)
+    axes.legend(ncols=2, fontsize="small")
+    figure.savefig(picture, dpi=120)
+
+
+def before_after(path: Path, batch: Batch, before: Prediction, after: Prediction) -> None:
+    """Rows: picture, true depth, depth before training, depth now; columns: frames."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    images, truth = np.asarray(batch.images[0]), np.asarray(batch.depth[0])
+    low, high = np.quantile(1 / truth, (0.02, 0.98))
+
+    def coloured(depth: np.ndarray) -> np.ndarray:
+        depth = depth * np.median(truth / depth)
+        return colormaps["turbo"](np.clip((1 / depth - low) / (high - low), 0, 1))[..., :3]
+
+    rows = [images, *(coloured(np.asarray(d)) for d in (truth, before.depth[0], after.depth[0]))]
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    Image.fromarray((255 * sheet).astype(np.uint8)).save(path)

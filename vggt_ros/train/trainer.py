@@ -1,0 +1,222 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""One step of learning, on any number of devices: weights and moments in, better ones out."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from vggt_ros.errors import UserError
+from vggt_ros.model.config import Config
+from vggt_ros.model.tape import rematerialising
+from vggt_ros.model.vggt import Prediction, Weights, abstract_model
+from vggt_ros.model.weights import abstract
+from vggt_ros.train import losses
+from vggt_ros.train.config import Recipe
+from vggt_ros.train.data import Batch, draw_window
+
+SHARDED_FROM = 1 << 14  # arrays smaller than this are cheaper to keep whole everywhere
+EVERYWHERE = ("data", "weights")  # a batch is spread over both axes of the mesh
+
+
+class State(NamedTuple):
+    """All that a run must remember.  Weights are float32 whatever the arithmetic."""
+
+    step: Int[Array, ""]
+    weights: Weights
+    moments: Any
+
+
+class Report(NamedTuple):
+    """What a step has to say; `refused` when its loss or gradient was no number."""
+
+    loss: Float[Array, ""]
+    parts: dict[str, Array]
+    gradient: Float[Array, ""]
+    refused: Bool[Array, ""]
+
+
+def mesh_of(weight_shards: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
+    """All devices as (data, weights): each group of `weight_shards` holds the weights once."""
+    devices = devices or jax.devices()
+    if len(devices) % weight_shards:
+        raise UserError(f"{len(devices)} devices do not split into groups of {weight_shards}")
+    return Mesh(np.array(devices).reshape(-1, weight_shards), EVERYWHERE)
+
+
+def spread(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Large arrays are cut along their longest axis that the weight shards divide."""
+    shards = mesh.shape["weights"]
+    cuts = [axis for axis, size in enumerate(shape) if size % shards == 0 and size >= shards]
+    parts: list[str | None] = [None] * len(shape)
+    if shards > 1 and cuts and np.prod(shape) >= SHARDED_FROM:
+        parts[max(cuts, key=lambda axis: shape[axis])] = "weights"
+    return NamedSharding(mesh, PartitionSpec(*parts))
+
+
+class Trainer:
+    """The compiled parts of a run: fresh state, one step, drawn batches."""
+
+    def __init__(self, recipe: Recipe, config: Config, mesh: Mesh | None = None):
+        self.recipe, self.config = recipe, config
+        self.mesh = mesh or mesh_of(recipe.weight_shards)
+        if recipe.batch % self.mesh.size:
+            raise UserError(f"batch {recipe.batch} does not split over {self.mesh.size} devices")
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        half = recipe.dtype == "bfloat16" or (recipe.dtype == "auto" and not on_cpu)
+        self.dtype = jnp.bfloat16 if half else jnp.float32
+        self._graph = nnx.split(abstract_model(config, recipe.heads, self.dtype))[0]
+        self.optimiser = optimiser_for(recipe)
+        self.step = jax.jit(self._step, donate_argnums=0)
+
+    def start(self, weights: Weights | None = None) -> State:
+        """Step 0, from the given weights or from fresh ones."""
+        if weights is None:
+            weights = fresh_weights(self.config, self.recipe)
+        places = jax.tree.map(lambda x: x.sharding, self.abstract())
+        weights = jax.device_put(weights, places.weights)
+        moments = jax.jit(self.optimiser.init, out_shardings=places.moments)(weights)
+        return State(jax.device_put(jnp.int32(0), places.step), weights, moments)
+
+    def abstract(self) -> State:
+        """Shapes, dtypes and places of a state: what a checkpoint is restored into."""
+        weights = abstract(self.config, self.recipe.heads)
+        moments = jax.eval_shape(self.optimiser.init, weights)
+        state = State(jax.ShapeDtypeStruct((), jnp.int32), weights, moments)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread(self.mesh, x.shape)),
+            state,
+        )
+
+    def predict(self, weights: Weights, images: Array, queries: Array | None) -> Prediction:
+        """The forward pass of `VGGT`, with all frames of the batch through the heads at once."""
+        model = nnx.merge(self._graph, weights)
+        b, s, height, width, _ = images.shape
+        grid = model.grid(height, width)
+        taps = model.tower(model.encode(images), grid)
+        levels = [model.patches(tap) for tap in taps[:4]]
+        whole = lambda x: x.reshape(b, s, *x.shape[1:])  # noqa: E731
+        out = Prediction()
+        if model.camera is not None:
+            encodings = model.camera(taps[-1][:, :, 0])
+            out = out._replace(pose_encoding=encodings[-1], pose_encodings=encodings)
+        if model.depth is not None:
+            depth, trust = map(whole, model.depth(levels, grid, at_once=b * s))
+            out = out._replace(depth=depth[..., 0], depth_confidence=trust)
+        if model.points is not None:
+            points, trust = map(whole, model.points(levels, grid, at_once=b * s))
+            out = out._replace(points=points, points_confidence=trust)
+        if model.tracks is not None and queries is not None:
+            maps = whole(model.tracks.features(levels, grid, at_once=b * s))
+            tracks, seen, trust = model.tracks(maps, queries)
+            out = out._replace(tracks=tracks, visibility=seen, track_confidence=trust)
+        return out
+
+    def loss(self, weights: Weights, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        with rematerialising(self.recipe.remat):
+            prediction = self.predict(weights, batch.images, batch.queries)
+        return losses.total(prediction, batch, self.recipe.loss)
+
+    def _step(self, state: State, batch: Batch) -> tuple[State, Report]:
+        (loss, parts), slopes = jax.value_and_grad(self.loss, has_aux=True)(state.weights, batch)
+        size = optax.global_norm(slopes)
+        changes, moments = self.optimiser.update(slopes, state.moments, state.weights)
+        better = State(state.step, optax.apply_updates(state.weights, changes), moments)
+        sound = jnp.isfinite(loss) & jnp.isfinite(size)
+        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), better, state)
+        # A refused step still counts: the next one sees another batch.
+        kept = kept._replace(step=state.step + 1)
+        kept = jax.lax.with_sharding_constraint(
+            kept, jax.tree.map(lambda x: spread(self.mesh, x.shape), kept)
+        )
+        return kept, Report(loss, parts, size, ~sound)
+
+    def drawer(self, bucket: tuple[int, int, int]) -> Callable[[int], Batch]:
+        """`step -> batch` of drawn rooms; every device draws its own share."""
+        recipe, (frames, height, width) = self.recipe, bucket
+        one = partial(
+            draw_window, frames=frames, height=height, width=width, queries=recipe.queries,
+            rays=recipe.data.rays, interval=recipe.data.interval,
+        )  # fmt: skip
+
+        def share(keys: PRNGKeyArray) -> Batch:
+            return jax.lax.map(one, keys, batch_size=recipe.data.at_once or keys.shape[0])
+
+        rows = PartitionSpec(EVERYWHERE)
+
+        @jax.jit
+        def draw(step: Int[Array, ""]) -> Batch:
+            key = jax.random.fold_in(jax.random.key(recipe.seed), step)
+            keys = jax.random.split(key, recipe.batch)
+            alone = jax.shard_map(
+                share, mesh=self.mesh, in_specs=rows, out_specs=rows, check_vma=False
+            )
+            return alone(keys)
+
+        return lambda step: draw(jnp.int32(step))
+
+    def placed(self, batch: Batch) -> Batch:
+        """A batch from the host, spread over the devices."""
+        return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(EVERYWHERE)))
+
+
+def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
+    """AdamW with clipping, warm-up and cosine; matrices decay, gains and biases do not."""
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, recipe.learning_rate, recipe.warmup, max(recipe.steps, recipe.warmup + 1),
+        recipe.final_share * recipe.learning_rate,
+    )  # fmt: skip
+    learner = optax.chain(
+        optax.clip_by_global_norm(recipe.clip),
+        optax.adamw(
+            rate, b1=0.9, b2=0.95, weight_decay=recipe.weight_decay,
+            mask=lambda weights: jax.tree.map(lambda x: x.ndim > 1, weights),
+        ),
+    )  # fmt: skip
+    if not recipe.freeze:
+        return learner
+    patterns = [re.compile(pattern) for pattern in recipe.freeze]
+
+    def kinds(weights: Weights) -> Weights:
+        def kind(path: tuple, _: Array) -> str:
+            name = "/".join(str(key.key) for key in path)
+            return "frozen" if any(p.fullmatch(name) for p in patterns) else "learning"
+
+        return jax.tree_util.tree_map_with_path(kind, weights)
+
+    return optax.multi_transform({"learning": learner, "frozen": optax.set_to_zero()}, kinds)
+
+
+def fresh_weights(config: Config, recipe: Recipe) -> Weights:
+    """Weights to begin with, drawn by NumPy: the same everywhere, and nothing to compile."""
+    random = np.random.default_rng(recipe.seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        names = [str(key.key) for key in path]
+        last, shape = names[-1], leaf.shape
+        if last in ("bias", "empty_pose_tokens"):
+            return np.zeros(shape, np.float32)
+        if last == "scale":
+            return np.ones(shape, np.float32)
+        if last == "gamma":
+            given = 1.0 if names[0] == "encoder" else 0.01
+            return np.full(shape, recipe.layer_scale or given, np.float32)
+        size = 0.02
+        if last == "kernel":
+            inputs = shape[0] if names[-2] in ("quadruple", "double") else shape[-2]
+            inputs *= 9 if shape[:2] == (3, 3) else 1  # a convolution
+            size = inputs**-0.5
+        elif last in ("reference_token", "virtual"):
+            size = 1.0
+        return size * random.standard_normal(shape, np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract(config, recipe.heads))
