@@ -4,5 +4,5 @@
 
 from pkgutil import extend_path
 
-# Generated messages (`vggt_ros.msg`) live in another folder of the same name: a checkout finds both.
+# Generated messages (`vggt_ros.msg`) live in another folder of this name: find both.
 __path__ = extend_path(__path__, __name__)

@@ -34,7 +34,7 @@ class TrackAnchor(NamedTuple):
         return cls(np.asarray(ids, np.uint32), np.asarray(uv, np.float32), frame_id, {})
 
     def placed(self, grid: Grid) -> "TrackAnchor":
-        """The same points on the network's grid.  Raises `UserError` for one outside the picture."""
+        """The same points on the network's grid.  Raises `UserError` for one outside."""
         size = np.array([grid.input_width, grid.input_height])
         outside = ((self.uv < -0.5) | (self.uv > size - 0.5)).any(axis=1)
         if outside.any():
