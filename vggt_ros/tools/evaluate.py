@@ -1,0 +1,310 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`vggt eval RUN TRUTH`: how far a run is from the truth, with scale left free and with it counted.
+
+Trajectories go through the `evo` package: ATE is the root mean square distance of positions after
+one alignment, RPE the error of steps from frame to frame. After Sim(3) the unit does not count,
+after SE(3) it does: only a run in metres can be good there.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from vggt_ros.errors import UserError
+from vggt_ros.tools.bags import is_bag, reading
+from vggt_ros.tools.record import TRAJECTORY, Run, is_run, open_run
+
+if TYPE_CHECKING:
+    from evo.core.trajectory import PoseTrajectory3D
+    from rosbags.highlevel import AnyReader
+
+ALIGNMENTS = {"sim3": True, "se3": False}  # whether scale is free
+POSES = (
+    "geometry_msgs/msg/PoseStamped",
+    "geometry_msgs/msg/PoseWithCovarianceStamped",
+    "geometry_msgs/msg/TransformStamped",
+    "nav_msgs/msg/Odometry",
+)
+
+
+class DepthScores(NamedTuple):
+    """Errors of depth over every pixel that both know."""
+
+    abs_rel: float  # mean |z - truth| / truth
+    delta: float  # share within a factor of 1.25
+    scaled_abs_rel: float  # both again after one scale (median ratio) per frame
+    scaled_delta: float
+    pixels: int
+
+
+def evaluate(
+    run: Path,
+    truth: Path,
+    *,
+    topic: str | None = None,
+    max_difference: float = 0.02,
+    depth: Path | None = None,
+    depth_unit: float = 5000.0,
+    out: Path | None = None,
+) -> int:
+    """Score a run directory (or a TUM file) against the truth.
+
+    Args:
+        run: directory that `vggt run` wrote, or a trajectory in TUM format.
+        truth: TUM text, EuRoC csv, rosbag2 or ROS 1 bag, or another run directory.
+        topic: poses in a bag (PoseStamped, Odometry, TransformStamped), if there are several.
+        max_difference: seconds between a frame and its truth.
+        depth: true depth: a run directory, or 16-bit pictures named by their seconds (TUM RGB-D).
+        depth_unit: steps of such a picture in a metre.
+        out: where errors.json and errors.png go; by default into the run.
+    """
+    estimate, reference = _trajectory(run, None), _trajectory(truth, topic)
+    scores, pairs = trajectory_scores(estimate, reference, max_difference)
+    if depth is None and is_run(truth):
+        depth = truth
+    depths = None
+    if depth is not None and is_run(run):
+        depths = _depth_scores(run, depth, depth_unit, max_difference)
+    print(table(scores, depths))
+    folder = out or (run if run.is_dir() else run.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {**scores, "depth": depths._asdict() if depths else None}
+    (folder / "errors.json").write_text(json.dumps(report, indent=1) + "\n")
+    plot(pairs, folder / "errors.png")
+    print(f"written: {folder / 'errors.json'}, {folder / 'errors.png'}")
+    return 0
+
+
+# ---- trajectories -------------------------------------------------------------------------------
+
+
+def trajectory_scores(
+    estimate: "PoseTrajectory3D", reference: "PoseTrajectory3D", max_difference: float
+) -> tuple[dict[str, float], dict[str, "PoseTrajectory3D"]]:
+    """Figures by name, and the trajectories they compare: truth, sim3, se3."""
+    from copy import deepcopy
+
+    from evo.core import metrics, sync
+
+    try:
+        true, found = sync.associate_trajectories(reference, estimate, max_diff=max_difference)
+    except sync.SyncException as error:
+        raise UserError(
+            f"no frame has a truth within {max_difference} s ({error}); do both use one clock?"
+        ) from error
+    if true.num_poses < 3:
+        raise UserError(f"only {true.num_poses} frames have a truth; three are needed")
+    length = float(true.path_length)
+    scores = {"frames": float(true.num_poses), "path": length}
+    pairs = {"truth": true}
+    for name, scale_is_free in ALIGNMENTS.items():
+        moved = deepcopy(found)
+        scale = _align(moved, true, scale_is_free)
+        pairs[name] = moved
+        scores[f"ate_{name}"] = _rmse(metrics.APE(), true, moved)
+        scores[f"ate_{name}_percent"] = 100.0 * scores[f"ate_{name}"] / max(length, 1e-9)
+        scores[f"rpe_{name}"] = _rmse(metrics.RPE(), true, moved)
+        if scale_is_free:
+            scores["scale"] = float(scale)
+    turn = metrics.PoseRelation.rotation_angle_deg
+    scores["rpe_degrees"] = _rmse(metrics.RPE(turn), true, pairs["se3"])
+    return scores, pairs
+
+
+def _align(found: "PoseTrajectory3D", true: "PoseTrajectory3D", scale_is_free: bool) -> float:
+    """Lay one on the other; returns the scale used.
+
+    A straight path leaves its roll open: then the first poses are laid together instead.
+    """
+    from evo.core.geometry import GeometryException
+
+    try:
+        return float(found.align(true, correct_scale=scale_is_free)[2])
+    except GeometryException:
+        scale = true.path_length / found.path_length if scale_is_free and found.path_length else 1.0
+        found.scale(scale)
+        found.align_origin(true)
+        return float(scale)
+
+
+def _rmse(metric, true: "PoseTrajectory3D", found: "PoseTrajectory3D") -> float:
+    from evo.core.metrics import StatisticsType
+
+    metric.process_data((true, found))
+    return float(metric.get_statistic(StatisticsType.rmse))
+
+
+def _trajectory(path: Path, topic: str | None) -> "PoseTrajectory3D":
+    """Poses of a run directory, a bag, an EuRoC csv or a TUM text."""
+    try:
+        from evo.tools import file_interface
+    except ModuleNotFoundError:
+        raise UserError("evo is missing; install: pip install 'vggt_ros[tools]'") from None
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    try:
+        if (path / TRAJECTORY).is_file():
+            return file_interface.read_tum_trajectory_file(str(path / TRAJECTORY))
+        if is_bag(path):
+            with reading(path, []) as reader:
+                return _bag_trajectory(reader, _pose_topic(reader, topic))
+        if path.is_dir():
+            raise UserError(f"{path} is neither a run directory nor a bag")
+        if path.suffix == ".csv":
+            return file_interface.read_euroc_csv_trajectory(str(path))
+        return file_interface.read_tum_trajectory_file(str(path))
+    except file_interface.FileInterfaceException as error:
+        raise UserError(f"{path} holds no trajectory: {error}") from error
+
+
+def _bag_trajectory(reader: "AnyReader", topic: str) -> "PoseTrajectory3D":
+    """Positions and orientations at the messages' own stamps."""
+    from evo.core.trajectory import PoseTrajectory3D
+
+    seconds, positions, quaternions = [], [], []
+    wanted = [connection for connection in reader.connections if connection.topic == topic]
+    for connection, _, raw in reader.messages(connections=wanted):
+        msg = reader.deserialize(raw, connection.msgtype)
+        held = getattr(msg, "pose", None) or msg.transform
+        held = getattr(held, "pose", held)  # with a covariance it lies one deeper
+        at = held.position if hasattr(held, "position") else held.translation
+        turned = held.orientation if hasattr(held, "orientation") else held.rotation
+        seconds.append(msg.header.stamp.sec + msg.header.stamp.nanosec * 1e-9)
+        positions.append([at.x, at.y, at.z])
+        quaternions.append([turned.w, turned.x, turned.y, turned.z])
+    return PoseTrajectory3D(np.array(positions), np.array(quaternions), np.array(seconds))
+
+
+def _pose_topic(reader: "AnyReader", topic: str | None) -> str:
+    known = sorted({c.topic for c in reader.connections if c.msgtype in POSES})
+    if topic is not None and "/" + topic.strip("/") in known:
+        return "/" + topic.strip("/")
+    if topic is None and len(known) == 1:
+        return known[0]
+    raise UserError(f"choose --topic from: {', '.join(known) or 'none: the bag has no poses'}")
+
+
+# ---- depth --------------------------------------------------------------------------------------
+
+
+def depth_scores(
+    found: list[Float[np.ndarray, "_h _w"]], true: list[Float[np.ndarray, "_h _w"]]
+) -> DepthScores:
+    """Errors over all frames; each truth is sampled at the pixels of the depth it belongs to."""
+    raw, scaled = [], []
+    for ours, theirs in zip(found, true, strict=True):
+        rows, columns = (
+            np.arange(n) * m // n for n, m in zip(ours.shape, theirs.shape, strict=True)
+        )
+        theirs = theirs[np.ix_(rows, columns)]
+        both = np.isfinite(ours) & (ours > 0) & np.isfinite(theirs) & (theirs > 0)
+        if both.any():
+            ratio = ours[both].astype(np.float64) / theirs[both]
+            raw.append(ratio)
+            scaled.append(ratio / np.median(ratio))
+    if not raw:
+        raise UserError("no pixel has both a depth and a true one")
+    figures = []
+    for ratios in (np.concatenate(raw), np.concatenate(scaled)):
+        figures.append(float(np.mean(np.abs(ratios - 1.0))))
+        figures.append(float(np.mean(np.maximum(ratios, 1.0 / ratios) < 1.25)))
+    return DepthScores(*figures, pixels=sum(len(each) for each in raw))
+
+
+def _depth_scores(run: Path, depth: Path, unit: float, max_difference: float) -> DepthScores:
+    """Pairs frames by their stamps."""
+    truth = _true_depths(depth, unit)
+    stamps = np.array(sorted(truth))
+    found, true = [], []
+    for shot in open_run(run).frames():
+        nearest = int(stamps[np.argmin(np.abs(stamps - shot.stamp_ns))])
+        if abs(nearest - shot.stamp_ns) <= max_difference * 1e9:
+            found.append(shot.depth)
+            true.append(truth[nearest]())
+    if not found:
+        raise UserError(f"no frame of {run} has a true depth within {max_difference} s in {depth}")
+    return depth_scores(found, true)
+
+
+def _true_depths(depth: Path, unit: float) -> dict[int, Callable[[], np.ndarray]]:
+    """Stamp in nanoseconds -> a function that loads that frame."""
+    if is_run(depth):
+        other = open_run(depth)
+        stamps = other.trajectory().stamps_ns
+        return {int(ns): partial(_shot_depth, other, i) for i, ns in enumerate(stamps)}
+    pictures = sorted(depth.glob("*.png"))
+    try:
+        stamps = [round(float(picture.stem) * 1e9) for picture in pictures]
+    except ValueError as error:
+        raise UserError(f"pictures in {depth} must be named by their seconds: {error}") from error
+    if not pictures:
+        raise UserError(f"{depth} holds no true depth: a run directory or 16-bit png files")
+    return {ns: partial(_picture, path, unit) for ns, path in zip(stamps, pictures, strict=True)}
+
+
+def _shot_depth(run: Run, index: int) -> np.ndarray:
+    return run.frame(index).depth
+
+
+def _picture(path: Path, unit: float) -> Float[np.ndarray, "h w"]:
+    from PIL import Image
+
+    return np.asarray(Image.open(path)).astype(np.float64) / unit
+
+
+# ---- what a person sees -------------------------------------------------------------------------
+
+
+def table(scores: dict[str, float], depths: DepthScores | None) -> str:
+    """Two rows of trajectory figures, and those of depth."""
+    lines = [
+        f"{scores['frames']:.0f} frames over {scores['path']:.2f} m;"
+        f" scale of the truth in the run's units: {scores['scale']:.4f}",
+        f"{'after':<8}{'ATE [m]':>10}{'of path':>10}{'RPE [m]':>10}",
+    ]
+    for name, title in (("sim3", "Sim(3)"), ("se3", "SE(3)")):
+        lines.append(
+            f"{title:<8}{scores[f'ate_{name}']:>10.4f}{scores[f'ate_{name}_percent']:>9.2f}%"
+            f"{scores[f'rpe_{name}']:>10.4f}"
+        )
+    lines.append(f"RPE of rotation: {scores['rpe_degrees']:.3f} degrees a frame")
+    if depths is not None:
+        lines += [
+            f"{'depth':<14}{'AbsRel':>8}{'< 1.25':>9}",
+            f"{'as it is':<14}{depths.abs_rel:>8.4f}{depths.delta:>9.2%}",
+            f"{'one scale each':<14}{depths.scaled_abs_rel:>8.4f}{depths.scaled_delta:>9.2%}",
+        ]
+    return "\n".join(lines)
+
+
+def plot(pairs: dict[str, "PoseTrajectory3D"], path: Path) -> None:
+    """Seen from above, and the distance from the truth over time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    above, errors = figure.subplots(1, 2)
+    true = pairs["truth"]
+    spread = np.ptp(true.positions_xyz, axis=0)
+    across = sorted(np.argsort(spread)[-2:])  # the two widest axes: from above, for robots
+    above.plot(*true.positions_xyz[:, across].T, "k--", label="truth")
+    for name, colour in (("sim3", "tab:blue"), ("se3", "tab:orange")):
+        found = pairs[name]
+        above.plot(*found.positions_xyz[:, across].T, color=colour, label=f"after {name}")
+        away = np.linalg.norm(found.positions_xyz - true.positions_xyz, axis=1)
+        errors.plot(true.timestamps - true.timestamps[0], away, color=colour, label=f"after {name}")
+    above.set_aspect("equal", "datalim")
+    above.set(xlabel="xyz"[across[0]] + " [m]", ylabel="xyz"[across[1]] + " [m]")
+    errors.set(xlabel="seconds", ylabel="distance from the truth [m]", ylim=(0, None))
+    for axes in (above, errors):
+        axes.legend()
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
