@@ -66,7 +66,7 @@ def test_rviz_shows_topics_of_the_node_in_its_world():
 
 
 def test_fast_dds_sends_the_largest_cloud_through_shared_memory():
-    found = ElementTree.parse(ROOT / "config/fastdds.xml").iter("{*}segment_size")
+    found = ElementTree.parse(ROOT / "config/fastdds.xml").findall(".//{*}segment_size")
     (segment,) = (int(size.text or 0) for size in found)
     largest = 1280 * 720 * 20  # bytes of ~/points at depth_resolution: input
     assert segment > largest
