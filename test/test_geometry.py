@@ -166,7 +166,7 @@ def test_fields_of_view_are_vertical_first_and_fix_the_focal_lengths():
 @LIBRARIES
 @pytest.mark.parametrize("field", [0.0, 1e-9, np.pi, 4.0])
 def test_impossible_fields_of_view_still_give_finite_cameras(xp, compiled, field):
-    encoding = xp.asarray(np.float32([0, 0, 0, 0, 0, 0, 1, field, field]))
+    encoding = xp.asarray([0, 0, 0, 0, 0, 0, 1, field, field], dtype=np.float32)
     intrinsics = compiled(partial(intrinsics_from_pose_encoding, height=392, width=518))(encoding)
     intrinsics = np.asarray(intrinsics)
     assert np.isfinite(intrinsics).all()

@@ -7,6 +7,7 @@ import json
 from array import array
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def files(result):
 
 
 def sha256(images):
-    return hashlib.sha256(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).hexdigest()
+    return hashlib.sha256(images.transpose(0, 3, 1, 2).tobytes()).hexdigest()
 
 
 # ---- the reference's loaders ------------------------------------------------------------------
@@ -207,7 +208,7 @@ def mosaic(rgb, red_row, red_column):
 @pytest.mark.parametrize("order", MOSAICS)
 @pytest.mark.parametrize("size", [(2, 2), (3, 5), (8, 6), (7, 7)])
 def test_a_mosaic_of_one_colour_is_that_colour_up_to_the_borders(order, size):
-    flat = np.broadcast_to(np.uint8([200, 90, 13]), (*size, 3))
+    flat = np.broadcast_to(np.array([200, 90, 13], np.uint8), (*size, 3))
     message = pack(mosaic(flat, *MOSAICS[order]), padding=2)
     rgb = decode(**message, encoding=f"bayer_{order}8", is_bigendian=0)
     np.testing.assert_array_equal(rgb, flat)
@@ -228,7 +229,7 @@ def yuv_of(red, green, blue):
     y = 16 + 219 / 255 * (0.299 * red + 0.587 * green + 0.114 * blue)
     u = 128 + 224 / 255 / 1.772 * (blue - (0.299 * red + 0.587 * green + 0.114 * blue))
     v = 128 + 224 / 255 / 1.402 * (red - (0.299 * red + 0.587 * green + 0.114 * blue))
-    return np.uint8(np.round([y, u, v]))
+    return np.round([y, u, v]).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_yuv_pairs_give_back_their_colours(encoding, order, padding):
 
 
 def test_each_pixel_of_a_yuv_pair_has_its_own_brightness():
-    samples = np.uint8([[[128, 16], [128, 235]]])
+    samples = np.array([[[128, 16], [128, 235]]], np.uint8)
     rgb = decode(**pack(samples), encoding="uyvy", is_bigendian=0)
     np.testing.assert_array_equal(rgb, [[[0, 0, 0], [255, 255, 255]]])
 
@@ -270,14 +271,20 @@ def test_any_buffer_will_do_and_plain_rgb_is_not_copied(kind):
 def test_short_data_and_small_steps_are_refused(encoding):
     layout = LAYOUTS[encoding]
     row = 8 * layout.samples * int(layout.sample[1])
-    good = {"encoding": encoding, "height": 6, "width": 8, "step": row, "is_bigendian": 0}
+    good: dict[str, Any] = {
+        "encoding": encoding,
+        "height": 6,
+        "width": 8,
+        "step": row,
+        "is_bigendian": 0,
+    }
     assert decode(bytes(6 * row), **good).shape == (6, 8, 3)
     with pytest.raises(UserError, match="short"):
         decode(bytes(6 * row - 1), **good)
     with pytest.raises(UserError, match="short"):
         decode(b"", **good)
     with pytest.raises(UserError, match=f"step {row - 1} is too small"):
-        decode(bytes(6 * row), **good | {"step": row - 1})
+        decode(bytes(6 * row), **{**good, "step": row - 1})
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 8), (6, 0), (2**32 - 1, 2**32 - 1), (6, 20000)])
