@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
@@ -107,7 +107,7 @@ class Listener:
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, name="vggt_listener", daemon=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Listener":
         self._thread.start()
         return self
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from typing import Self
 
 PR_SET_PDEATHSIG = 1
 Say = Callable[[str, str], None]  # name of the program, what it printed
@@ -26,7 +25,7 @@ class Children:
         self._last: dict[str, str] = {}
         self._readers: list[threading.Thread] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Children":
         return self
 
     def start(self, **commands: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CLIP = Path(__file__).parent.parent / "assets" / "clip" / "bag"
 NODE = "import sys; from vggt_ros.ros.node import main; sys.exit(main())"
 START_LIMIT = 600.0  # seconds that the first compilation may take
-GRACE = 90.0  # seconds that the end waits for a topic that is still silent: programs compile
+GRACE = 300.0  # seconds that the end waits for a topic that is still silent: programs compile
 ASK_AGAIN = 30.0  # seconds until the points to track are sent once more, if nothing came
 PICTURED = 64  # shots that the picture is made of, at most
 SHOWN = 40  # shots that the live page keeps
