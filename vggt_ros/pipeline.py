@@ -151,6 +151,7 @@ class Update(NamedTuple):
     seconds: dict[str, float]
     metric: bool = False  # are world units metres?
     scale: Estimate = NOTHING
+    focal: float | None = None  # the network's focal length over the calibrated one
     rescaled: float = 1.0  # factor about the origin that older poses and points must follow
 
     @property
@@ -204,6 +205,7 @@ class Pipeline:
         self._anchor: TrackAnchor | None = None
         self._last: Frame | None = None
         self._refused_back: list[int] = []
+        self._focal: float | None = None
         self.engine.reset()
 
     def mounted(
@@ -356,6 +358,7 @@ class Pipeline:
             seconds=seconds,
             metric=placed.metric,
             scale=placed.scale,
+            focal=self._focal,
             rescaled=placed.rescaled,
         )
 
@@ -400,10 +403,13 @@ class Pipeline:
     ) -> Float[np.ndarray, "s 3 3"]:
         encoding = look.pose_encoding.astype(np.float64)
         intrinsics = np.array(intrinsics_from_pose_encoding(encoding, height, width))
-        if self.settings.intrinsics == "camera_info":
-            for i, h in enumerate(held):
-                if h.frame.intrinsics is not None:
-                    intrinsics[i] = h.grid.network_from_input @ h.frame.intrinsics
+        self._focal = None
+        for i, h in enumerate(held):
+            if h.frame.intrinsics is not None:
+                calibrated = h.grid.network_from_input @ h.frame.intrinsics
+                self._focal = float(intrinsics[i, 0, 0] / calibrated[0, 0])
+                if self.settings.intrinsics == "camera_info":
+                    intrinsics[i] = calibrated
         return intrinsics
 
     def _tracked(

@@ -157,6 +157,9 @@ class Health:
             "scale": scale,
             "scale source": update.scale_source,
             **_scale_values(update),
+            "network's focal length against camera_info": (
+                "no camera_info" if update.focal is None else f"{update.focal - 1:+.1%}"
+            ),
             "window": len(update.views),
             "segment": join.segment,
             "joint residual": f"{join.residual:.4f}",
