@@ -112,3 +112,5 @@ def test_a_converted_file_needs_nothing_else(official, tmp_path, capsys):
     assert verify(CONFIG, (own,)) == 0
     with pytest.raises(UserError, match="end in .safetensors"):
         convert(str(official), tmp_path / "own.bin", config=CONFIG)
+    with pytest.raises(UserError, match="no directory"):
+        convert(str(official), tmp_path / "absent" / "own.safetensors", config=CONFIG)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -177,7 +178,7 @@ def _read_own(
     flat = {}
     for key, leaf in _leaves(config, heads, dtype).items():
         stored = weights.finite(_name(key), np.asarray(tensors[_name(key)]))
-        flat[key] = jnp.asarray(stored, leaf.dtype)
+        flat[key] = jax.device_put(stored.astype(leaf.dtype, copy=False))
     return weights.unflatten(flat), report
 
 

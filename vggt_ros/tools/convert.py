@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vggt weights`: what a checkpoint holds, and the same weights as one file that loads faster."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,8 @@ def convert(
 
     if to is not None and to.suffix != ".safetensors":
         raise UserError(f"{to} must end in .safetensors")
+    if to is not None and not os.access(to.parent, os.W_OK):  # before the long read, not after
+        raise UserError(f"{to.parent} is no directory that can be written to")
     paths = checkpoint.locate(source)
     files = open_files(paths)
     if config is not None:
