@@ -2,13 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs that live exactly as long as the block that started them, whatever ends it."""
 
-import ctypes
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 
-PR_SET_PDEATHSIG = 1
+# Becomes the program itself, with the kernel's promise of a SIGTERM when we die.  Not a preexec_fn:
+# that would run Python between fork and exec, where JAX's threads may hold any lock.
+DIE_WITH_PARENT = (
+    "import ctypes, os, sys; PR_SET_PDEATHSIG = 1; SIGTERM = 15;"
+    "ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGTERM); os.execv(sys.argv[1], sys.argv[1:])"
+)
 Say = Callable[[str, str], None]  # name of the program, what it printed
 
 
@@ -29,17 +34,16 @@ class Children:
         return self
 
     def start(self, **commands: Sequence[str]) -> None:
-        """Start all of them, then pass on what they print."""
+        """Start all of them (each command begins with a path), then pass on what they print."""
         for name, command in commands.items():
             self._running[name] = subprocess.Popen(
-                command,
+                [sys.executable, "-S", "-c", DIE_WITH_PARENT, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
             )
         for name in commands:
             reader = threading.Thread(target=self._read, args=[name], daemon=True)
@@ -78,10 +82,3 @@ class Children:
             if line := line.rstrip():
                 self._last[name] = line
                 self._say(name, line)
-
-
-_libc = ctypes.CDLL(None)  # loaded before any fork: the child may only make calls
-
-
-def _end_with_parent() -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
