@@ -4,7 +4,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from vggt_ros.geometry import inverse_rigid, unproject
-from vggt_ros.train import drives, render, scenes
+from vggt_ros.train import drives, rays, render, scenes
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 3
-cast = jax.jit(render.cast)
+cast = jax.jit(rays.cast)
 CLIP = Path(__file__).resolve().parent.parent / "vggt_ros" / "assets" / "clip"
 
 
@@ -74,14 +74,14 @@ def test_rays_in_an_empty_room_end_at_its_walls(empty):
     directions = jnp.array([[1.0, 0, 0], [0, -1, 0], [0, 0, -1], [0, 0, 2]]).T
     hit = cast(empty[0], jnp.array([0.5, 0.0, 1.0]), directions)
     np.testing.assert_allclose(hit.t, [1.5, 3.0, 1.0, 1.0], atol=1e-5)
-    assert hit.index.tolist() == [1, 1, 0, 2]
+    assert hit.what.tolist() == [1, 1, 0, 2]
 
 
 def test_a_ball_is_met_at_its_radius(empty):
     directions = jnp.array([[1.0, 0, 0], [1.0, 0.3, 0], [0, 1, 0], [0, 0, 1]]).T
     hit = cast(empty[1], jnp.array([0.0, 0.0, 1.0]), directions)
     np.testing.assert_allclose(hit.t, [0.75, 2.0, 3.0, 2.0], atol=1e-5)
-    assert hit.index[0] == 3 + scenes.BOXES and hit.index[1] == 1
+    assert hit.what[0] == 3 + scenes.BOXES and hit.what[1] == 1
 
 
 def test_pictures_and_depths_are_what_a_camera_may_see(shots):
@@ -168,12 +168,11 @@ def test_the_clip_is_a_bag_with_its_truth(clip=CLIP):
     poses = np.loadtxt(clip / "trajectory.tum")
     with AnyReader([clip / "bag"]) as bag:
         topics = {connection.topic: connection.msgcount for connection in bag.connections}
-        stamps = [
-            message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-            for connection, _, raw in bag.messages()
-            if connection.topic == facts["topics"]["image"]
-            for message in [bag.deserialize(raw, connection.msgtype)]
-        ]
+        stamps = []
+        for connection, _, raw in bag.messages():
+            if connection.topic == facts["topics"]["image"]:
+                message: Any = bag.deserialize(raw, connection.msgtype)
+                stamps.append(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
     assert topics == {name: facts["frames"] for name in facts["topics"].values()}
     assert (np.diff(stamps) > 0).all() and stamps[0] == 1_700_000_000 * 10**9
     assert len(poses) == facts["frames"] == 48

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -238,14 +239,15 @@ def test_a_network_learns_one_batch_and_frozen_parts_stay(tmp_path):
     )  # fmt: skip
     trainer = Trainer(recipe, MICRO)
     state, batch = trainer.start(), trainer.placed(batch_of(2))
-    before = jax.device_get(state.weights)
+    before: Any = jax.device_get(state.weights)
     reports = []
     for _ in range(25):
         state, report = trainer.step(state, batch)
         reports.append(jax.device_get(report))
     assert reports[-1].loss < 0.6 * reports[1].loss
     assert {"camera", "depth", "points", "tracks", "visibility"} <= reports[0].parts.keys()
-    same = jax.tree.map(lambda a, b: np.array_equal(a, b), before, jax.device_get(state.weights))
+    after: Any = jax.device_get(state.weights)
+    same = jax.tree.map(np.array_equal, before, after)
     assert all(jax.tree.leaves(same["encoder"])) and not any(
         jax.tree.leaves(same["depth"]["refine"])
     )
@@ -277,6 +279,7 @@ EIGHT = """
 import sys; sys.path.insert(0, "test")
 import jax, numpy as np
 from pathlib import Path
+from typing import Any
 from test_train import MICRO, batch_of, recipe_of
 from vggt_ros.train.checkpoints import Keeper
 from vggt_ros.train.trainer import Trainer, mesh_of
@@ -312,6 +315,7 @@ def test_eight_devices_learn_what_one_learns_and_four_go_on_from_there(tmp_path,
 RUN = """
 import sys; sys.path.insert(0, "test")
 from pathlib import Path
+from typing import Any
 from test_train import recipe_of
 from vggt_ros.train import main
 from vggt_ros.train.checkpoints import Keeper
@@ -333,7 +337,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, root, co3d_set, monkeypatch)
         [sys.executable, "-c", RUN, str(tmp_path)], cwd=root, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    assert any("saved 3" in line for line in process.stdout)
+    assert process.stdout and any("saved 3" in line for line in process.stdout)
     time.sleep(0.05)  # somewhere within a later step, or within its save
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -347,7 +351,6 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, root, co3d_set, monkeypatch)
         batches = run.batches(int(run.state.step))
         while int(run.state.step) < end:
             run.state, _ = run.trainer.step(run.state, next(batches))
-        batches.close()
     jax.tree.map(
         np.testing.assert_array_equal, jax.device_get(killed.state), jax.device_get(straight.state)
     )

@@ -91,7 +91,7 @@ def recipe_from(tree: Any, where: str = "recipe") -> Recipe:
     return recipe
 
 
-def _read(kind: type, tree: Any, where: str) -> Any:
+def _read(kind: Any, tree: Any, where: str) -> Any:
     if not isinstance(tree, dict):
         raise UserError(f"{where}: expected `key: value` lines, found {tree!r}")
     known = {f.name: f for f in fields(kind)}

@@ -5,7 +5,7 @@
 A batch is a function of the seed and the step alone, so a resumed run sees what it would have seen.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +16,21 @@ from vggt_ros.geometry import pose_encoding_from, unproject
 from vggt_ros.train import drives, render, scenes
 from vggt_ros.train.dice import Dice
 
-Host = Array | np.ndarray  # drawn on the device, or read from files
+Host = Any  # jax.Array of what was drawn, np.ndarray of what was read
 HELD_OUT = 1 << 30  # seeds from here on are never trained on
 
 
 class Batch(NamedTuple):
     """Windows and their truth.  World = first camera; unit = mean distance of points to it."""
 
-    images: Float[Array, "b s h w 3"]
-    pose_encoding: Float[Array, "b s 9"]
-    depth: Float[Array, "b s h w"]
-    points: Float[Array, "b s h w 3"]
-    valid: Bool[Array, "b s h w"]
-    queries: Float[Array, "b n 2"]
-    tracks: Float[Array, "b s n 2"]
-    visible: Bool[Array, "b s n"]
+    images: Float[Host, "b s h w 3"]
+    pose_encoding: Float[Host, "b s 9"]
+    depth: Float[Host, "b s h w"]
+    points: Float[Host, "b s h w 3"]
+    valid: Bool[Host, "b s h w"]
+    queries: Float[Host, "b n 2"]
+    tracks: Float[Host, "b s n 2"]
+    visible: Bool[Host, "b s n"]
 
 
 def draw_window(

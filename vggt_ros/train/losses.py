@@ -41,11 +41,12 @@ def total(
         edges = gradient_loss(error, batch.valid)
         parts |= {name: sure, f"{name}_edges": edges}
         loss += weight * (sure + weights.gradient * edges)
-    if prediction.tracks is not None:
+    tracks, sight, trust = prediction.tracks, prediction.visibility, prediction.track_confidence
+    if tracks is not None and sight is not None and trust is not None:
+        near = batch.images.shape[3] / 64
         position, seen, trust = track_losses(
-            prediction.tracks, prediction.visibility, prediction.track_confidence,
-            batch.tracks, batch.visible, near=batch.images.shape[3] / 64,
-        )  # fmt: skip
+            tracks, sight, trust, batch.tracks, batch.visible, near
+        )
         parts |= {"tracks": position, "visibility": seen, "track_confidence": trust}
         loss += weights.tracks * (position + 2 * seen + trust)
     return loss, parts

@@ -38,6 +38,7 @@ def before_after(path: Path, batch: Batch, before: Prediction, after: Prediction
     from matplotlib import colormaps
     from PIL import Image
 
+    assert before.depth is not None and after.depth is not None
     images, truth = np.asarray(batch.images[0]), np.asarray(batch.depth[0])
     low, high = np.quantile(1 / truth, (0.02, 0.98))
 

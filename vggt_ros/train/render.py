@@ -4,31 +4,20 @@
 
 Shapes are fixed, so a batch of scenes is one compiled program that runs beside the training step.
 Pixel (0, 0) is the centre of the first pixel; the optical axis meets the middle of the picture.
-Inside, vectors are component-major ([3 p]) and solids are scanned one by one: long plain loops
-over rays, forty times faster on a CPU than a reduction over a [solids, rays] table.
 """
 
-from collections.abc import Sequence
-from functools import reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vggt_ros.train import materials, scenes
 from vggt_ros.train.drives import Drive
-from vggt_ros.train.scenes import BALLS, BOXES, Solids, World
+from vggt_ros.train.rays import UP, cast, dot, times
+from vggt_ros.train.scenes import BALLS, BOXES, World
 
-_NUMBER = (1 << 7) - 1  # low bits of a distance that carry the solid's number while they compete
-_NOTHING = np.float32(np.inf).view(np.int32)
 _TOUCH = 1e-3  # a ray that gets this close to its goal has reached it, relative
-_UP = ((0.0,), (0.0,), (1.0,))
-
-
-# Three components that broadcast: an array, or in hot loops a list; lists fuse, stacks do not.
-Vector = Array | Sequence[Array]
 
 
 class Picture(NamedTuple):
@@ -43,13 +32,6 @@ class Tracks(NamedTuple):
 
     uv: Float[Array, "s n 2"]
     visible: Bool[Array, "s n"]
-
-
-class Hit(NamedTuple):
-    """What rays meet first, in lengths of their direction; 0, 1, 2 are floor, walls, ceiling."""
-
-    t: Float[Array, "p"]
-    index: Int[Array, "p"]
 
 
 class Surface(NamedTuple):
@@ -112,11 +94,11 @@ def track(
     hit = cast(world._replace(solids=first), eye, directions)
     start = eye[:, None] + directions * hit.t
     shell = jnp.zeros((3, 3))
-    home = jnp.concatenate([shell, first.centre]).T[:, hit.index]
+    home = jnp.concatenate([shell, first.centre]).T[:, hit.what]
 
     def frame(camera_from_world: Array, seconds: Array) -> Tracks:
         solids = scenes.at(world.solids, seconds)
-        point = start + jnp.concatenate([shell, solids.centre]).T[:, hit.index] - home
+        point = start + jnp.concatenate([shell, solids.centre]).T[:, hit.what] - home
         seen = camera_from_world[:, :3] @ point + camera_from_world[:, 3:]
         uv = ((intrinsics @ seen)[:2] / jnp.maximum(seen[2], 1e-3)).T
         inside = ((uv >= -0.5) & (uv <= jnp.array([width, height]) - 0.5)).all(axis=-1)
@@ -127,89 +109,6 @@ def track(
     return jax.lax.map(lambda at: frame(*at), (drive.camera_from_world, drive.seconds))
 
 
-def cast(world: World, origin: Float[Array, "3"], directions: Float[Array, "3 p"]) -> Hit:
-    """The first surface along each ray from one origin inside the room."""
-    bits = _nearest(world.solids, origin, directions)
-    number = jnp.minimum(bits & _NUMBER, world.solids.half.shape[0] - 1)
-    # The contest dropped low bits of the distance; meet the winner again at full precision.
-    matrix, start = _unit_from_world(world.solids, origin)
-    slope = _times(jnp.moveaxis(matrix, 0, -1)[..., number], directions)
-    start = start.T[:, number]
-    entry = jnp.where(number < BOXES, _cube(start, slope)[0], _ball(start, slope)[0])
-    entry = jnp.where(number < BOXES + BALLS, entry, _cylinder(start, slope)[0])
-    entry = jnp.where(bits < _NOTHING, entry, jnp.inf)
-
-    half = (world.room / 2)[:, None]
-    slope = jnp.where(jnp.abs(directions) < 1e-9, 1e-9, directions)
-    leave = (jnp.sign(slope) * half - origin[:, None] + jnp.array(_UP) * half) / slope
-    leave_t = leave.min(axis=0)
-    shell = jnp.where(leave[2] > leave_t, 1, jnp.where(slope[2] > 0, 2, 0))
-    ahead = entry < leave_t
-    return Hit(jnp.where(ahead, entry, leave_t), jnp.where(ahead, number + 3, shell))
-
-
-def _nearest(solids: Solids, origin: Array, directions: Array) -> Int[Array, "p"]:
-    """Bits of the nearest entry with the solid's number in the lowest: one integer minimum."""
-    matrix, start = _unit_from_world(solids, origin)
-    numbers = jnp.arange(matrix.shape[0], dtype=jnp.int32)
-    best = jnp.full(directions.shape[1:], _NOTHING)
-    for shape, low, high in _SHAPES:
-
-        def meet(best: Array, solid: tuple[Array, Array, Array], shape=shape) -> tuple[Array, None]:
-            matrix, start, number = solid
-            entry, leave = shape(start, [_dot(row, directions) for row in matrix])
-            entry = jnp.where((entry < leave) & (entry > 1e-4), entry, jnp.inf)
-            return jnp.minimum(best, entry.view(jnp.int32) & ~_NUMBER | number), None
-
-        solid = matrix[low:high], start[low:high], numbers[low:high]
-        best, _ = jax.lax.scan(meet, best, solid, unroll=4 if low == 0 else 1)
-    return best
-
-
-def _unit_from_world(solids: Solids, origin: Array) -> tuple[Array, Array]:
-    """Per solid the map of directions into its unit shape, and the origin in there."""
-    matrix = jnp.swapaxes(solids.world_from_solid, 1, 2) / solids.half[:, :, None]
-    return matrix, jnp.einsum("nij,nj->ni", matrix, origin - solids.centre)
-
-
-def _cube(start: Vector, slope: Vector) -> tuple[Array, Array]:
-    """Where a line enters and leaves the cube -1..1."""
-    inverse = [1 / jnp.where(jnp.abs(x) < 1e-9, 1e-9, x) for x in slope]
-    first = [(-1 - x) * i for x, i in zip(start, inverse, strict=True)]
-    second = [(1 - x) * i for x, i in zip(start, inverse, strict=True)]
-    near = [jnp.minimum(a, b) for a, b in zip(first, second, strict=True)]
-    far = [jnp.maximum(a, b) for a, b in zip(first, second, strict=True)]
-    return reduce(jnp.maximum, near), reduce(jnp.minimum, far)
-
-
-def _ball(start: Vector, slope: Vector) -> tuple[Array, Array]:
-    """Where a line enters and leaves the unit ball; infinite if it misses."""
-    square, middle = _dot(slope, slope), _dot(start, slope)
-    rest = middle**2 - square * (_dot(start, start) - 1)
-    root = jnp.sqrt(jnp.maximum(rest, 0.0))
-    return jnp.where(rest > 0, (-middle - root) / square, jnp.inf), (-middle + root) / square
-
-
-def _cylinder(start: Vector, slope: Vector) -> tuple[Array, Array]:
-    """Where a line enters and leaves the upright cylinder of radius 1 and height -1..1."""
-    square = jnp.maximum(slope[0] ** 2 + slope[1] ** 2, 1e-12)
-    middle = start[0] * slope[0] + start[1] * slope[1]
-    rest = middle**2 - square * (start[0] ** 2 + start[1] ** 2 - 1)
-    root = jnp.sqrt(jnp.maximum(rest, 0.0))
-    inverse = 1 / jnp.where(jnp.abs(slope[2]) < 1e-9, 1e-9, slope[2])
-    a, b = (-1 - start[2]) * inverse, (1 - start[2]) * inverse
-    entry = jnp.maximum((-middle - root) / square, jnp.minimum(a, b))
-    leave = jnp.minimum((-middle + root) / square, jnp.maximum(a, b))
-    return jnp.where(rest > 0, entry, jnp.inf), leave
-
-
-_SHAPES = (
-    (_cube, 0, BOXES),
-    (_ball, BOXES, BOXES + BALLS),
-    (_cylinder, BOXES + BALLS, None),
-)
-
-
 def _shade(
     world: World, eye: Array, directions: Array, pixel: Array, turn: Array
 ) -> Float[Array, "3 p"]:
@@ -217,12 +116,12 @@ def _shade(
     # Barriers: XLA on CPUs would else compute a cast again for each of its uses.
     hit = jax.lax.optimization_barrier(cast(world, eye, directions))
     point = eye[:, None] + directions * hit.t
-    surface = jax.lax.optimization_barrier(_surface(world, point, hit.index))
-    length = jnp.sqrt(_dot(directions, directions))
-    slant = jnp.abs(_dot(surface.normal, directions)) / length
+    surface = jax.lax.optimization_barrier(_surface(world, point, hit.what))
+    length = jnp.sqrt(dot(directions, directions))
+    slant = jnp.abs(dot(surface.normal, directions)) / length
     # Between the width and the length of the pixel's ellipse: neither shimmer nor mush.
     footprint = pixel * hit.t * length / jnp.maximum(slant, 0.1) ** 0.7
-    paint = jax.tree.map(lambda a: a.T[..., hit.index], world.paint)
+    paint = jax.tree.map(lambda a: a.T[..., hit.what], world.paint)
     paint = jax.lax.optimization_barrier(paint)
     albedo = materials.paint(paint, surface.uv, surface.margin, footprint)
 
@@ -230,8 +129,8 @@ def _shade(
         lamp, power = at
         spot = lamp + 0.22 * jnp.stack([jnp.cos(turn), jnp.sin(turn), jnp.zeros_like(turn)])
         way = jax.lax.optimization_barrier(point + 2e-3 * surface.normal - spot[:, None])
-        far = jnp.sqrt(_dot(way, way))
-        facing = jnp.maximum(-_dot(surface.normal, way) / far, 0.0)
+        far = jnp.sqrt(dot(way, way))
+        facing = jnp.maximum(-dot(surface.normal, way) / far, 0.0)
         lit = cast(world, spot, way).t > 1 - _TOUCH
         return power[:, None] * (lit * facing / (1.0 + 0.35 * far**2))
 
@@ -245,17 +144,17 @@ def _surface(world: World, point: Float[Array, "3 p"], index: Int[Array, "p"]) -
     solids, number = world.solids, jnp.maximum(index - 3, 0)
     rotation = jnp.transpose(solids.world_from_solid, (1, 2, 0))[..., number]
     half = solids.half.T[:, number]
-    local = _times(jnp.swapaxes(rotation, 0, 1), point - solids.centre.T[:, number])
+    local = times(jnp.swapaxes(rotation, 0, 1), point - solids.centre.T[:, number])
     unit = local / half
     box = _face(unit)
     round_ = number >= BOXES
     lid = (number >= BOXES + BALLS) & (jnp.abs(unit[2]) > 1 - 1e-4)
     side = jnp.where(number >= BOXES + BALLS, unit * jnp.array([[1.0], [1.0], [0.0]]), unit)
-    normal = jnp.where(lid, jnp.array(_UP) * jnp.sign(unit[2]), jnp.where(round_, side, box)) / half
-    normal = _times(rotation, normal / jnp.sqrt(_dot(normal, normal)))
+    normal = jnp.where(lid, jnp.array(UP) * jnp.sign(unit[2]), jnp.where(round_, side, box)) / half
+    normal = times(rotation, normal / jnp.sqrt(dot(normal, normal)))
 
     shell = index < 3
-    centred = point / (world.room / 2)[:, None] - jnp.array(_UP)
+    centred = point / (world.room / 2)[:, None] - jnp.array(UP)
     face = jnp.where(shell, _face(centred), box)
     normal = jnp.where(shell, -face, normal)
     place = jnp.where(shell, point, local)
@@ -267,7 +166,7 @@ def _surface(world: World, point: Float[Array, "3 p"], index: Int[Array, "p"]) -
     gap = jnp.where(jnp.abs(face) > 0, 9.0, half - jnp.abs(local)).min(axis=0)
     margin = jnp.where(shell | round_, 9.0, gap)
     # Faces of one solid differ, and so do walls: each starts elsewhere in the pattern.
-    slide = _dot(face, jnp.array([[3.0], [7.0], [11.0]]))
+    slide = dot(face, jnp.array([[3.0], [7.0], [11.0]]))
     return Surface(normal, jnp.stack([u + 40.0 + slide, v + 20.0]), margin)
 
 
@@ -281,7 +180,7 @@ def _face(unit: Float[Array, "3 p"]) -> Float[Array, "3 p"]:
 
 def _openness(room: Array, point: Float[Array, "3 p"], normal: Array) -> Float[Array, "p"]:
     """Corners of a room and undersides receive less of the light that is everywhere."""
-    gap = room[:, None] / 2 - jnp.abs(point - jnp.array(_UP) * room[2] / 2)
+    gap = room[:, None] / 2 - jnp.abs(point - jnp.array(UP) * room[2] / 2)
     near = jnp.exp(-jnp.maximum(gap, 0.0) / 0.35) * (1 - jnp.abs(normal))
     return (1 - 0.45 * near.sum(axis=0).clip(0.0, 1.0)) * (0.75 + 0.25 * normal[2])
 
@@ -300,16 +199,8 @@ def _directions(camera_from_world: Array, intrinsics: Array, uv: Array) -> Float
     """World directions through pixels ([2 p]), one unit of z-depth long."""
     x = (uv[0] - intrinsics[0, 2]) / intrinsics[0, 0]
     y = (uv[1] - intrinsics[1, 2]) / intrinsics[1, 1]
-    return _times(camera_from_world[:, :3].T[..., None], jnp.stack([x, y, jnp.ones_like(x)]))
+    return times(camera_from_world[:, :3].T[..., None], jnp.stack([x, y, jnp.ones_like(x)]))
 
 
 def _position(camera_from_world: Float[Array, "3 4"]) -> Float[Array, "3"]:
     return -camera_from_world[:, 3] @ camera_from_world[:, :3]
-
-
-def _dot(a: Vector, b: Vector) -> Float[Array, "*p"]:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-def _times(matrix: Float[Array, "3 3 _"], x: Float[Array, "3 p"]) -> Float[Array, "3 p"]:
-    return jnp.stack([_dot(row, x) for row in matrix])

@@ -31,7 +31,7 @@ EVERYWHERE = ("data", "weights")  # a batch is spread over both axes of the mesh
 class State(NamedTuple):
     """All that a run must remember.  Weights are float32 whatever the arithmetic."""
 
-    step: Int[Array, ""]
+    step: Any  # int32 scalar
     weights: Weights
     moments: Any
 
@@ -45,7 +45,7 @@ class Report(NamedTuple):
     refused: Bool[Array, ""]
 
 
-def mesh_of(weight_shards: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
+def mesh_of(weight_shards: int = 1, devices: list[Any] | None = None) -> Mesh:
     """All devices as (data, weights): each group of `weight_shards` holds the weights once."""
     devices = devices or jax.devices()
     if len(devices) % weight_shards:
@@ -80,12 +80,11 @@ class Trainer:
 
     def start(self, weights: Weights | None = None) -> State:
         """Step 0, from the given weights or from fresh ones."""
-        if weights is None:
-            weights = fresh_weights(self.config, self.recipe)
         places = jax.tree.map(lambda x: x.sharding, self.abstract())
-        weights = jax.device_put(weights, places.weights)
-        moments = jax.jit(self.optimiser.init, out_shardings=places.moments)(weights)
-        return State(jax.device_put(jnp.int32(0), places.step), weights, moments)
+        given = fresh_weights(self.config, self.recipe) if weights is None else weights
+        placed: Any = jax.device_put(given, places.weights)
+        moments = jax.jit(self.optimiser.init, out_shardings=places.moments)(placed)
+        return State(jax.device_put(jnp.int32(0), places.step), placed, moments)
 
     def abstract(self) -> State:
         """Shapes, dtypes and places of a state: what a checkpoint is restored into."""
@@ -128,9 +127,9 @@ class Trainer:
 
     def _step(self, state: State, batch: Batch) -> tuple[State, Report]:
         (loss, parts), slopes = jax.value_and_grad(self.loss, has_aux=True)(state.weights, batch)
-        size = optax.global_norm(slopes)
+        size = jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(slopes)))
         changes, moments = self.optimiser.update(slopes, state.moments, state.weights)
-        better = State(state.step, optax.apply_updates(state.weights, changes), moments)
+        better = State(state.step, jax.tree.map(jnp.add, state.weights, changes), moments)
         sound = jnp.isfinite(loss) & jnp.isfinite(size)
         kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), better, state)
         # A refused step still counts: the next one sees another batch.
