@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The pipeline on a network that knows the truth: what is refused, joined, tracked and begun anew."""
+"""The pipeline on a network that knows the truth: what is refused, joined, tracked, begun anew."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ import pytest
 
 from vggt_ros.errors import UserError
 from vggt_ros.infer import Look
-from vggt_ros.pipeline import Frame, FrameError, Pipeline, Settings
+from vggt_ros.pipeline import Frame, FrameError, Pipeline, Settings, Tracks, Update
 
 SIZE = (42, 56)  # network pixels, height and width
 STEP = 0.1  # metres that the true camera moves to its right between frames
@@ -42,7 +42,9 @@ class Wall:
             return Look(encoding, depth, confidence)
         self.queries.append((queries, query_frame))
         shift = [-STEP / DEPTH * SIZE[1] * (i - frame_ids[query_frame]) for i in frame_ids]
-        tracks = queries[None] + np.array(shift, np.float32)[:, None, None] * np.float32([1, 0])
+        tracks = queries[None] + np.array(shift, np.float32)[:, None, None] * np.array(
+            [1, 0], np.float32
+        )
         ones = np.ones(tracks.shape[:2], np.float32)
         return Look(encoding, depth, confidence, tracks, ones, ones)
 
@@ -55,20 +57,33 @@ def frame(i: int, **other) -> Frame:
     return Frame(picture, START + i * 100_000_000)._replace(**other)
 
 
+def looked(pipeline: Pipeline, taken: Frame) -> Update:
+    """A step that must look."""
+    update = pipeline.step(taken)
+    assert update is not None
+    return update
+
+
+def tracked(update: Update) -> Tracks:
+    assert update.tracks is not None
+    return update.tracks
+
+
 def test_the_world_is_one_although_every_look_has_its_own_scale():
     pipeline = Pipeline(Wall(), Settings(window_size=4))
-    updates = [pipeline.step(frame(i)) for i in range(12)]
+    updates = [looked(pipeline, frame(i)) for i in range(12)]
     first = updates[1].views[1].world_from_camera[:3, 3]  # one true step, in world units
     for i, update in enumerate(updates[1:], 1):
         position = update.views[-1].world_from_camera[:3, 3]
         np.testing.assert_allclose(position, first * i, atol=1e-5)
         unit = np.linalg.norm(first) / STEP
-        np.testing.assert_allclose(update.views[-1].depth, DEPTH * unit, rtol=1e-5)
+        depth = update.views[-1].masked_depth(1.0)
+        np.testing.assert_allclose(depth, DEPTH * unit, rtol=1e-5)
 
 
 def test_the_world_has_z_up():
     pipeline = Pipeline(Wall())
-    view = pipeline.step(frame(0)).views[0]
+    view = looked(pipeline, frame(0)).views[0]
     down_in_camera = view.world_from_camera[:3, :3] @ [0, 1, 0]
     np.testing.assert_allclose(down_in_camera, [0, 0, -1], atol=1e-6)
 
@@ -76,7 +91,7 @@ def test_the_world_has_z_up():
 def test_windows_fill_then_slide_oldest_first():
     wall = Wall()
     pipeline = Pipeline(wall, Settings(window_size=3))
-    updates = [pipeline.step(frame(i)) for i in range(5)]
+    updates = [looked(pipeline, frame(i)) for i in range(5)]
     assert wall.looks == [(0,), (0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4)]
     assert [u.window_id for u in updates] == [0, 1, 2, 3, 4]
     assert all(u.fresh == 1 for u in updates)
@@ -84,15 +99,14 @@ def test_windows_fill_then_slide_oldest_first():
 
 def test_stride_looks_every_so_many_frames_and_says_how_many_views_are_new():
     pipeline = Pipeline(Wall(), Settings(window_size=4, stride=2))
-    updates = [pipeline.step(frame(i)) for i in range(8)]
-    looked = [u for u in updates if u is not None]
-    assert sum(u.fresh for u in looked) == len({v.frame_id for u in looked for v in u.views})
-    assert len(looked) == 6 and [u.fresh for u in looked[-2:]] == [2, 2]
+    updates = [u for i in range(8) if (u := pipeline.step(frame(i))) is not None]
+    assert sum(u.fresh for u in updates) == len({v.frame_id for u in updates for v in u.views})
+    assert len(updates) == 6 and [u.fresh for u in updates[-2:]] == [2, 2]
 
 
 def test_stamps_arrive_bit_for_bit():
     pipeline = Pipeline(Wall())
-    assert pipeline.step(frame(7)).views[-1].stamp_ns == START + 700_000_000
+    assert looked(pipeline, frame(7)).views[-1].stamp_ns == START + 700_000_000
 
 
 @pytest.mark.parametrize(
@@ -101,21 +115,21 @@ def test_stamps_arrive_bit_for_bit():
 def test_a_frame_that_cannot_follow_is_refused_and_nothing_is_lost(stamp, fault):
     wall = Wall()
     pipeline = Pipeline(wall)
-    pipeline.step(frame(0))
+    looked(pipeline, frame(0))
     with pytest.raises(FrameError, match=fault):
-        pipeline.step(frame(1, stamp_ns=stamp))
-    assert pipeline.step(frame(2)).window_id == 1
+        looked(pipeline, frame(1, stamp_ns=stamp))
+    assert looked(pipeline, frame(2)).window_id == 1
     assert wall.looks[-1] == (0, 1)
 
 
 def test_a_looped_recording_begins_a_new_map():
     pipeline = Pipeline(Wall())
     for i in range(20):
-        pipeline.step(frame(i))
+        looked(pipeline, frame(i))
     refused = 0
     for i in range(10):
         try:
-            update = pipeline.step(frame(i))
+            update = looked(pipeline, frame(i))
         except FrameError:
             refused += 1
     assert refused == Pipeline.PATIENCE
@@ -129,18 +143,18 @@ def test_a_looped_recording_begins_a_new_map():
 def test_another_picture_size_or_camera_begins_a_new_window(change, said):
     wall = Wall()
     pipeline = Pipeline(wall)
-    pipeline.step(frame(0))
-    pipeline.step(frame(1, **change))
+    looked(pipeline, frame(0))
+    looked(pipeline, frame(1, **change))
     assert wall.looks[-1] == (1,)
     assert said in pipeline.notices[0]
 
 
 def test_tracks_follow_the_wall_while_the_window_slides_past_the_frame_that_pinned_them():
     pipeline = Pipeline(Wall(), Settings(window_size=3))
-    pipeline.step(frame(0))
+    looked(pipeline, frame(0))
     pipeline.query(np.array([5, 9], np.uint32), np.array([[32.0, 24.0], [50.0, 10.0]]))
     for i in range(1, 7):
-        tracks = pipeline.step(frame(i)).tracks
+        tracks = tracked(looked(pipeline, frame(i)))
         shift = STEP / DEPTH * 64 * i
         np.testing.assert_allclose(tracks.uv[-1], [[32 - shift, 24], [50 - shift, 10]], atol=1e-3)
         assert tracks.ids.tolist() == [5, 9]
@@ -150,17 +164,17 @@ def test_tracks_follow_the_wall_while_the_window_slides_past_the_frame_that_pinn
 def test_a_query_before_the_first_frame_waits_for_it():
     pipeline = Pipeline(Wall())
     pipeline.query(np.array([1], np.uint32), np.array([[3.0, 4.0]]))
-    update = pipeline.step(frame(0))
-    np.testing.assert_allclose(update.tracks.uv, [[[3.0, 4.0]]], atol=1e-5)
+    update = looked(pipeline, frame(0))
+    np.testing.assert_allclose(tracked(update).uv, [[[3.0, 4.0]]], atol=1e-5)
 
 
 def test_a_query_names_its_frame_by_stamp():
     pipeline = Pipeline(Wall(), Settings(window_size=4))
     for i in range(3):
-        pipeline.step(frame(i))
+        looked(pipeline, frame(i))
     pipeline.query(np.array([1], np.uint32), np.array([[30.0, 20.0]]), START + 100_000_000)
-    update = pipeline.step(frame(3))
-    np.testing.assert_allclose(update.tracks.uv[1, 0], [30, 20], atol=1e-5)
+    update = looked(pipeline, frame(3))
+    np.testing.assert_allclose(tracked(update).uv[1, 0], [30, 20], atol=1e-5)
     with pytest.raises(UserError, match="not one of the"):
         pipeline.query(np.array([1], np.uint32), np.array([[30.0, 20.0]]), START + 5)
 
@@ -168,7 +182,7 @@ def test_a_query_names_its_frame_by_stamp():
 @pytest.mark.parametrize("uv, said", [((np.nan, 3), "not a number"), ((64, 3), "outside")])
 def test_a_query_that_is_no_pixel_is_refused(uv, said):
     pipeline = Pipeline(Wall())
-    pipeline.step(frame(0))
+    looked(pipeline, frame(0))
     with pytest.raises(UserError, match=said):
         pipeline.query(np.array([1], np.uint32), np.array([uv], np.float64))
 
@@ -176,20 +190,20 @@ def test_a_query_that_is_no_pixel_is_refused(uv, said):
 def test_an_empty_query_clears():
     wall = Wall()
     pipeline = Pipeline(wall)
-    pipeline.step(frame(0))
+    looked(pipeline, frame(0))
     pipeline.query(np.array([1], np.uint32), np.array([[3.0, 4.0]]))
     pipeline.query(np.zeros(0, np.uint32), np.zeros((0, 2)))
-    assert pipeline.step(frame(1)).tracks is None
+    assert looked(pipeline, frame(1)).tracks is None
 
 
 def test_reset_forgets_frames_tracks_and_map():
     wall = Wall()
     pipeline = Pipeline(wall)
     for i in range(3):
-        pipeline.step(frame(i))
+        looked(pipeline, frame(i))
     pipeline.query(np.array([1], np.uint32), np.array([[3.0, 4.0]]))
     pipeline.reset()
-    update = pipeline.step(frame(1))
+    update = looked(pipeline, frame(1))
     assert len(update.views) == 1 and update.tracks is None
     np.testing.assert_allclose(update.views[0].world_from_camera[:3, 3], 0, atol=1e-9)
 
@@ -197,19 +211,21 @@ def test_reset_forgets_frames_tracks_and_map():
 def test_the_calibrated_camera_is_used_when_asked_for():
     k = np.array([[70.0, 0, 31.5], [0, 72.0, 23.5], [0, 0, 1]])
     settings = Settings(intrinsics="camera_info")
-    view = Pipeline(Wall(), settings).step(frame(0, intrinsics=k)).views[0]
+    view = looked(Pipeline(Wall(), settings), frame(0, intrinsics=k)).views[0]
     np.testing.assert_allclose(view.intrinsics, view.grid.network_from_input @ k)
-    model = Pipeline(Wall(), replace(settings, intrinsics="model")).step(frame(0, intrinsics=k))
+    model = looked(Pipeline(Wall(), replace(settings, intrinsics="model")), frame(0, intrinsics=k))
     assert model.views[0].intrinsics[0, 0] == pytest.approx(SIZE[1])
 
 
 def test_masking_is_stricter_with_a_higher_threshold():
-    view = Pipeline(Wall()).step(frame(0)).views[0]
+    view = looked(Pipeline(Wall()), frame(0)).views[0]
     assert np.isfinite(view.masked_depth(4.0)).all()
     assert np.isnan(view.masked_depth(4.1)).all()
 
 
-@pytest.mark.parametrize("settings", [{"window_size": 0}, {"stride": 0}, {"window_size": 2, "stride": 3}])
+@pytest.mark.parametrize(
+    "settings", [{"window_size": 0}, {"stride": 0}, {"window_size": 2, "stride": 3}]
+)
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(UserError):
         Settings(**settings)

@@ -3,6 +3,7 @@
 """Which device runs the network, in which arithmetic, and where compiled programs are kept."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ import numpy as np
 
 from vggt_ros.errors import UserError
 
+Device = Any  # jax.Device, which type checkers do not take for a type
 
-def choose_device(kind: str = "auto") -> jax.Device:
+
+def choose_device(kind: str = "auto") -> Device:
     """The device to run on, after it has run a real kernel.
 
     A listed GPU may still be unable to run anything (wheels built for other chips): so a product
@@ -43,7 +46,7 @@ def choose_device(kind: str = "auto") -> jax.Device:
     return device
 
 
-def choose_dtype(name: str, device: jax.Device) -> np.dtype:
+def choose_dtype(name: str, device: Device) -> np.dtype:
     """`auto` is bfloat16 where the chip is made for it (an accelerator), float32 elsewhere."""
     if name == "auto":
         name = "float32" if device.platform == "cpu" else "bfloat16"

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
 
-from vggt_ros.device import choose_device, choose_dtype, keep_compiled
+from vggt_ros.device import Device, choose_device, choose_dtype, keep_compiled
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
 from vggt_ros.programs import HEADS, Encode, Programs, See
@@ -54,7 +54,7 @@ class Engine:
         config: Config,
         weights: Weights,
         *,
-        device: jax.Device,
+        device: Device,
         dtype: np.dtype,
         default_width: int,
         random: bool,
@@ -131,10 +131,10 @@ class Engine:
         outputs = program(
             self._weights, self._memory, slots, points, known, np.int32(max(query_frame - cut, 0))
         )
+        outputs = [output for output in outputs if output is not None]
         for output in outputs:
-            if output is not None:
-                output.copy_to_host_async()
-        pose, depth, confidence, *tracks = (None if x is None else np.asarray(x) for x in outputs)
+            output.copy_to_host_async()
+        pose, depth, confidence, *tracks = (np.asarray(output) for output in outputs)
         if count == 0:
             return Look(pose, depth, confidence)
         return Look(pose, depth, confidence, *(x[:, :count] for x in tracks))

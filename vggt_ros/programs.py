@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vggt_ros.device import Device
 from vggt_ros.model.config import Config
 
 HEADS = ("camera", "depth", "tracks")  # points come from depth and camera: more exact, and cheaper
@@ -53,7 +54,7 @@ Shape = Encode | See
 class Programs:
     """Compiled programs by shape; compiles on demand, here or in the background."""
 
-    def __init__(self, config: Config, dtype: np.dtype, device: jax.Device, cache_dir: Path | None):
+    def __init__(self, config: Config, dtype: np.dtype, device: Device, cache_dir: Path | None):
         self._config, self._dtype, self._device = config, dtype, device
         self._cache_dir = cache_dir
         self._ready: dict[Shape, Callable] = {}

@@ -15,7 +15,7 @@ stay the same (up to the rounding of other batch sizes):
 Everything after the first global block depends on the newest frame, and is computed.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +80,7 @@ def look(
     query_frame: int | Int[Array, ""] = 0,
 ) -> Sight:
     """The window whose frames lie in `slots`, oldest first."""
+    assert model.camera is not None and model.depth is not None, "a look needs both heads"
     grid, s = model.grid(*size), len(slots)
     whole = s if queries is not None else depth_frames
     taps, cameras = _climb(model.tower, memory, slots, grid, whole)
@@ -89,6 +90,7 @@ def look(
     sight = Sight(model.camera(cameras)[-1, 0], depth[..., 0], confidence, None, None, None)
     if queries is None:
         return sight
+    assert model.tracks is not None, "queries need the track head"
     tracks = model.tracks(
         model.tracks.features(levels, grid)[None],
         queries[None],
@@ -106,8 +108,8 @@ def _climb(
     first = _open(tower, tower.embed(memory.patches[slots[:1]][None]), turn)
     x = jnp.concatenate([first, memory.opened[slots[1:]][None]], axis=1)
     cut = len(slots) - whole
-    taps, last = {}, len(tower.stages) - 1
-    start = 0
+    taps, last, start = {}, len(tower.stages) - 1, 0
+    cameras = x[:, :, 0]
     for i, stage in enumerate(tower.stages):
         if 0 < i < last:
             x, kept, count = tower.rounds(stage, x, turn)
@@ -131,7 +133,7 @@ def _open(tower: Tower, x: Float[Array, "1 s p d"], turn: Rotation | None) -> Ar
     return tower.block("frame", _only(tower.stages[0].frame), x, turn)
 
 
-def _only(stacked: Block) -> Block:
+def _only(stacked: Any) -> Block:
     """The one layer of a stack of one."""
     return jax.tree.map(lambda weight: weight[0], stacked)
 
