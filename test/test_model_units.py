@@ -15,7 +15,7 @@ import pytest
 from golden_model import CONFIG, TOLERANCE, case, filled, model, off, stages, units, weights
 
 from vggt_ros import geometry
-from vggt_ros.model import heads, layers, tracks
+from vggt_ros.model import correlation, heads, layers
 from vggt_ros.model.backbone import Encoder, cubic
 from vggt_ros.model.config import VGGT_1B
 from vggt_ros.model.heads import DenseHead, ResidualConv
@@ -191,26 +191,26 @@ def test_trap_2_track_blocks_skip_from_the_normalised_input():
 def test_correlation_windows(name, levels, radius):
     maps = nhwc(units()[f"{name}.fmaps"])
     targets, xy = jnp.asarray(units()[f"{name}.targets"]), jnp.asarray(units()[f"{name}.xy"])
-    found = tracks.correlate(tracks.pyramid(maps, levels), targets, xy, radius)
+    found = correlation.correlate(correlation.pyramid(maps, levels), targets, xy, radius)
     assert off(found, units()[f"{name}.out"]) <= ATOL
 
 
 def test_trap_3_correlation_windows_run_along_y_first():
     maps, targets, xy = (units()[f"corr.{name}"] for name in ("fmaps", "targets", "xy"))
-    found = tracks.window(nhwc(maps), jnp.asarray(targets), jnp.asarray(xy), 3)
+    found = correlation.window(nhwc(maps), jnp.asarray(targets), jnp.asarray(xy), 3)
     other = found.reshape(1, 2, 4, 7, 7).swapaxes(-1, -2).reshape(1, 2, 4, 49)
     assert off(found, units()["corr.out"][..., :49]) <= ATOL
     assert off(other, units()["corr.out"][..., :49]) > WRONG
 
 
 def test_features_at_a_point():
-    found = tracks.sample(nhwc(units()["sample.fmap"]), jnp.asarray(units()["sample.xy"]))
+    found = correlation.sample(nhwc(units()["sample.fmap"]), jnp.asarray(units()["sample.xy"]))
     assert off(found, units()["sample.out"]) <= ATOL
 
 
 def test_trap_9_the_flow_is_multiplied_in_float32_before_the_sine():
     flow = units()["flow_emb.flow"]
-    assert off(tracks.embed_flow(jnp.asarray(flow), 16), units()["flow_emb.out"]) <= 2e-6
+    assert off(correlation.embed_flow(jnp.asarray(flow), 16), units()["flow_emb.out"]) <= 2e-6
     angles = flow[..., None].astype(np.float64) * (np.arange(0, 8, 2) * 1000 / 8)
     exact = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(2, 7, 16)
     assert off(exact, units()["flow_emb.out"]) > 1e-4
@@ -224,8 +224,8 @@ def test_positions_of_queries():
     embed = units()["track_pos.embed"][0].transpose(1, 2, 0)
     y, x = np.mgrid[:5, :9]
     points = jnp.asarray(np.stack([x, y], axis=-1).reshape(1, -1, 2), jnp.float32)
-    assert off(tracks.sample_sines(points, (5, 9), 52)[0].reshape(5, 9, 52), embed) <= ATOL
-    between = tracks.sample_sines(jnp.asarray([[[2.25, 3.5]]]), (5, 9), 52)[0, 0]
+    assert off(correlation.sample_sines(points, (5, 9), 52)[0].reshape(5, 9, 52), embed) <= ATOL
+    between = correlation.sample_sines(jnp.asarray([[[2.25, 3.5]]]), (5, 9), 52)[0, 0]
     rows = 0.75 * embed[3:5, 2] + 0.25 * embed[3:5, 3]
     assert off(between, rows.mean(0)) <= ATOL
 
@@ -244,4 +244,4 @@ def test_trap_11_track_features_know_no_place_unless_the_checkpoint_says_so():
 
 def test_maps_too_small_for_the_pyramid_are_refused():
     with pytest.raises(ValueError, match="at least 4 cells"):
-        tracks.pyramid(jnp.zeros((1, 1, 3, 9, 2)), 3)
+        correlation.pyramid(jnp.zeros((1, 1, 3, 9, 2)), 3)

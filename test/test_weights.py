@@ -74,16 +74,6 @@ def test_each_kind_of_imbalance_is_named_and_refused():
         read(CONFIG, tensors)
 
 
-def test_what_is_missing_is_initialised_when_asked():
-    tensors = {name: x for name, x in official().items() if ".fuse" not in name}
-    del tensors["camera_head.trunk.1.ls1.gamma"]
-    loaded, report = read(CONFIG, tensors, ("camera",), strict=False)
-    gamma = loaded["camera"]["trunk"]["ls1"]["gamma"]
-    assert len(report.missing) == 1
-    assert np.array_equal(gamma[0], official()["camera_head.trunk.0.ls1.gamma"])
-    assert np.allclose(gamma[1], 0.01)
-
-
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_none_are_refused(poison):
     tensors = dict(official())

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pixels to tokens: the encoder sees one frame at a time, the tower lets frames see each other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,9 @@ class Encoder(nnx.Module):
         first = jnp.broadcast_to(self.cls_token + positions[:, :1], (n, 1, x.shape[-1]))
         tokens = [first, x + positions[:, 1:]]
         if self.register_tokens is not None:  # they have no place in the picture
-            registers = jnp.broadcast_to(self.register_tokens, (n, *self.register_tokens.shape[1:]))
+            registers = jnp.broadcast_to(
+                self.register_tokens[...], (n, *self.register_tokens.shape[1:])
+            )
             tokens.insert(1, registers)
         x = jnp.concatenate(tokens, axis=1)
         note("dino.tokens_in", x)
@@ -129,7 +131,7 @@ def cubic(
 class Stage(nnx.Module):
     """A run of alternating blocks up to the next cut: stacked, as many in frames as across."""
 
-    def __init__(self, make, depth: int, rngs: nnx.Rngs):
+    def __init__(self, make: Callable[[nnx.Rngs], Block], depth: int, rngs: nnx.Rngs):
         self.frame = stack(make, depth, rngs)
         self.scene = stack(make, depth, rngs)
 

@@ -109,7 +109,7 @@ class Config:
         return asdict(self)
 
 
-def _read(kind: type, tree: dict[str, Any], where: str):
+def _read(kind: Any, tree: dict[str, Any], where: str):
     known = {f.name: f for f in fields(kind)}
     if unknown := sorted(set(tree) - set(known)):
         raise UserError(f"{where} has no {unknown[0]!r}; it knows {', '.join(known)}")

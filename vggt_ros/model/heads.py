@@ -182,7 +182,9 @@ class Fusion(nnx.Module):
         coarse: Float[Array, "n h w d"] | None,
         size: tuple[int, int],
     ) -> Float[Array, "n y x d"]:
-        x = level if self.skip is None else coarse + self.skip(level)
+        x = level
+        if self.skip is not None and coarse is not None:
+            x = coarse + self.skip(level)
         # The reference resizes first.  A map of channels and a mean over pixels commute, and
         # before the resize it is four times cheaper.
         return resize(self.out(self.unit(x)), size)

@@ -9,7 +9,7 @@ cheap, and they are where the reference's own low-precision mode stays in float3
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int
+
+Layer = TypeVar("Layer", bound=nnx.Module)
 
 QUERIES_WHOLE = 2048  # up to here all logits at once; beyond, their memory is the bottleneck
 QUERIES_AT_ONCE = 256
@@ -139,7 +141,7 @@ class OneKey(nnx.Rngs):
         return jax.random.key(0)
 
 
-def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs):
+def stack(make: Callable[[nnx.Rngs], Layer], depth: int, rngs: nnx.Rngs) -> Layer:
     """`depth` equal layers as one: every weight gains a first axis, the layer."""
     if isinstance(rngs, OneKey):
         return jax.tree.map(lambda w: jnp.broadcast_to(w, (depth, *w.shape)), make(rngs))
@@ -187,7 +189,7 @@ class Attention(nnx.Module):
             q, k, v = self._split(self.qkv(x))
         else:
             (q,), (k, v) = self._split(self._part(x, 0, 1)), self._split(self._part(context, 1, 3))
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, context_rotation or rotation)
@@ -203,10 +205,10 @@ class Attention(nnx.Module):
     def _part(self, x: Array, start: int, stop: int) -> Array:
         """Thirds of the fused projection: 0 queries, 1 keys, 2 values."""
         cut = slice(start * self.proj.in_features, stop * self.proj.in_features)
-        x, kernel, bias = nnx.nn.dtypes.promote_dtype(
-            (x, self.qkv.kernel[:, cut], self.qkv.bias[cut]), dtype=self.qkv.dtype
-        )
-        return x @ kernel + bias
+        assert self.qkv.bias is not None
+        dtype = self.qkv.dtype
+        kernel, bias = self.qkv.kernel[:, cut].astype(dtype), self.qkv.bias[cut].astype(dtype)
+        return x.astype(dtype) @ kernel + bias
 
 
 class LayerScale(nnx.Module):

@@ -209,7 +209,7 @@ class VGGT(nnx.Module):
         )
 
 
-Weights = dict[str, Any]
+Weights = dict[Any, Any]  # nested, by attribute or number
 
 
 def abstract_model(

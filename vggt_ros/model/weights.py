@@ -5,16 +5,17 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
-from vggt_ros.model.vggt import HEADS, VGGT, Weights, abstract_model, functional
+from vggt_ros.model.files import aligned
+from vggt_ros.model.vggt import HEADS, Weights, abstract_model, functional
 
 Path = tuple[str | int, ...]
 Shape = tuple[int, ...]
@@ -129,6 +130,9 @@ class Entry(NamedTuple):
 @cache
 def abstract(config: Config, heads: tuple[str, ...] = HEADS, dtype: Any = jnp.float32) -> Weights:
     """Our weights as shapes and dtypes: matrices of encoder and tower in `dtype`, else float32."""
+    if heads != HEADS:
+        whole = abstract(config, HEADS, dtype)
+        return {part: whole[part] for part in ("encoder", "tower", *heads)}
     return functional(abstract_model(config, heads, param_dtype=dtype))[1]
 
 
@@ -254,36 +258,24 @@ def read(
     config: Config,
     tensors: Mapping[str, Any],
     heads: Sequence[str] = HEADS,
-    dtype=jnp.float32,
-    *,
-    strict: bool = True,
+    dtype: Any = jnp.float32,
 ) -> tuple[Weights, Report]:
     """Official tensors (anything NumPy can read, with `.shape`) as our weights, on the device.
 
     Tensors are asked for one at a time and one stack is built at a time, so a lazy `tensors` keeps
-    the peak near the result.  Strict refuses any imbalance with a UserError; otherwise what is
-    missing is initialised.  NaN and infinity are refused always.
+    the peak near the result.  UserError on any imbalance (`balance` only looks), and on NaN.
     """
     report = balance(config, {name: tensor.shape for name, tensor in tensors.items()}, heads)
-    if strict and not report.balanced:
+    if not report.balanced:
         raise UserError(f"these weights do not fit this model: {report.fault()}")
     leaves = flatten(abstract(config, tuple(heads), dtype))
-    if not report.balanced:
-        model = VGGT(config, heads=heads, param_dtype=dtype, rngs=nnx.Rngs(0))
-        leaves = flatten(functional(model)[1])
-    loaded = set(report.loaded)
-    rows: dict[Path, list[Entry]] = {}
-    for entry in table(config, heads):
-        rows.setdefault(entry.path, []).append(entry)
-    flat = {}
-    for path, entries in rows.items():
-        leaf = leaves[path]
-        host = np.array(leaf) if isinstance(leaf, jax.Array) else np.empty(leaf.shape, leaf.dtype)
+    flat: dict[Path, Any] = {}
+    for path, entries in groupby(table(config, heads), key=lambda entry: entry.path):
+        host = aligned(leaves[path].shape, leaves[path].dtype)
         for entry in entries:
-            if entry.name in loaded:
-                place = ... if entry.row is None else entry.row
-                host[place] = entry.layout.ours(finite(entry.name, np.asarray(tensors[entry.name])))
-        flat[path] = jnp.asarray(host)
+            tensor = finite(entry.name, np.asarray(tensors[entry.name]))
+            host[... if entry.row is None else entry.row] = entry.layout.ours(tensor)
+        flat[path] = jax.device_put(host)  # without a copy on a CPU
     return unflatten(flat), report
 
 
@@ -297,6 +289,9 @@ def finite(name: str, tensor: np.ndarray) -> np.ndarray:
 def official(config: Config, weights: Weights) -> Iterator[tuple[str, np.ndarray]]:
     """Our weights under their official names and in their official layout, one at a time."""
     flat = flatten(weights)
-    for entry in table(config, tuple(head for head in HEADS if head in weights)):
-        leaf = flat[entry.path] if entry.row is None else flat[entry.path][entry.row]
-        yield entry.name, np.asarray(entry.layout.official(leaf))
+    heads = tuple(head for head in HEADS if head in weights)
+    for path, entries in groupby(table(config, heads), key=lambda entry: entry.path):
+        host = np.asarray(flat[path])
+        for entry in entries:
+            row = host if entry.row is None else host[entry.row]
+            yield entry.name, entry.layout.official(row)

@@ -1,0 +1,229 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The whole network: every stage equals the reference, and what must not matter does not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_model import CASES, CONFIG, TOLERANCE, case, model, off, recorded, stages
+
+from vggt_ros.errors import UserError
+from vggt_ros.model.config import Config
+from vggt_ros.model.layers import attend
+from vggt_ros.model.vggt import HEADS, PRESETS, abstract_model, functional
+from vggt_ros.model.weights import abstract, flatten
+
+BY_GEOMETRY = {"out.extrinsic", "out.intrinsic", "out.unprojected"}  # see test_geometry
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_stage_equals_the_reference(name):
+    expected = {k: v for k, v in case(name).items() if not k.startswith("in.")}
+    found = stages(name)
+    wrong = []
+    for key in expected.keys() - BY_GEOMETRY:
+        assert found[key].shape == expected[key].shape, key
+        tolerance = TOLERANCE[name].get(key, {"suggested_atol": 0})["suggested_atol"]  # positions
+        if not off(found[key], expected[key]) <= tolerance:
+            wrong.append((key, off(found[key], expected[key]), tolerance))
+    assert not wrong
+
+
+# ---- laws -------------------------------------------------------------------------------------
+
+
+def test_swapping_frames_after_the_first_swaps_the_outputs():
+    golden, order = case("mini_square"), [0, 2, 1]
+    straight = stages("mini_square")
+    swapped = recorded(golden["in.images"][:, order], golden["in.query_points"])
+    for name in ("out.pose_enc", "out.depth", "out.depth_conf", "out.world_points"):
+        tolerance = 2 * TOLERANCE["mini_square"][name]["suggested_atol"]
+        assert off(swapped[name], straight[name][:, order]) <= tolerance
+    assert off(swapped["track.coords.0"], straight["track.coords.0"][:, order]) <= 5e-4
+
+
+def test_another_first_frame_changes_everything():
+    golden, order = case("mini_square"), [1, 0, 2]
+    other = recorded(golden["in.images"][:, order], golden["in.query_points"])
+    assert off(other["out.depth"], stages("mini_square")["out.depth"][:, order]) > 1e-2
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_track_starts_at_its_query(name):
+    for i in range(4):
+        start = stages(name)[f"track.coords.{i}"][:, 0]
+        assert np.array_equal(start, case(name)["in.query_points"])
+
+
+def test_how_many_frames_pass_a_dense_head_at_once_changes_nothing():
+    tap = np.concatenate(
+        [stages("mini_square")["agg.frame.0"], stages("mini_square")["agg.global.0"]], axis=-1
+    )
+    levels = [model().patches(jnp.asarray(tap))] * 4
+    together = jax.jit(lambda levels: model().depth(levels, (4, 4)))(levels)
+    apart = jax.jit(lambda levels: model().depth(levels, (4, 4), at_once=2))(levels)
+    assert off(together[0], apart[0]) <= 2e-5
+    assert off(together[1], apart[1]) <= 2e-5
+
+
+@pytest.fixture(scope="module")
+def track():
+    """The track head on the maps of a case: queries, mask and query frame are free."""
+    golden = stages("mini_square")
+    maps = jnp.asarray(golden["track.fmaps"].transpose(0, 1, 3, 4, 2))
+
+    @jax.jit
+    def run(maps, queries, mask, frame):
+        return model().tracks(maps, queries, query_mask=mask, query_frame=frame)
+
+    def call(queries, mask=None, frame=0, maps=maps):
+        mask = np.ones(queries.shape[:2], bool) if mask is None else mask
+        return [np.asarray(x) for x in run(maps, jnp.asarray(queries), mask, jnp.int32(frame))]
+
+    return call
+
+
+def test_padded_queries_are_seen_by_nobody(track):
+    queries = case("mini_square")["in.query_points"]
+    mask = np.arange(queries.shape[1])[None] < 4
+    elsewhere = np.where(mask[..., None], queries, 11.0).astype(np.float32)
+    padded, padded_elsewhere = track(queries, mask), track(elsewhere, mask)
+    alone = track(queries[:, :4])
+    for x, y, z in zip(padded, padded_elsewhere, alone, strict=True):
+        assert np.array_equal(x[:, :, :4], y[:, :, :4])
+        assert off(x[:, :, :4], z) <= 5e-3  # another program: what rounding leaves of tracks
+
+
+def test_queries_do_see_each_other(track):
+    """Trap 10: tracks depend on the other queries of a call, so nobody may drop any silently."""
+    queries = case("mini_square")["in.query_points"]
+    assert off(track(queries)[0][:, :, :4], track(queries[:, :4])[0]) > 2e-2
+
+
+def test_queries_may_live_in_any_frame(track):
+    queries = case("mini_square")["in.query_points"]
+    maps = jnp.asarray(stages("mini_square")["track.fmaps"].transpose(0, 1, 3, 4, 2))
+    for frame in (1, 2):
+        found = track(queries, frame=frame)
+        rolled = track(queries, maps=jnp.roll(maps, -frame, axis=1))
+        assert np.array_equal(found[0][:, frame], queries)
+        assert off(found[0], np.roll(rolled[0], frame, axis=1)) <= 5e-3
+
+
+# ---- attention --------------------------------------------------------------------------------
+
+
+def test_chunks_of_queries_change_nothing(monkeypatch):
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 3, 11, 8)) for i in range(3))
+    whole = attend(q, k, v)
+    monkeypatch.setattr("vggt_ros.model.layers.QUERIES_WHOLE", 4)
+    monkeypatch.setattr("vggt_ros.model.layers.QUERIES_AT_ONCE", 3)
+    assert off(attend(q, k, v), whole) <= 1e-6
+    logits = np.einsum("bnqd,bnkd->bnqk", q, k) / 8**0.5
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    expected = np.einsum("bnqk,bnkd->bnqd", weights / weights.sum(-1, keepdims=True), v)
+    assert off(whole, expected) <= 1e-6
+
+
+def test_flash_attention_is_asked_for_by_name_and_has_a_way_out(monkeypatch):
+    from vggt_ros.model import layers
+
+    asked = []
+
+    def kernel(q, k, v, implementation):
+        asked.append((q.shape, implementation))
+        if len(asked) > 4:
+            raise RuntimeError("no such kernel on this card")
+        return q
+
+    q = jnp.ones((1, 2, 5, 8), jnp.bfloat16)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    layers.flash_runs.cache_clear()
+    attend(q, q, q)
+    assert asked == [((1, 8, 1, 8), "cudnn"), ((1, 5, 2, 8), "cudnn")]  # a probe, then the call
+    attend(q.astype(jnp.float32), *(2 * (q.astype(jnp.float32),)))  # half precision only
+    attend(q, q, q, jnp.ones((1, 1, 1, 5), bool))  # never with a mask
+    assert len(asked) == 2
+    asked += [None, None]
+    layers.flash_runs.cache_clear()
+    assert attend(q, q, q).shape == q.shape  # the probe failed; the plain path serves
+    layers.flash_runs.cache_clear()
+
+
+# ---- assembly ---------------------------------------------------------------------------------
+
+
+def test_heads_left_out_cost_nothing():
+    every = {path[0] for path in flatten(abstract(CONFIG))}
+    assert every == {"encoder", "tower", *HEADS}
+    assert {path[0] for path in flatten(abstract(CONFIG, ("depth",)))} == {
+        "encoder",
+        "tower",
+        "depth",
+    }
+    apply, shapes = functional(abstract_model(CONFIG, ("depth",)))
+    out = jax.eval_shape(apply, shapes, jnp.zeros((1, 2, 28, 28, 3)), jnp.zeros((1, 3, 2)))
+    assert out.depth.shape == (1, 2, 28, 28)
+    assert out.pose_encoding is None and out.points is None and out.tracks is None
+
+
+def test_tiny_is_a_whole_small_vggt():
+    config, width = PRESETS["tiny"]
+    apply, shapes = functional(abstract_model(config))
+    images = jnp.zeros((1, 4, width * 3 // 4, width, 3))
+    out = jax.eval_shape(apply, shapes, images, jnp.zeros((1, 5, 2)))
+    assert out.tracks.shape == (1, 4, 5, 2) and out.depth.shape == (1, 4, 168, 224)
+    assert 2e6 < sum(x.size for x in jax.tree.leaves(shapes)) < 9e6
+
+
+def test_what_is_half_precision_and_what_never_is():
+    leaves = flatten(abstract(CONFIG, dtype=jnp.bfloat16))
+    for path, leaf in leaves.items():
+        matrix = path[0] in ("encoder", "tower") and path[-2] in (
+            "qkv",
+            "proj",
+            "fc1",
+            "fc2",
+            "patch",
+        )
+        assert leaf.dtype == (jnp.bfloat16 if matrix else jnp.float32), path
+    half = abstract_model(CONFIG, (), jnp.bfloat16, jnp.bfloat16)
+    apply, shapes = jax.tree.map(lambda x: x, functional(half))
+    taps = jax.eval_shape(
+        lambda weights, images: apply.__closure__ and half.tower(half.encode(images), (2, 2)),
+        shapes,
+        jnp.zeros((1, 2, 28, 28, 3)),
+    )
+    assert all(tap.dtype == jnp.float32 for tap in taps)  # the residual stream
+
+
+@pytest.mark.parametrize("order", [("frame", "global"), ("global", "frame")])
+@pytest.mark.parametrize("group", [1, 2])
+def test_other_alternations_have_the_same_weights_and_taps(order, group):
+    tree = CONFIG.to_dict()
+    tree["aggregator"] |= {"aa_order": list(order), "aa_block_size": group, "qk_norm": False}
+    config = Config.from_dict(tree)
+    count = {path[-2:]: 0 for path in flatten(abstract(config, ()))}
+    for path, leaf in flatten(abstract(config, ())).items():
+        count[path[-2:]] += leaf.shape[0]
+    assert count["attn", "qkv"] if ("attn", "qkv") in count else True
+    model = abstract_model(config, ())
+    taps = jax.eval_shape(lambda x: model.tower(x, (2, 2)), jnp.zeros((1, 2, 4, 48)))
+    assert [tap.shape for tap in taps] == 5 * [(1, 2, 9, 96)]
+
+
+def test_faults_of_a_configuration_are_named():
+    tree = CONFIG.to_dict()
+    with pytest.raises(UserError, match="'trunk_dept'.*trunk_depth"):
+        Config.from_dict(tree | {"camera_head": {"trunk_dept": 4}})
+    with pytest.raises(UserError, match="aa_order"):
+        Config.from_dict(tree | {"aggregator": tree["aggregator"] | {"aa_order": ["frame"]}})
+    with pytest.raises(UserError, match="aa_block_size"):
+        Config.from_dict(tree | {"aggregator": tree["aggregator"] | {"aa_block_size": 3}})
+    with pytest.raises(UserError, match="intermediate_layer_idx"):
+        Config.from_dict(tree | {"dpt": tree["dpt"] | {"intermediate_layer_idx": [0, 1, 2, 4]}})
+    with pytest.raises(ValueError, match="multiples of 14"):
+        model().grid(50, 56)
+    assert Config.from_dict(tree) == CONFIG and Config() == PRESETS["vggt-1b"].config
