@@ -86,11 +86,13 @@ def test_odometry_that_stops_leaves_the_scale_and_its_age_tells():
     wheels = odometry(drive("room", 70))
     truth = drive("room", 70)
     pipeline = Pipeline(Oracle(truth @ BASE_FROM_CAMERA), Settings(scale_source="odometry"))
+    update = None
     for i in range(70):
         if i < 50:
             pipeline.odometry.add(stamp(i), wheels[i])
         update = pipeline.step(Frame(picture(i), stamp(i)))
-    assert update.metric and stamp(40) <= update.scale.stamp_ns <= stamp(50)
+    assert update is not None and update.metric
+    assert stamp(40) <= update.scale.stamp_ns <= stamp(50)
 
 
 @pytest.mark.parametrize(

@@ -2,28 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Window after window into one map: each look has its own unit and first camera; here they agree.
 
-A window is joined through the frames that the map already holds. A shared frame is the *same
-picture*, so its pixels correspond one to one and nothing has to be matched:
+A window is joined through the frames that the map already holds (`joint` has the mathematics), and
+then checked: the joint itself, and what the newest view sees against the map. A window that fails
+is refused and begins a segment of its own. The segment it left keeps waiting: the next sound window
+returns to it, so that one bad look costs one look.
 
-1. scale: the median of log(z_map / z_window) over the trusted pixels of shared frames, sharpened
-   by Tukey's weights (iteratively reweighted least squares). Scale before pose, as DA3-Streaming
-   and VGGT-SLAM 2 do: camera centres alone leave it open where the camera hardly moves;
-2. rotation and translation: closed form over the shared cameras. With scale s, scene depth d,
-   camera centres c and orientations Q the gauge (R, t) minimises
-
-       sum_i w_i ( |c_map_i - s R c_win_i - t|^2 + d^2/2 |Q_map_i - R Q_win_i|_F^2 )
-
-   which is Kabsch's problem [1] with the orientations as further points, as far away as the
-   scene is: a rotation in place and a flat wall leave it well posed;
-3. checks, of the joint and of the newest view against the map; a window that fails one is refused
-   and begins a segment of its own. The segment it left keeps waiting: the next sound window
-   returns to it, so that one bad look costs one look;
-4. shared frames move to the mean of all looks at them. With windows of s frames and camera noise
-   sigma what remains is a random walk of variance 2 sigma^2 / (s - 1)^2 a frame, within a tenth
-   of the least-squares optimum over all windows (simulated for s = 2, 4, 8).
-
-[1] W. Kabsch, A solution for the best rotation to relate two sets of vectors, Acta Cryst. A32,
-    1976.
+Shared frames move to the mean of all looks at them. With windows of s frames and camera noise sigma
+what remains is a random walk of variance 2 sigma^2 / (s - 1)^2 a frame, within a tenth of the
+least-squares optimum over all windows (simulated for s = 2, 4, 8).
 """
 
 from dataclasses import dataclass, replace
@@ -32,20 +18,27 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.geometry import WORLD_FROM_OPTICAL, Similarity, inverse_rigid, transform, unproject
+from vggt_ros.geometry import WORLD_FROM_OPTICAL, Similarity
+from vggt_ros.joint import (
+    Placed,
+    Sight,
+    anchored,
+    averaged,
+    find_gauge,
+    find_scale,
+    lever,
+    place,
+    scene_depth,
+    see,
+)
 
 CELLS = 3000  # pixels of one frame that take part; more change nothing but the time
-ALIKE = 0.25  # log ratio up to which two depths of one pixel are the same surface
-SAME_VIEW = 0.15  # the same between two views of a window, which err together
 MIN_INLIERS = 0.6  # share of pixels that must be alike
 MAX_RESIDUAL = 0.05  # rms disagreement of shared cameras, as a share of scene depth
-MIN_BASELINE = 0.02  # camera motion, as a share of scene depth, from which lengths compare
 KEY_PARALLAX = float(np.deg2rad(2.0))  # a frame that saw the scene from this far aside is kept,
 KEY_OVERLAP = 0.8  # or one that shares less than this with the last kept frame
 LEAST_NOISE = 0.003  # camera noise that a lucky residual cannot undercut: a sixth of a degree
-MEMORY = 8.0  # looks after which a frame's place in the map stops hardening
 
-Depth = Float[np.ndarray, "_h _w"]  # thinned, NaN where not trusted
 Poses = Float[np.ndarray, "s 4 4"]
 
 
@@ -70,24 +63,6 @@ class Join(NamedTuple):
     covariance: Float[np.ndarray, "6 6"]  # newest camera, world axes: x y z, rotation vector
     reason: str  # "" or why the window was refused
     world_from_camera: Poses | None = None  # every camera of the window, mean of all looks
-
-
-class Placed(NamedTuple):
-    """A frame of the map that the next window may share."""
-
-    frame_id: int
-    world_from_camera: Float[np.ndarray, "4 4"]
-    intrinsics: Float[np.ndarray, "3 3"]  # of the thinned grid
-    depth: Depth | None  # world units
-    looks: float = 1.0  # that agreed on it
-
-
-class Sight(NamedTuple):
-    """How two views see the same scene."""
-
-    overlap: float  # share of the newer view's points that lie inside the older picture
-    agreement: float  # share of points alike in depth in the other view, by the worse direction
-    parallax: float  # median angle between the two lines of sight, radians
 
 
 class Segment(NamedTuple):
@@ -147,7 +122,7 @@ def join(state: MapState, window: WindowGeometry) -> tuple[MapState, Join]:
         return replace(state, refusals=state.refusals + 1), found
     frames = _thinned(window)
     if state.current is None:
-        gauge = _anchored(state.world_from_first, frames[0].world_from_camera, 1.0)
+        gauge = anchored(state.world_from_first, frames[0].world_from_camera, 1.0)
         first, found = _settle(Segment(0, (), 1e-8 * np.eye(6)), frames, gauge)
         return replace(state, current=first, begun=1), found
     reasons = []
@@ -192,15 +167,24 @@ def rescaled(state: MapState, factor: float, about: Float[np.ndarray, "3"]) -> M
     return replace(state, current=grown(state.current), waiting=grown(state.waiting))
 
 
-def place(similarity: Similarity, poses: Float[np.ndarray, "s 4 4"]) -> Float[np.ndarray, "s 4 4"]:
-    """Rigid camera poses carried along by a similarity: centres are scaled, axes only turned."""
-    moved = np.array(poses, np.float64)
-    moved[..., :3, :3] = similarity.rotation @ poses[..., :3, :3]
-    moved[..., :3, 3] = similarity.apply(poses[..., :3, 3])
-    return moved
-
-
-# ---- one joint ----------------------------------------------------------------------------------
+def _fit(segment: Segment, frames: tuple[Placed, ...]) -> tuple[Segment, Join] | str:
+    """The segment with these frames joined to it, or why they do not belong."""
+    known = {frame.frame_id: frame for frame in segment.frames}
+    pairs = [(known[frame.frame_id], frame) for frame in frames if frame.frame_id in known]
+    if not pairs:
+        return "no frame is shared with the map"
+    reach = scene_depth(segment.frames)
+    scale, inliers = find_scale(pairs, reach, segment.unit)
+    gauge, residual = find_gauge(pairs, scale, reach)
+    if inliers < MIN_INLIERS:
+        return f"only {inliers:.0%} of the shared pixels agree in depth"
+    if not residual < MAX_RESIDUAL:
+        return f"the shared cameras disagree by {residual:.1%} of the scene depth"
+    after, found = _settle(segment, frames, gauge, residual, reach, inliers)
+    sight = see(pairs[-1][0], after.frames[-1])
+    if sight is not None and sight.overlap > 0.3 and sight.agreement < MIN_INLIERS:
+        return f"only {sight.agreement:.0%} of the newest view agrees with the one before"
+    return after._replace(sight=sight), found
 
 
 def _thinned(window: WindowGeometry) -> tuple[Placed, ...]:
@@ -222,124 +206,6 @@ def _thinned(window: WindowGeometry) -> tuple[Placed, ...]:
     return tuple(frames)
 
 
-def _fit(segment: Segment, frames: tuple[Placed, ...]) -> tuple[Segment, Join] | str:
-    """The segment with these frames joined to it, or why they do not belong."""
-    known = {frame.frame_id: frame for frame in segment.frames}
-    pairs = [(known[frame.frame_id], frame) for frame in frames if frame.frame_id in known]
-    if not pairs:
-        return "no frame is shared with the map"
-    scale, inliers = _scale(segment, pairs)
-    reach = _scene_depth(segment.frames, frames, scale)
-    gauge, residual = _gauge(pairs, scale, reach)
-    if inliers < MIN_INLIERS:
-        return f"only {inliers:.0%} of the shared pixels agree in depth"
-    if not residual < MAX_RESIDUAL:
-        return f"the shared cameras disagree by {residual:.1%} of the scene depth"
-    after, found = _settle(segment, frames, gauge, residual, reach, inliers)
-    sight = _sight(pairs[-1][0], after.frames[-1])
-    if sight is not None and sight.overlap > 0.3 and sight.agreement < MIN_INLIERS:
-        return f"only {sight.agreement:.0%} of the newest view agrees with the one before"
-    return after._replace(sight=sight), found
-
-
-def robust_mean(
-    values: Float[np.ndarray, "p"], *, least_spread: float = 1e-9
-) -> tuple[float, float]:
-    """Tukey's biweight mean, from the median on, and the spread (1.4826 median deviations).
-
-    What lies beyond 4.7 spreads has no say at all: outliers of one sign must not make it creep.
-    """
-    mean = float(np.median(values))
-    spread = max(1.4826 * float(np.median(np.abs(values - mean))), least_spread)
-    for _ in range(5):
-        away = (values - mean) / (4.685 * spread)
-        pull = np.maximum(1.0 - away**2, 0.0) ** 2
-        mean = float(pull @ values / pull.sum())
-    return mean, spread
-
-
-def _scale(segment: Segment, pairs: list[tuple[Placed, Placed]]) -> tuple[float, float]:
-    """World units per window unit, and the share of shared pixels that agree on it.
-
-    Where no pixel is shared the distances between the shared cameras tell; where these hardly
-    move nothing does, and the unit of the last window is kept.
-    """
-    ratios = [np.log(a.depth / b.depth).ravel() for a, b in pairs if _comparable(a, b)]
-    ratio = np.concatenate(ratios) if ratios else np.empty(0)
-    ratio = ratio[np.isfinite(ratio)]
-    if ratio.size >= 32:
-        mean, _ = robust_mean(ratio)
-        return float(np.exp(mean)), float(np.mean(np.abs(ratio - mean) < ALIKE))
-    here, there = (_baselines([pair[side] for pair in pairs]) for side in (0, 1))
-    moved = here > MIN_BASELINE * _scene_depth(segment.frames, (), 1.0)
-    if not (moved & (there > 0)).any():
-        return segment.unit, 1.0
-    return float(np.exp(np.median(np.log(here[moved] / there[moved])))), 1.0
-
-
-def _comparable(a: Placed, b: Placed) -> bool:
-    return a.depth is not None and b.depth is not None and a.depth.shape == b.depth.shape
-
-
-def _baselines(frames: list[Placed]) -> Float[np.ndarray, "pairs"]:
-    centres = np.stack([frame.world_from_camera[:3, 3] for frame in frames])
-    first, second = np.triu_indices(len(frames), 1)
-    return np.linalg.norm(centres[first] - centres[second], axis=-1)
-
-
-def _scene_depth(known: tuple[Placed, ...], fresh: tuple[Placed, ...], scale: float) -> float:
-    """Median depth in world units; 1 where no depth was ever seen."""
-    depths = [(1.0, frame.depth) for frame in known] + [(scale, frame.depth) for frame in fresh]
-    middles = [
-        unit * float(np.median(depth[np.isfinite(depth)]))
-        for unit, depth in depths
-        if depth is not None and np.isfinite(depth).any()
-    ]
-    return float(np.median(middles)) if middles else 1.0
-
-
-def _gauge(
-    pairs: list[tuple[Placed, Placed]], scale: float, reach: float
-) -> tuple[Similarity, float]:
-    """The motion of this scale that lays the window's cameras on the map's, and what remains."""
-    here, there = (np.stack([pair[side].world_from_camera for pair in pairs]) for side in (0, 1))
-    c, q = here[:, :3, 3], here[:, :3, :3]
-    d, p = scale * there[:, :3, 3], there[:, :3, :3]
-    looks = np.array([known.looks for known, _ in pairs])
-    weight = looks
-    for _ in range(4):
-        w = weight / weight.sum()
-        c0, d0 = w @ c, w @ d
-        cross = np.einsum("s,si,sj->ij", w, c - c0, d - d0)
-        cross += 0.5 * reach**2 * np.einsum("s,sik,sjk->ij", w, q, p)
-        rotation = _nearest_rotation(cross)
-        translation = c0 - rotation @ d0
-        shift = np.sum((c - d @ rotation.T - translation) ** 2, axis=-1)
-        turn = 0.5 * reach**2 * np.sum((q - rotation @ p) ** 2, axis=(-2, -1))
-        error = np.sqrt(shift + turn) / reach
-        weight = looks / (1.0 + (error / (2.0 * np.median(error) + 1e-9)) ** 2)
-    return Similarity(scale, rotation, translation), float(np.sqrt(np.mean(error**2)))
-
-
-def _nearest_rotation(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
-    u, _, vt = np.linalg.svd(matrix)
-    return (u * [1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
-
-
-def _anchored(
-    world_from_camera: Float[np.ndarray, "4 4"],
-    window_from_camera: Float[np.ndarray, "4 4"],
-    scale: float,
-) -> Similarity:
-    """The similarity of this scale that puts one camera of the window where it is in the world."""
-    rotation = world_from_camera[:3, :3] @ window_from_camera[:3, :3].T
-    translation = world_from_camera[:3, 3] - scale * rotation @ window_from_camera[:3, 3]
-    return Similarity(scale, rotation, translation)
-
-
-# ---- the map after it ---------------------------------------------------------------------------
-
-
 def _settle(
     segment: Segment,
     frames: tuple[Placed, ...],
@@ -355,27 +221,12 @@ def _settle(
     for frame, pose in zip(frames, poses, strict=True):
         depth = None if frame.depth is None else gauge.scale * frame.depth
         now = frame._replace(world_from_camera=pose, depth=depth, looks=1.0)
-        settled.append(_averaged(known[frame.frame_id], now) if frame.frame_id in known else now)
+        settled.append(averaged(known[frame.frame_id], now) if frame.frame_id in known else now)
     shared = sum(frame.frame_id in known for frame in frames)
     kept, newest = _covariances(segment, settled, residual, reach, shared)
     after = Segment(segment.number, tuple(settled), kept, gauge.scale)
     cameras = np.stack([frame.world_from_camera for frame in settled])
     return after, Join(gauge, True, segment.number, residual, inliers, newest, "", cameras)
-
-
-def _averaged(known: Placed, now: Placed) -> Placed:
-    """One more look at a frame; pixels on whose depth two looks differ are trusted no more."""
-    share = 1.0 / (known.looks + 1.0)
-    pose = known.world_from_camera + share * (now.world_from_camera - known.world_from_camera)
-    pose[:3, :3] = _nearest_rotation(pose[:3, :3])
-    depth = known.depth if known.depth is not None else now.depth
-    if _comparable(known, now):
-        change = np.log(now.depth / known.depth)
-        mean = np.where(np.abs(change) < ALIKE, known.depth * np.exp(share * change), np.nan)
-        either = np.where(np.isfinite(known.depth), known.depth, now.depth)
-        depth = np.where(np.isfinite(change), mean, either)
-    looks = min(known.looks + 1.0, MEMORY)
-    return known._replace(world_from_camera=pose, depth=depth, looks=looks)
 
 
 def _covariances(
@@ -400,14 +251,6 @@ def _covariances(
     return kept, carry @ kept @ carry.T + axes * (1.0 + 1.0 / shared)
 
 
-def lever(step: Float[np.ndarray, "3"]) -> Float[np.ndarray, "6 6"]:
-    """How errors of a pose (shift, turn) act one `step` further on."""
-    x, y, z = step
-    jacobian = np.eye(6)
-    jacobian[:3, 3:] = [[0, z, -y], [-z, 0, x], [y, -x, 0]]
-    return jacobian
-
-
 def _refuse(state: MapState, frames: tuple[Placed, ...], reason: str) -> tuple[MapState, Join]:
     """A segment of its own, put where the map was left and in its unit, but not tied to it.
 
@@ -420,8 +263,8 @@ def _refuse(state: MapState, frames: tuple[Placed, ...], reason: str) -> tuple[M
     gauge = Similarity.identity()
     if frames:
         last, same = pairs[-1] if pairs else (waiting.frames[-1], frames[0])
-        unit = _scene_depth(waiting.frames, (), 1.0) / _scene_depth((), frames, 1.0)
-        gauge = _anchored(last.world_from_camera, same.world_from_camera, unit)
+        unit = scene_depth(waiting.frames) / scene_depth(frames)
+        gauge = anchored(last.world_from_camera, same.world_from_camera, unit)
     stray, found = _settle(Segment(state.begun, (), waiting.covariance), frames, gauge)
     found = found._replace(accepted=False, inlier_share=0.0, reason=reason)
     after = replace(
@@ -432,43 +275,3 @@ def _refuse(state: MapState, frames: tuple[Placed, ...], reason: str) -> tuple[M
         refusals=state.refusals + 1,
     )
     return after, found
-
-
-def _sight(older: Placed, newer: Placed) -> Sight | None:
-    """Each view's points in the other camera; None where either has too little depth."""
-    if not _comparable(older, newer):
-        return None
-    ours, theirs = world_points(newer), world_points(older)
-    if min(len(ours), len(theirs)) < 32:
-        return None
-    overlap, agreement = _seen_from(older, ours)
-    _, agreement_back = _seen_from(newer, theirs)
-    a = ours - older.world_from_camera[:3, 3]
-    b = ours - newer.world_from_camera[:3, 3]
-    sine = np.linalg.norm(np.cross(a, b), axis=-1)
-    parallax = float(np.median(np.arctan2(sine, np.sum(a * b, axis=-1))))
-    return Sight(overlap, min(agreement, agreement_back), parallax)
-
-
-def world_points(frame: Placed) -> Float[np.ndarray, "p 3"]:
-    """World points of every fourth pixel that has depth."""
-    coarse = np.diag([0.5, 0.5, 1.0]) @ frame.intrinsics
-    depth = frame.depth[::2, ::2]
-    points = unproject(depth, coarse)[np.isfinite(depth)]
-    return transform(frame.world_from_camera, points)
-
-
-def _seen_from(frame: Placed, points: Float[np.ndarray, "p 3"]) -> tuple[float, float]:
-    """Share of the points inside this picture, and of those the share it sees at their depth."""
-    points = transform(inverse_rigid(frame.world_from_camera), points)
-    everything = len(points)
-    points = points[points[:, 2] > 1e-9]
-    column, row, depth = (points @ frame.intrinsics.T).T
-    column, row = np.rint(column / depth), np.rint(row / depth)
-    height, width = frame.depth.shape
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    seen = frame.depth[row[inside].astype(int), column[inside].astype(int)]
-    change = np.log(depth[inside] / seen)
-    change = change[np.isfinite(change)]
-    agreement = float(np.mean(np.abs(change) < SAME_VIEW)) if len(change) >= 32 else 1.0
-    return float(inside.sum()) / everything, agreement

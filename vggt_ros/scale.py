@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.align import robust_mean
 from vggt_ros.errors import UserError
+from vggt_ros.joint import robust_mean
 
 SOURCES = ("fixed", "baseline", "depth", "odometry", "height")
 """Every source there is, as trusted when a person says nothing else."""

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from vggt_ros import align, scale
 from vggt_ros.geometry import Similarity
+from vggt_ros.joint import world_points
 from vggt_ros.odometry import Odometry
 from vggt_ros.scale import Estimate
 
@@ -101,7 +102,7 @@ class World:
             )
             found.append(scale.from_depth(depth, metres[np.ix_(rows, columns)], stamp_ns))
         if self.known.camera_height > 0 and depth is not None:
-            cloud = align.world_points(newest)
+            cloud = world_points(newest)
             found.append(scale.from_height(cloud, pose[:3, 3], self.known.camera_height, stamp_ns))
         for evidence in found:
             if evidence is not None:

@@ -18,10 +18,10 @@ from nav_msgs.msg import Odometry, Path
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from vggt_ros import align
 from vggt_ros.encodings import UnknownEncoding, decode, decode_compressed
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import quaternion_from_rotation
+from vggt_ros.joint import lever
 from vggt_ros.msg import PointTracks, QueryPoints
 from vggt_ros.pipeline import Tracks
 from vggt_ros.ros.clouds import FIELDS, RECORD, write_records
@@ -199,10 +199,10 @@ def odometry_message(
     There is no velocity in it: the twist's covariance says so by its size.
     """
     world_from_child = world_from_camera @ camera_from_child
-    lever = align.lever(world_from_child[:3, 3] - world_from_camera[:3, 3])
+    carry = lever(world_from_child[:3, 3] - world_from_camera[:3, 3])
     msg = Odometry(header=head, child_frame_id=child)
     _fill(msg.pose.pose.position, msg.pose.pose.orientation, world_from_child)
-    msg.pose.covariance = (lever @ covariance @ lever.T).ravel()
+    msg.pose.covariance = (carry @ covariance @ carry.T).ravel()
     msg.twist.covariance = 1e6 * np.eye(6).ravel()
     return msg
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -170,7 +170,7 @@ def _bag_trajectory(reader: "AnyReader", topic: str) -> "PoseTrajectory3D":
     seconds, positions, quaternions = [], [], []
     wanted = [connection for connection in reader.connections if connection.topic == topic]
     for connection, _, raw in reader.messages(connections=wanted):
-        msg = reader.deserialize(raw, connection.msgtype)
+        msg: Any = reader.deserialize(raw, connection.msgtype)
         held = getattr(msg, "pose", None) or msg.transform
         held = getattr(held, "pose", held)  # with a covariance it lies one deeper
         at = held.position if hasattr(held, "position") else held.translation
