@@ -48,7 +48,7 @@ class Options:
 
 
 def bench(
-    name: Literal["dispatch", "full", "load", "messages", "stream", "train"],
+    name: Literal["dispatch", "full", "load", "map", "messages", "stream", "train"],
     *,
     json: bool = False,
     model: str = "tiny",
@@ -63,7 +63,8 @@ def bench(
 
     Args:
         name: dispatch (Python's share of a compiled step), full (a forward pass with all heads),
-            load (a checkpoint: time, memory), messages (what a look costs besides the network),
+            load (a checkpoint: time, memory), map (joining, scale, and the map's cloud on one
+            core), messages (what a look costs besides the network),
             stream (a sliding window's step against a full pass; the second start), train (samples
             a second of the training loop on drawn rooms).
         json: print one object with machine and rows; the progress goes to stderr.
