@@ -70,11 +70,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     for name, path in files.items():
         if not path.exists():
             raise RuntimeError(f"{name}:={path}: there is no such file")
-    overrides = {
-        name: ParameterValue(given[name], value_type=kind)
-        for name, (kind, _) in PARAMETERS.items()
-        if given[name]
-    }
+    overrides = {name: typed(name, given[name]) for name in PARAMETERS if given[name]}
     actions: list[LaunchDescriptionEntity] = [
         SetParameter("use_sim_time", given["use_sim_time"] == "true"),
         Node(
@@ -99,3 +95,14 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             Node(package="rviz2", executable="rviz2", arguments=arguments, remappings=moved)
         )
     return actions
+
+
+def typed(name: str, text: str) -> int | float | ParameterValue:
+    """The value of a parameter, of its own type: 518 may be a model, and 1 a confidence."""
+    kind, _ = PARAMETERS[name]
+    if kind is str:
+        return ParameterValue(text, value_type=str)
+    try:
+        return kind(text)
+    except ValueError:
+        raise RuntimeError(f"{name}:={text}: must be {kind.__name__}") from None
