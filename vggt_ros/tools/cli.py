@@ -37,7 +37,10 @@ COMMANDS = {
     "view": Command("vggt_ros.tools.viewer", "view", "show such a directory in the browser", "run"),
     "verify": Command("vggt_ros.tools.verify", "verify", "compare the network with a golden case"),
     "weights": Command(
-        "vggt_ros.tools.convert", "convert", "convert a checkpoint into one that loads fast", "source"
+        "vggt_ros.tools.convert",
+        "convert",
+        "convert a checkpoint into one that loads fast",
+        "source",
     ),
     "bench": Command("vggt_ros.tools.bench", "bench", "measure, as a table or JSON", "name"),
     "colmap": Command("vggt_ros.tools.colmap", "colmap", "write a run as COLMAP files", "run"),
