@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every parameter of the node, once: this table is declared, checked, changed and documented."""
 
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rcl_interfaces.msg import (
@@ -137,10 +137,6 @@ class Parameters:
     )
 
     def __post_init__(self) -> None:
-        for row in fields(self):
-            allowed, value = choices(row), getattr(self, row.name)
-            if allowed and value not in allowed:
-                raise UserError(f"{row.name} is '{value}'; choose one of: {', '.join(allowed)}")
         self.settings()
 
     @property
@@ -158,7 +154,7 @@ class LiveParameters:
     """The parameters of a running node; `now` is replaced whole whenever a change is accepted."""
 
     def __init__(self, node: Node):
-        self.now = Parameters(**{row.name: _declare(node, row) for row in fields(Parameters)})
+        self.now = _judged({row.name: _declare(node, row) for row in fields(Parameters)})
         node.add_on_set_parameters_callback(self._judge)
         node.add_post_set_parameters_callback(self._take)
 
@@ -174,7 +170,16 @@ class LiveParameters:
 
     def _with(self, changes: list[Parameter]) -> Parameters:
         ours = {row.name for row in fields(Parameters)}
-        return replace(self.now, **{p.name: p.value for p in changes if p.name in ours})
+        return _judged(vars(self.now) | {p.name: p.value for p in changes if p.name in ours})
+
+
+def _judged(values: dict[str, Any]) -> Parameters:
+    """The parameters, unless a text is none of its choices, which a `UserError` then names."""
+    for row in fields(Parameters):
+        allowed, value = choices(row), values[row.name]
+        if allowed and value not in allowed:
+            raise UserError(f"{row.name} is '{value}'; choose one of: {', '.join(allowed)}")
+    return Parameters(**values)
 
 
 def choices(row: Field) -> tuple[str, ...]:
