@@ -6,6 +6,7 @@ The engine remembers what it computed of each frame alone, so that a window that
 costs one frame's encoder (`model/stream.py`).  The numbers are those of the full forward pass.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -253,7 +254,8 @@ def random_weights(config: Config, dtype: np.dtype, seed: int = 0) -> Weights:
             return np.full(leaf.shape, 1.0 if name == "scale" else 0.1, leaf.dtype)
         if name == "bias":
             return np.zeros(leaf.shape, leaf.dtype)
-        spread = leaf.shape[-2] ** -0.5 if name == "kernel" else 0.02
+        inputs = math.prod(leaf.shape[:3]) if leaf.ndim == 4 else leaf.shape[-2:][0]
+        spread = inputs**-0.5 if name == "kernel" else 0.02
         return (random.standard_normal(leaf.shape, np.float32) * spread).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, abstract(config, HEADS, dtype))
