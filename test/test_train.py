@@ -234,7 +234,7 @@ def batch_of(count, seed=0, frames=2, side=28, queries=4):
 
 def test_a_network_learns_one_batch_and_frozen_parts_stay(tmp_path):
     recipe = recipe_of(
-        tmp_path, heads=["camera", "depth", "points", "tracks"], steps=50, freeze=["encoder/.*"],
+        tmp_path, heads=["camera", "depth", "tracks"], steps=50, freeze=["encoder/.*"],
         remat=True,
     )  # fmt: skip
     trainer = Trainer(recipe, MICRO)
@@ -245,7 +245,7 @@ def test_a_network_learns_one_batch_and_frozen_parts_stay(tmp_path):
         state, report = trainer.step(state, batch)
         reports.append(jax.device_get(report))
     assert reports[-1].loss < 0.6 * reports[1].loss
-    assert {"camera", "depth", "points", "tracks", "visibility"} <= reports[0].parts.keys()
+    assert {"camera", "depth", "tracks", "visibility"} <= reports[0].parts.keys()
     after: Any = jax.device_get(state.weights)
     same = jax.tree.map(np.array_equal, before, after)
     assert all(jax.tree.leaves(same["encoder"])) and not any(
@@ -268,9 +268,9 @@ def test_the_learning_rate_warms_up_and_comes_down(tmp_path):
     recipe = recipe_of(tmp_path, steps=100, warmup=10, weight_decay=0.0)
     optimiser = optimiser_for(recipe)
     weights = {"a": {"kernel": jnp.ones((2, 2))}}
-    moments, sizes = optimiser.init(weights), []
+    moments, sizes, update = optimiser.init(weights), [], jax.jit(optimiser.update)
     for _ in range(100):
-        change, moments = optimiser.update(jax.tree.map(jnp.ones_like, weights), moments, weights)
+        change, moments = update(jax.tree.map(jnp.ones_like, weights), moments, weights)
         sizes.append(float(jnp.abs(change["a"]["kernel"]).max()))
     assert sizes[0] == 0 and np.argmax(sizes) in range(9, 13) and sizes[-1] < 0.05 * max(sizes)
 
