@@ -113,17 +113,19 @@ class Programs:
             return None
         path = self._cache_dir / f"{self._fingerprint(shape)}.export"
         if path.exists():
-            try:
-                return jax.export.deserialize(bytearray(path.read_bytes()))
-            except Exception:  # of another version, or cut short: trace it again
-                path.unlink(missing_ok=True)
+            kept = path.read_bytes()
+            digest, program = kept[:32], kept[32:]
+            if hashlib.sha256(program).digest() == digest:
+                return jax.export.deserialize(bytearray(program))
+            path.unlink()  # cut short, by a full disk or a kill: trace it again
         function, arguments = self._traced(shape)
         try:
             exported = jax.export.export(jax.jit(function))(*arguments)
         except ValueError:  # a kernel that promises no stable export: it is traced at each start
             return None
         part = path.with_suffix(".part")
-        part.write_bytes(exported.serialize())
+        program = bytes(exported.serialize())
+        part.write_bytes(hashlib.sha256(program).digest() + program)
         part.replace(path)
         return exported
 
