@@ -34,7 +34,8 @@ def measured(options: Options, s: int, cache: Path, *, traced: bool = False) -> 
     command += [str(width), str(height), str(s), str(cache)] + ["traced"] * traced
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"the start failed: {done.stderr.strip()[-300:]}")
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"the start failed: {said[-1]}")
     return Start(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -54,7 +55,7 @@ def main(
     from vggt_ros.programs import HEADS
     from vggt_ros.tools.bench import preset
     from vggt_ros.tools.bench_load import host_memory
-    from vggt_ros.tools.bench_step import quick_weights
+    from vggt_ros.tools.bench_step import export_dir, quick_weights
 
     config, default_width = preset(model)
     number = choose_dtype(dtype, device)
@@ -68,7 +69,7 @@ def main(
         dtype=number,
         default_width=default_width,
         random=True,
-        cache_dir=None if how == "traced" else Path(cache_dir),
+        cache_dir=None if how == "traced" else export_dir(Path(cache_dir)),
     )
     size, s = (int(height), int(width)), int(window)
     engine.warm(size, [s], depth_frames=1)

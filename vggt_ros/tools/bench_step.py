@@ -4,6 +4,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Stepper:
         self.device = choose_device()
         self.dtype = choose_dtype(options.dtype, self.device)
         keep_compiled(cache_dir)
-        self.programs = Programs(self.config, self.dtype, self.device, cache_dir)
+        self.programs = Programs(self.config, self.dtype, self.device, export_dir(cache_dir))
         if weights is None:
             weights = quick_weights(self.config, HEADS, self.dtype, self.device)
         used = {part: weights[part] for part in ("encoder", "tower", *HEADS)}
@@ -45,8 +46,7 @@ class Stepper:
         encode, see = self.compiled(s)
         pictures = np.random.default_rng(s).integers(0, 256, (2, *self.size, 3), np.uint8)
         frames = [jax.device_put(picture, self.device) for picture in pictures]
-        with jax.default_device(self.device):
-            memory = self._blank(s)
+        memory = self.blank(s)
         for slot in range(s):
             memory = encode(self.weights, memory, frames[0], np.int32(slot))
         taken = 0
@@ -62,12 +62,16 @@ class Stepper:
 
         return step
 
-    def _blank(self, s: int) -> tuple[jax.Array, ...]:
+    def blank(self, s: int) -> tuple[jax.Array, ...]:
+        """Memory for `s` frames, as `model/stream.py` has it."""
         tower = self.config.aggregator
         patches = math.prod(side // tower.patch_size for side in self.size)
         special = 1 + tower.num_register_tokens
-        lengths = (patches, special + patches)
-        return tuple(jnp.zeros((s, length, tower.embed_dim), jnp.float32) for length in lengths)
+        with jax.default_device(self.device):
+            return tuple(
+                jnp.zeros((s, length, tower.embed_dim), jnp.float32)
+                for length in (patches, special + patches)
+            )
 
     def memory_rows(self, s: int, name: str) -> Iterator[Row]:
         """What the compiler has reserved on the device for a window of `s`."""
@@ -81,6 +85,11 @@ class Stepper:
         whole = held + out + scratch
         yield Row(f"step_scratch_mb/{name}", scratch / 1e6, "MB", "lower", "as compiled")
         yield Row(f"step_device_mb/{name}", whole / 1e6, "MB", "lower", against)
+
+
+def export_dir(cache_dir: Path | None) -> Path | None:
+    """Where traced programs are kept: nowhere on a machine that cannot write them."""
+    return cache_dir if find_spec("flatbuffers") else None
 
 
 def quick_weights(config: Config, heads: Sequence[str], dtype: Any, device: Device) -> Any:
