@@ -67,7 +67,7 @@ def _resizer(setup: Setup) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
         rows = np.arange(height) * CAMERA[0] // height
         columns = np.arange(width) * CAMERA[1] // width
         # The cost of Pillow's filter is missing; what is sent has the same size.
-        note = f"({missing.name} is missing: nearest pixels instead of its filter)"
+        note = f"nearest pixels ({missing.name} is missing) are"
         return lambda picture: np.ascontiguousarray(picture[rows][:, columns]), note
     grid = grid_for(CAMERA[1], CAMERA[0], setup.size[1])
     return lambda picture: to_network(picture, grid), "resizing is"
