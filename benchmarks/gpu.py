@@ -154,10 +154,11 @@ def child(options: argparse.Namespace) -> int:
 
 
 def _make_importable() -> None:
-    """Us, here and in processes we start; a stand-in for jaxtyping only where it is missing."""
+    """Us, here and in processes we start; stand-ins only for what is missing."""
     paths = [str(ROOT)]
-    if find_spec("jaxtyping") is None:
-        paths.append(str(ROOT / "benchmarks" / "absent"))
+    for folder in sorted((ROOT / "benchmarks" / "absent").iterdir()):
+        if find_spec(folder.name) is None:
+            paths.append(str(folder))
     sys.path[:0] = [path for path in paths if path not in sys.path]
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [path for path in given if path and path not in paths]

@@ -21,6 +21,7 @@ from vggt_ros.tools.bench import Row, interleaved
 from vggt_ros.tools.bench_step import Stepper, quick_weights
 
 QUERIES = 64
+LABELS = {"scene": "global", "tracks": "track"}  # as the reference calls them
 
 
 def stages(setup: Setup) -> Iterator[Row]:
@@ -36,7 +37,7 @@ def stages(setup: Setup) -> Iterator[Row]:
     for name, (function, *inputs) in _stages(setup, model, s).items():
         placed = jax.device_put(inputs, device)
         run = jax.jit(lambda weights, *x, f=function: f(nnx.merge(graph, weights), *x))
-        row = f"stage_ms/{setup.name(s)}/{name}"
+        row = f"stage_ms/{setup.name(s)}/{LABELS.get(name, name)}"
 
         def measure(run=run, placed=placed, row=row, name=name) -> list[Row]:
             sides = {name: lambda: jax.block_until_ready(run(weights, *placed))}
@@ -89,7 +90,7 @@ def attention(setup: Setup) -> Iterator[Row]:
     tower = setup.config.aggregator
     tokens, head = cost.tokens_of(setup.config, setup.size), tower.embed_dim // tower.num_heads
     shapes = {"frame": (setup.middle, tokens)}
-    shapes |= {f"scene/S{s}": (1, s * tokens) for s in setup.options.windows}
+    shapes |= {f"global/S{s}": (1, s * tokens) for s in setup.options.windows}
     dtype = choose_dtype(setup.options.dtype, choose_device())
     for place, (batch, length) in shapes.items():
         keys = jax.random.split(jax.random.key(0), 3)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stands in for jaxtyping on a machine that lacks it: annotations mean the bare array type.
 
-`gpu.py` puts this folder on the path only there.  Nothing is checked; the tests do that elsewhere.
+`gpu.py` puts this folder on the path only there.  Nothing is checked; the tests do that.
 """
 
 from typing import Any
