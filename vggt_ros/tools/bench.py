@@ -45,6 +45,7 @@ class Options:
     repeats: int
     reference: Path | None
     dtype: Literal["auto", "float32", "bfloat16"]
+    plot: Path | None = None  # picture of the times of `stream`, beside the cost model
 
 
 def bench(
@@ -52,12 +53,13 @@ def bench(
     *,
     json: bool = False,
     model: str = "tiny",
-    windows: tuple[int, ...] = (1, 2, 4),
+    windows: tuple[int, ...] = (),
     width: int = 0,
     height: int = 0,
     repeats: int = 7,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     reference: Path | None = None,
+    plot: Path | None = None,
 ) -> None:
     """Measure one thing and print it.
 
@@ -65,21 +67,25 @@ def bench(
         name: dispatch (Python's share of a compiled step), full (a forward pass with all heads),
             load (a checkpoint: time, memory), map (joining, scale, and the map's cloud on one
             core), messages (what a look costs besides the network),
-            stream (a sliding window's step against a full pass; the second start), train (samples
-            a second of the training loop on drawn rooms).
+            stream (a sliding window's step against a full pass; memory; the second start), train
+            (samples a second of the training loop on drawn rooms).
         json: print one object with machine and rows; the progress goes to stderr.
         model: preset or checkpoint.
-        windows: window sizes S.
+        windows: window sizes S; 1 2 4 where none is given, 1 to 16 for a plot.
         width: width of the network's picture; 0 takes the model's own.
         height: height of it; 0 takes three quarters of the width.
         repeats: timed runs of each side, after one that is not counted; medians are given.
         dtype: arithmetic; auto is float32 on a CPU and bfloat16 on an accelerator.
         reference: checkout of the official VGGT, to compare `full` with (needs PyTorch).
+        plot: with `stream`: time nothing but the step, and draw it beside the cost model, here.
     """
     module = f"vggt_ros.tools.bench_{name}"
-    options = Options(model, windows, width, height, repeats, reference, dtype)
-    if repeats < 1 or not windows or min(windows) < 1:
+    windows = windows or ((1, 2, 4) if plot is None else tuple(range(1, 17)))
+    options = Options(model, windows, width, height, repeats, reference, dtype, plot)
+    if repeats < 1 or min(windows) < 1:
         raise UserError("--repeats and --windows start at 1")
+    if plot is not None and name != "stream":
+        raise UserError(f"--plot draws what stream measures: vggt bench stream --plot {plot}")
     rows = []
     with redirect_stdout(sys.stderr):
         for row in import_module(module).rows(options):

@@ -16,7 +16,8 @@ from vggt_ros.errors import UserError
 from vggt_ros.tools.bench import Options, Row, interleaved, picture_size, preset
 
 HEADS = ("camera", "depth", "points")
-Forward = Callable[[Float32[np.ndarray, "1 s h w 3"]], Any]
+Images = Float32[np.ndarray, "1 s h w 3"]
+Forward = Callable[[Images], Callable[[], Any]]  # pictures onto the device, then as often as asked
 
 
 def rows(options: Options) -> Iterator[Row]:
@@ -26,9 +27,9 @@ def rows(options: Options) -> Iterator[Row]:
     theirs = None if options.reference is None else official_forward(options)
     for s in options.windows:
         images = np.random.default_rng(s).random((1, s, height, width, 3), np.float32)
-        sides: dict[str, Callable[[], object]] = {"ours": lambda images=images: ours(images)}
+        sides: dict[str, Callable[[], object]] = {"ours": ours(images)}
         if theirs is not None:
-            sides["theirs"] = lambda images=images: theirs(images)
+            sides["theirs"] = theirs(images)
         seconds = interleaved(sides, options.repeats)
         name = f"{options.model}/{width}x{height}/S{s}"
         yield Row(f"full_s/{name}", seconds["ours"], "s", "lower")
@@ -38,32 +39,34 @@ def rows(options: Options) -> Iterator[Row]:
             yield Row(f"full_over_reference/{name}", ratio, "ratio", "lower", against)
 
 
-def full_forward(options: Options) -> Forward:
-    """Our model, compiled once per shape."""
+def full_forward(options: Options, weights: Any = None) -> Forward:
+    """Our model, compiled once per shape; `weights` may hold more heads than these."""
     import jax
-    from flax import nnx
 
     from vggt_ros.device import choose_device, choose_dtype
-    from vggt_ros.model.vggt import VGGT, functional
-    from vggt_ros.model.weights import abstract
+    from vggt_ros.model.vggt import abstract_model, functional
+    from vggt_ros.tools.bench_step import quick_weights
 
     config = preset(options.model).config
     device = choose_device()
     dtype = choose_dtype(options.dtype, device)
-    random = np.random.default_rng(0)
+    if weights is None:
+        weights = quick_weights(config, HEADS, dtype, device)
+    used = {part: weights[part] for part in ("encoder", "tower", *HEADS)}
+    forward = jax.jit(functional(abstract_model(config, HEADS, dtype, dtype))[0])
 
-    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        values = 0.02 * random.standard_normal(leaf.shape, np.float32)
-        return jax.device_put(values.astype(leaf.dtype), device)
+    def place(images: Images) -> Callable[[], Any]:
+        placed = jax.device_put(images, device)
+        return lambda: jax.block_until_ready(forward(used, placed))
 
-    weights = jax.tree.map(draw, abstract(config, HEADS, dtype))
-    model = nnx.eval_shape(lambda: VGGT(config, heads=HEADS, dtype=dtype, rngs=nnx.Rngs(0)))
-    forward = jax.jit(functional(model)[0])
-    return lambda images: jax.block_until_ready(forward(weights, images))
+    return place
 
 
-def official_forward(options: Options) -> Forward:
-    """The official model of the same size, called as its README does, on the CPU."""
+def official_forward(options: Options, *, device: str = "cpu", compiled: bool = False) -> Forward:
+    """The official model of the same size, called as its README does; `device` in PyTorch's words.
+
+    On a GPU that is bfloat16 where the model itself does not switch it off.
+    """
     assert options.reference is not None
     if options.model != "vggt-1b":
         raise UserError("the official code builds one size only; add --model vggt-1b")
@@ -73,13 +76,24 @@ def official_forward(options: Options) -> Forward:
     sys.path.insert(0, str(options.reference))
     from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports]
 
-    model = VGGT(enable_track=False).eval()
+    with torch.device(device):
+        model = VGGT(enable_track=False).eval()
+    run = torch.compile(model) if compiled else model
+    half = device != "cpu"
 
-    def run(images: Float32[np.ndarray, "1 s h w 3"]) -> Any:
-        with torch.inference_mode():
-            return model(torch.from_numpy(images).permute(0, 1, 4, 2, 3).contiguous())
+    def place(images: Images) -> Callable[[], Any]:
+        placed = torch.from_numpy(images).permute(0, 1, 4, 2, 3).contiguous().to(device)
 
-    return run
+        def forward() -> Any:
+            with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
+                out = run(placed)
+            if half:
+                torch.cuda.synchronize()
+            return out
+
+        return forward
+
+    return place
 
 
 def _torch() -> Any:

@@ -91,11 +91,11 @@ class _Noise:
         self.shape = shape
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        random = np.random.default_rng(0)
-        return np.float32(0.02) * random.standard_normal(self.shape, np.float32)
+        pool = np.random.default_rng(0).standard_normal(1 << 16, np.float32)
+        return np.resize(np.float32(0.02) * pool, self.shape)
 
 
-def _host_memory(field: str) -> int:
+def host_memory(field: str) -> int:
     """Bytes; VmRSS is what is resident now, VmHWM the most there ever was."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
@@ -116,10 +116,10 @@ def main(action: str, source: str, *arguments: str) -> None:
         return
     dtype, *heads = arguments
     jax.block_until_ready(jax.numpy.zeros(1))  # the device is awake before we look
-    before, start = _host_memory("VmRSS"), time.perf_counter()
+    before, start = host_memory("VmRSS"), time.perf_counter()
     _, weights, _ = checkpoint.open_weights(source, None, heads, dtype)
     jax.block_until_ready(weights)
-    cost = Cost(before, _host_memory("VmHWM"), time.perf_counter() - start)
+    cost = Cost(before, host_memory("VmHWM"), time.perf_counter() - start)
     print(json.dumps(cost._asdict()))
 
 

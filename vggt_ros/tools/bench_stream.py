@@ -2,34 +2,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step of a sliding window against the full pass over the same window, and the second start."""
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 
-from vggt_ros.errors import UserError
 from vggt_ros.tools.bench import Options, Row, interleaved, picture_size
 from vggt_ros.tools.bench_dispatch import rows as dispatch_rows
 from vggt_ros.tools.bench_full import full_forward
+from vggt_ros.tools.bench_plot import rows as plot_rows
+from vggt_ros.tools.bench_start import measured
+from vggt_ros.tools.bench_step import Stepper
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Ratios per window size, dispatch, and the seconds until a second start is ready."""
+    """Ratios and memory per window size, dispatch, and the seconds until a second start is ready.
+
+    With a plot: the step alone.
+    """
+    if options.plot is not None:
+        yield from plot_rows(options)
+        return
     height, width = picture_size(options)
     full = full_forward(options)
+    stepper = Stepper(options)
     for s in options.windows:
         frames = np.random.default_rng(s).integers(0, 256, (s, height, width, 3), np.uint8)
         window = frames[None].astype(np.float32) / 255
         seconds = interleaved(
-            {"step": sliding(options, frames), "full": lambda window=window: full(window)},
+            {"step": sliding(options, frames), "full": full(window)},
             options.repeats,
         )
         ratio, name = seconds["step"] / seconds["full"], f"{options.model}/{width}x{height}/S{s}"
         against = f"step {seconds['step']:.3g} s, full {seconds['full']:.3g} s"
         yield Row(f"stream_over_full/{name}", ratio, "ratio", "lower", against)
+        yield from stepper.memory_rows(s, name)
     yield from dispatch_rows(options)
     yield from start_rows(options)
 
@@ -52,15 +61,24 @@ def sliding(options: Options, frames: np.ndarray) -> Callable[[], object]:
 
 
 def start_rows(options: Options) -> Iterator[Row]:
-    """Two starts with one compilation cache, each in a process of its own; weights set aside."""
+    """Two starts for each window, each in a process of its own: the second finds what was compiled.
+
+    The first of all, for the longest window, finds an empty cache.
+    """
+    import jax
+
     height, width = picture_size(options)
-    with tempfile.TemporaryDirectory() as cache:
-        for start in ("first", "second"):
-            command = [sys.executable, "-m", "vggt_ros.tools.bench_start", options.model]
-            command += [options.dtype, str(width), str(height), str(max(options.windows)), cache]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise UserError(f"the {start} start failed: {done.stderr.strip()[-300:]}")
-            seconds = float(done.stdout.split()[-1])
-            against = "below 3 for vggt-1b" if start == "second" else "empty cache"
-            yield Row(f"ready_s/{start}_start/{options.model}", seconds, "s", "lower", against)
+    on_host = jax.devices()[0].platform == "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        for s in sorted(options.windows, reverse=True):
+            starts = {which: measured(options, s, cache) for which in ("first", "second")}
+            if s == max(options.windows):
+                for which, against in (("first", "empty cache"), ("second", "below 3 for vggt-1b")):
+                    name = f"ready_s/{which}_start/{options.model}"
+                    yield Row(name, starts[which].seconds, "s", "lower", against)
+            weights = starts["second"].weights if on_host else 0
+            peak = starts["second"].host_peak - weights
+            name = f"step_host_mb/{options.model}/{width}x{height}/S{s}"
+            against = "peak of a process that serves; libraries included, weights not"
+            yield Row(name, peak / 1e6, "MB", "lower", against)

@@ -1,0 +1,159 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Where the time goes: stages of the network, kernels of attention, one scan or many layers."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import patch
+
+import jax
+import numpy as np
+from flax import nnx
+
+from benchmarks.gpu_rows.setup import Setup, attempt
+from vggt_ros.device import choose_device, choose_dtype
+from vggt_ros.errors import UserError
+from vggt_ros.model import layers, tape
+from vggt_ros.model.vggt import HEADS, VGGT, abstract_model
+from vggt_ros.tools import cost
+from vggt_ros.tools.bench import Row, interleaved
+from vggt_ros.tools.bench_step import Stepper, quick_weights
+
+QUERIES = 64
+LABELS = {"scene": "global", "tracks": "track"}  # as the reference calls them
+
+
+def stages(setup: Setup) -> Iterator[Row]:
+    """Each stage by itself, on numbers of the right shape; blocks of the tower for all frames."""
+    s, device = setup.middle, choose_device()
+    dtype = choose_dtype(setup.options.dtype, device)
+    model = abstract_model(setup.config, HEADS, dtype, dtype)
+    graph = nnx.split(model)[0]
+    weights = quick_weights(setup.config, HEADS, dtype, device)
+    whole = cost.full_pass(setup.config, s, setup.size, HEADS, QUERIES)
+    once = cost.step(setup.config, s, setup.size)
+    works = whole._replace(encoder=once.encoder, depth=once.depth)
+    for name, (function, *inputs) in _stages(setup, model, s).items():
+        placed = jax.device_put(inputs, device)
+        run = jax.jit(lambda weights, *x, f=function: f(nnx.merge(graph, weights), *x))
+        row = f"stage_ms/{setup.name(s)}/{LABELS.get(name, name)}"
+
+        def measure(run=run, placed=placed, row=row, name=name) -> list[Row]:
+            sides = {name: lambda: jax.block_until_ready(run(weights, *placed))}
+            seconds = interleaved(sides, setup.options.repeats)[name]
+            work = getattr(works, name).total
+            against = f"{work / 1e12:.4g} TFLOP, {work / seconds / 1e12:.4g} TFLOP/s"
+            return [Row(row, 1e3 * seconds, "ms", "lower", against)]
+
+        yield from attempt(row, measure)
+
+
+def _stages(setup: Setup, model: VGGT, s: int) -> dict[str, tuple[Any, ...]]:
+    """Function of the model, and its inputs.  Encoder and depth: one frame, as in a step."""
+    random, grid = np.random.default_rng(0), model.grid(*setup.size)
+    dim, patches = setup.config.aggregator.embed_dim, grid[0] * grid[1]
+    tokens = patches + model.tower.special
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape, np.float32)
+
+    def blocks(kind: str, stack: str) -> Callable:
+        def climb(model: VGGT, x: jax.Array) -> jax.Array:
+            turn = model.tower.turn(grid)
+            for stage in model.tower.stages:
+                x = tape.climb(lambda x, block: model.tower.block(kind, block, x, turn), x,
+                               getattr(stage, stack))  # fmt: skip
+            return x
+
+        return climb
+
+    def track(model: VGGT, levels: Any, queries: jax.Array) -> Any:
+        return model.tracks(model.tracks.features(levels, grid)[None], queries)
+
+    queries = random.random((1, QUERIES, 2), np.float32) * np.float32(setup.size[::-1])
+    window = normal(1, s, tokens, dim)
+    images = random.random((1, 1, *setup.size, 3), np.float32)
+    one, all_frames = ([normal(n, patches, 2 * dim) for _ in range(4)] for n in (1, s))
+    return {
+        "encoder": (lambda model, x: model.encode(x), images),
+        "frame": (blocks("frame", "frame"), window),
+        "scene": (blocks("global", "scene"), window),
+        "camera": (lambda model, x: model.camera(x), normal(1, s, 2 * dim)),
+        "depth": (lambda model, levels: model.depth(levels, grid), one),
+        "tracks": (track, all_frames, queries),
+    }
+
+
+def attention(setup: Setup) -> Iterator[Row]:
+    """cuDNN's kernel and XLA's products: alone at every window, then within a step."""
+    tower = setup.config.aggregator
+    tokens, head = cost.tokens_of(setup.config, setup.size), tower.embed_dim // tower.num_heads
+    shapes = {"frame": (setup.middle, tokens)}
+    shapes |= {f"global/S{s}": (1, s * tokens) for s in setup.options.windows}
+    dtype = choose_dtype(setup.options.dtype, choose_device())
+    for place, (batch, length) in shapes.items():
+        keys = jax.random.split(jax.random.key(0), 3)
+        shape = (batch, tower.num_heads, length, head)
+        qkv = [jax.random.normal(key, shape, dtype) for key in keys]
+        for kernel in ("cudnn", "xla"):
+            row = f"attention_ms/{kernel}/{setup.options.model}/{place}"
+            yield from attempt(row, lambda r=row, k=kernel, x=qkv: [_kernel(setup, r, k, x)])
+    row = f"cudnn_over_xla/{setup.name(setup.middle)}"
+    yield from attempt(row, lambda: [_kernels_in_step(setup, row)])
+
+
+def _kernel(setup: Setup, row: str, kernel: str, qkv: list[jax.Array]) -> Row:
+    if kernel == "cudnn":
+        _need_cudnn(qkv[0].dtype, qkv[0].shape[-1])
+    with patch.object(layers, "flash_runs", lambda dtype, head: kernel == "cudnn"):
+        run = jax.jit(lambda q, k, v: layers.attend(q, k, v))
+        jax.block_until_ready(run(*qkv))
+    sides = {kernel: lambda: jax.block_until_ready(run(*qkv))}
+    seconds = interleaved(sides, setup.options.repeats)[kernel]
+    batch, heads, length, head = qkv[0].shape
+    rate = 4 * batch * heads * length**2 * head / seconds
+    return Row(row, 1e3 * seconds, "ms", "lower", f"{rate / 1e12:.4g} TFLOP/s")
+
+
+def _kernels_in_step(setup: Setup, row: str) -> Row:
+    tower = setup.config.aggregator
+    stepper = Stepper(setup.options)
+    _need_cudnn(stepper.dtype, tower.embed_dim // tower.num_heads)
+    with patch.object(layers, "flash_runs", lambda dtype, head: False):
+        plain = Stepper(setup.options).at(setup.middle)
+    return _ratio(setup, row, {"cudnn": stepper.at(setup.middle), "xla": plain})
+
+
+def _need_cudnn(dtype: Any, head: int) -> None:
+    if not layers.flash_runs(dtype, head):
+        raise UserError(f"cuDNN attention does not run here ({jax.default_backend()}, {dtype})")
+
+
+def scan(setup: Setup) -> Iterator[Row]:
+    """Equal layers as one scan, as we have them, against all of them written out."""
+    rolled, seconds = tape._scan, {}
+
+    def unrolled(step: Any, x: Any, stacked: Any) -> Any:
+        if tape._tape.get() is not None:
+            return rolled(step, x, stacked)
+        return jax.lax.scan(step, x, stacked, unroll=True)
+
+    steps = {}
+    for name, how in (("scan", rolled), ("unrolled", unrolled)):
+        with patch.object(tape, "_scan", how):
+            stepper = Stepper(setup.options)  # no cache: it compiles
+            began = time.perf_counter()
+            stepper.compiled(setup.middle)
+            seconds[name] = time.perf_counter() - began
+        steps[name] = stepper.at(setup.middle)
+        row = f"compile_s/{name}/{setup.name(setup.middle)}"
+        yield Row(row, seconds[name], "s", "lower", "both programs of a step, traced too")
+    yield _ratio(setup, f"scan_over_unrolled/{setup.name(setup.middle)}", steps)
+
+
+def _ratio(setup: Setup, row: str, sides: dict[str, Callable[[], object]]) -> Row:
+    seconds = interleaved(sides, setup.options.repeats)
+    (ours, first), (theirs, second) = seconds.items()
+    against = f"a step: {ours} {1e3 * first:.4g} ms, {theirs} {1e3 * second:.4g} ms"
+    return Row(row, first / second, "ratio", "lower", against)

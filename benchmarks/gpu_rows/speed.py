@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The streaming step, the full pass and the official full pass, taking turns on one card."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.gpu_rows.ceiling import ceiling
+from benchmarks.gpu_rows.setup import Setup, attempt, failed
+from vggt_ros.device import choose_device, choose_dtype
+from vggt_ros.errors import UserError
+from vggt_ros.model.vggt import HEADS
+from vggt_ros.tools import cost
+from vggt_ros.tools.bench import Row, interleaved
+from vggt_ros.tools.bench_full import Forward, full_forward, official_forward
+from vggt_ros.tools.bench_step import Stepper, quick_weights
+
+UNUSED = ("huggingface_hub", "einops")  # by a forward pass without tracks
+
+
+def stream(setup: Setup) -> Iterator[Row]:
+    """Milliseconds, ratios, share of the ceiling and memory, window by window."""
+    peak = ceiling(setup)
+    stepper, full = _ours(setup)
+    theirs = None
+    if setup.options.reference is not None:
+        try:
+            theirs = official(setup)
+        except Exception as fault:  # ours are wanted all the same
+            yield failed(f"full_over_reference/{setup.name(0)[:-3]}", fault)
+    for s in setup.options.windows:
+        yield from attempt(
+            f"stream_ms/{setup.name(s)}",
+            lambda s=s: _window(setup, s, stepper, full, theirs, peak),
+        )
+
+
+def compiled(setup: Setup) -> Iterator[Row]:
+    """The official model after torch.compile, beside ours; one window, since it takes minutes."""
+    if setup.options.reference is None:
+        return
+    s = setup.middle
+    stepper, full = _ours(setup)
+    images = _images(setup, s)
+    theirs = official(setup, compiled=True)(images)
+    seconds = interleaved(
+        {"step": stepper.at(s), "full": full(images), "theirs": theirs}, setup.options.repeats
+    )
+    against = f"official PyTorch under torch.compile, {1e3 * seconds['theirs']:.4g} ms"
+    for row, side in (("full_over_compiled", "full"), ("stream_over_compiled", "step")):
+        ratio = seconds[side] / seconds["theirs"]
+        yield Row(f"{row}/{setup.name(s)}", ratio, "ratio", "lower", against)
+
+
+def official(setup: Setup, compiled: bool = False) -> Forward:
+    """The official model on the same card; what it imports and does not use may be missing."""
+    if find_spec("torch") is None:
+        raise UserError("--reference needs PyTorch")
+    import torch  # pyright: ignore[reportMissingImports]
+
+    on_cpu = jax.default_backend() == "cpu"
+    device = "cpu" if on_cpu or not torch.cuda.is_available() else "cuda"
+    for _ in UNUSED:
+        try:
+            return official_forward(setup.options, device=device, compiled=compiled)
+        except ModuleNotFoundError as missing:
+            if missing.name not in UNUSED:
+                raise
+            sys.modules[missing.name] = _Unused(missing.name)
+    return official_forward(setup.options, device=device, compiled=compiled)
+
+
+class _Unused(ModuleType):
+    """A module from which anything can be imported: classes to inherit from, which do nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {"__init_subclass__": classmethod(lambda cls, **words: None)})
+
+
+def _ours(setup: Setup) -> tuple[Stepper, Forward]:
+    """Both with one set of weights."""
+    device = choose_device()
+    dtype = choose_dtype(setup.options.dtype, device)
+    weights = quick_weights(setup.config, HEADS, dtype, device)
+    stepper = Stepper(setup.options, setup.programs, weights)
+    return stepper, full_forward(setup.options, weights)
+
+
+def _images(setup: Setup, s: int) -> np.ndarray:
+    return np.random.default_rng(s).random((1, s, *setup.size, 3), np.float32)
+
+
+def _window(
+    setup: Setup, s: int, stepper: Stepper, full: Forward, theirs: Forward | None, peak: float
+) -> Iterator[Row]:
+    name, images = setup.name(s), _images(setup, s)
+    step = stepper.at(s)
+    sides: dict[str, Callable[[], object]] = {"step": step, "full": full(images)}
+    if theirs is not None:
+        try:
+            sides["theirs"] = theirs(images)
+            sides["theirs"]()
+        except Exception as fault:
+            del sides["theirs"]
+            yield failed(f"full_over_reference/{name}", fault)
+    seconds = interleaved(sides, setup.options.repeats)
+    work = cost.step(stepper.config, s, stepper.size).total
+    share = work.total / seconds["step"] / peak
+    yield Row(f"stream_ms/{name}", 1e3 * seconds["step"], "ms", "lower", "waited for, each")
+    rate = 1 / _in_flight(step, setup.options.repeats)
+    yield Row(f"steps_s/{name}", rate, "1/s", "higher", "the next sent before the last is done")
+    against = f"{work.total / 1e12:.4g} TFLOP; a large product reaches {peak / 1e12:.4g} TFLOP/s"
+    yield Row(f"share_of_ceiling/{name}", share, "share", "higher", against)
+    against = f"full {1e3 * seconds['full']:.4g} ms"
+    ratio = seconds["step"] / seconds["full"]
+    yield Row(f"stream_over_full/{name}", ratio, "ratio", "lower", against)
+    if "theirs" in seconds:
+        against = f"official PyTorch, {1e3 * seconds['theirs']:.4g} ms"
+        for row, side in (("full_over_reference", "full"), ("stream_over_reference", "step")):
+            ratio = seconds[side] / seconds["theirs"]
+            yield Row(f"{row}/{name}", ratio, "ratio", "lower", against)
+    yield Row(f"send_ms/{name}", 1e3 * _sent(step, setup.options.repeats), "ms", "lower",
+              "until Python goes on, the device idle before")  # fmt: skip
+    yield from stepper.memory_rows(s, name)
+
+
+def _in_flight(step: Callable[..., Any], repeats: int) -> float:
+    """Seconds a step where the device never waits for the host."""
+    step()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        sight = step(wait=False)
+    jax.block_until_ready(sight)
+    return (time.perf_counter() - began) / repeats
+
+
+def _sent(step: Callable[..., Any], repeats: int) -> float:
+    """Median seconds of the call alone."""
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        sight = step(wait=False)
+        taken.append(time.perf_counter() - began)
+        jax.block_until_ready(sight)
+    return float(np.median(taken))

@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that begin: from nothing, from what was kept; what they hold; loading a checkpoint."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.gpu_rows.setup import Setup, attempt
+from vggt_ros.errors import UserError
+from vggt_ros.tools import bench_load
+from vggt_ros.tools.bench import Row
+from vggt_ros.tools.bench_start import measured
+
+
+def starts(setup: Setup) -> Iterator[Row]:
+    """Cold, then with what was kept.  Leaves the cache to the other groups."""
+    s, model = setup.middle, setup.options.model
+    kept = "" if find_spec("flatbuffers") else "; flatbuffers is missing: no traced program is kept"
+    for which, against in (("first", "empty cache"), ("second", f"below 3 for vggt-1b{kept}")):
+        name, against = f"ready_s/{which}_start/{model}", f"S{s}; {against}"
+
+        def row(name: str = name, against: str = against) -> list[Row]:
+            seconds = measured(setup.options, s, setup.programs).seconds
+            return [Row(name, seconds, "s", "lower", against)]
+
+        yield from attempt(name, row)
+
+
+def traced(setup: Setup) -> Iterator[Row]:
+    """With compiled programs kept and traced anew: what the export saves."""
+    s, cache = setup.middle, setup.folder / "traced"
+    measured(setup.options, s, cache, traced=True)
+    seconds = measured(setup.options, s, cache, traced=True).seconds
+    against = f"compiled programs kept, traced ones not; S{s}"
+    yield Row(f"ready_s/traced_start/{setup.options.model}", seconds, "s", "lower", against)
+
+
+def memory(setup: Setup) -> Iterator[Row]:
+    """The device's own count of what a process that serves one window held at most."""
+    for s in setup.options.windows:
+        name = f"device_peak_gb/{setup.name(s)}"
+
+        def row(s: int = s, name: str = name) -> list[Row]:
+            start = measured(setup.options, s, setup.programs)
+            if not start.device_peak:
+                raise UserError("this device does not count its memory")
+            against = f"weights {start.weights / 1e9:.4g}; host {start.host_peak / 1e9:.3g} at most"
+            return [Row(name, start.device_peak / 1e9, "GB", "lower", against)]
+
+        yield from attempt(name, row)
+
+
+def load(setup: Setup) -> Iterator[Row]:
+    """An official float32 file as large as the model's, then our own of it, to the device."""
+    from vggt_ros.model.weights import abstract, flatten
+
+    leaves = flatten(abstract(setup.config)).values()
+    size = 4 * sum(int(np.prod(leaf.shape)) for leaf in leaves)
+    free = shutil.disk_usage(Path(tempfile.gettempdir())).free
+    if free < 2 * size:
+        raise UserError(f"{size / 1e9:.3g} GB file, and its copy: only {free / 1e9:.3g} GB free")
+    yield from bench_load.rows(replace(setup.options, dtype="auto"))

@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Measured steps against the cost model: rates are found again, and the picture is drawn."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vggt_ros.errors import UserError
+from vggt_ros.model.config import TINY, VGGT_1B
+from vggt_ros.tools import bench, bench_plot, cost
+from vggt_ros.tools.bench_plot import Rates, fit
+from vggt_ros.tools.bench_step import quick_weights
+from vggt_ros.tools.cost import Work
+
+WORK = {s: cost.step(VGGT_1B, s, (392, 518)).total for s in range(1, 17)}
+
+
+def test_the_rates_of_a_machine_are_found_in_its_times():
+    truth = Rates(600e12, 300e12)
+    found = fit(WORK, {s: truth.seconds(work) for s, work in WORK.items()})
+    assert found == pytest.approx(truth, rel=1e-9)
+
+
+def test_noise_moves_the_rates_little():
+    truth, random = Rates(600e12, 300e12), np.random.default_rng(0)
+    times = {s: truth.seconds(work) * random.uniform(0.98, 1.02) for s, work in WORK.items()}
+    assert fit(WORK, times) == pytest.approx(truth, rel=0.1)
+
+
+def test_one_window_or_free_attention_leave_one_rate():
+    assert fit({4: WORK[4]}, {4: 2.0}) == pytest.approx((WORK[4].total / 2,) * 2)
+    free = {s: work.gemm / 1e12 for s, work in WORK.items()}
+    free[16] /= 2  # as if attention cost less than nothing
+    gemm, attention = fit(WORK, free)
+    assert gemm == attention > 0
+
+
+def test_the_plot_times_the_step_alone(tmp_path, monkeypatch, capsys):
+    class Stepper:
+        size, config, dtype = (168, 224), TINY, np.dtype(np.float32)
+
+        def __init__(self, options):
+            assert options.windows == tuple(range(1, 17))
+
+        def at(self, s):
+            return lambda: None
+
+    def interleaved(sides, repeats):
+        return {s: 1e-12 * sum(cost.step(TINY, int(s), (168, 224)).total) for s in sides}
+
+    monkeypatch.setattr(bench_plot, "Stepper", Stepper)
+    monkeypatch.setattr(bench_plot, "interleaved", interleaved)
+    picture = tmp_path / "step.png"
+    bench.bench("stream", json=True, plot=picture)
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(rows) == 16 + 3 and "step_s/tiny/224x168/S16" in rows
+    assert rows["model_off/tiny/224x168"]["value"] < 1e-6
+    assert rows["gemm_rate/tiny/224x168"]["value"] == pytest.approx(1000)
+
+
+def test_a_plot_that_cannot_be_is_refused(tmp_path):
+    with pytest.raises(UserError, match="bench stream --plot"):
+        bench.bench("full", plot=tmp_path / "full.png")
+    with pytest.raises(UserError, match=r"\.png"):
+        bench.bench("stream", plot=tmp_path / "stream.jpeg")
+
+
+def test_quick_weights_have_the_shapes_and_keep_the_variance():
+    import jax
+
+    from vggt_ros.model.weights import abstract
+
+    heads = ("camera", "depth")
+    weights = quick_weights(TINY, heads, np.float32, jax.devices()[0])
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract(TINY, heads, np.float32))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), weights) == shapes
+    kernel = weights["tower"]["stages"][1]["frame"]["mlp"]["fc1"]["kernel"]
+    assert np.std(kernel) == pytest.approx(TINY.aggregator.embed_dim**-0.5, rel=0.02)
+
+
+def test_work_adds_and_multiplies():
+    assert cost.plus(Work(1, 2) * 3, Work(1, 1)) == Work(4, 7)
+    assert Work(4, 7).total == 11

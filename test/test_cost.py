@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The cost model counts what the programs multiply, to the last operation."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from vggt_ros.model import stream
+from vggt_ros.model.config import TINY, VGGT_1B, Config
+from vggt_ros.model.vggt import abstract_model, functional
+from vggt_ros.tools import cost
+from vggt_ros.tools.cost import Work
+
+# Attention among more tokens goes in padded chunks, which multiplies some zeros.
+SIZE = (112, 140)
+
+
+def counted(jaxpr) -> Work:
+    """Operations of a traced program: products with batches are attention, others use weights."""
+    work = Work()
+    for equation in jaxpr.eqns:
+        kind, (out, *_) = equation.primitive.name, equation.outvars
+        if kind == "dot_general":
+            ((left, _), (batch, _)) = equation.params["dimension_numbers"]
+            inner = math.prod(equation.invars[0].aval.shape[axis] for axis in left)
+            operations = 2 * inner * math.prod(out.aval.shape)
+            work = cost.plus(work, Work(0, operations) if batch else Work(operations))
+        elif kind == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape  # rows, columns, inputs, outputs
+            work = cost.plus(work, Work(2 * math.prod(kernel[:3]) * math.prod(out.aval.shape)))
+        times = equation.params["length"] if kind == "scan" else 1
+        for inner in programs_in(equation.params):
+            work = cost.plus(work, counted(inner) * times)
+    return work
+
+
+def programs_in(parameters):
+    """Traced programs inside a call, a loop or a branch."""
+    for value in jax.tree.leaves(list(parameters.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+        if hasattr(value, "eqns"):
+            yield getattr(value, "jaxpr", value)
+
+
+def full(config: Config, frames: int, queries: int = 0) -> Work:
+    apply, weights = functional(abstract_model(config))
+    images = jax.ShapeDtypeStruct((1, frames, *SIZE, 3), jnp.float32)
+    points = jax.ShapeDtypeStruct((1, queries, 2), jnp.float32) if queries else None
+    return counted(jax.make_jaxpr(apply)(weights, images, points).jaxpr)
+
+
+def streamed(config: Config, frames: int, depth_frames: int, queries: int = 0) -> Work:
+    model = abstract_model(config, ("camera", "depth", "tracks"))
+    graph, weights = nnx.split(model)
+    memory = jax.eval_shape(lambda: stream.blank(model, frames, SIZE))
+
+    def run(weights, memory, image, slots, queries):
+        model = nnx.merge(graph, weights)
+        memory = stream.remember(model, memory, image, jnp.int32(0))
+        return stream.look(model, memory, slots, SIZE, depth_frames, queries)
+
+    arguments = (
+        jax.ShapeDtypeStruct((*SIZE, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((frames,), jnp.int32),
+        jax.ShapeDtypeStruct((queries, 2), jnp.float32) if queries else None,
+    )
+    return counted(jax.make_jaxpr(run)(weights, memory, *arguments).jaxpr)
+
+
+def interpolation(config: Config) -> int:
+    """What resizing the position table costs: not in the model, being the same at any window."""
+    model = abstract_model(config, ())
+    table = nnx.split(model.encoder)
+    rows, columns = cost.grid_of(config, SIZE)
+
+    def run(state):
+        return nnx.merge(table[0], state).positions(rows, columns)
+
+    return counted(jax.make_jaxpr(run)(table[1]).jaxpr).gemm
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("config", [TINY, VGGT_1B], ids=["tiny", "vggt-1b"])
+def test_a_full_pass_multiplies_what_the_model_counts(config, frames):
+    expected = cost.full_pass(config, frames, SIZE).total
+    found = full(config, frames)
+    assert found.attention == expected.attention
+    assert found.gemm - interpolation(config) == expected.gemm
+
+
+@pytest.mark.parametrize("frames, depth_frames", [(1, 1), (4, 1), (4, 2)])
+@pytest.mark.parametrize("config", [TINY, VGGT_1B], ids=["tiny", "vggt-1b"])
+def test_a_step_multiplies_what_the_model_counts(config, frames, depth_frames):
+    expected = cost.step(config, frames, SIZE, depth_frames=depth_frames).total
+    found = streamed(config, frames, depth_frames)
+    assert found.attention == expected.attention
+    assert found.gemm - interpolation(config) == expected.gemm
+
+
+def test_tracks_multiply_what_the_model_counts():
+    config, frames, queries = TINY, 3, 16
+    heads = ("camera", "depth", "points", "tracks")
+    expected = cost.full_pass(config, frames, SIZE, heads, queries).total
+    found = full(config, frames, queries)
+    assert found.total - interpolation(config) == expected.total
+    expected = cost.step(config, frames, SIZE, queries=queries).total
+    found = streamed(config, frames, 1, queries)
+    assert found.total - interpolation(config) == expected.total
+
+
+def test_the_stages_add_up_and_a_step_never_costs_more():
+    size = (392, 518)
+    for frames in (1, 4, 8, 16):
+        full, step = (f(VGGT_1B, frames, size) for f in (cost.full_pass, cost.step))
+        assert full.total.total == sum(stage.total for stage in full)
+        more = [name for name in cost.Cost._fields
+                if getattr(step, name).total > getattr(full, name).total]  # fmt: skip
+        assert more == (["frame"] if frames == 1 else [])  # opened in both roles
+    assert cost.full_pass(VGGT_1B, 8, size).scene.attention == 24 * 4 * 8328**2 * 1024

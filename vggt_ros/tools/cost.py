@@ -1,0 +1,176 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Floating-point operations of a step or a full pass, stage by stage, from the configuration alone.
+
+A multiplication with its addition counts two.  What is counted are matrix products and
+convolutions; norms, softmax and resizing are a few percent more time and next to no operations.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from vggt_ros.model.config import Config
+
+
+class Work(NamedTuple):
+    """Operations with weights, and operations between tokens: chips have a rate for each."""
+
+    gemm: int = 0
+    attention: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.gemm + self.attention
+
+    def __mul__(self, times: int) -> "Work":
+        return Work(times * self.gemm, times * self.attention)
+
+
+class Cost(NamedTuple):
+    """Work by stage; what does not run costs nothing."""
+
+    encoder: Work = Work()
+    frame: Work = Work()  # blocks of the tower, inside frames
+    scene: Work = Work()  # and among all tokens of the window
+    camera: Work = Work()
+    depth: Work = Work()
+    points: Work = Work()
+    tracks: Work = Work()
+
+    @property
+    def total(self) -> Work:
+        return plus(*self)
+
+
+def full_pass(
+    config: Config,
+    frames: int,
+    size: tuple[int, int],
+    heads: Sequence[str] = ("camera", "depth", "points"),
+    queries: int = 0,
+) -> Cost:
+    """Every frame of a window through everything; `size` is (height, width) in pixels."""
+    tower, tokens = config.aggregator, tokens_of(config, size)
+    frame = block(tower.embed_dim, tower.mlp_ratio, tokens)
+    scene = block(tower.embed_dim, tower.mlp_ratio, frames * tokens)
+    return Cost(
+        encoder(config, size) * frames,
+        frame * (tower.depth * frames),
+        scene * tower.depth,
+        camera(config, frames) if "camera" in heads else Work(),
+        dense(config, size, 1) * frames if "depth" in heads else Work(),
+        dense(config, size, 3) * frames if "points" in heads else Work(),
+        tracks(config, size, frames, queries) if "tracks" in heads and queries else Work(),
+    )
+
+
+def step(
+    config: Config,
+    frames: int,
+    size: tuple[int, int],
+    *,
+    new: int = 1,
+    depth_frames: int = 1,
+    queries: int = 0,
+) -> Cost:
+    """A window of which `new` frames were not seen before (`model/stream.py` says what is kept).
+
+    Tracks of `queries` points need all tokens of every frame from the last block too.
+    """
+    tower, tokens = config.aggregator, tokens_of(config, size)
+    dim, ratio = tower.embed_dim, tower.mlp_ratio
+    whole = frames if queries else depth_frames
+    frame = block(dim, ratio, tokens)
+    scene = block(dim, ratio, frames * tokens)
+    asked = block(dim, ratio, frames - whole + whole * tokens, frames * tokens)
+    return Cost(
+        encoder(config, size) * new,
+        frame * ((tower.depth - 1) * frames + new + 1),  # the first frame opens anew in its role
+        plus(scene * (tower.depth - 1), asked),
+        camera(config, frames),
+        dense(config, size, 1) * depth_frames,
+        tracks=tracks(config, size, frames, queries) if queries else Work(),
+    )
+
+
+def plus(*parts: Work) -> Work:
+    """The sum."""
+    return Work(sum(part.gemm for part in parts), sum(part.attention for part in parts))
+
+
+def block(dim: int, mlp_ratio: float, queries: int, keys: int | None = None) -> Work:
+    """A transformer block; with `keys`, tokens that only are looked at are among them."""
+    keys = queries if keys is None else keys
+    project = 2 * dim**2 * (2 * queries + 2 * keys)  # q and output; k and v
+    mlp = 4 * dim * int(dim * mlp_ratio) * queries
+    return Work(project + mlp, 4 * queries * keys * dim)
+
+
+def tokens_of(config: Config, size: tuple[int, int]) -> int:
+    """Tokens of a frame in the tower."""
+    rows, columns = grid_of(config, size)
+    return 1 + config.aggregator.num_register_tokens + rows * columns
+
+
+def grid_of(config: Config, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches."""
+    patch = config.aggregator.patch_size
+    return size[0] // patch, size[1] // patch
+
+
+def encoder(config: Config, size: tuple[int, int]) -> Work:
+    """One frame."""
+    dino, tower = config.dino, config.aggregator
+    rows, columns = grid_of(config, size)
+    patch = 2 * rows * columns * 3 * tower.patch_size**2 * tower.embed_dim
+    tokens = 1 + dino.num_register_tokens + rows * columns
+    return plus(Work(patch), block(tower.embed_dim, dino.mlp_ratio, tokens) * dino.depth)
+
+
+def camera(config: Config, frames: int) -> Work:
+    """All iterations."""
+    head, dim = config.camera_head, 2 * config.aggregator.embed_dim
+    trunk = block(dim, head.mlp_ratio, frames) * head.trunk_depth
+    around = 9 * dim + 3 * dim**2 + dim * (dim // 2) + (dim // 2) * 9
+    return plus(Work(2 * frames * around), trunk) * head.num_iterations
+
+
+def dense(config: Config, size: tuple[int, int], outputs: int) -> Work:
+    """Depth (one output) or points (three), and their confidence; one frame."""
+    head, half = config.dpt, config.dpt.features // 2
+    rows, columns = grid_of(config, size)
+    pixels = rows * columns * config.aggregator.patch_size**2
+    refine = 2 * pixels * (9 * half * head.head_hidden + head.head_hidden * (outputs + 1))
+    return Work(pyramid(config, size, head.features, half) + refine)
+
+
+def pyramid(config: Config, size: tuple[int, int], features: int, out: int) -> int:
+    """Four levels of tokens fused into a map of `out` channels; one frame."""
+    channels, dim = config.dpt.out_channels, 2 * config.aggregator.embed_dim
+    rows, columns = grid_of(config, size)
+    cells = rows * columns
+    halved = -(-rows // 2) * -(-columns // 2)
+    levels = (16 * cells, 4 * cells, cells, halved)
+    macs = sum(cells * dim * channel for channel in channels)
+    macs += 16 * cells * channels[0] ** 2 + 4 * cells * channels[1] ** 2
+    macs += 9 * halved * channels[3] ** 2
+    macs += sum(9 * n * c * features for n, c in zip(levels, channels, strict=True))
+    for level, convolutions in zip(levels, (4, 4, 4, 2), strict=True):
+        macs += level * features**2 * (9 * convolutions + 1)
+    return 2 * (macs + 9 * 64 * cells * features * out)
+
+
+def tracks(config: Config, size: tuple[int, int], frames: int, queries: int) -> Work:
+    """Feature maps of every frame, then all iterations."""
+    head = config.track_head
+    c, hidden, virtual = head.features, head.hidden_size, head.num_virtual_tracks
+    samples = head.corr_levels * (2 * head.corr_radius + 1) ** 2
+    states = frames * queries
+    look = 2 * states * head.corr_levels * (2 * head.corr_radius + 2) ** 2 * c
+    linear = samples * hidden + hidden * c + (3 * c + 4) * hidden + hidden * (c + 2) + c**2
+    along_time = block(hidden, head.mlp_ratio, frames) * (queries + virtual)
+    among = [(virtual, queries), (virtual, virtual), (queries, virtual)]
+    rounds = [along_time, *(block(hidden, head.mlp_ratio, q, k) * frames for q, k in among)]
+    iteration = plus(Work(2 * states * linear, look), plus(*rounds) * head.depth)
+    maps = pyramid(config, size, c, c) * frames
+    return plus(Work(maps + 4 * states * c), iteration * head.iters)
