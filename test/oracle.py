@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from vggt_ros.geometry import WORLD_FROM_OPTICAL, inverse_rigid, pose_encoding_from, unproject
-from vggt_ros.infer import Look
+from vggt_ros.look import Look
 
 WIDTH, HEIGHT = 84, 56
 FOCAL = 60.0  # pixels: 70 degrees across

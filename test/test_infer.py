@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 from vggt_ros.device import choose_device, choose_dtype, keep_compiled
 from vggt_ros.errors import UserError
-from vggt_ros.infer import Compiling, Engine, query_room
+from vggt_ros.infer import Engine, query_room
+from vggt_ros.look import Compiling
 from vggt_ros.model.config import Config
 from vggt_ros.model.vggt import abstract_model
 from vggt_ros.model.weights import read

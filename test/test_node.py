@@ -160,7 +160,7 @@ def test_qos_may_be_overridden_from_outside(rig: Rig):
 
 
 def test_nothing_is_built_that_nobody_subscribes_to(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    from vggt_ros.pipeline import View
+    from vggt_ros.frames import View
     from vggt_ros.ros import clouds, messages
 
     def never(*_args, **_options):

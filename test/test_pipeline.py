@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from vggt_ros.errors import UserError
-from vggt_ros.infer import Look
-from vggt_ros.pipeline import Frame, FrameError, Pipeline, Settings, Tracks, Update
+from vggt_ros.frames import Frame, FrameError, Tracks, Update
+from vggt_ros.look import Look
+from vggt_ros.pipeline import Pipeline
+from vggt_ros.settings import Settings
 
 SIZE = (42, 56)  # network pixels, height and width
 STEP = 0.1  # metres that the true camera moves to its right between frames

@@ -13,7 +13,7 @@ from PIL import Image
 from rail import EPOCH, HEIGHT, STEP, WALL, WIDTH, Rail, frames
 
 from vggt_ros.errors import UserError
-from vggt_ros.pipeline import Settings
+from vggt_ros.settings import Settings
 from vggt_ros.tools.cli import call
 from vggt_ros.tools.job import Job
 from vggt_ros.tools.record import Run, open_run

@@ -20,9 +20,11 @@ from oracle import (
 
 from vggt_ros import scale
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Frame
 from vggt_ros.geometry import transform, unproject
 from vggt_ros.odometry import Odometry
-from vggt_ros.pipeline import Frame, Pipeline, Settings
+from vggt_ros.pipeline import Pipeline
+from vggt_ros.settings import Settings
 
 SECOND = 1_000_000_000
 

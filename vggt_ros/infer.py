@@ -9,7 +9,6 @@ costs one frame's encoder (`model/stream.py`).  The numbers are those of the ful
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,27 +17,13 @@ from jaxtyping import Array, Float32, UInt8
 
 from vggt_ros.device import Device, choose_device, choose_dtype, keep_compiled
 from vggt_ros.errors import UserError
+from vggt_ros.look import Compiling, Look
 from vggt_ros.model.config import Config
 from vggt_ros.programs import HEADS, Encode, Programs, See
 
 Progress = Callable[[str], None]
 Weights = dict
 QUERY_ROOM = (16, 64, 256, 1024)  # queries are padded to one of these, so that shapes are few
-
-
-class Look(NamedTuple):
-    """What the network says of one window, float32 on the host, in the window's own gauge."""
-
-    pose_encoding: Float32[np.ndarray, "s 9"]
-    depth: Float32[np.ndarray, "k h w"]  # of the newest k frames
-    confidence: Float32[np.ndarray, "k h w"]
-    tracks: Float32[np.ndarray, "s n 2"] | None = None  # network pixels
-    visibility: Float32[np.ndarray, "s n"] | None = None
-    track_confidence: Float32[np.ndarray, "s n"] | None = None
-
-
-class Compiling(UserError):
-    """No program for such a picture yet; one is being compiled in the background."""
 
 
 class Engine:

@@ -7,173 +7,27 @@ robot runs.  No topics, no files; time is data (integer nanoseconds) and so is t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8, UInt32
+from jaxtyping import Float, UInt32
 
 from vggt_ros import align, image
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Frame, FrameError, Held, Tracks, Update, View
 from vggt_ros.geometry import (
     extrinsics_from_pose_encoding,
     intrinsics_from_pose_encoding,
     inverse_rigid,
 )
-from vggt_ros.infer import Look
+from vggt_ros.look import Engine, Look
 from vggt_ros.odometry import Odometry
-from vggt_ros.scale import NOTHING, Estimate, listen_to
+from vggt_ros.settings import Settings
 from vggt_ros.tracking import TrackAnchor, mapped
 from vggt_ros.window import Window, push
 from vggt_ros.world import Known, Placement, World
 
 Clock = Callable[[], float]
-
-
-class FrameError(UserError):
-    """A frame that was refused; the window stays as it was."""
-
-
-class Frame(NamedTuple):
-    """One picture as the camera took it."""
-
-    rgb: UInt8[np.ndarray, "h w 3"]
-    stamp_ns: int
-    camera: str = "camera"  # the camera's optical frame id
-    intrinsics: Float[np.ndarray, "3 3"] | None = None  # calibrated K of this very picture
-    metres: Float32[np.ndarray, "h w"] | None = None  # another sensor's depth of it; NaN: none
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a person may choose; the node's parameters and the commands' options mirror it."""
-
-    window_size: int = 4  # frames looked at together; cost grows faster than linearly
-    stride: int = 1  # new frames between two looks
-    network_width: int = 0  # network pixels; 0 is the width the model was made for
-    min_confidence: float = 1.5  # points below it are masked; 1 means "no evidence"
-    intrinsics: Literal["model", "camera_info"] = "model"
-    keyframes: bool = True  # at stride 1, the newest frame gives way while it shows nothing new
-    scale_source: str = "none"  # names of `scale.SOURCES`, the most trusted first
-    camera_height: float = 0.0  # metres above the ground, for source height
-    fixed_scale: float = 0.0  # metres per unit of the first window, for source fixed
-
-    def __post_init__(self) -> None:
-        sources = listen_to(self.scale_source).trusted
-        for source, name in (("height", "camera_height"), ("fixed", "fixed_scale")):
-            if source in sources and not getattr(self, name) > 0:
-                raise UserError(f"scale_source {source} needs {name}: set it to a positive number")
-        if not 1 <= self.window_size:
-            raise UserError(f"window_size is {self.window_size}; it must be 1 or more")
-        if not 1 <= self.stride <= self.window_size:
-            raise UserError(
-                f"stride is {self.stride}; it must be between 1 and window_size"
-                f" ({self.window_size})"
-            )
-
-    @property
-    def depth_frames(self) -> int:
-        """Newest frames that get depth: the new ones, and one that ties them to the last window."""
-        return min(self.window_size, self.stride + 1)
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """What the pipeline needs of a network; `infer.Engine` is the real one."""
-
-    default_width: int
-
-    def look(
-        self,
-        frame_ids: tuple[int, ...],
-        images: list[UInt8[np.ndarray, "h w 3"]],
-        *,
-        depth_frames: int,
-        queries: Float32[np.ndarray, "n 2"] | None = None,
-        query_frame: int = 0,
-    ) -> Look:
-        """One forward pass over a window, oldest frame first."""
-        ...
-
-    def reset(self) -> None:
-        """Forget every cached frame; keep the compiled program."""
-        ...
-
-
-class View(NamedTuple):
-    """One frame of the window, placed in the world (z up), on the network's pixel grid."""
-
-    frame_id: int
-    stamp_ns: int
-    camera: str
-    grid: image.Grid
-    rgb: UInt8[np.ndarray, "h w 3"]
-    intrinsics: Float[np.ndarray, "3 3"]
-    world_from_camera: Float[np.ndarray, "4 4"]
-    depth: Float32[np.ndarray, "h w"] | None  # z-depth in world units; None: not asked for
-    confidence: Float32[np.ndarray, "h w"] | None
-    input_rgb: UInt8[np.ndarray, "H W 3"]  # the picture at the camera's own size
-
-    def masked_depth(self, min_confidence: float) -> Float32[np.ndarray, "h w"]:
-        """Depth with NaN wherever it is not to be trusted."""
-        assert self.depth is not None and self.confidence is not None
-        usable = (self.confidence >= min_confidence) & (self.depth > 0) & np.isfinite(self.depth)
-        return np.where(usable, self.depth, np.float32(np.nan))
-
-    def rescaled(self, factor: float) -> "View":
-        """The same view in a world that was rescaled about its origin."""
-        if factor == 1.0:
-            return self
-        pose = self.world_from_camera * np.array([1.0, 1.0, 1.0, factor])
-        pose[3, 3] = 1.0
-        depth = None if self.depth is None else self.depth * np.float32(factor)
-        return self._replace(world_from_camera=pose, depth=depth)
-
-
-class Tracks(NamedTuple):
-    """Where the queried points are in each frame of the window, in pixels of the input image."""
-
-    ids: UInt32[np.ndarray, "n"]
-    stamps_ns: tuple[int, ...]
-    uv: Float32[np.ndarray, "s n 2"]
-    visibility: Float32[np.ndarray, "s n"]
-    confidence: Float32[np.ndarray, "s n"]
-
-
-class Update(NamedTuple):
-    """What one look adds: the window's views oldest to newest, and how it joined the map."""
-
-    views: tuple[View, ...]
-    fresh: int  # how many of the newest views were never published before
-    tracks: Tracks | None
-    window_id: int
-    join: align.Join
-    seconds: dict[str, float]
-    metric: bool = False  # are world units metres?
-    scale: Estimate = NOTHING
-    focal: float | None = None  # the network's focal length over the calibrated one
-    rescaled: float = 1.0  # factor about the origin that older poses and points must follow
-
-    @property
-    def covariance(self) -> Float[np.ndarray, "6 6"]:
-        """Of the newest camera (x y z, rotation vector), with that of the scale along its way."""
-        away = np.zeros(6)
-        away[:3] = self.views[-1].world_from_camera[:3, 3]
-        sigma = self.scale.sigma if self.metric else 1.0
-        return self.join.covariance + sigma**2 * np.outer(away, away)
-
-    @property
-    def scale_source(self) -> str:
-        """Who says so; "none": units are arbitrary."""
-        return self.scale.source
-
-
-class _Held(NamedTuple):
-    """A frame of the window before and between looks."""
-
-    frame: Frame
-    grid: image.Grid
-    pixels: UInt8[np.ndarray, "h w 3"]
 
 
 class Pipeline:
@@ -199,7 +53,7 @@ class Pipeline:
     def reset(self) -> None:
         """Empty window, tracks and map; the compiled network stays."""
         self._window = Window()
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, Held] = {}
         self._views: dict[int, View] = {}
         self.world = World(self.settings.scale_source, self._known, self.odometry)
         self._anchor: TrackAnchor | None = None
@@ -255,7 +109,7 @@ class Pipeline:
             self.settings.network_width or self.engine.default_width,
         )
         frame_id, self._frame_id = self._frame_id, self._frame_id + 1
-        self._held[frame_id] = _Held(frame, grid, image.to_network(frame.rgb, grid))
+        self._held[frame_id] = Held(frame, grid, image.to_network(frame.rgb, grid))
         times["resize"] = self.clock()
         self._window, due = push(
             self._without_newest(),
@@ -362,7 +216,7 @@ class Pipeline:
             rescaled=placed.rescaled,
         )
 
-    def _place(self, ids: tuple[int, ...], held: list[_Held], look: Look) -> tuple[Placement, int]:
+    def _place(self, ids: tuple[int, ...], held: list[Held], look: Look) -> tuple[Placement, int]:
         """Cameras from the encoding, the window joined to the map, every view put in the world."""
         height, width = held[-1].pixels.shape[:2]
         window_from_camera = np.tile(np.eye(4), (len(ids), 1, 1))
@@ -373,7 +227,7 @@ class Pipeline:
         window = align.WindowGeometry(
             ids, window_from_camera, intrinsics, look.depth, look.confidence
         )
-        placed = self.world.add(window, held[-1].frame.stamp_ns, _metres(held[-1]))
+        placed = self.world.add(window, held[-1].frame.stamp_ns, held[-1].metres())
         unit = np.float32(placed.join.world_from_window.scale)
         without_depth = len(ids) - len(look.depth)
         fresh = sum(key not in self._views for key in ids)
@@ -399,7 +253,7 @@ class Pipeline:
         return placed, fresh
 
     def _intrinsics(
-        self, held: list[_Held], look: Look, height: int, width: int
+        self, held: list[Held], look: Look, height: int, width: int
     ) -> Float[np.ndarray, "s 3 3"]:
         encoding = look.pose_encoding.astype(np.float64)
         intrinsics = np.array(intrinsics_from_pose_encoding(encoding, height, width))
@@ -413,7 +267,7 @@ class Pipeline:
         return intrinsics
 
     def _tracked(
-        self, anchor: TrackAnchor, ids: tuple[int, ...], held: list[_Held], look: Look
+        self, anchor: TrackAnchor, ids: tuple[int, ...], held: list[Held], look: Look
     ) -> Tracks:
         """Tracks in input pixels; remembers them, since the anchor frame will leave the window."""
         assert look.tracks is not None
@@ -427,14 +281,3 @@ class Pipeline:
         )
         stamps = tuple(h.frame.stamp_ns for h in held)
         return Tracks(anchor.ids, stamps, uv, look.visibility, look.track_confidence)
-
-
-def _metres(held: _Held) -> Float[np.ndarray, "h w"] | None:
-    """The other sensor's depth on the network's grid: the nearest pixel of the input."""
-    metres, grid = held.frame.metres, held.grid
-    if metres is None:
-        return None
-    (sx, _, x0), (_, sy, y0), _ = grid.input_from_network
-    columns = np.rint(sx * np.arange(grid.width) + x0).astype(int)
-    rows = np.rint(sy * np.arange(grid.height) + y0).astype(int)
-    return metres[rows.clip(0, len(metres) - 1)[:, None], columns.clip(0, metres.shape[1] - 1)]

@@ -26,7 +26,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from vggt_ros.errors import UserError
-from vggt_ros.infer import Look
+from vggt_ros.look import Look
 from vggt_ros.msg import PointTracks, QueryPoints
 from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.looker import Job

@@ -11,7 +11,7 @@ from threading import Lock
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from vggt_ros.pipeline import Update
+from vggt_ros.frames import Update
 
 Clock = Callable[[], float]
 Say = Callable[[str], object]

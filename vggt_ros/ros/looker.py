@@ -11,9 +11,10 @@ from jaxtyping import Float
 from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Frame, Update
 from vggt_ros.image import grid_for
 from vggt_ros.msg import QueryPoints
-from vggt_ros.pipeline import Frame, Pipeline, Update
+from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.inputs import Calibration, frame_from
 from vggt_ros.ros.messages import queries_from, stamp_ns

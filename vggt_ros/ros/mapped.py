@@ -7,8 +7,8 @@ from pathlib import Path
 from sensor_msgs.msg import PointCloud2
 
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Update
 from vggt_ros.mapping import VoxelMap, write_ply
-from vggt_ros.pipeline import Update
 from vggt_ros.ros import messages
 from vggt_ros.ros.parameters import LiveParameters
 

@@ -20,10 +20,10 @@ from std_msgs.msg import Header
 
 from vggt_ros.encodings import UnknownEncoding, decode, decode_compressed
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Tracks
 from vggt_ros.geometry import quaternion_from_rotation
 from vggt_ros.joint import lever
 from vggt_ros.msg import PointTracks, QueryPoints
-from vggt_ros.pipeline import Tracks
 from vggt_ros.ros.clouds import FIELDS, RECORD, write_records
 
 # Time and headers: integer nanoseconds, never a float, or 99 % of stamps come back changed.

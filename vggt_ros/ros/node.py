@@ -20,8 +20,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from vggt_ros.errors import UserError
+from vggt_ros.frames import FrameError
 from vggt_ros.msg import QueryPoints
-from vggt_ros.pipeline import FrameError
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.inputs import Admission, Calibration, Door
 from vggt_ros.ros.looker import Job, Looker, OpenEngine

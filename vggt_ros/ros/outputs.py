@@ -16,9 +16,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
+from vggt_ros.frames import Update, View
 from vggt_ros.geometry import inverse_rigid
 from vggt_ros.msg import PointTracks
-from vggt_ros.pipeline import Update, View
 from vggt_ros.ros import messages
 from vggt_ros.ros.clouds import WindowCloud
 from vggt_ros.ros.mapped import MapCloud

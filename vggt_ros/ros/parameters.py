@@ -20,7 +20,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
-from vggt_ros.pipeline import Settings
+from vggt_ros.settings import Settings
 
 
 def _parameter(

@@ -18,9 +18,10 @@ from sensor_msgs.msg import Image, Imu, PointCloud2
 
 from vggt_ros.align import upright
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Frame
 from vggt_ros.geometry import transform
 from vggt_ros.odometry import Odometry
-from vggt_ros.pipeline import Frame, Pipeline
+from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.tf_cache import Frames, pose_of

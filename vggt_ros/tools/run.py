@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from vggt_ros.errors import UserError
-from vggt_ros.pipeline import Frame, Settings
+from vggt_ros.frames import Frame
+from vggt_ros.settings import Settings
 from vggt_ros.tools.frames import open_source
 from vggt_ros.tools.job import Job
 from vggt_ros.tools.record import Run, open_run

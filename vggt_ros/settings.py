@@ -1,0 +1,42 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What a person may choose of the pipeline; refuses what does not hold together."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vggt_ros.errors import UserError
+from vggt_ros.scale import listen_to
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person may choose; the node's parameters and the commands' options mirror it."""
+
+    window_size: int = 4  # frames looked at together; cost grows faster than linearly
+    stride: int = 1  # new frames between two looks
+    network_width: int = 0  # network pixels; 0 is the width the model was made for
+    min_confidence: float = 1.5  # points below it are masked; 1 means "no evidence"
+    intrinsics: Literal["model", "camera_info"] = "model"
+    keyframes: bool = True  # at stride 1, the newest frame gives way while it shows nothing new
+    scale_source: str = "none"  # names of `scale.SOURCES`, the most trusted first
+    camera_height: float = 0.0  # metres above the ground, for source height
+    fixed_scale: float = 0.0  # metres per unit of the first window, for source fixed
+
+    def __post_init__(self) -> None:
+        sources = listen_to(self.scale_source).trusted
+        for source, name in (("height", "camera_height"), ("fixed", "fixed_scale")):
+            if source in sources and not getattr(self, name) > 0:
+                raise UserError(f"scale_source {source} needs {name}: set it to a positive number")
+        if not 1 <= self.window_size:
+            raise UserError(f"window_size is {self.window_size}; it must be 1 or more")
+        if not 1 <= self.stride <= self.window_size:
+            raise UserError(
+                f"stride is {self.stride}; it must be between 1 and window_size"
+                f" ({self.window_size})"
+            )
+
+    @property
+    def depth_frames(self) -> int:
+        """Newest frames that get depth: the new ones, and one that ties them to the last window."""
+        return min(self.window_size, self.stride + 1)
