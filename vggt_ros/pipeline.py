@@ -55,6 +55,7 @@ class Pipeline:
         self._window = Window()
         self._held: dict[int, Held] = {}
         self._views: dict[int, View] = {}
+        self._newest, self._missing = -1, 0  # frame of the last look; how many older ones it lacked
         self.world = World(self.settings.scale_source, self._known, self.odometry)
         self._anchor: TrackAnchor | None = None
         self._last: Frame | None = None
@@ -180,9 +181,11 @@ class Pipeline:
     def _look(self, times: dict[str, float]) -> Update:
         ids = self._window.frame_ids
         held = [self._held[key] for key in ids]
-        anchor = self._anchor.within(ids) if self._anchor else None
+        anchor = self._anchor
+        if anchor is not None:
+            anchor = anchor.within(ids[self._missing :]) or anchor.within(ids)
         if self._anchor is not None and anchor is None:
-            self.notices.append("every frame with known tracks left the window: tracks end")
+            self.notices.append(self._anchor.epitaph())
         self._anchor = anchor
         look = self.engine.look(
             ids,
@@ -192,6 +195,13 @@ class Pipeline:
             query_frame=ids.index(anchor.frame_id) if anchor else 0,
         )
         times["network"] = self.clock()
+        if look.notice:
+            self.notices.append(look.notice)
+        self._missing = len(ids) - len(look.pose_encoding)
+        ids, held = ids[self._missing :], held[self._missing :]
+        if self._missing and not any(key in self._views for key in ids):
+            # A window too small to share a frame with the last one: nothing ties it to the map.
+            self.world = World(self.settings.scale_source, self._known, self.odometry)
         placed, fresh = self._place(ids, held, look)
         tracks = None
         if anchor is not None and look.tracks is not None:
@@ -214,6 +224,7 @@ class Pipeline:
             scale=placed.scale,
             focal=self._focal,
             rescaled=placed.rescaled,
+            missing=self._missing,
         )
 
     def _place(self, ids: tuple[int, ...], held: list[Held], look: Look) -> tuple[Placement, int]:
@@ -230,7 +241,7 @@ class Pipeline:
         placed = self.world.add(window, held[-1].frame.stamp_ns, held[-1].metres())
         unit = np.float32(placed.join.world_from_window.scale)
         without_depth = len(ids) - len(look.depth)
-        fresh = sum(key not in self._views for key in ids)
+        fresh = sum(key > self._newest for key in ids)
         views: dict[int, View] = {}
         for i, (key, h) in enumerate(zip(ids, held, strict=True)):
             j = i - without_depth
@@ -249,7 +260,7 @@ class Pipeline:
                 confidence=look.confidence[j] if j >= 0 else None,
                 input_rgb=h.frame.rgb,
             )
-        self._views = views
+        self._views, self._newest = views, ids[-1]
         return placed, fresh
 
     def _intrinsics(
