@@ -126,6 +126,7 @@ class Oracle:
     """An engine for `Pipeline` whose answers are the truth under `faults`."""
 
     name, device, dtype, random_weights, default_width = "oracle", "cpu", "float32", False, WIDTH
+    compiling = ()
 
     def __init__(
         self,
@@ -139,8 +140,12 @@ class Oracle:
         self.scales: list[float] = []  # window units per metre of every look so far
         self._sights: dict[int, Float[np.ndarray, "h w"]] = {}
 
-    def warm(self, *_: object, **__: object) -> None:
+    def prepare(self, *_: object, **__: object) -> None:
         """Nothing to compile."""
+
+    def close(self, timeout: float) -> bool:
+        """Nothing to wait for."""
+        return True
 
     def reset(self) -> None:
         """Nothing to forget."""
