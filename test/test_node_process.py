@@ -38,6 +38,16 @@ Compiler.__call__ = lambda self, shape: lost if isinstance(shape, See) else comp
 sys.exit(main())
 """
 
+# The node where nothing can be traced: what is not in the cache cannot be had.
+UNTRACED = """
+import sys
+from vggt_ros.compiler import Compiler
+from vggt_ros.ros.node import main
+
+Compiler._traced = None
+sys.exit(main())
+"""
+
 
 class Process:
     """`scripts/vggt_node`, or another program, with parameters; its output in a file."""
@@ -139,6 +149,26 @@ def test_the_real_network_turns_images_into_depth_until_a_signal(start, rig: Rig
     assert "tiny has random weights: its geometry is noise" in process.said
     assert process.end(signal.SIGINT, within=5) == 0, process.said
     assert "Traceback" not in process.said
+
+
+def test_a_start_finds_all_that_vggt_warm_compiled(start, rig: Rig, tmp_path: Path):
+    cache = tmp_path / "cache"
+    options = "--network-width 56 --window-size 2 --input-size 64 48 --cache-dir".split()
+    command = [sys.executable, "-m", "vggt_ros.tools.cli", "warm", "tiny", *options, str(cache)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    warmed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert warmed.returncode == 0, warmed.stderr
+    assert "3/3  window of 2 56x42" in warmed.stderr
+    programs = set(cache.glob("jit_call*"))
+    process = start(*TINY, "-p", f"cache_dir:={cache}", program=("-c", UNTRACED))
+
+    def full() -> bool:
+        return bool(rig.heard["/diagnostics"]) and rig.diagnostics().get("window") == "2 frames"
+
+    stream_until(rig, process, full)
+    rig.until_diagnosed("compiling nothing")
+    assert "a look failed" not in process.said
+    assert set(cache.glob("jit_call*")) == programs, "nothing was compiled anew"
 
 
 def test_a_lost_device_ends_the_process_with_1_for_its_supervisor(start, rig: Rig):

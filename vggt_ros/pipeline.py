@@ -104,11 +104,8 @@ class Pipeline:
         """Take one frame; look if it is time.  Raises `FrameError` for one that must be refused."""
         self._admit(frame)
         times = {"start": self.clock()}
-        grid = image.grid_for(
-            frame.rgb.shape[1],
-            frame.rgb.shape[0],
-            self.settings.network_width or self.engine.default_width,
-        )
+        height, width = frame.rgb.shape[:2]
+        grid = self.settings.grid(width, height, self.engine.default_width)
         frame_id, self._frame_id = self._frame_id, self._frame_id + 1
         self._held[frame_id] = Held(frame, grid, image.to_network(frame.rgb, grid))
         times["resize"] = self.clock()

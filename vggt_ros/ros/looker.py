@@ -12,7 +12,6 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame, Update
-from vggt_ros.image import grid_for
 from vggt_ros.look import Compiling, DeviceLost
 from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
@@ -143,7 +142,7 @@ class Looker:
         """
         height, width = frame.rgb.shape[:2]
         settings = self._pipeline.settings
-        grid = grid_for(width, height, settings.network_width or self._engine.default_width)
+        grid = settings.grid(width, height, self._engine.default_width)
         self._engine.prepare(
             (grid.height, grid.width), settings.window_size, depth_frames=settings.depth_frames
         )
