@@ -182,7 +182,7 @@ class Health:
         if self.state != "ready":
             return DiagnosticStatus.WARN, self.state
         if self._update is not None and self._update.missing:
-            why = "more are being compiled" if self._compiling else "more do not fit into memory"
+            why = "more are being compiled" if self._compiling else "more do not run, see notices"
             return DiagnosticStatus.WARN, f"{_window_of(self._update)}: {why}"
         if "random" in self.network.get("weights", ""):
             return DiagnosticStatus.WARN, self.network["weights"]
