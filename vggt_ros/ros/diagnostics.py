@@ -213,8 +213,8 @@ class Health:
 
 
 def _window_of(update: Update) -> str:
-    seen = len(update.views)
-    return f"{seen} of {seen + update.missing} frames" if update.missing else f"{seen} frames"
+    seen, asked = len(update.views), len(update.views) + update.missing
+    return f"{seen} of {asked} frames" if update.missing else f"{seen} frame{'s' * (seen > 1)}"
 
 
 def _scale_values(update: Update) -> dict[str, str]:
