@@ -17,7 +17,7 @@ from jax.errors import JaxRuntimeError
 from safetensors.numpy import load_file
 
 from vggt_ros.compiler import HEADS, Compiler
-from vggt_ros.device import choose_device, choose_dtype, keep_compiled
+from vggt_ros.device import choose_device, choose_dtype, keep_compiled, readable_faults
 from vggt_ros.errors import UserError
 from vggt_ros.infer import Engine
 from vggt_ros.look import Compiling, DeviceLost, OutOfMemory
@@ -315,6 +315,13 @@ def test_a_window_that_cannot_be_compiled_gives_way_and_the_least_one_does_not(g
     gate.broken[See(SIZE, 1, 1, 1, 0)] = "INTERNAL: no algorithm worked"
     with pytest.raises(DeviceLost, match="no algorithm worked"):
         live.look((0,), images[:1], depth_frames=1)
+
+
+def test_what_the_runtime_itself_says_of_too_much_is_understood():
+    beyond = 2**55  # bytes; no processor can even address them
+    with pytest.raises(OutOfMemory, match="no room for everything in bfloat16; lower window_size"):
+        with readable_faults("everything", jax.devices("cpu")[0], np.dtype(jnp.bfloat16)):
+            jnp.zeros(beyond, jnp.uint8).block_until_ready()
 
 
 def test_weights_that_do_not_fit_say_so(golden, monkeypatch):
