@@ -17,6 +17,7 @@ from tf2_msgs.msg import TFMessage
 
 from vggt_ros import align
 from vggt_ros.geometry import inverse_rigid
+from vggt_ros.motion import logarithm
 from vggt_ros.ros.messages import (
     cloud_message,
     header,
@@ -202,6 +203,32 @@ def test_odometry_out_has_a_covariance_that_grows(rig: Rig):
         np.testing.assert_allclose(covariance, covariance.T)
         assert np.linalg.eigvalsh(covariance).min() > 0
     assert np.trace(covariances[1]) > np.trace(covariances[0])
+
+
+def test_odometry_out_says_how_fast_the_body_moves(rig: Rig):
+    robot = Drive(rig, frames=12)
+    robot.start(tf_mode="none", scale_source="fixed", fixed_scale=1.0)
+    rig.listen("/vggt/odometry", Odometry)
+    rig.until(lambda: _subscribers(rig, "/vggt/odometry"), "a listener")
+    robot.show(*range(12))
+    rig.until(lambda: len(rig.heard["/vggt/odometry"]) == 12, "twelve messages")
+    twists = [msg.twist for msg in rig.heard["/vggt/odometry"]]
+    assert np.diag(np.reshape(twists[0].covariance, (6, 6))).tolist() == [1e6] * 6
+    unit = _units_per_metre(robot, twelfth := len(twists) - 1)
+    before, now = robot.base[twelfth - 1], robot.base[twelfth]
+    true = logarithm(inverse_rigid(before) @ now) * 1e9 / PERIOD
+    linear, angular = twists[-1].twist.linear, twists[-1].twist.angular
+    found = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+    np.testing.assert_allclose(found[:3] / unit, true[:3], atol=0.1)  # of 1.5 m/s ahead
+    np.testing.assert_allclose(found[3:], true[3:], atol=0.1)  # of 0.8 rad/s
+    variances = np.diag(np.reshape(twists[-1].covariance, (6, 6)))
+    assert (variances > 0).all() and (variances < 0.3).all()
+
+
+def _units_per_metre(robot: Drive, i: int) -> float:
+    """Of the depth that was published for frame `i`."""
+    depth = np.frombuffer(robot.rig.heard["/vggt/depth/image"][i].data, np.float32)
+    return float(np.nanmedian(depth / sight(robot.base[i] @ BASE_FROM_CAMERA).ravel()))
 
 
 def test_the_map_is_latched_and_saved(rig: Rig, tmp_path):

@@ -240,7 +240,8 @@ def test_a_wrong_source_is_refused_by_name(settings, words):
         Settings(**settings)
 
 
-def test_a_fixed_scale_holds_from_the_first_window():
-    updates, *_ = ride("arc", 3, scale_source="fixed", fixed_scale=2.0)
+@pytest.mark.parametrize("given", [2.0, 1.0])  # 1: nothing is rescaled, and yet it is metres now
+def test_a_fixed_scale_holds_from_the_first_window(given):
+    updates, *_ = ride("arc", 3, scale_source="fixed", fixed_scale=given)
     assert updates[0].metric and updates[0].scale_source == "fixed"
-    assert updates[0].join.world_from_window.scale == pytest.approx(2.0)
+    assert updates[0].join.world_from_window.scale == pytest.approx(given)

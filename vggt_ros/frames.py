@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32, UInt8, UInt32
 from vggt_ros.align import Join
 from vggt_ros.errors import UserError
 from vggt_ros.image import Grid
+from vggt_ros.motion import Motion
 from vggt_ros.scale import NOTHING, Estimate
 
 
@@ -98,6 +99,7 @@ class Update(NamedTuple):
     scale: Estimate = NOTHING
     focal: float | None = None  # the network's focal length over the calibrated one
     rescaled: float = 1.0  # factor about the origin that older poses and points must follow
+    motion: Motion | None = None  # of the newest camera; None: not known
 
     @property
     def covariance(self) -> Float[np.ndarray, "6 6"]:

@@ -214,6 +214,7 @@ class Pipeline:
             scale=placed.scale,
             focal=self._focal,
             rescaled=placed.rescaled,
+            motion=placed.motion,
         )
 
     def _place(self, ids: tuple[int, ...], held: list[Held], look: Look) -> tuple[Placement, int]:
