@@ -46,6 +46,11 @@ def generate_launch_description() -> LaunchDescription:
         [
             *(argument(name, about, name) for name, about in TOPICS.items()),
             argument("odom", "nav_msgs/Odometry for metric scale; need not be there", "odom"),
+            argument(
+                "baseline_image",
+                "Second camera's image for scale_source baseline",
+                "baseline_image",
+            ),
             argument("namespace", "Namespace of the node, and so of its topics"),
             argument("params_file", "Parameters of the node", str(HERE / "config/node.yaml")),
             *(
@@ -79,7 +84,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name="vggt",
             namespace=namespace,
             parameters=[str(params_file), overrides],
-            remappings=[(name, given[name]) for name in (*TOPICS, "odom")],
+            remappings=[(name, given[name]) for name in (*TOPICS, "odom", "baseline_image")],
             additional_env={"FASTRTPS_DEFAULT_PROFILES_FILE": profile} if profile else {},
             ros_arguments=["--log-level", given["log_level"]],
             output="screen",

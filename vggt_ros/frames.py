@@ -18,6 +18,14 @@ class FrameError(UserError):
     """A frame that was refused; the window stays as it was."""
 
 
+class Companion(NamedTuple):
+    """What another camera of the same rig saw at that moment."""
+
+    rgb: UInt8[np.ndarray, "h w 3"]
+    stamp_ns: int
+    camera_from_companion: Float[np.ndarray, "4 4"]  # as mounted, in metres
+
+
 class Frame(NamedTuple):
     """One picture as the camera took it."""
 
@@ -26,6 +34,7 @@ class Frame(NamedTuple):
     camera: str = "camera"  # the camera's optical frame id
     intrinsics: Float[np.ndarray, "3 3"] | None = None  # calibrated K of this very picture
     metres: Float32[np.ndarray, "h w"] | None = None  # another sensor's depth of it; NaN: none
+    companion: Companion | None = None  # for scale source baseline
 
 
 class Held(NamedTuple):

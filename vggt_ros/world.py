@@ -3,8 +3,9 @@
 """One map with one scale: windows joined (`align`), metres found (`scale`) and taken up.
 
 Until a source is sure, the world's unit is that of the first window. Then the whole map is
-rescaled about its origin, once, and `Placement.rescaled` tells whoever keeps older poses. From
-then on corrections are small and made about the newest camera, so that nothing near it moves.
+rescaled about its origin, once (once more, where a source that is trusted more contradicts it), and
+`Placement.rescaled` tells whoever keeps older poses. From then on corrections are small and made
+about the newest camera, so that nothing near it moves.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from vggt_ros.geometry import Similarity
 from vggt_ros.joint import scene_depth, world_points
 from vggt_ros.motion import Motion, Recent
 from vggt_ros.odometry import Odometry
+from vggt_ros.rig import Pair
 from vggt_ros.scale import Estimate
 
 
@@ -68,10 +70,12 @@ class World:
         window: align.WindowGeometry,
         stamp_ns: int,
         metres: Float[np.ndarray, "h w"] | None = None,
+        pair: Pair | None = None,
     ) -> Placement:
         """Join a window whose newest frame was taken at `stamp_ns`.
 
-        `metres` is another sensor's depth on the newest frame's pixels, NaN where it has none.
+        `metres` is another sensor's depth on the newest frame's pixels, NaN where it has none;
+        `pair` is another camera of the rig, as it was seen from there.
         """
         self._map, join = align.join(self._map, window)
         if join.accepted and join.segment != self._segment:
@@ -80,7 +84,7 @@ class World:
             self.odometry.lost()
             self._recent.lost()
         if join.accepted:
-            self._measure(stamp_ns, metres)
+            self._measure(stamp_ns, metres, pair, join.world_from_window.scale)
         else:
             self.odometry.lost()
         join, rescaled = self._take_up(join)
@@ -93,7 +97,17 @@ class World:
         """Whether the newest frame should stay in the window."""
         return align.is_keyframe(self._map)
 
-    def _measure(self, stamp_ns: int, metres: Float[np.ndarray, "h w"] | None) -> None:
+    def wants(self, source: str) -> bool:
+        """Whether measurements of this source, which cost something, are worth it just now."""
+        return scale.is_wanting(self._scale, source)
+
+    def _measure(
+        self,
+        stamp_ns: int,
+        metres: Float[np.ndarray, "h w"] | None,
+        pair: Pair | None,
+        unit: float,
+    ) -> None:
         """Ask every source that is listened to."""
         assert self._map.current is not None
         newest = self._map.current.frames[-1]
@@ -104,6 +118,10 @@ class World:
                 np.arange(n) * full // n for n, full in zip(depth.shape, metres.shape, strict=True)
             )
             found.append(scale.from_depth(depth, metres[np.ix_(rows, columns)], stamp_ns))
+        if pair is not None:
+            seen = pair.seen.copy()
+            seen[:3, 3] *= unit
+            found.append(scale.from_baseline(seen, pair.mounted, reach, stamp_ns))
         if self.known.camera_height > 0 and depth is not None:
             cloud = world_points(newest)
             found.append(scale.from_height(cloud, pose[:3, 3], self.known.camera_height, stamp_ns))
@@ -132,9 +150,10 @@ class World:
         settled = self._scale.metric or scale.estimate(self._scale).source == "none"
         if (factor == 1.0 and settled) or self._map.current is None:
             return join, 1.0
-        first = not self._scale.metric and self._segment == 0
+        at_once = not self._scale.metric or abs(factor - 1.0) > 1.01 * scale.SLOW
+        told = at_once and self._segment == 0  # other segments are not tied to what is kept
         newest = self._map.current.frames[-1].world_from_camera[:3, 3]
-        about = np.zeros(3) if first else newest.copy()
+        about = np.zeros(3) if told else newest.copy()
         self._map = align.rescaled(self._map, factor, about)
         self._scale = scale.rescaled(self._scale, factor)
         self.odometry.rescaled(factor, about)
@@ -148,4 +167,4 @@ class World:
             world_from_window=grown @ join.world_from_window,
             covariance=units[:, None] * join.covariance * units,
             world_from_camera=cameras,
-        ), factor if first else 1.0
+        ), factor if told else 1.0

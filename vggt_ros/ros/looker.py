@@ -84,7 +84,8 @@ class Looker:
         try:
             ids, uv = queries_from(msg)
             if len(ids) and self._size:
-                self._compile([self._pipeline.settings.window_size], queries=len(ids))
+                settings = self._pipeline.settings
+                self._compile(range(settings.window_size, settings.most_frames + 1), len(ids))
             self._pipeline.query(ids, uv, stamp_ns(msg.header.stamp))
         except UserError as error:
             self._health.refuse(str(error))
@@ -127,9 +128,9 @@ class Looker:
         grid = grid_for(width, height, settings.network_width or self._engine.default_width)
         if self._size != (grid.height, grid.width):
             self._size = grid.height, grid.width
-            self._compile(range(1, settings.window_size + 1), queries=0)
+            self._compile(range(1, settings.most_frames + 1), queries=0)
 
-    def _compile(self, window_sizes: Sequence[int], *, queries: int) -> None:
+    def _compile(self, window_sizes: Sequence[int], queries: int) -> None:
         self._engine.warm(
             self._size,
             window_sizes,
