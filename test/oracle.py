@@ -137,6 +137,7 @@ class Oracle:
     """An engine for `Pipeline` whose answers are the truth under `faults`."""
 
     name, device, dtype, random_weights, default_width = "oracle", "cpu", "float32", False, WIDTH
+    compiling = ()
 
     def __init__(
         self,
@@ -154,8 +155,12 @@ class Oracle:
         self.pictures: dict[int, tuple[int, int]] = {}  # the same, by the pipeline's number
         self._sights: dict[tuple[int, int], Float[np.ndarray, "h w"]] = {}
 
-    def warm(self, *_: object, **__: object) -> None:
+    def prepare(self, *_: object, **__: object) -> None:
         """Nothing to compile."""
+
+    def close(self, timeout: float) -> bool:
+        """Nothing to wait for."""
+        return True
 
     def reset(self) -> None:
         """Forget which pictures the numbers name."""

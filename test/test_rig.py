@@ -228,3 +228,35 @@ def test_noise_across_the_baseline_makes_it_no_longer():
     away = CAMERA_FROM_RIGHT.copy()
     away[:3, 3] = turn(np.array([0, 0, np.pi])) @ away[:3, 3]
     assert scale.from_baseline(away, CAMERA_FROM_RIGHT, 1.0, 1) is None
+
+
+class Short(Oracle):
+    """A network that can look at so many frames at once, and leaves the oldest out."""
+
+    most = 4
+
+    def look(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0):
+        cut = max(len(frame_ids) - self.most, 0)
+        return super().look(
+            frame_ids[cut:],
+            images[cut:],
+            depth_frames=min(depth_frames, self.most),
+            queries=queries if query_frame >= cut else None,
+            query_frame=max(query_frame - cut, 0),
+        )
+
+
+@pytest.mark.parametrize("most, asked", [(1, []), (2, []), (3, []), (4, [53, 103])])
+def test_a_network_without_room_for_a_guest_is_asked_rarely_or_not_at_all(most, asked, monkeypatch):
+    monkeypatch.setattr(Short, "most", most)
+    monkeypatch.setitem(globals(), "Oracle", Short)
+    ride = Ride("arc", 120)
+    assert [i for i in ride.wanted if i >= 4] == asked
+    for i, update in enumerate(ride.updates[4:], 4):
+        seen = len(update.views)
+        assert seen == (3 if i in asked else most) and update.missing == 4 - seen
+        assert update.views[-1].stamp_ns == SECOND + i * SECOND // 10
+        assert update.views[-1].depth is not None
+    if most > 1:
+        assert {update.join.segment for update in ride.updates} == {0}
+        assert not any(update.join.reason for update in ride.updates)

@@ -109,6 +109,7 @@ class Update(NamedTuple):
     focal: float | None = None  # the network's focal length over the calibrated one
     rescaled: float = 1.0  # factor about the origin that older poses and points must follow
     motion: Motion | None = None  # of the newest camera; None: not known
+    missing: int = 0  # older frames of the window that the network did not look at, or not yet
 
     @property
     def covariance(self) -> Float[np.ndarray, "6 6"]:

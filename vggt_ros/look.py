@@ -11,7 +11,11 @@ from vggt_ros.errors import UserError
 
 
 class Look(NamedTuple):
-    """What the network says of one window, float32 on the host, in the window's own gauge."""
+    """What the network says of one window, float32 on the host, in the window's own gauge.
+
+    There may be fewer frames than were asked for (the newest), and no tracks: more is still being
+    compiled, or does not fit into the device's memory.
+    """
 
     pose_encoding: Float32[np.ndarray, "s 9"]
     depth: Float32[np.ndarray, "k h w"]  # of the newest k frames
@@ -19,10 +23,19 @@ class Look(NamedTuple):
     tracks: Float32[np.ndarray, "s n 2"] | None = None  # network pixels
     visibility: Float32[np.ndarray, "s n"] | None = None
     track_confidence: Float32[np.ndarray, "s n"] | None = None
+    notice: str = ""  # what a person should hear of how this look came about
 
 
 class Compiling(UserError):
     """No program for such a picture yet; one is being compiled in the background."""
+
+
+class OutOfMemory(UserError):
+    """The device's memory does not hold this, nor anything smaller; another look may be tried."""
+
+
+class DeviceLost(UserError):
+    """The device runs nothing any more; only a new process can begin anew."""
 
 
 @runtime_checkable

@@ -58,6 +58,7 @@ class Pipeline:
         self._window = Window()
         self._held: dict[int, Held] = {}
         self._views: dict[int, View] = {}
+        self._newest, self._missing = -1, 0  # frame of the last look; how many older ones it lacked
         self.world = World(self.settings.scale_source, self._known, self.odometry)
         self._anchor: TrackAnchor | None = None
         self._last: Frame | None = None
@@ -107,11 +108,8 @@ class Pipeline:
         """Take one frame; look if it is time.  Raises `FrameError` for one that must be refused."""
         self._admit(frame)
         times = {"start": self.clock()}
-        grid = image.grid_for(
-            frame.rgb.shape[1],
-            frame.rgb.shape[0],
-            self.settings.network_width or self.engine.default_width,
-        )
+        height, width = frame.rgb.shape[:2]
+        grid = self.settings.grid(width, height, self.engine.default_width)
         frame_id, self._frame_id = self._frame_id, self._frame_id + 1
         pixels = image.to_network(frame.rgb, grid)
         self._held[frame_id] = Held(frame._replace(companion=None), grid, pixels)
@@ -124,21 +122,14 @@ class Pipeline:
 
     def wants_companion(self, stamp_ns: int) -> bool:
         """Whether a frame of that time should bring its companion, for scale source baseline."""
-        if self.settings.most_frames == self.settings.window_size:
-            return False
-        return (
-            self._rig.is_due(stamp_ns, self.world.wants("baseline"))
-            and (self._with(self._frame_id)[1])
-        )
+        _, looks = self._with(self._frame_id)
+        room = self._missing == 0  # else the window itself does not fit, or not yet
+        return looks and room and self._rig.is_due(stamp_ns, self.world.wants("baseline"))
 
     def _with(self, frame_id: int) -> tuple[Window, bool]:
         """The window with one more frame, and whether to look at it."""
-        return push(
-            self._without_newest(),
-            frame_id,
-            size=self.settings.window_size,
-            stride=self.settings.stride,
-        )
+        size, stride = self.settings.window_size, self.settings.stride
+        return push(self._without_newest(), frame_id, size=size, stride=stride)
 
     def _without_newest(self) -> Window:
         """The window that the next frame enters: a newest frame that showed nothing new leaves it.
@@ -198,9 +189,11 @@ class Pipeline:
     def _look(self, times: dict[str, float], companion: Companion | None) -> Update:
         ids = self._window.frame_ids
         held = [self._held[key] for key in ids]
-        anchor = self._anchor.within(ids) if self._anchor else None
+        anchor = self._anchor
+        if anchor is not None:
+            anchor = anchor.within(ids[self._missing :]) or anchor.within(ids)
         if self._anchor is not None and anchor is None:
-            self.notices.append("every frame with known tracks left the window: tracks end")
+            self.notices.append(self._anchor.epitaph())
         self._anchor = anchor
         look, pair = self._rig.look(
             ids,
@@ -210,6 +203,13 @@ class Pipeline:
             query_frame=ids.index(anchor.frame_id) if anchor else 0,
         )
         times["network"] = self.clock()
+        if look.notice:
+            self.notices.append(look.notice)
+        self._missing = len(ids) - len(look.pose_encoding)
+        ids, held = ids[self._missing :], held[self._missing :]
+        if self._missing and not any(key in self._views for key in ids):
+            # A window too small to share a frame with the last one: nothing ties it to the map.
+            self.world = World(self.settings.scale_source, self._known, self.odometry)
         placed, fresh = self._place(ids, held, look, pair)
         tracks = None
         if anchor is not None and look.tracks is not None:
@@ -229,6 +229,7 @@ class Pipeline:
             focal=self._focal,
             rescaled=placed.rescaled,
             motion=placed.motion,
+            missing=self._missing,
         )
 
     def _place(
@@ -247,7 +248,7 @@ class Pipeline:
         placed = self.world.add(window, held[-1].frame.stamp_ns, held[-1].metres(), pair)
         unit = np.float32(placed.join.world_from_window.scale)
         without_depth = len(ids) - len(look.depth)
-        fresh = sum(key not in self._views for key in ids)
+        fresh = sum(key > self._newest for key in ids)
         views: dict[int, View] = {}
         for i, (key, h) in enumerate(zip(ids, held, strict=True)):
             j = i - without_depth
@@ -266,7 +267,7 @@ class Pipeline:
                 confidence=look.confidence[j] if j >= 0 else None,
                 input_rgb=h.frame.rgb,
             )
-        self._views = views
+        self._views, self._newest = views, ids[-1]
         return placed, fresh
 
     def _intrinsics(
@@ -290,11 +291,7 @@ class Pipeline:
         assert look.tracks is not None
         assert look.visibility is not None and look.track_confidence is not None
         self._anchor = anchor.seen(ids, look.tracks)
-        uv = np.stack(
-            [
-                mapped(h.grid.input_from_network, track)
-                for h, track in zip(held, look.tracks, strict=True)
-            ]
-        )
+        pairs = zip(held, look.tracks, strict=True)
+        uv = np.stack([mapped(h.grid.input_from_network, track) for h, track in pairs])
         stamps = tuple(h.frame.stamp_ns for h in held)
         return Tracks(anchor.ids, stamps, uv, look.visibility, look.track_confidence)

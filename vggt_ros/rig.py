@@ -89,7 +89,11 @@ class Rig:
             queries=queries,
             query_frame=query_frame + (query_frame >= at),
         )
-        return _without(found, at, depth_frames), self._pair(found, at, companion)
+        missing = len(everyone) - len(found.pose_encoding)  # the oldest: not compiled, no memory
+        at -= missing
+        pair = self._pair(found, at, companion) if at >= 0 else None
+        self._vain = VAIN if missing else self._vain  # that cost more than one frame
+        return (_without(found, at, depth_frames) if at >= 0 else found), pair
 
     def _admitted(self, companion: Companion, newest: Held) -> np.ndarray | None:
         """Its picture on the network's grid; None, and said, where it does not fit the newest."""
@@ -102,7 +106,7 @@ class Rig:
             return None
         height, width = companion.rgb.shape[:2]
         wanted = newest.pixels.shape[:2]
-        grid = image.grid_for(width, height, newest.grid.width)
+        grid = self._settings.grid(width, height, newest.grid.width)
         if (grid.height, grid.width) != wanted:
             self._say(
                 f"baseline: the second picture is {width}x{height}, of another shape than the"
@@ -147,11 +151,11 @@ def _without(found: Look, at: int, depth_frames: int) -> Look:
     def others(rows: np.ndarray | None) -> np.ndarray | None:
         return None if rows is None else np.delete(rows, at, axis=0)
 
-    return Look(
-        np.delete(found.pose_encoding, at, axis=0),
-        found.depth[-depth_frames:],
-        found.confidence[-depth_frames:],
-        others(found.tracks),
-        others(found.visibility),
-        others(found.track_confidence),
+    return found._replace(
+        pose_encoding=np.delete(found.pose_encoding, at, axis=0),
+        depth=found.depth[-depth_frames:],
+        confidence=found.confidence[-depth_frames:],
+        tracks=others(found.tracks),
+        visibility=others(found.visibility),
+        track_confidence=others(found.track_confidence),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vggt_ros.errors import UserError
+from vggt_ros.image import Grid, grid_for
 from vggt_ros.scale import listen_to
 
 
@@ -50,3 +51,10 @@ class Settings:
     def depth_frames(self) -> int:
         """Newest frames that get depth: the new ones, and one that ties them to the last window."""
         return min(self.window_size, self.stride + 1)
+
+    def grid(self, input_width: int, input_height: int, default_width: int) -> Grid:
+        """Where the network looks at a camera's picture; `default_width` is its own width.
+
+        Raises `UserError` for a picture whose size leaves nothing to look at.
+        """
+        return grid_for(input_width, input_height, self.network_width or default_width)

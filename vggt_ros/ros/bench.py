@@ -60,13 +60,17 @@ class Instant:
     """A network that answers at once: a tilted plane ahead, every pixel sure, all queries seen."""
 
     name, device, dtype, random_weights = "instant", "none", "float32", False
+    compiling = ()
 
     def __init__(self, width: int):
         self.default_width = width
 
-    def warm(self, *_: Any, **__: Any) -> None: ...
+    def prepare(self, *_: Any, **__: Any) -> None: ...
 
     def reset(self) -> None: ...
+
+    def close(self, timeout: float) -> bool:
+        return True
 
     def look(
         self, frame_ids, images, *, depth_frames: int, queries=None, query_frame: int = 0

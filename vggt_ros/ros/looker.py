@@ -3,7 +3,7 @@
 """What the worker's thread does: open the network, then message in, update out."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame, Update
-from vggt_ros.image import grid_for
+from vggt_ros.look import Compiling, DeviceLost
 from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.diagnostics import Health
@@ -21,6 +21,7 @@ from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.robot import Robot
+from vggt_ros.shapes import query_room
 
 OpenEngine = Callable[[Parameters, Callable[[str], None]], Any]
 
@@ -33,11 +34,11 @@ class Job(NamedTuple):
 
 
 class Stopped(Exception):
-    """The node is ending while the worker was still starting."""
+    """The node is ending while the network was still being opened."""
 
 
 class Looker:
-    """Owns engine and pipeline.  All but `forget` runs in the worker's thread."""
+    """Owns engine and pipeline.  All but `forget`, `compiling` and `close` is the worker's."""
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class Looker:
         self._outputs, self._health, self._stopping = outputs, health, stopping
         self._robot = robot
         self.calibration: Calibration | None = None
-        self._size: tuple[int, int] | None = None  # of the network's picture, once there was one
+        self._engine: Any = None
         self._timeline = 0
 
     def begin(self) -> None:
@@ -79,27 +80,40 @@ class Looker:
         self._pipeline.reset()
         self._outputs.reset()
 
+    @property
+    def compiling(self) -> tuple[str, ...]:
+        """From any thread: what is being compiled, then what will be."""
+        return self._engine.compiling if self._engine else ()
+
+    def close(self, timeout: float) -> bool:
+        """From any thread, once the worker has ended: True if nothing is compiled any more."""
+        return self._engine is None or self._engine.close(timeout)
+
     def query(self, msg: QueryPoints) -> None:
         """Track these pixels from now on."""
         try:
             ids, uv = queries_from(msg)
-            if len(ids) and self._size:
-                settings = self._pipeline.settings
-                self._compile(range(settings.window_size, settings.most_frames + 1), len(ids))
+            query_room(len(ids))  # refuses too many, here and not at each look
             self._pipeline.query(ids, uv, stamp_ns(msg.header.stamp))
         except UserError as error:
             self._health.refuse(str(error))
 
     def look(self, job: Job) -> None:
-        """Decode, step, publish; whatever is wrong with this image, the next one has its turn."""
+        """Decode, step, publish; whatever is wrong with this image, the next one has its turn.
+
+        Raises `DeviceLost`: then there is no next one in this process.
+        """
         timeline = self._timeline
         try:
             update = self._step(frame_from(job.msg))
+        except Compiling as error:
+            self._health.wait(str(error))
+            return
+        except DeviceLost:
+            raise
         except UserError as error:
             self._health.refuse(str(error))
             return
-        except Stopped:
-            raise
         except Exception as error:  # the device's own errors have no common class
             self._health.refuse(f"a look failed: {type(error).__name__}: {error}")
             return
@@ -118,27 +132,23 @@ class Looker:
             notices, self._pipeline.notices = self._pipeline.notices, []
             for notice in notices:
                 self._health.notice(notice)
-        self._health.count("used")
+        self._health.used()
         return update
 
     def _make_ready(self, frame: Frame) -> None:
-        """Compile what windows of this picture need, so that no look waits for it later."""
+        """Have what windows of this picture need compiled; raises `Compiling` until one serves.
+
+        Before the pipeline sees the frame: while another size comes as well, its window goes on.
+        """
         height, width = frame.rgb.shape[:2]
         settings = self._pipeline.settings
-        grid = grid_for(width, height, settings.network_width or self._engine.default_width)
-        if self._size != (grid.height, grid.width):
-            self._size = grid.height, grid.width
-            self._compile(range(1, settings.most_frames + 1), queries=0)
-
-    def _compile(self, window_sizes: Sequence[int], queries: int) -> None:
-        self._engine.warm(
-            self._size,
-            window_sizes,
-            depth_frames=self._pipeline.settings.depth_frames,
-            queries=(queries,),
-            progress=self._progress,
+        grid = settings.grid(width, height, self._engine.default_width)
+        self._engine.prepare(
+            (grid.height, grid.width),
+            settings.window_size,
+            depth_frames=settings.depth_frames,
+            guests=settings.most_frames - settings.window_size,
         )
-        self._progress("ready")
 
     def _progress(self, state: str) -> None:
         if self._stopping():

@@ -39,7 +39,7 @@ class MapCloud:
         cloud, join = self._cloud, update.join
         if cloud is None or not join.accepted:
             return
-        if join.segment != self._segment:
+        if join.segment != self._segment or update.fresh == len(update.views):  # another map
             self.reset()
             cloud, self._segment = self._cloud, join.segment
             assert cloud is not None

@@ -50,6 +50,7 @@ def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
         device=parameters.device,
         cache_dir=Path(parameters.cache_dir).expanduser() if parameters.cache_dir else None,
         seed=parameters.seed,
+        background=True,
         progress=progress,
     )
 
@@ -97,13 +98,22 @@ class VggtNode(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Simulated time may stand still; health is told all the same.
         self.create_timer(1.0, self._tell, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.worker.start(
-            self.looker.begin, self.looker.look, on_death or (lambda error: log.fatal(str(error)))
-        )
+        self._on_death = on_death or (lambda error: log.fatal(str(error)))
+        self.worker.start(self.looker.begin, self.looker.look, self._die)
 
     def close(self, timeout: float) -> bool:
-        """End the worker; True if it did end in time."""
-        return self.worker.stop(timeout)
+        """End the worker and what it compiles; True if both did end in time."""
+        end = time.monotonic() + timeout
+        return self.worker.stop(timeout) and self.looker.close(max(end - time.monotonic(), 0.0))
+
+    def _die(self, error: BaseException) -> None:
+        """In the worker's thread: it cannot go on. Told to the world before the process ends."""
+        self.health.die(str(error) if isinstance(error, UserError) else repr(error))
+        try:
+            self._tell()
+            self._diagnostics.wait_for_all_acked(Duration(seconds=1))
+        finally:
+            self._on_death(error)
 
     def _subscribe(self, parameters: Parameters) -> None:
         reliability = ReliabilityPolicy[parameters.image_reliability.upper()]
@@ -188,6 +198,7 @@ class VggtNode(Node):
 
     def _tell(self) -> None:
         self.health.geometry["tf"] = self.transforms.state
+        self.health.compiles(self.looker.compiling)
         silence = why_silent(self, self.image_topic, self.health.silent_for)
         message = DiagnosticArray(
             status=self.health.report(self.get_fully_qualified_name(), silence)

@@ -42,6 +42,9 @@ COMMANDS = {
         "convert a checkpoint into one that loads fast",
         "source",
     ),
+    "warm": Command(
+        "vggt_ros.tools.warm", "warm", "compile at install time what the node will need", "model"
+    ),
     "bench": Command("vggt_ros.tools.bench", "bench", "measure, as a table or JSON", "name"),
     "colmap": Command("vggt_ros.tools.colmap", "colmap", "write a run as COLMAP files", "run"),
     "train": Command("vggt_ros.train.main", "train", "train or fine-tune a network", "config"),
