@@ -20,7 +20,7 @@ from oracle import (
 from vggt_ros import align
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import inverse_rigid
-from vggt_ros.motion import LONGEST_NS, Motion, Recent, logarithm
+from vggt_ros.motion import LONGEST_NS, UNKNOWN, Motion, Recent, logarithm
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 from vggt_ros.world import World
@@ -138,6 +138,8 @@ def test_frames_that_give_way_leave_a_smooth_velocity():
 def test_a_refused_window_has_no_velocity_and_leaves_none_behind():
     ride = Ride(drive("arc", 40), Faults(broken={20: "nonsense", 30: "newest camera thrown"}))
     assert [i for i, update in enumerate(ride.updates) if update.motion is None] == [0, 20, 30]
+    unsure = [i for i, update in enumerate(ride.updates) if update.covariance[0, 0] >= UNKNOWN]
+    assert unsure == [20, 30]  # where such a window was put, its cameras may be anywhere
     after = [np.linalg.norm(ride.updates[i].motion.linear) / ride.unit[i] for i in (21, 22, 31, 32)]
     np.testing.assert_allclose(after, np.linalg.norm(ride.steps[5][:3]), atol=0.1)
 

@@ -3,23 +3,28 @@
 """The node on a robot: its frames, its odometry, its map; over topics, on a network that errs."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from node_rig import Rig
-from oracle import NONE
+from oracle import NONE, Faults, picture
 from robot_rig import CAMERA, PERIOD, START, Drive, subscribers
 from sensor_msgs.msg import Image, Imu, PointCloud2
 from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+from vggt_ros.msg import PointTracks, QueryPoints
 
 from vggt_ros import align
 from vggt_ros.geometry import inverse_rigid
-from vggt_ros.motion import logarithm
+from vggt_ros.motion import UNKNOWN, logarithm
+from vggt_ros.ros import tf_cache
 from vggt_ros.ros.messages import (
     cloud_message,
     header,
+    image_message,
     stamp_ns,
     transform_message,
 )
@@ -87,6 +92,37 @@ def test_missing_transforms_cost_a_moment_and_are_said(rig: Rig):
     robot.show(0, 1, tf=False)
     rig.until_diagnosed("late: odom -> camera_optical is not known")
     assert len(rig.heard["/vggt/depth/image"]) >= 1 and robot.sent("vggt_world", "odom") == []
+
+
+def test_a_transform_that_comes_late_is_waited_for(rig: Rig):
+    robot = Drive(rig)
+    robot.start(tf_mode="map_to_odom", tf_wait=5.0)
+    robot.show(0)
+    ns = START + PERIOD
+    rig.pictures.publish(image_message(header(ns, CAMERA), picture(1)))
+    rig.until(lambda: len(robot.oracle.looks) == 2, "the network is done")  # and the wait begins
+    assert rig.count("looks") == 1 and robot.sent("vggt_world", "odom") == [START]
+    late = transform_message(header(ns, "odom"), "base_link", robot.wheels[1])
+    robot.tf.publish(TFMessage(transforms=[late]))
+    rig.until(lambda: robot.sent("vggt_world", "odom") == [START, ns], "the second transform")
+
+
+def test_a_broken_window_is_told_with_its_segment_wherever_one_is_named(rig: Rig):
+    robot = Drive(rig, frames=12, faults=Faults(broken={8: "nonsense"}))
+    robot.start(tf_mode="none")
+    for topic, kind in (("/vggt/tracks", PointTracks), ("/vggt/odometry", Odometry)):
+        rig.listen(topic, kind)
+        rig.until(lambda topic=topic: subscribers(rig, topic), "a listener")
+    robot.show(0)
+    rig.queries.publish(QueryPoints(ids=[5], u=[20.0], v=[20.0]))
+    robot.show(*range(1, 12))
+    rig.until(lambda: len(rig.heard["/vggt/odometry"]) == 12, "twelve poses")
+    segments = {stamp_ns(msg.header.stamp): msg.segment for msg in rig.heard["/vggt/tracks"]}
+    assert segments.pop(START + 8 * PERIOD) == 1 and set(segments.values()) == {0}
+    unsure = [msg.pose.covariance[0] >= UNKNOWN for msg in rig.heard["/vggt/odometry"]]
+    assert unsure == [i == 8 for i in range(12)]
+    said = rig.until_diagnosed("a window does not fit the map", "segment 1 begins")
+    assert said["joints refused"] == "1" and said["segment"] == "0"  # the next one returned
 
 
 def test_odometry_out_has_a_covariance_that_grows(rig: Rig):
@@ -187,6 +223,24 @@ def test_the_cache_interpolates_and_never_extends():
     assert tree.lookup("map", "camera", 150) is None
     back = tree.lookup("camera", "odom", 150)
     assert back is not None and back[0, 3] == pytest.approx(-2.5)
+
+
+def test_what_never_comes_is_waited_for_a_few_times_and_costs_others_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    slept: list[float] = []
+    clock = SimpleNamespace(sleep=slept.append, monotonic=lambda: sum(slept))
+    monkeypatch.setattr(tf_cache, "time", clock)
+    frames = tf_cache.Frames(rig.robot, TFMessage, wait=0.1)
+    waits = []
+    for target in (*["map"] * 8, "odom"):
+        before = sum(slept)
+        assert frames.late(target, "base", 1) is None
+        waits.append(round(sum(slept) - before, 3))
+    assert min(waits[:5]) >= 0.1 and max(waits) < 0.11 and waits[5:8] == [0, 0, 0]
+    assert waits[8] >= 0.1  # another transform has patience of its own
+    frames.tree.add([_transform("map", "base", 0, 1.0)], is_static=True)
+    assert frames.late("map", "base", 1) is not None
 
 
 def test_the_cache_forgets_after_ten_seconds_and_survives_a_loop():

@@ -172,7 +172,7 @@ def test_a_second_camera_makes_metres_through_topics(rig: Rig):
     rig.until(lambda: subscribers(rig, "/vggt/path"), "a listener")
     robot.show_pairs(*range(20))
     said = rig.until_diagnosed("metres, from baseline")
-    assert float(said["scale sigma"]) < 0.1 and said["window"] == "4"
+    assert float(said["scale sigma"]) < 0.1 and said["window"] == "4 frames"
     rig.until(lambda: len(rig.heard["/vggt/depth/image"]) == 20, "twenty depths, one a frame")
     assert robot.units_per_metre(19) == pytest.approx(1.0, abs=0.03)
     assert {msg.header.frame_id for msg in rig.heard["/vggt/depth/image"]} == {CAMERA}

@@ -51,7 +51,7 @@ def ride(kind, frames=300, *, wheels=None, mounted=True, metres=None, seed=0, **
 
 
 @pytest.mark.parametrize(
-    "kind, frames, mounted", [("room", 300, True), ("arc", 100, False), ("stop_and_go", 130, True)]
+    "kind, frames, mounted", [("room", 300, True), ("arc", 300, False), ("stop_and_go", 300, True)]
 )
 def test_noisy_odometry_makes_metres(kind, frames, mounted):
     wheels = odometry(drive(kind, frames))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, UInt8, UInt32
 from vggt_ros.align import Join
 from vggt_ros.errors import UserError
 from vggt_ros.image import Grid
-from vggt_ros.motion import Motion
+from vggt_ros.motion import UNKNOWN, Motion
 from vggt_ros.scale import NOTHING, Estimate
 
 
@@ -113,7 +113,12 @@ class Update(NamedTuple):
 
     @property
     def covariance(self) -> Float[np.ndarray, "6 6"]:
-        """Of the newest camera (x y z, rotation vector), with that of the scale along its way."""
+        """Of the newest camera (x y z, rotation vector), with that of the scale along its way.
+
+        Where a window that does not fit the map was put, its cameras may be anywhere.
+        """
+        if not self.join.accepted:
+            return UNKNOWN * np.eye(6)
         away = np.zeros(6)
         away[:3] = self.views[-1].world_from_camera[:3, 3]
         sigma = self.scale.sigma if self.metric else 1.0

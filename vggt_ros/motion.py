@@ -20,6 +20,7 @@ SPAN_NS = 400_000_000  # of poses that are fitted: shorter is noisier, longer la
 LONGEST_NS = 2_000_000_000  # between two poses where looks are rare; beyond, nothing is known
 ACCELERATION = 0.1  # scene depths per second squared that the fit takes no notice of (one sigma)
 TURN_ACCELERATION = 0.3  # radians per second squared, likewise
+UNKNOWN = 1e6  # variance of what was not measured: a filter makes nothing of it
 
 
 class Motion(NamedTuple):

@@ -23,11 +23,9 @@ from vggt_ros.errors import UserError
 from vggt_ros.frames import Tracks
 from vggt_ros.geometry import quaternion_from_rotation
 from vggt_ros.joint import lever
-from vggt_ros.motion import Motion
+from vggt_ros.motion import UNKNOWN, Motion
 from vggt_ros.msg import PointTracks, QueryPoints
 from vggt_ros.ros.clouds import FIELDS, RECORD, write_records
-
-UNKNOWN = 1e6  # variance of what was not measured
 
 # Time and headers: integer nanoseconds, never a float, or 99 % of stamps come back changed.
 
@@ -202,7 +200,7 @@ def odometry_message(
 
     The twist is that of `child` in its own axes, from the camera's `motion`. Where that is not
     known (the first look, a new segment of the map, a refused joint, a long gap) the twist is zero
-    and the variances on its diagonal are `UNKNOWN`, so that a filter makes nothing of it.
+    and the variances on its diagonal are `UNKNOWN`. So are those of a pose from a refused window.
     """
     world_from_child = world_from_camera @ camera_from_child
     carry = lever(world_from_child[:3, 3] - world_from_camera[:3, 3])
