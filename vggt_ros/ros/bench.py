@@ -115,6 +115,7 @@ def message_times(
             frame_from(msg)
             decoded = time.perf_counter()
             node.looker.look(Job(msg, time.monotonic()))
+            node.sender.rest(PATIENCE)
             parts = dict(node.health.seconds)
             total = time.perf_counter() - decoded - parts.pop("network")
             parts = {"decode": decoded - began, **parts, "total": total}

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the worker's thread does: open the network, then message in, update out."""
+"""What the worker's thread does: open the network, then message in, update out to be published.
+
+An update is published in a thread of its own, while the network computes the next one.
+"""
 
 import time
 from collections.abc import Callable
@@ -21,6 +24,7 @@ from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.robot import Robot
+from vggt_ros.ros.worker import Worker
 from vggt_ros.shapes import query_room
 
 OpenEngine = Callable[[Parameters, Callable[[str], None]], Any]
@@ -33,25 +37,38 @@ class Job(NamedTuple):
     arrived: float
 
 
+class Seen(NamedTuple):
+    """An update to be published, unless its timeline has ended by then."""
+
+    update: Update
+    arrived: float
+    timeline: int
+
+
 class Stopped(Exception):
     """The node is ending while the network was still being opened."""
 
 
 class Looker:
-    """Owns engine and pipeline.  All but `forget`, `compiling` and `close` is the worker's."""
+    """Owns engine and pipeline, and is the worker's, but for `publish` and where it says so.
+
+    `sender` publishes: one update at a time, in order, and none is lost; the worker is at most one
+    look ahead of it.  `outputs` are used in its thread alone.
+    """
 
     def __init__(
         self,
         parameters: Parameters,
         open_engine: OpenEngine,
         outputs: Outputs,
+        sender: Worker[Seen],
         health: Health,
         robot: Robot,
         stopping: Callable[[], bool],
     ):
         self._parameters, self._open_engine = parameters, open_engine
         self._outputs, self._health, self._stopping = outputs, health, stopping
-        self._robot = robot
+        self._robot, self._sender = robot, sender
         self.calibration: Calibration | None = None
         self._engine: Any = None
         self._timeline = 0
@@ -72,13 +89,13 @@ class Looker:
         self._progress("waiting for the first image")
 
     def forget(self) -> None:
-        """From any thread: a look that has begun is not to be published."""
+        """From any thread: what has been seen, or is being looked at, is not to be published."""
         self._timeline += 1
 
     def reset(self) -> None:
         """Empty window, tracks, map and path; the compiled network stays."""
         self._pipeline.reset()
-        self._outputs.reset()
+        self._sender.ask(self._outputs.reset)
 
     @property
     def compiling(self) -> tuple[str, ...]:
@@ -99,7 +116,7 @@ class Looker:
             self._health.refuse(str(error))
 
     def look(self, job: Job) -> None:
-        """Decode, step, publish; whatever is wrong with this image, the next one has its turn.
+        """Decode, step, hand over; whatever is wrong with this image, the next one has its turn.
 
         Raises `DeviceLost`: then there is no next one in this process.
         """
@@ -117,11 +134,16 @@ class Looker:
         except Exception as error:  # the device's own errors have no common class
             self._health.refuse(f"a look failed: {type(error).__name__}: {error}")
             return
-        if update is None or timeline != self._timeline:
+        if update is not None:
+            self._sender.hand(Seen(update, job.arrived, timeline))
+
+    def publish(self, seen: Seen) -> None:
+        """In the sender's thread: an update goes out, if nobody has reset the node since."""
+        if seen.timeline != self._timeline:
             return
-        self._outputs.publish(update)
-        seconds = {**update.seconds, **self._outputs.seconds}
-        self._health.looked(update, time.monotonic() - job.arrived, seconds)
+        self._outputs.publish(seen.update)
+        seconds = {**seen.update.seconds, **self._outputs.seconds}
+        self._health.looked(seen.update, time.monotonic() - seen.arrived, seconds)
 
     def _step(self, frame: Frame) -> Update | None:
         self._make_ready(frame)

@@ -14,7 +14,7 @@ from vggt_ros.ros.parameters import LiveParameters
 
 
 class MapCloud:
-    """One segment's cloud.  Used by the worker's thread alone.
+    """One segment's cloud.  Used by the sender's thread alone.
 
     A view enters once it is settled: when a newer one has been joined to it and it has stayed.
     What windows of another segment saw does not fit and is not mixed in: that segment's map takes

@@ -69,7 +69,7 @@ class Output:
 
 
 class Outputs:
-    """Every topic of an update.  Used by the worker's thread alone."""
+    """Every topic of an update.  Used by the sender's thread alone."""
 
     def __init__(
         self,
