@@ -187,10 +187,13 @@ class Rig:
         return self.node.health._counts[what]
 
     def call_reset(self) -> Trigger.Response:
-        client = self.robot.create_client(Trigger, "/vggt/reset")
+        return self.call("reset")
+
+    def call(self, service: str) -> Trigger.Response:
+        client = self.robot.create_client(Trigger, f"/vggt/{service}")
         assert client.wait_for_service(DEADLINE)
         future = client.call_async(Trigger.Request())
-        self.until(future.done, "reset answers")
+        self.until(future.done, f"{service} answers")
         answer = future.result()
         assert answer is not None
         return answer

@@ -179,6 +179,18 @@ def test_nothing_shared_is_a_new_segment_where_the_map_was_left():
     assert np.isfinite(found.world_from_camera).all()
 
 
+def test_a_stream_that_never_fits_says_why_and_not_that_the_map_is_long_gone():
+    rng = np.random.default_rng(0)
+    state, _ = align.join(align.begin(), window((0, 1, 2, 3)))
+    for first in (2, 4, 6):  # two shared with the window before, none with older ones
+        look = window(range(first, first + 4))
+        poses = look.window_from_camera.copy()
+        for pose in poses:
+            pose[:3, :3] = turn(rng.normal(size=3)) @ pose[:3, :3]
+        state, found = align.join(state, look._replace(window_from_camera=poses))
+        assert not found.accepted and "disagree by" in found.reason
+
+
 def test_a_rescaled_map_is_joined_at_its_new_scale():
     state, _ = align.join(align.begin(), window((0, 1, 2, 3)))
     before = align.join(state, window((1, 2, 3, 4)))[1].world_from_window

@@ -77,6 +77,21 @@ def test_cmake_builds_every_message_with_declared_packages():
     assert set(re.findall(r"find_package\((\w+)", text)) <= declared
 
 
+def test_programs_that_cmake_installs_can_be_run():
+    text = (ROOT / "CMakeLists.txt").read_text()
+    programs = re.findall(r"install\(PROGRAMS (\S+) DESTINATION", text)
+    assert programs == ["scripts/vggt", "scripts/vggt_node"]
+    assert all(os.access(ROOT / program, os.X_OK) for program in programs)
+    done = subprocess.run(
+        (sys.executable, ROOT / "scripts/vggt", "--help"),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert "vggt COMMAND" in done.stdout
+
+
 def test_requirements_pin_every_package_once():
     files = [file.stem for file in (ROOT / "requirements").glob("*.txt")]
     seen: dict[str, str] = {}

@@ -294,7 +294,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(height, width):
 
 
 def test_an_unknown_encoding_is_named_beside_the_known():
-    with pytest.raises(UnknownEncoding, match="'32FC1' is not one of rgb8, "):
+    with pytest.raises(UnknownEncoding, match="'32FC1' is not read here: use one of rgb8, "):
         decode(bytes(99), encoding="32FC1", height=2, width=2, step=8, is_bigendian=0)
 
 

@@ -4,10 +4,13 @@
 
 import ast
 import re
+import sys
+from collections.abc import Callable
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -72,10 +75,117 @@ def test_fast_dds_sends_the_largest_cloud_through_shared_memory():
     assert segment > largest
 
 
+def test_rviz_asks_for_what_each_topic_offers():
+    """Reliable publishers serve both kinds; who latches is asked for what was latched."""
+    outputs = (ROOT / "vggt_ros/ros/outputs.py").read_text()
+    latched = re.findall(r'"~/([\w/]+)", lambda', outputs)
+    assert latched == ["path", "map_points"]
+    for display in view()["Displays"]:
+        if topic := display.get("Topic"):
+            latches = topic["Value"].removeprefix("/vggt/") in latched
+            wanted = "Transient Local" if latches else "Volatile"
+            assert (topic["Reliability Policy"], topic["Durability Policy"]) == ("Reliable", wanted)
+
+
+# A launch that only writes down what it is told: launch itself comes with apt ROS, not with pip.
+
+
+class Noted(SimpleNamespace):
+    """Anything of launch: its arguments, kept."""
+
+    def __init__(self, *positional: Any, **named: Any):
+        super().__init__(positional=positional, **named)
+
+
+Given = Callable[..., list[Noted]]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Given:
+    """What the launch file starts for these arguments: each process with its keywords."""
+    words = {
+        "launch": "LaunchContext LaunchDescription LaunchDescriptionEntity",
+        "launch.actions": "DeclareLaunchArgument OpaqueFunction",
+        "launch.substitutions": "EnvironmentVariable",
+        "launch_ros": "",
+        "launch_ros.actions": "Node",
+        "launch_ros.parameter_descriptions": "ParameterValue",
+        "launch_ros.utilities": "",
+    }
+    modules = {name: ModuleType(name) for name in words}
+    for name, module in modules.items():
+        vars(module).update(dict.fromkeys(words[name].split(), Noted))
+        monkeypatch.setitem(sys.modules, name, module)
+    joined = vars(modules["launch_ros.utilities"])
+    joined["prefix_namespace"] = lambda base, inner: f"{base or ''}/{inner.strip('/')}"
+    joined["make_namespace_absolute"] = lambda name: f"/{name.strip('/')}"
+    launch_file = run_path(str(LAUNCH))
+
+    def start(**arguments: str) -> list[Noted]:
+        declared = launch_file["generate_launch_description"]().positional[0]
+        defaults = {d.positional[0]: d.default_value for d in declared if d.positional}
+        given = {**defaults, "fastdds_profile": "none", **arguments}
+        return launch_file["start"](SimpleNamespace(launch_configurations=given))
+
+    return start
+
+
+def test_the_file_decides_whatever_is_not_given(started: Given):
+    (node,) = started()
+    file, overrides = node.parameters
+    assert (file, overrides) == (str(ROOT / "config/node.yaml"), {})
+    inputs = ["image", "camera_info", "odom", "imu", "scale_depth", "scale_points"]
+    assert node.remappings == [(name, name) for name in inputs]
+
+
+@pytest.mark.parametrize(("word", "value"), [("true", True), ("True", True), ("false", False)])
+def test_the_clock_that_is_given_wins_over_the_file_and_reaches_rviz(
+    started: Given, word: str, value: bool
+):
+    node, rviz = started(use_sim_time=word, rviz=word if value else "true")
+    assert node.parameters[-1]["use_sim_time"] is value
+    assert rviz.parameters == [{"use_sim_time": value}]
+
+
+def test_rviz_follows_the_node_into_its_namespaces_and_its_world(started: Given):
+    _, rviz = started(rviz="true", namespace="left", ros_namespace="/robot", world_frame="room")
+    assert ("/vggt/points", "/robot/left/vggt/points") in rviz.remappings
+    assert len(rviz.remappings) == sum("Topic" in display for display in view()["Displays"])
+    assert rviz.arguments == ["-d", str(ROOT / "config/vggt.rviz"), "-f", "room"]
+    assert started(rviz="true")[1].remappings == []
+
+
+@pytest.mark.parametrize("name", ["params_file", "fastdds_profile"])
+def test_a_file_that_is_not_there_is_named(started: Given, name: str):
+    with pytest.raises(RuntimeError, match=f"{name}:=/nowhere.x: there is no such file"):
+        started(**{name: "/nowhere.x"})
+
+
+def test_the_fast_dds_profile_can_be_left_out(started: Given):
+    (node,) = started()
+    assert node.additional_env == {}
+    file = str(ROOT / "config/fastdds.xml")
+    (node,) = started(fastdds_profile=file)
+    assert node.additional_env == {"FASTRTPS_DEFAULT_PROFILES_FILE": file}
+
+
+def test_a_number_that_is_none_is_named(started: Given):
+    with pytest.raises(RuntimeError, match="window_size:=many: must be int"):
+        started(window_size="many")
+
+
 @pytest.mark.skipif(not find_spec("launch_ros"), reason="launch_ros is not here: apt ROS has it")
 def test_the_launch_description_is_accepted_by_launch():
+    from launch import LaunchContext
+
     description = run_path(str(LAUNCH))["generate_launch_description"]()
     arguments = {argument.name: argument for argument in description.get_launch_arguments()}
     promised = {"image", "camera_info", "namespace", "params_file", "rviz", "use_sim_time"}
     assert promised <= set(arguments)
     assert all(argument.description for argument in arguments.values())
+    context = LaunchContext()
+    context.launch_configurations.update(rviz="true", use_sim_time="true", namespace="left")
+    for argument in arguments.values():
+        argument.visit(context)
+    node, rviz = description.entities[-1].execute(context)
+    assert (node.node_package, rviz.node_package) == ("vggt_ros", "rviz2")

@@ -44,7 +44,9 @@ BAD_IMAGES = {
     "small step": (dict(step=10), "step 10 is too small"),
     "unknown encoding": (dict(encoding="8UC7"), "8UC7"),
     "no encoding": (dict(encoding=""), "encoding ''"),
+    "encoding by another name": (dict(encoding="RGB8"), "'RGB8' is not read here: use one of rgb8"),
     "zero stamp": (dict(header=header(0, "camera_optical")), "stamp is zero"),
+    "stamp below zero": (dict(header=header(-5, "camera_optical")), "stamp is below zero"),
     "stamp back": (dict(header=header(START - 5, "camera_optical")), "stamp goes back"),
     "stamp twice": (dict(header=header(START, "camera_optical")), "stamp repeats"),
 }
@@ -58,6 +60,8 @@ def test_a_bad_image_is_named_and_survived(rig: Rig, said: list[str], fault: str
     rig.show(1, **changes)
     report = rig.until_diagnosed(words)
     assert report["refused"] == "1"
+    (kind,) = (key for key in report if key.startswith("refused: "))
+    assert len(kind) < 70, "what is counted is the kind of fault, without its particulars"
     assert any(words in line for line in said), "the log says it too"
     rig.show_and_wait(2)
     assert rig.wall.looks[-1] == (0, 1), "the bad one never entered the window"
@@ -99,13 +103,20 @@ def test_a_recording_that_is_played_again_is_believed_after_a_few_frames(rig: Ri
     assert len(rig.wall.looks[-1]) == 2
 
 
+NO_K = [0.0] * 9
+NOT_A_K = [60.0, 0.0, 33.0, 0.0, 62.0, 25.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("k", [NO_K, NOT_A_K])
 @pytest.mark.parametrize("mode", ["model", "camera_info"])
-def test_an_uncalibrated_camera_is_named_and_the_network_s_k_serves(rig: Rig, mode: str):
+def test_an_uncalibrated_camera_is_named_and_the_network_s_k_serves(
+    rig: Rig, mode: str, k: list[float]
+):
     from sensor_msgs.msg import CameraInfo
 
     rig.start(intrinsics=mode)
     rig.listen("/vggt/depth/camera_info", CameraInfo)
-    rig.infos.publish(CameraInfo(width=INPUT[1], height=INPUT[0]))
+    rig.infos.publish(CameraInfo(width=INPUT[1], height=INPUT[0], k=k))
     rig.until_diagnosed("camera_info has no calibration")
     rig.show_and_wait(0)
     rig.until(lambda: rig.heard["/vggt/depth/camera_info"], "camera_info")
@@ -129,7 +140,7 @@ def test_camera_info_of_another_size_is_named_and_the_network_s_k_serves(rig: Ri
     ("query", "words"),
     [
         (QueryPoints(ids=[1], u=[float("nan")], v=[3.0]), "query 1 is not a number"),
-        (QueryPoints(ids=[2], u=[64.0], v=[3.0]), "outside the 64x48 image"),
+        (QueryPoints(ids=[2], u=[64.0], v=[3.0]), "outside the 64x48 image: (64, 3)"),
         (QueryPoints(ids=[3], u=[-9.0], v=[3.0]), "outside the 64x48 image"),
         (QueryPoints(ids=[1, 2], u=[3.0], v=[3.0]), "lists of equal length"),
         (QueryPoints(ids=[1, 1], u=[3.0, 4.0], v=[3.0, 4.0]), "repeats an id"),
@@ -248,6 +259,7 @@ def test_silence_is_explained(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     rig.start()
     report = rig.until_diagnosed("on /image: published by robot (reliable)")
     assert report["/vggt: camera"].startswith("no image for")
+    assert "ros2 topic hz /image" in report["/vggt: camera"]
     rig.robot.destroy_publisher(rig.pictures)
     rig.until_diagnosed("nobody publishes it; remap image")
 
@@ -264,6 +276,24 @@ def test_units_are_arbitrary_and_say_so(rig: Rig):
     rig.show_and_wait(0)
     report = rig.until_diagnosed("units are arbitrary")
     assert report["scale"] == report["/vggt: geometry"] == "units are arbitrary"
+
+
+@pytest.mark.parametrize(
+    ("map_voxel", "words"), [(0.05, "the map is empty: move"), (0.0, "map_voxel is 0")]
+)
+def test_a_map_that_is_not_there_is_not_saved(rig: Rig, map_voxel: float, words: str):
+    rig.start(map_voxel=map_voxel)
+    answer = rig.call("save_map")
+    assert not answer.success and words in answer.message
+
+
+def test_a_map_that_no_window_joins_says_why(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    rig.start()
+    rig.show_and_wait(0)
+    monkeypatch.setattr("vggt_ros.align.MAX_RESIDUAL", -1.0)
+    rig.show_and_wait(1)
+    answer = rig.call("save_map")
+    assert not answer.success and "did not join: the shared cameras disagree" in answer.message
 
 
 def test_a_network_that_cannot_be_opened_ends_the_node(rig: Rig):

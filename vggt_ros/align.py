@@ -37,6 +37,7 @@ MIN_INLIERS = 0.6  # share of pixels that must be alike
 MAX_RESIDUAL = 0.05  # rms disagreement of shared cameras, as a share of scene depth
 KEY_PARALLAX = float(np.deg2rad(2.0))  # a frame that saw the scene from this far aside is kept,
 KEY_OVERLAP = 0.8  # or one that shares less than this with the last kept frame
+NOTHING_SHARED = "no frame is shared with the map"
 LEAST_NOISE = 0.003  # camera noise that a lucky residual cannot undercut: a sixth of a degree
 
 Poses = Float[np.ndarray, "s 4 4"]
@@ -131,7 +132,8 @@ def join(state: MapState, window: WindowGeometry) -> tuple[MapState, Join]:
         if not isinstance(joined, str):
             return replace(state, current=joined[0], waiting=None, refusals=0), joined[1]
         reasons.append(joined)
-    return _refuse(state, frames, reasons[0 if state.waiting else 1])
+    told = state.waiting and reasons[0] != NOTHING_SHARED  # of a map long gone that says little
+    return _refuse(state, frames, reasons[0 if told else 1])
 
 
 def is_keyframe(state: MapState) -> bool:
@@ -172,7 +174,7 @@ def _fit(segment: Segment, frames: tuple[Placed, ...]) -> tuple[Segment, Join] |
     known = {frame.frame_id: frame for frame in segment.frames}
     pairs = [(known[frame.frame_id], frame) for frame in frames if frame.frame_id in known]
     if not pairs:
-        return "no frame is shared with the map"
+        return NOTHING_SHARED
     reach = scene_depth(segment.frames)
     scale, inliers = find_scale(pairs, reach, segment.unit)
     gauge, residual = find_gauge(pairs, scale, reach)

@@ -177,18 +177,23 @@ def decode(
     `LAYOUTS`, and UserError for a size that is absurd, a step too small and data too short.
     """
     if encoding not in LAYOUTS:
-        raise UnknownEncoding(f"encoding {encoding!r} is not one of {', '.join(LAYOUTS)}")
+        raise UnknownEncoding(
+            f"encoding {encoding!r} is not read here: use one of {', '.join(LAYOUTS)}"
+        )
     check_size(width, height)
     layout = LAYOUTS[encoding]
     sample = np.dtype(layout.sample).newbyteorder(">" if is_bigendian else "<")
     row = width * layout.samples * sample.itemsize
     if step < row:
-        raise UserError(f"step {step} is too small: a row of {width} {encoding} pixels has {row}")
+        raise UserError(
+            f"step {step} is too small: a row of {width} {encoding} pixels has {row} bytes;"
+            " check the driver's encoding and step"
+        )
     octets = np.frombuffer(data, np.uint8)
     if octets.size < height * step:
         raise UserError(
             f"image data is short: {octets.size} bytes where {width} x {height} {encoding} "
-            f"with step {step} needs {height * step}"
+            f"with step {step} needs {height * step}; check the driver, or a bridge on the way"
         )
     rows = octets[: height * step].reshape(height, step)[:, :row]
     samples = rows.view(sample).astype(sample.newbyteorder("="), copy=False)

@@ -40,8 +40,8 @@ class TrackAnchor(NamedTuple):
         if outside.any():
             u, v = self.uv[outside][0]
             raise UserError(
-                f"query {self.ids[outside][0]} at ({u:g}, {v:g}) is outside the"
-                f" {grid.input_width}x{grid.input_height} image; send pixels of the input image"
+                f"query {self.ids[outside][0]} is outside the {grid.input_width}x"
+                f"{grid.input_height} image: ({u:g}, {v:g}); send pixels of the input image"
             )
         return self._replace(uv=mapped(grid.network_from_input, self.uv))
 

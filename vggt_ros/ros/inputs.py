@@ -39,7 +39,10 @@ class Door:
     def admit(self, ns: int, max_rate_hz: float) -> Admission:
         """Judge a stamp.  Raises `FrameError` that names the fault."""
         if ns <= 0:
-            raise FrameError("the image's stamp is zero; the driver must stamp its images")
+            raise FrameError(
+                f"the image's stamp is {'below ' if ns else ''}zero;"
+                " the driver must stamp its images with the time"
+            )
         if ns == self._last_ns:
             raise FrameError(f"the image's stamp repeats: {ns}; is the topic published twice?")
         if ns < self._last_ns:
@@ -47,7 +50,7 @@ class Door:
             if len(self._back) <= self.PATIENCE:
                 raise FrameError(
                     f"the image's stamp goes back: {ns} after {self._last_ns};"
-                    " are there two publishers on the topic?"
+                    " are there two publishers on the topic, or was a clock set back?"
                 )
             self.reset()
             self._last_ns = ns

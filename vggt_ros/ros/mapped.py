@@ -30,6 +30,7 @@ class MapCloud:
     def reset(self) -> None:
         """An empty map."""
         self._entered: set[int] = set()
+        self._refusal = ""  # why the newest window did not join, if it did not
         self._segment, self._stamp_ns, self._sent_ns = 0, 0, 0
         if self._cloud is not None:
             self._cloud = VoxelMap(self._parameters.now.map_voxel, self._cloud.capacity)
@@ -37,6 +38,7 @@ class MapCloud:
     def add(self, update: Update) -> None:
         """Enter the views that this update has settled."""
         cloud, join = self._cloud, update.join
+        self._refusal = join.reason
         if cloud is None or not join.accepted:
             return
         if join.segment != self._segment or update.fresh == len(update.views):  # another map
@@ -81,8 +83,11 @@ class MapCloud:
 
     def save(self) -> str:
         """Write the file that `map_path` names; says what was written.  Raises `UserError`."""
-        if self._cloud is None or len(self._cloud) == 0:
-            raise UserError("the map is empty: is map_voxel above 0, and has the camera moved?")
+        if self._cloud is None:
+            raise UserError("no map is kept: map_voxel is 0; start the node with one above 0")
+        if len(self._cloud) == 0:
+            why = self._refusal and f" (the newest window did not join: {self._refusal})"
+            raise UserError(f"the map is empty{why}: move the camera, or look at /diagnostics")
         path = Path(self._parameters.now.map_path).expanduser()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ def _rgb_through_cv_bridge(msg: Image, unknown: UnknownEncoding) -> UInt8[np.nda
 
         return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(msg, "rgb8"))
     except Exception as error:
-        raise UserError(f"{unknown}; nor does cv_bridge help: {error}") from None
+        raise UserError(f"{unknown}; cv_bridge, which knows more, does not help: {error}") from None
 
 
 def rgb_from_compressed(msg: CompressedImage) -> UInt8[np.ndarray, "h w 3"]:
@@ -82,10 +82,10 @@ def rgb_from_compressed(msg: CompressedImage) -> UInt8[np.ndarray, "h w 3"]:
 def intrinsics_from(msg: CameraInfo) -> Float[np.ndarray, "3 3"]:
     """The calibrated K.  Raises `UserError` where it says "uncalibrated" or is no K at all."""
     k = np.asarray(msg.k, np.float64).reshape(3, 3)
-    if not np.isfinite(k).all() or k[0, 0] <= 0 or k[1, 1] <= 0:
+    if not np.isfinite(k).all() or k[0, 0] <= 0 or k[1, 1] <= 0 or list(k[2]) != [0, 0, 1]:
         raise UserError(
-            "camera_info has no calibration (its K is zero or not finite); calibrate the camera, or"
-            " leave intrinsics at 'model'"
+            "camera_info has no calibration (its K is zero, not finite, or no K); calibrate the"
+            " camera, or leave intrinsics at 'model'"
         )
     return k
 

@@ -26,6 +26,6 @@ def why_silent(node: Node, topic: str, seconds: float) -> str:
     if reliable and weak:
         return f"{said}: published by {offers}, but asked for reliable; set image_reliability"
     return (
-        f"{said}: published by {offers}; large best-effort images need the Fast DDS profile"
-        " config/fastdds.xml"
+        f"{said}: published by {offers}; if it sends (ros2 topic hz {topic}), best-effort images"
+        " above 0.5 MB are lost unless its process has the Fast DDS profile config/fastdds.xml"
     )

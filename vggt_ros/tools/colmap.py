@@ -59,7 +59,13 @@ class Model(NamedTuple):
 
 
 def colmap(run: Path, out: Path, *, max_points: int = 200_000) -> Path:
-    """Write the run as a COLMAP workspace; returns the folder of the sparse model."""
+    """Write the run as a COLMAP workspace; returns the folder of the sparse model.
+
+    Args:
+        run: directory that `vggt run` wrote.
+        out: folder to write: images/ and sparse/0/.
+        max_points: points of the model at most.
+    """
     opened = open_run(run)
     sparse = out / "sparse" / "0"
     with writing(out):
