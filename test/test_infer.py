@@ -317,6 +317,19 @@ def test_any_other_error_of_the_runtime_means_a_lost_device(gated):
         live.look((0,), pictures(1), depth_frames=1)
 
 
+def test_a_window_that_cannot_be_compiled_gives_way_and_the_least_one_does_not(gated, golden):
+    live, gate = gated(background=False)
+    images = pictures(2)
+    gate.broken[See(SIZE, 2, 2, 1, 0)] = "INTERNAL: no algorithm worked"
+    found = live.look((0, 1), images, depth_frames=1)
+    assert "no algorithm worked" in found.notice and "window of 1 56x56 serves" in found.notice
+    compare(found, images[1:], golden[2], 1)
+    live, gate = gated(background=False)
+    gate.broken[See(SIZE, 1, 1, 1, 0)] = "INTERNAL: no algorithm worked"
+    with pytest.raises(DeviceLost, match="no algorithm worked"):
+        live.look((0,), images[:1], depth_frames=1)
+
+
 def test_weights_that_do_not_fit_say_so(golden, monkeypatch):
     def full(*_):
         raise JaxRuntimeError(FULL)

@@ -209,7 +209,7 @@ def test_a_window_that_is_still_small_says_why(rig: Rig):
     assert report["compiling"] == "window of 4 56x42, window of 3 56x42"
     assert report["window"] == "1 of 3 frames"
     rig.wall.compiling = ()
-    rig.until_diagnosed("1 of 3 frames: more do not fit into memory")
+    rig.until_diagnosed("1 of 3 frames: more do not run, see notices")
     rig.wall.largest = 4
     rig.show_and_wait(3)
     assert rig.until_diagnosed("window 4 frames")["/vggt: network"] == "ready"

@@ -25,7 +25,7 @@ from vggt_ros.device import (
     readable_faults,
 )
 from vggt_ros.errors import UserError
-from vggt_ros.look import Compiling, Look, OutOfMemory
+from vggt_ros.look import Compiling, DeviceLost, Look, OutOfMemory
 from vggt_ros.memory import Memory
 from vggt_ros.model.config import Config
 from vggt_ros.programs import Program, Programs
@@ -41,7 +41,8 @@ class Engine:
     With `background`, a shape that is not ready is compiled while others go on serving: a look
     may then cover fewer frames than asked for (the newest), or leave out tracks; where nothing
     fits it raises `Compiling`.  Without, it waits.  A window that does not fit into the device's
-    memory is not tried again: smaller ones serve instead, and the first such look says why.
+    memory, or cannot be compiled, is not tried again: smaller ones serve, and the first such look
+    says why.
     """
 
     def __init__(
@@ -145,13 +146,16 @@ class Engine:
         faults: list[UserError] = []
         ready = self._found
         for shape in self._fitting(wanted):
+            program = None
             try:
                 program = ready(shape)
                 if program is None:  # it has been begun, and that is enough for now
                     ready = self.programs.held
                     continue
                 look = self._see(program, shape, slots, queries, query_frame)
-            except OutOfMemory as error:
+            except (OutOfMemory, DeviceLost) as error:
+                if program is not None and isinstance(error, DeviceLost):
+                    raise  # it was running; one that cannot be compiled may be at fault itself
                 faults.append(error)
                 self._too_large.append(shape)
                 continue

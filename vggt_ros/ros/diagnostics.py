@@ -185,7 +185,7 @@ class Health:
         if self.state != "ready":
             return DiagnosticStatus.WARN, self.state
         if self._update is not None and self._update.missing:
-            why = "more are being compiled" if self._compiling else "more do not fit into memory"
+            why = "more are being compiled" if self._compiling else "more do not run, see notices"
             return DiagnosticStatus.WARN, f"{_window_of(self._update)}: {why}"
         if "random" in self.network.get("weights", ""):
             return DiagnosticStatus.WARN, self.network["weights"]
@@ -216,8 +216,8 @@ class Health:
 
 
 def _window_of(update: Update) -> str:
-    seen = len(update.views)
-    return f"{seen} of {seen + update.missing} frames" if update.missing else f"{seen} frames"
+    seen, asked = len(update.views), len(update.views) + update.missing
+    return f"{seen} of {asked} frames" if update.missing else f"{seen} frame{'s' * (seen > 1)}"
 
 
 def _scale_values(update: Update) -> dict[str, str]:
