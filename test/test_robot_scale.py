@@ -3,22 +3,28 @@
 """Metres through topics: wheels, a second camera, another sensor; and what is wrong with them."""
 
 from collections.abc import Iterator
+from io import BytesIO
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from nav_msgs.msg import Path
 from node_rig import Rig
 from oracle import BASE_FROM_CAMERA, CAMERA_FROM_RIGHT, INTRINSICS, picture, sight
+from PIL import Image as PillowImage
 from robot_rig import CAMERA, PERIOD, RIGHT, START, Drive, Stereo, subscribers
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
+from vggt_ros.frames import Frame
 from vggt_ros.geometry import inverse_rigid, transform, unproject
+from vggt_ros.ros.companion import Companions
 from vggt_ros.ros.messages import (
     cloud_message,
     header,
     image_message,
     odometry_message,
 )
+from vggt_ros.ros.parameters import Parameters
 
 pytestmark = pytest.mark.ros
 
@@ -222,3 +228,25 @@ def test_a_second_camera_that_is_silent_is_missed_by_name(rig: Rig):
     robot.show(*range(25))
     rig.until_diagnosed("nothing came on '/baseline_image' for two seconds")
     assert rig.count("looks") == 25
+
+
+def test_a_compressed_second_camera_comes_as_compressed_as_the_first(rig: Rig):
+    """And without tf2_msgs it is said that nobody knows where that camera is."""
+    said: list[str] = []
+    parameters = Parameters(scale_source="baseline", image_transport="compressed")
+    companions = Companions(rig.robot, parameters, None, said.append)
+    assert companions.topic == "/baseline_image/compressed"
+    sender = rig.robot.create_publisher(CompressedImage, companions.topic, 10)
+    octets = BytesIO()
+    PillowImage.fromarray(picture(3, camera=1)).save(octets, "png")
+    msg = CompressedImage(header=header(START, RIGHT), format="png", data=octets.getvalue())
+    rig.until(lambda: sender.get_subscription_count() == 1, "the topic is heard")
+    sender.publish(msg)
+    rig.until(lambda: companions._messages, "the picture arrives")
+    frame = Frame(picture(3), START, CAMERA)
+    assert companions.of(frame) is None and "tf2_msgs is not installed" in said[-1]
+    known = SimpleNamespace(late=lambda target, source, ns: CAMERA_FROM_RIGHT)
+    companions._frames = known  # pyright: ignore[reportAttributeAccessIssue]
+    found = companions.of(frame)
+    assert found is not None and found.stamp_ns == START
+    np.testing.assert_array_equal(found.rgb, picture(3, camera=1))
