@@ -66,7 +66,7 @@ class Wall:
         self.inside = Event()
         self.confidence = 4.0
 
-    def prepare(self, size, window_size, *, depth_frames) -> None:
+    def prepare(self, size, window_size, *, depth_frames, guests=0) -> None:
         self.prepared.append((size, window_size))
         if size in self.missing:
             raise Compiling(f"compiling for {size[1]}x{size[0]}; images wait")

@@ -119,6 +119,19 @@ def test_a_frame_is_encoded_once(engine):
     np.testing.assert_array_equal(engine.look((0, 1, 2), black, depth_frames=1).depth, first.depth)
 
 
+def test_a_guest_comes_and_goes_and_the_others_are_remembered(engine, golden):
+    """A second camera's picture in one look: no frame of the window is read again for it."""
+    images = pictures(5)
+    engine.reset()
+    engine.look((0, 1, 2, 3), images[:4], depth_frames=2)  # room for a window of three, and one
+    engine.look((1, 2, 3), images[1:4], depth_frames=2)
+    black = np.zeros_like(images[0])
+    found = engine.look((1, ~3, 2, 3), [black, images[0], black, black], depth_frames=2)
+    compare(found, [images[i] for i in (1, 0, 2, 3)], golden[2], 2)
+    found = engine.look((2, 3, 4), [black, black, images[4]], depth_frames=2)
+    compare(found, images[2:5], golden[2], 2)
+
+
 def test_another_picture_size_forgets_and_goes_on(engine, golden):
     engine.reset()
     images = pictures(1)

@@ -277,6 +277,7 @@ def test_what_cannot_be_is_refused_before_the_network_is_opened(folder, tmp_path
         ({"out": locked}, "is a file"),
         ({"out": locked / "below"}, "cannot write"),
         ({"out": tmp_path / "out", "stride": 9}, "stride"),
+        ({"out": tmp_path / "out", "scale_source": "odometry"}, "needs a robot"),
         ({"out": tmp_path / "out", "queries": tmp_path / "none.json"}, "cannot read"),
     ):
         with pytest.raises(UserError, match=said):

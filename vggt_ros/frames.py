@@ -10,11 +10,20 @@ from jaxtyping import Float, Float32, UInt8, UInt32
 from vggt_ros.align import Join
 from vggt_ros.errors import UserError
 from vggt_ros.image import Grid
+from vggt_ros.motion import UNKNOWN, Motion
 from vggt_ros.scale import NOTHING, Estimate
 
 
 class FrameError(UserError):
     """A frame that was refused; the window stays as it was."""
+
+
+class Companion(NamedTuple):
+    """What another camera of the same rig saw at that moment."""
+
+    rgb: UInt8[np.ndarray, "h w 3"]
+    stamp_ns: int
+    camera_from_companion: Float[np.ndarray, "4 4"]  # as mounted, in metres
 
 
 class Frame(NamedTuple):
@@ -25,6 +34,7 @@ class Frame(NamedTuple):
     camera: str = "camera"  # the camera's optical frame id
     intrinsics: Float[np.ndarray, "3 3"] | None = None  # calibrated K of this very picture
     metres: Float32[np.ndarray, "h w"] | None = None  # another sensor's depth of it; NaN: none
+    companion: Companion | None = None  # for scale source baseline
 
 
 class Held(NamedTuple):
@@ -98,11 +108,17 @@ class Update(NamedTuple):
     scale: Estimate = NOTHING
     focal: float | None = None  # the network's focal length over the calibrated one
     rescaled: float = 1.0  # factor about the origin that older poses and points must follow
+    motion: Motion | None = None  # of the newest camera; None: not known
     missing: int = 0  # older frames of the window that the network did not look at, or not yet
 
     @property
     def covariance(self) -> Float[np.ndarray, "6 6"]:
-        """Of the newest camera (x y z, rotation vector), with that of the scale along its way."""
+        """Of the newest camera (x y z, rotation vector), with that of the scale along its way.
+
+        Where a window that does not fit the map was put, its cameras may be anywhere.
+        """
+        if not self.join.accepted:
+            return UNKNOWN * np.eye(6)
         away = np.zeros(6)
         away[:3] = self.views[-1].world_from_camera[:3, 3]
         sigma = self.scale.sigma if self.metric else 1.0

@@ -104,16 +104,20 @@ class Engine:
             with self._faults(str(shape)):
                 self.programs.get(shape._replace(slots=self._slots))
 
-    def prepare(self, size: tuple[int, int], window_size: int, *, depth_frames: int) -> None:
+    def prepare(
+        self, size: tuple[int, int], window_size: int, *, depth_frames: int, guests: int = 0
+    ) -> None:
         """Have all that windows up to this size will need compiled in the background.
 
-        Raises `Compiling` until a window of one frame can be looked at.  Asking again is cheap.
+        `guests` frames more are now and then in a full window; what they need comes last.  Raises
+        `Compiling` until a window of one frame can be looked at.  Asking again is cheap.
         """
-        self._slots = max(self._slots, window_size)
-        shapes = [
-            shape._replace(slots=self._slots)
-            for shape in needed(size, range(1, window_size + 1), depth_frames=depth_frames)
-        ]
+        most = window_size + guests
+        self._slots = max(self._slots, most)
+        wanted = needed(size, range(1, window_size + 1), depth_frames=depth_frames)
+        for frames in range(window_size + 1, most + 1):
+            wanted.append(See(size, self._slots, frames, min(depth_frames, frames), 0))
+        shapes = [shape._replace(slots=self._slots) for shape in wanted]
         at_once, later = shapes[:2], shapes[2:]
         self.programs.want(at_once, first=True)
         self.programs.want(later)

@@ -8,13 +8,14 @@ robot runs.  No topics, no files; time is data (integer nanoseconds) and so is t
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, UInt32
 
 from vggt_ros import align, image
 from vggt_ros.errors import UserError
-from vggt_ros.frames import Frame, FrameError, Held, Tracks, Update, View
+from vggt_ros.frames import Companion, Frame, FrameError, Held, Tracks, Update, View
 from vggt_ros.geometry import (
     extrinsics_from_pose_encoding,
     intrinsics_from_pose_encoding,
@@ -22,6 +23,7 @@ from vggt_ros.geometry import (
 )
 from vggt_ros.look import Engine, Look
 from vggt_ros.odometry import Odometry
+from vggt_ros.rig import Pair, Rig
 from vggt_ros.settings import Settings
 from vggt_ros.tracking import TrackAnchor, mapped
 from vggt_ros.window import Window, push
@@ -46,6 +48,7 @@ class Pipeline:
         self._known = Known(
             camera_height=self.settings.camera_height, fixed_scale=self.settings.fixed_scale
         )
+        self._rig = Rig(engine, self.settings, lambda notice: self.notices.append(notice))
         self._frame_id = 0
         self._window_id = 0
         self.reset()
@@ -61,6 +64,7 @@ class Pipeline:
         self._last: Frame | None = None
         self._refused_back: list[int] = []
         self._focal: float | None = None
+        self._rig.reset()
         self.engine.reset()
 
     def mounted(
@@ -107,18 +111,25 @@ class Pipeline:
         height, width = frame.rgb.shape[:2]
         grid = self.settings.grid(width, height, self.engine.default_width)
         frame_id, self._frame_id = self._frame_id, self._frame_id + 1
-        self._held[frame_id] = Held(frame, grid, image.to_network(frame.rgb, grid))
+        pixels = image.to_network(frame.rgb, grid)
+        self._held[frame_id] = Held(frame._replace(companion=None), grid, pixels)
         times["resize"] = self.clock()
-        self._window, due = push(
-            self._without_newest(),
-            frame_id,
-            size=self.settings.window_size,
-            stride=self.settings.stride,
-        )
+        self._window, due = self._with(frame_id)
         self._held = {key: self._held[key] for key in self._window.frame_ids}
         if self._anchor is not None and self._anchor.frame_id is None:
             self._place_anchor(frame_id, grid)
-        return self._look(times) if due else None
+        return self._look(times, frame.companion) if due else None
+
+    def wants_companion(self, stamp_ns: int) -> bool:
+        """Whether a frame of that time should bring its companion, for scale source baseline."""
+        _, looks = self._with(self._frame_id)
+        room = self._missing == 0  # else the window itself does not fit, or not yet
+        return looks and room and self._rig.is_due(stamp_ns, self.world.wants("baseline"))
+
+    def _with(self, frame_id: int) -> tuple[Window, bool]:
+        """The window with one more frame, and whether to look at it."""
+        size, stride = self.settings.window_size, self.settings.stride
+        return push(self._without_newest(), frame_id, size=size, stride=stride)
 
     def _without_newest(self) -> Window:
         """The window that the next frame enters: a newest frame that showed nothing new leaves it.
@@ -175,7 +186,7 @@ class Pipeline:
             self._anchor = None
             self.notices.append(str(error))
 
-    def _look(self, times: dict[str, float]) -> Update:
+    def _look(self, times: dict[str, float], companion: Companion | None) -> Update:
         ids = self._window.frame_ids
         held = [self._held[key] for key in ids]
         anchor = self._anchor
@@ -184,10 +195,10 @@ class Pipeline:
         if self._anchor is not None and anchor is None:
             self.notices.append(self._anchor.epitaph())
         self._anchor = anchor
-        look = self.engine.look(
+        look, pair = self._rig.look(
             ids,
-            [h.pixels for h in held],
-            depth_frames=min(self.settings.depth_frames, len(ids)),
+            held,
+            companion,
             queries=anchor.uv if anchor else None,
             query_frame=ids.index(anchor.frame_id) if anchor else 0,
         )
@@ -199,19 +210,15 @@ class Pipeline:
         if self._missing and not any(key in self._views for key in ids):
             # A window too small to share a frame with the last one: nothing ties it to the map.
             self.world = World(self.settings.scale_source, self._known, self.odometry)
-        placed, fresh = self._place(ids, held, look)
+        placed, fresh = self._place(ids, held, look, pair)
         tracks = None
         if anchor is not None and look.tracks is not None:
             tracks = self._tracked(anchor, ids, held, look)
         times["geometry"] = self.clock()
         self._window_id += 1
-        marks = list(times.items())
-        seconds = {
-            name: t - before for (_, before), (name, t) in zip(marks, marks[1:], strict=False)
-        }
-        views = tuple(self._views[key] for key in ids)
+        seconds = {name: t - before for (_, before), (name, t) in pairwise(times.items())}
         return Update(
-            views=views,
+            views=tuple(self._views[key] for key in ids),
             fresh=fresh,
             tracks=tracks,
             window_id=self._window_id - 1,
@@ -221,10 +228,13 @@ class Pipeline:
             scale=placed.scale,
             focal=self._focal,
             rescaled=placed.rescaled,
+            motion=placed.motion,
             missing=self._missing,
         )
 
-    def _place(self, ids: tuple[int, ...], held: list[Held], look: Look) -> tuple[Placement, int]:
+    def _place(
+        self, ids: tuple[int, ...], held: list[Held], look: Look, pair: Pair | None
+    ) -> tuple[Placement, int]:
         """Cameras from the encoding, the window joined to the map, every view put in the world."""
         height, width = held[-1].pixels.shape[:2]
         window_from_camera = np.tile(np.eye(4), (len(ids), 1, 1))
@@ -235,7 +245,7 @@ class Pipeline:
         window = align.WindowGeometry(
             ids, window_from_camera, intrinsics, look.depth, look.confidence
         )
-        placed = self.world.add(window, held[-1].frame.stamp_ns, held[-1].metres())
+        placed = self.world.add(window, held[-1].frame.stamp_ns, held[-1].metres(), pair)
         unit = np.float32(placed.join.world_from_window.scale)
         without_depth = len(ids) - len(look.depth)
         fresh = sum(key > self._newest for key in ids)
@@ -281,11 +291,7 @@ class Pipeline:
         assert look.tracks is not None
         assert look.visibility is not None and look.track_confidence is not None
         self._anchor = anchor.seen(ids, look.tracks)
-        uv = np.stack(
-            [
-                mapped(h.grid.input_from_network, track)
-                for h, track in zip(held, look.tracks, strict=True)
-            ]
-        )
+        pairs = zip(held, look.tracks, strict=True)
+        uv = np.stack([mapped(h.grid.input_from_network, track) for h, track in pairs])
         stamps = tuple(h.frame.stamp_ns for h in held)
         return Tracks(anchor.ids, stamps, uv, look.visibility, look.track_confidence)

@@ -36,6 +36,16 @@ class Settings:
                 f"stride is {self.stride}; it must be between 1 and window_size"
                 f" ({self.window_size})"
             )
+        if "baseline" in sources and self.window_size == self.stride:
+            raise UserError(
+                "scale_source baseline needs window_size >= 2 and more than stride: windows that"
+                " share no frame make no map that could have a scale"
+            )
+
+    @property
+    def most_frames(self) -> int:
+        """Pictures in one look at most: with a baseline, now and then the second camera's too."""
+        return self.window_size + ("baseline" in listen_to(self.scale_source).trusted)
 
     @property
     def depth_frames(self) -> int:

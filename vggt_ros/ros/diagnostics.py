@@ -97,6 +97,9 @@ class Health:
             self._looks.append((self._clock(), latency))
             self._counts["looks"] += 1
             self._counts["joints refused"] += bool(update.join.reason)
+        if update.join.reason:
+            begins = f"segment {update.join.segment} begins"
+            self.notice(f"a window does not fit the map: {update.join.reason}; {begins}")
 
     def _turn(self, state: str) -> None:
         """Another state, which may come and go with each image: each is logged once."""

@@ -166,7 +166,10 @@ class Looker:
         settings = self._pipeline.settings
         grid = settings.grid(width, height, self._engine.default_width)
         self._engine.prepare(
-            (grid.height, grid.width), settings.window_size, depth_frames=settings.depth_frames
+            (grid.height, grid.width),
+            settings.window_size,
+            depth_frames=settings.depth_frames,
+            guests=settings.most_frames - settings.window_size,
         )
 
     def _progress(self, state: str) -> None:

@@ -183,7 +183,7 @@ class Outputs:
         self._path.send(lambda _: messages.path_message(head, list(self._poses)))
 
     def _publish_odometry(self, update: Update) -> None:
-        """Pose of the body (of the camera, where its place on the body is not known)."""
+        """Pose and velocity of the body (of the camera, where its place on it is not known)."""
         newest, parameters = update.views[-1], self._parameters.now
 
         def build(_: Odometry | None) -> Odometry:
@@ -194,6 +194,7 @@ class Outputs:
                 newest.world_from_camera,
                 np.eye(4) if mount is None else inverse_rigid(mount),
                 update.covariance,
+                update.motion,
             )
 
         self._odometry.send(build)
