@@ -369,6 +369,17 @@ def test_a_program_says_what_it_is_in_words():
     assert str(Encode((28, 42), 4)) == "encoder 42x28"
 
 
+def test_what_a_robot_needs_is_listed_in_the_order_of_its_use():
+    shapes = needed(SIZE, range(1, 5), depth_frames=2, queries={0, 20}, guests=1)
+    assert shapes[0] == Encode(SIZE, 5)
+    assert all(shape.slots == 5 for shape in shapes)
+    assert [(s.frames, s.depth_frames, s.queries) for s in shapes[1:] if isinstance(s, See)] == [
+        (1, 1, 0), (4, 2, 0), (3, 2, 0), (2, 2, 0),
+        (1, 1, 64), (4, 2, 64), (3, 2, 64), (2, 2, 64),
+        (5, 2, 0),
+    ]  # fmt: skip
+
+
 def test_queries_are_padded_to_few_sizes():
     assert [query_room(n) for n in (0, 1, 16, 17, 1024)] == [0, 16, 16, 64, 1024]
     with pytest.raises(UserError, match="at most 1024"):
