@@ -20,6 +20,7 @@ TOPICS = {
     "imu": "sensor_msgs/Imu, which knows where up is; need not be there",
     "scale_depth": "sensor_msgs/Image, metric depth of the same picture, for scale_source depth",
     "scale_points": "sensor_msgs/PointCloud2 of a LiDAR, for scale_source depth",
+    "baseline_image": "The rig's second camera, transported as image, for scale_source baseline",
 }
 # What config/vggt.rviz shows, in a node without a namespace.
 SHOWN = (

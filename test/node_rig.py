@@ -21,7 +21,7 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from vggt_ros.msg import PointTracks, QueryPoints
 
-from vggt_ros.infer import Look
+from vggt_ros.look import Compiling, Look
 from vggt_ros.ros.messages import camera_info_message, header, image_message
 from vggt_ros.ros.node import VggtNode
 
@@ -56,20 +56,29 @@ class Wall:
 
     def __init__(self) -> None:
         self.looks: list[tuple[int, ...]] = []
-        self.warmed: list[tuple[tuple[int, int], list[int], tuple[int, ...]]] = []
+        self.prepared: list[tuple[tuple[int, int], int]] = []
+        self.missing: set[tuple[int, int]] = set()  # sizes that are still being compiled
+        self.compiling: tuple[str, ...] = ()
+        self.largest = 99  # frames that a look may cover
         self.resets = 0
         self.gate = Event()  # closed, a look takes for ever
         self.gate.set()
         self.inside = Event()
         self.confidence = 4.0
 
-    def warm(self, size, window_sizes, *, depth_frames, queries, progress) -> None:
-        self.warmed.append((size, list(window_sizes), queries))
-        progress("warming")
+    def prepare(self, size, window_size, *, depth_frames, guests=0) -> None:
+        self.prepared.append((size, window_size))
+        if size in self.missing:
+            raise Compiling(f"compiling for {size[1]}x{size[0]}; images wait")
+
+    def close(self, timeout) -> bool:
+        return True
 
     def look(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0) -> Look:
         self.inside.set()
         assert self.gate.wait(DEADLINE)
+        frame_ids = frame_ids[-self.largest :]
+        depth_frames = min(depth_frames, self.largest)
         self.looks.append(frame_ids)
         encoding = np.zeros((len(frame_ids), 9), np.float32)
         encoding[:, 0] = [-STEP * (i - frame_ids[0]) for i in frame_ids]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from vggt_ros.geometry import WORLD_FROM_OPTICAL, inverse_rigid, pose_encoding_from, unproject
-from vggt_ros.infer import Look
+from vggt_ros.look import Look
 
 WIDTH, HEIGHT = 84, 56
 FOCAL = 60.0  # pixels: 70 degrees across
@@ -36,6 +36,17 @@ CAMERA_HEIGHT = 0.6  # metres above the floor
 BASE_FROM_CAMERA = np.eye(4)
 BASE_FROM_CAMERA[:3, :3] = WORLD_FROM_OPTICAL
 BASE_FROM_CAMERA[:3, 3] = [0.25, 0.0, CAMERA_HEIGHT]
+
+TOED = 0.02  # radians that the second camera of a stereo rig is turned in
+CAMERA_FROM_RIGHT = np.array(
+    [
+        [np.cos(TOED), 0.0, -np.sin(TOED), 0.24],
+        [0.0, 1.0, 0.0, 0.0],
+        [np.sin(TOED), 0.0, np.cos(TOED), 0.01],
+        [0.0, 0.0, 0.0, 1.0],
+    ]
+)
+RIG = (np.eye(4), CAMERA_FROM_RIGHT)  # `camera_from_each` of the pictures that there are
 
 
 # ---- truth --------------------------------------------------------------------------------------
@@ -98,10 +109,10 @@ def sight(world_from_camera: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "h w
     return depth
 
 
-def picture(index: int) -> UInt8[np.ndarray, "h w 3"]:
-    """A frame that says its number in its upper left corner."""
+def picture(index: int, camera: int = 0) -> UInt8[np.ndarray, "h w 3"]:
+    """A frame that says its number, and which camera took it, in its upper left corner."""
     rgb = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
-    rgb[:16, :16] = index >> 8, index & 255, 0
+    rgb[:16, :16] = index >> 8, index & 255, camera
     return rgb
 
 
@@ -126,6 +137,7 @@ class Oracle:
     """An engine for `Pipeline` whose answers are the truth under `faults`."""
 
     name, device, dtype, random_weights, default_width = "oracle", "cpu", "float32", False, WIDTH
+    compiling = ()
 
     def __init__(
         self,
@@ -137,13 +149,22 @@ class Oracle:
         self.faults = faults or Faults()
         self.random = np.random.default_rng(seed)
         self.scales: list[float] = []  # window units per metre of every look so far
-        self._sights: dict[int, Float[np.ndarray, "h w"]] = {}
+        self.looks: list[
+            list[tuple[int, int]]
+        ] = []  # every look: number and camera of each picture
+        self.pictures: dict[int, tuple[int, int]] = {}  # the same, by the pipeline's number
+        self._sights: dict[tuple[int, int], Float[np.ndarray, "h w"]] = {}
 
-    def warm(self, *_: object, **__: object) -> None:
+    def prepare(self, *_: object, **__: object) -> None:
         """Nothing to compile."""
 
+    def close(self, timeout: float) -> bool:
+        """Nothing to wait for."""
+        return True
+
     def reset(self) -> None:
-        """Nothing to forget."""
+        """Forget which pictures the numbers name."""
+        self.pictures = {}
 
     def look(
         self,
@@ -156,12 +177,15 @@ class Oracle:
     ) -> Look:
         """What the network would say of these pictures."""
         index = [int(i[4, 4, 0]) << 8 | int(i[4, 4, 1]) for i in images]
+        camera = [int(i[4, 4, 2]) for i in images]
+        self._remember(frame_ids, list(zip(index, camera, strict=True)))
         low, high = self.faults.scale
         self.scales.append(float(np.exp(self.random.uniform(np.log(low), np.log(high)))))
-        truth = self.world_from_camera[index]
+        truth = self.world_from_camera[index] @ np.stack([RIG[i] for i in camera])
         damage = self.faults.broken.get(index[-1], "")
         poses = self._cameras(truth, damage)
-        depth = np.stack([self._depth(i, damage) for i in index[-depth_frames:]])
+        seen = list(zip(index, camera, strict=True))
+        depth = np.stack([self._depth(*each, damage) for each in seen[-depth_frames:]])
         confidence = self.random.uniform(1.6, 4.0, depth.shape)
         poses[:, :3, 3] *= self.scales[-1]
         encoding = pose_encoding_from(
@@ -169,11 +193,26 @@ class Oracle:
         )
         if damage == "not finite":
             encoding = encoding * np.nan
+        tracks = visibility = None
+        if queries is not None:  # nobody looks where the points are, only in which frames
+            tracks = np.tile(queries, (len(index), 1, 1)) + np.reshape(index, (-1, 1, 1)) * 0.01
+            tracks += 40.0 * np.reshape(camera, (-1, 1, 1))
+            visibility = np.ones(tracks.shape[:2], np.float32)
         return Look(
             encoding.astype(np.float32),
             (depth * self.scales[-1]).astype(np.float32),
             confidence.astype(np.float32),
+            None if tracks is None else tracks.astype(np.float32),
+            visibility,
+            visibility,
         )
+
+    def _remember(self, frame_ids: tuple[int, ...], pictures: list[tuple[int, int]]) -> None:
+        """As the engine does: a picture is known by its number, which must never name another."""
+        assert len(set(frame_ids)) == len(frame_ids)
+        for key, seen in zip(frame_ids, pictures, strict=True):
+            assert self.pictures.setdefault(key, seen) == seen
+        self.looks.append(pictures)
 
     def _cameras(
         self, world_from_camera: Float[np.ndarray, "s 4 4"], damage: str
@@ -195,11 +234,11 @@ class Oracle:
                 pose[:3, 3] = self.random.standard_normal(3)
         return poses
 
-    def _depth(self, index: int, damage: str) -> Float[np.ndarray, "h w"]:
-        faults = self.faults
-        if index not in self._sights:
-            self._sights[index] = sight(self.world_from_camera[index])
-        depth = self._sights[index]
+    def _depth(self, index: int, camera: int, damage: str) -> Float[np.ndarray, "h w"]:
+        faults, key = self.faults, (index, camera)
+        if key not in self._sights:
+            self._sights[key] = sight(self.world_from_camera[index] @ RIG[camera])
+        depth = self._sights[key]
         if damage == "other scene":
             waves = self.random.uniform(0.05, 0.3, (2, 2))
             v, u = np.mgrid[:HEIGHT, :WIDTH]

@@ -19,8 +19,10 @@ from oracle import (
 )
 
 from vggt_ros import align
+from vggt_ros.frames import Frame
 from vggt_ros.geometry import Similarity
-from vggt_ros.pipeline import Frame, Pipeline, Settings
+from vggt_ros.pipeline import Pipeline
+from vggt_ros.settings import Settings
 
 SECOND = 1_000_000_000
 DRIVES = ("room", "arc", "stop_and_go", "spin")

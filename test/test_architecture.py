@@ -167,9 +167,10 @@ def test_the_core_reads_no_clock_environment_or_terminal():
     assert not wrong
 
 
-def test_geometry_comes_without_the_network():
-    """Who only wants geometry does not wait for Flax, nor JAX."""
-    code = "import sys, vggt_ros.geometry; sys.exit(bool({'flax', 'jax'} & set(sys.modules)))"
+@pytest.mark.parametrize("module", ["geometry", "pipeline", "tools.run"])
+def test_geometry_and_pipeline_come_without_the_network(module):
+    """Who only wants geometry, or help on a command, does not wait for Flax, nor JAX."""
+    code = f"import sys, vggt_ros.{module}; sys.exit(bool({{'flax', 'jax'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -71,6 +71,16 @@ def test_a_file_and_its_directory_are_the_same_source(official, expected):
         same(tree, expected)
 
 
+def test_the_network_is_known_without_reading_a_tensor(official, tmp_path, tree, monkeypatch):
+    partial = tmp_path / "partial.safetensors"
+    save(partial, CONFIG, {key: leaf for key, leaf in tree.items() if key != "tracks"})
+    monkeypatch.setattr(checkpoint, "load", None)
+    assert checkpoint.open_config(official, HEADS) == CONFIG
+    assert checkpoint.open_config(partial, ("camera", "depth")) == CONFIG
+    with pytest.raises(UserError, match="partial.safetensors: these weights do not fit"):
+        checkpoint.open_config(partial, ("camera", "depth", "tracks"))
+
+
 def test_shards_are_one_source_by_their_index(tmp_path, tensors, expected):
     names = sorted(tensors)
     shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}

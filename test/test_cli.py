@@ -33,7 +33,7 @@ def test_help_lists_commands_that_exist_and_no_others(capsys, monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "fly", cli.Command("vggt_ros.tools.fly", "fly", "not yet"))
     assert cli.call(["--help"]) == 0
     listed = capsys.readouterr().out
-    for name in ("demo", "run", "view", "verify", "weights", "bench"):
+    for name in ("demo", "run", "view", "verify", "weights", "warm", "bench"):
         assert f"  {name} " in listed
     assert "fly" not in listed
 
@@ -42,7 +42,7 @@ def test_help_does_not_wait_for_jax_or_ros():
     program = """
 import sys
 from vggt_ros.tools.cli import call
-for name in ([], ["demo"], ["view"], ["verify"], ["weights"], ["bench"]):
+for name in ([], ["demo"], ["run"], ["view"], ["verify"], ["weights"], ["warm"], ["bench"]):
     try:
         call([*name, "--help"])
     except SystemExit as end:
@@ -96,3 +96,21 @@ cli.main()
         running.send_signal(signal.SIGINT)
         _, error = running.communicate(timeout=60)
     assert (running.returncode, error) == (130, "vggt: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tiny", "--queries", "-1"], "--queries -1"),
+        (["tiny", "--queries", "5000"], "at most 1024"),
+        (["tiny", "--input-size", "0", "480"], "image size 0 x 480"),
+        (["tiny", "--network-width", "57"], "network width 57 is not a positive multiple of 14"),
+        (["tiny", "--window-size", "2", "--stride", "3"], "stride is 3"),
+        (["no/such/file.safetensors"], "no/such/file.safetensors"),
+    ],
+)
+def test_warm_refuses_what_no_node_could_run(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.setattr("vggt_ros.device.keep_compiled", lambda _: None)
+    monkeypatch.setattr("vggt_ros.compiler.Compiler.__call__", None)
+    assert cli.call(["warm", *arguments, "--cache-dir", str(tmp_path)]) == 1
+    assert words in capsys.readouterr().err

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oracle import BASE_FROM_CAMERA, drive, turn
+from PIL import Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import quaternion_from_rotation
-from vggt_ros.tools.evaluate import depth_scores, evaluate
+from vggt_ros.tools.cli import call
+from vggt_ros.tools.depths import depth_scores
+from vggt_ros.tools.evaluate import POSES, evaluate
 from vggt_ros.tools.record import Shot
 from vggt_ros.tools.recorder import Recorder
 
@@ -61,62 +64,153 @@ def test_ate_is_the_noise_that_was_added(tmp_path):
     assert scores(tmp_path)["ate_se3"] == pytest.approx(0.05 * np.sqrt(3), rel=0.15)
 
 
-def test_euroc_truth(tmp_path):
+@pytest.mark.parametrize(
+    "place, given",
+    [
+        ("data.csv", "data.csv"),
+        ("state_groundtruth_estimate0/data.csv", "state_groundtruth_estimate0"),
+        ("mav0/state_groundtruth_estimate0/data.csv", "."),
+    ],
+)
+def test_euroc_truth(tmp_path, place, given):
+    """Seventeen columns as EuRoC has them: velocity and biases come after the pose."""
     rows = []
     for i, pose in enumerate(TRUE):
         x, y, z, w = quaternion_from_rotation(pose[:3, :3])
-        rows.append([START + i * PERIOD, *pose[:3, 3], w, x, y, z])
-    lines = ["#timestamp, p_x, p_y, p_z, q_w, q_x, q_y, q_z"]
+        rows.append([START + i * PERIOD, *pose[:3, 3], w, x, y, z, *np.zeros(9)])
+    lines = ["#timestamp [ns], p_x [m], p_y [m], p_z [m], q_w [], q_x [], q_y [], q_z [], v, b"]
     lines += [",".join([str(row[0]), *(f"{value:.9f}" for value in row[1:])]) for row in rows]
-    (tmp_path / "data.csv").write_text("\n".join(lines) + "\n")
-    evaluate(tum(tmp_path / "run.txt", moved(1.0)), tmp_path / "data.csv", out=tmp_path)
-    assert scores(tmp_path)["ate_se3"] < 1e-5
+    truth = tmp_path / "truth" / place
+    truth.parent.mkdir(parents=True)
+    truth.write_text("\n".join(lines) + "\n")
+    evaluate(tum(tmp_path / "run.txt", moved(1.0)), tmp_path / "truth" / given, out=tmp_path)
+    assert scores(tmp_path)["ate_se3"] < 1e-5 and scores(tmp_path)["frames"] == len(TRUE)
 
 
-def test_bag_truth(tmp_path):
+def bag(path: Path, poses: np.ndarray, kind: str) -> Path:
+    """A rosbag2 of poses on /truth as messages of that kind, recorded later than they were true."""
     from rosbags.rosbag2 import Writer
     from rosbags.typesys import Stores, get_typestore
 
     store = get_typestore(Stores.ROS2_JAZZY)
-    types = store.types
-    pose_type, kind = types["geometry_msgs/msg/Pose"], "geometry_msgs/msg/PoseStamped"
-    with Writer(tmp_path / "bag", version=9) as writer:
+
+    def make(name: str, *fields):
+        return store.types[name](*fields)
+
+    with Writer(path, version=9) as writer:
         connection = writer.add_connection("/truth", kind, typestore=store)
-        for i, pose in enumerate(TRUE):
+        for i, pose in enumerate(poses):
             ns = START + i * PERIOD
-            stamp = types["builtin_interfaces/msg/Time"](ns // 10**9, ns % 10**9)
-            x, y, z = map(float, pose[:3, 3])
-            quaternion = map(float, quaternion_from_rotation(pose[:3, :3]))
-            msg = types[kind](
-                types["std_msgs/msg/Header"](stamp, "world"),
-                pose_type(
-                    types["geometry_msgs/msg/Point"](x, y, z),
-                    types["geometry_msgs/msg/Quaternion"](*quaternion),
-                ),
+            stamp = make("builtin_interfaces/msg/Time", ns // 10**9, ns % 10**9)
+            head = make("std_msgs/msg/Header", stamp, "world")
+            at = tuple(map(float, pose[:3, 3]))
+            turned = make(
+                "geometry_msgs/msg/Quaternion", *map(float, quaternion_from_rotation(pose[:3, :3]))
             )
-            writer.write(connection, ns, store.serialize_cdr(msg, kind))
-    evaluate(tum(tmp_path / "run.txt", moved(1.0)), tmp_path / "bag", out=tmp_path)
-    assert scores(tmp_path)["ate_se3"] < 1e-5
+            held = make("geometry_msgs/msg/Pose", make("geometry_msgs/msg/Point", *at), turned)
+            with_covariance = make("geometry_msgs/msg/PoseWithCovariance", held, np.zeros(36))
+            vector = make("geometry_msgs/msg/Vector3", *at)
+            twist = make("geometry_msgs/msg/Twist", vector, vector)
+            fields = {
+                "geometry_msgs/msg/PoseStamped": (head, held),
+                "geometry_msgs/msg/PoseWithCovarianceStamped": (head, with_covariance),
+                "geometry_msgs/msg/TransformStamped": (
+                    head,
+                    "camera",
+                    make("geometry_msgs/msg/Transform", vector, turned),
+                ),
+                "nav_msgs/msg/Odometry": (
+                    head,
+                    "camera",
+                    with_covariance,
+                    make("geometry_msgs/msg/TwistWithCovariance", twist, np.zeros(36)),
+                ),
+            }
+            message = make(kind, *fields[kind])
+            writer.write(connection, ns + 10**9, store.serialize_cdr(message, kind))
+    return path
+
+
+@pytest.mark.parametrize("kind", POSES)
+def test_bag_truth(tmp_path, kind):
+    truth = bag(tmp_path / "bag", TRUE, kind)
+    run = tum(tmp_path / "run.txt", moved(1.0))
+    evaluate(run, truth, out=tmp_path)
+    assert scores(tmp_path)["ate_se3"] < 1e-5 and scores(tmp_path)["frames"] == len(TRUE)
     with pytest.raises(UserError, match="choose --topic from: /truth"):
-        evaluate(tmp_path / "run.txt", tmp_path / "bag", topic="/odom", out=tmp_path)
+        evaluate(run, truth, topic="/odom", out=tmp_path)
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    """The table, the figures and the picture; a wrong truth is one line and status 1."""
+    run, truth = tum(tmp_path / "run.txt", moved(0.5)), tum(tmp_path / "truth.txt", TRUE)
+    assert call(["eval", str(run), str(truth), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "Sim(3)" in said and "SE(3)" in said and "2.0000" in said
+    assert (tmp_path / "out" / "errors.png").read_bytes().startswith(b"\x89PNG")
+    assert scores(tmp_path / "out")["scale"] == pytest.approx(2.0, rel=1e-5)
+    assert call(["eval", str(run), str(tmp_path / "nothing.txt")]) == 1
+    assert "does not exist" in capsys.readouterr().err
+
+
+def record(path: Path, depth: np.ndarray, frames: int = 6) -> Path:
+    """A run whose frames all have this depth."""
+    with Recorder(path, {}) as recorder:
+        for i, pose in enumerate(TRUE[:frames]):
+            shot = Shot(
+                depth=depth,
+                confidence=np.full_like(depth, 2.0),
+                intrinsics=np.eye(3),
+                world_from_camera=pose,
+                stamp_ns=START + i * PERIOD,
+                image=np.zeros((*depth.shape, 3), np.uint8),
+            )
+            recorder.add(shot)
+        recorder.summarise({})
+    return path
+
+
+def test_depth_pictures_as_tum_has_them(tmp_path, capsys):
+    """16 bits, 5000 to the metre, named by their seconds; 0 is no depth."""
+    ours = np.full((20, 30), 2.2, np.float32)
+    run, pictures = record(tmp_path / "run", ours), tmp_path / "depth"
+    pictures.mkdir()
+    for i in range(6):
+        theirs = np.full((40, 60), 2.0 * 5000, np.uint16)
+        theirs[:20] = 0
+        seconds = (START + i * PERIOD) * 1e-9 + 0.004  # another camera, a little later
+        Image.fromarray(theirs).save(pictures / f"{seconds:.6f}.png")
+    evaluate(run, tum(tmp_path / "truth.txt", TRUE), depth=pictures)
+    depth = scores(run)["depth"]
+    assert depth["abs_rel"] == pytest.approx(0.1, abs=1e-5) and depth["pixels"] == 6 * 10 * 30
+    assert depth["scaled_abs_rel"] == pytest.approx(0.0, abs=1e-5)
+    assert "AbsRel" in capsys.readouterr().out
+    evaluate(run, tmp_path / "truth.txt", depth=pictures, depth_unit=1000.0)
+    assert scores(run)["depth"]["delta"] == 0.0  # the unit does count
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [("1000.0.png", "no frame of .* has a true depth"), ("first.png", "named by their seconds")],
+)
+def test_depth_pictures_of_another_time_or_name_are_refused(tmp_path, name, words):
+    run, pictures = record(tmp_path / "run", np.ones((20, 30), np.float32)), tmp_path / "depth"
+    pictures.mkdir()
+    Image.fromarray(np.ones((20, 30), np.uint16)).save(pictures / name)
+    with pytest.raises(UserError, match=words):
+        evaluate(run, tum(tmp_path / "truth.txt", TRUE), depth=pictures)
+
+
+def test_an_empty_folder_is_no_depth(tmp_path):
+    run = record(tmp_path / "run", np.ones((20, 30), np.float32))
+    (tmp_path / "depth").mkdir()
+    with pytest.raises(UserError, match="holds no true depth"):
+        evaluate(run, tum(tmp_path / "truth.txt", TRUE), depth=tmp_path / "depth")
 
 
 def test_runs_are_compared_with_their_depth(tmp_path):
-    random = np.random.default_rng(0)
     for name, factor in (("truth", 1.0), ("run", 1.1)):
-        with Recorder(tmp_path / name, {}) as recorder:
-            for i, pose in enumerate(TRUE[:6]):
-                depth = random.uniform(1, 4, (20, 30)).astype(np.float32)
-                shot = Shot(
-                    depth=np.full_like(depth, 2.0 * factor),
-                    confidence=np.full_like(depth, 2.0),
-                    intrinsics=np.eye(3),
-                    world_from_camera=pose,
-                    stamp_ns=START + i * PERIOD,
-                    image=np.zeros((20, 30, 3), np.uint8),
-                )
-                recorder.add(shot)
-            recorder.summarise({})
+        record(tmp_path / name, np.full((20, 30), 2.0 * factor, np.float32))
     evaluate(tmp_path / "run", tmp_path / "truth")
     depth = scores(tmp_path / "run")["depth"]
     assert depth["abs_rel"] == pytest.approx(0.1, abs=1e-5) and depth["delta"] == 1.0
@@ -138,6 +232,7 @@ def test_depth_scores_of_a_hand_made_case():
         ("missing.txt", "does not exist"),
         ("words.txt", "holds no trajectory"),
         ("late.txt", "within 0.02 s"),
+        (".", "nor a bag, nor a EuRoC recording"),
     ],
 )
 def test_a_wrong_truth_is_one_clear_error(tmp_path, truth, words):

@@ -135,7 +135,7 @@ def test_the_file_decides_whatever_is_not_given(started: Given):
     file, overrides = node.parameters
     assert (file, overrides) == (str(ROOT / "config/node.yaml"), {})
     inputs = ["image", "camera_info", "odom", "imu", "scale_depth", "scale_points"]
-    assert node.remappings == [(name, name) for name in inputs]
+    assert node.remappings == [(name, name) for name in (*inputs, "baseline_image")]
 
 
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("True", True), ("false", False)])

@@ -8,9 +8,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointField
 from vggt_ros.msg import QueryPoints
 
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Tracks, View
 from vggt_ros.geometry import rotation_from_quaternion, unproject
 from vggt_ros.image import grid_for
-from vggt_ros.pipeline import Tracks, View
 from vggt_ros.ros import clouds, messages
 
 HEAD = messages.header(1_763_680_000_123_456_789, "camera_optical")

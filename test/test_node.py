@@ -3,11 +3,12 @@
 """The node on live topics: what goes out, in which order, and only for someone."""
 
 from collections.abc import Iterator
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
-from node_rig import DEPTH, INPUT, PERIOD, SIZE, START, STEP, TOPICS, Rig
+from node_rig import DEADLINE, DEPTH, INPUT, PERIOD, SIZE, START, STEP, TOPICS, Rig
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from vggt_ros.msg import QueryPoints
@@ -160,7 +161,7 @@ def test_qos_may_be_overridden_from_outside(rig: Rig):
 
 
 def test_nothing_is_built_that_nobody_subscribes_to(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    from vggt_ros.pipeline import View
+    from vggt_ros.frames import View
     from vggt_ros.ros import clouds, messages
 
     def never(*_args, **_options):
@@ -208,6 +209,71 @@ def test_while_busy_the_newest_frame_wins_and_drops_are_counted(rig: Rig):
     rig.until(lambda: rig.count("looks") == 3, "a look at 0, 1 and the newest")
     assert rig.count("dropped") == 2
     rig.until_diagnosed("dropped 2")
+
+
+@pytest.fixture
+def slow(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
+    """A started node whose publishing waits for this gate; open at first."""
+    node = rig.start()
+    gate = Event()
+    gate.set()
+    publish = node._outputs.publish
+
+    def wait_and_publish(update):
+        assert gate.wait(DEADLINE)
+        publish(update)
+
+    monkeypatch.setattr(node._outputs, "publish", wait_and_publish)
+    yield gate
+    gate.set()
+
+
+def test_the_network_is_one_look_ahead_of_what_is_published_and_nothing_is_lost(rig: Rig, slow):
+    rig.listen("/vggt/pose", TOPICS["/vggt/pose"])
+    rig.until(lambda: rig.robot.count_subscribers("/vggt/pose"), "a listener")
+    rig.show_and_wait(0)
+    slow.clear()
+    for i in (1, 2):
+        rig.show(i)
+        rig.until(lambda n=i: len(rig.wall.looks) == n + 1, "the network does not wait")
+    rig.until(lambda: rig.count("used") == 3, "the second look is done")
+    for i in (3, 4):
+        rig.show(i)
+    rig.until(lambda: rig.count("dropped") == 1, "the third waits, and gives way to the fourth")
+    assert len(rig.wall.looks) == 3 and rig.count("looks") == 1
+    slow.set()
+    rig.until(lambda: rig.count("looks") == 4, "all that was seen is published")
+    rig.until(lambda: len(rig.heard["/vggt/pose"]) == 4, "and arrives")
+    stamps = [stamp_ns(pose.header.stamp) for pose in rig.heard["/vggt/pose"]]
+    assert stamps == [START + i * PERIOD for i in (0, 1, 2, 4)], "in order"
+
+
+def test_a_reset_drops_what_was_seen_and_not_yet_published(rig: Rig, slow):
+    rig.listen("/vggt/pose", TOPICS["/vggt/pose"])
+    rig.listen("/vggt/path", TOPICS["/vggt/path"])
+    rig.show_and_wait(0)
+    slow.clear()
+    for i in (1, 2):
+        rig.show(i)
+        rig.until(lambda n=i: rig.count("used") == n + 1, "it is looked at")
+    assert rig.call_reset().success
+    slow.set()
+    rig.until(lambda: len(rig.heard["/vggt/path"][-1].poses) == 0, "an empty path")
+    rig.show_and_wait(3)
+    rig.until(lambda: len(rig.heard["/vggt/path"][-1].poses) == 1, "a new path")
+    stamps = [stamp_ns(pose.header.stamp) for pose in rig.heard["/vggt/pose"]]
+    assert START + 2 * PERIOD not in stamps
+
+
+def test_a_node_ends_although_its_publishing_hangs(rig: Rig, slow):
+    rig.show_and_wait(0)
+    slow.clear()
+    for i in (1, 2):
+        rig.show(i)
+        rig.until(lambda n=i: rig.count("used") == n + 1, "it is looked at")
+    assert rig.node is not None
+    assert not rig.node.close(0.0)
+    rig.until(lambda: rig.node.worker.stop(0.0), "who waited to publish is let go")
 
 
 def test_max_rate_takes_frames_by_their_stamps_and_may_change(rig: Rig):
@@ -284,7 +350,20 @@ def test_reset_answers_at_once_and_empties_window_tracks_and_path(rig: Rig):
     assert len(rig.heard["/vggt/tracks"]) == tracked, "nothing is tracked any more"
     stamps = [stamp_ns(p.header.stamp) for p in rig.heard["/vggt/pose"]]
     assert START + 3 * PERIOD not in stamps, "the look in flight is not published"
-    assert rig.wall.warmed == [(SIZE, [1, 2, 3, 4], (0,)), (SIZE, [4], (1,))], "compiled once"
+    assert set(rig.wall.prepared) == {(SIZE, 4)}
+
+
+def test_another_map_does_not_go_into_the_old_one_s_cloud(rig: Rig):
+    from vggt_ros.ros.messages import header, image_message
+
+    node = rig.start()
+    rig.show_and_wait(0, 1, 2)
+    assert len(node._outputs.map._cloud) > 0
+    looks = rig.count("looks")
+    square = np.zeros((64, 64, 3), np.uint8)
+    rig.pictures.publish(image_message(header(START + 10**9, "camera_optical"), square))
+    rig.until(lambda: rig.count("looks") > looks, "a look at the other size")
+    assert len(node._outputs.map._cloud) == 0
 
 
 def test_queried_pixels_are_tracked_in_pixels_of_the_input_until_cleared(rig: Rig):

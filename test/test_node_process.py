@@ -22,12 +22,40 @@ ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 120.0  # seconds; compiling on a busy machine
 
 
-class Process:
-    """`scripts/vggt_node` with parameters, its output in a file."""
+# The node on a device that dies while it looks: every window's program raises what XLA would.
+LOST = """
+import sys
+from jax.errors import JaxRuntimeError
+from vggt_ros.compiler import Compiler
+from vggt_ros.ros.node import main
+from vggt_ros.shapes import See
 
-    def __init__(self, log: Path, *arguments: str):
+def lost(*_):
+    raise JaxRuntimeError("INTERNAL: CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure")
+
+compile = Compiler.__call__
+Compiler.__call__ = lambda self, shape: lost if isinstance(shape, See) else compile(self, shape)
+sys.exit(main())
+"""
+
+# The node where nothing can be traced: what is not in the cache cannot be had.
+UNTRACED = """
+import sys
+from vggt_ros.compiler import Compiler
+from vggt_ros.ros.node import main
+
+Compiler._traced = None
+sys.exit(main())
+"""
+
+
+class Process:
+    """`scripts/vggt_node`, or another program, with parameters; its output in a file."""
+
+    def __init__(self, log: Path, *arguments: str, program: tuple[str, ...] = ()):
         self.log = log
-        command = [sys.executable, str(ROOT / "scripts/vggt_node"), "--ros-args", *arguments]
+        program = program or (str(ROOT / "scripts/vggt_node"),)
+        command = [sys.executable, *program, "--ros-args", *arguments]
         with log.open("wb") as output:
             self._popen = subprocess.Popen(
                 command,
@@ -48,6 +76,10 @@ class Process:
     def wait(self) -> int:
         return self._popen.wait(DEADLINE)
 
+    @property
+    def ended(self) -> bool:
+        return self._popen.poll() is not None
+
     def kill(self) -> None:
         self._popen.kill()
         self._popen.wait()
@@ -57,8 +89,8 @@ class Process:
 def start(tmp_path: Path) -> Iterator:
     running: list[Process] = []
 
-    def start(*arguments: str) -> Process:
-        running.append(Process(tmp_path / f"log{len(running)}", *arguments))
+    def start(*arguments: str, program: tuple[str, ...] = ()) -> Process:
+        running.append(Process(tmp_path / f"log{len(running)}", *arguments, program=program))
         return running[-1]
 
     yield start
@@ -84,7 +116,7 @@ def rig() -> Iterator[Rig]:
 TINY = [
     word
     for argument in (
-        *("model:=tiny", "window_size:=1", "network_width:=56", "cache_dir:=''"),
+        *("model:=tiny", "window_size:=2", "network_width:=56", "cache_dir:=''"),
         "image_reliability:=reliable",
     )
     for word in ("-p", argument)
@@ -117,6 +149,36 @@ def test_the_real_network_turns_images_into_depth_until_a_signal(start, rig: Rig
     assert "tiny has random weights: its geometry is noise" in process.said
     assert process.end(signal.SIGINT, within=5) == 0, process.said
     assert "Traceback" not in process.said
+
+
+def test_a_start_finds_all_that_vggt_warm_compiled(start, rig: Rig, tmp_path: Path):
+    cache = tmp_path / "cache"
+    options = "--network-width 56 --window-size 2 --input-size 64 48 --cache-dir".split()
+    command = [sys.executable, "-m", "vggt_ros.tools.cli", "warm", "tiny", *options, str(cache)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    warmed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert warmed.returncode == 0, warmed.stderr
+    assert "3/3  window of 2 56x42" in warmed.stderr
+    programs = set(cache.glob("jit_call*"))
+    process = start(*TINY, "-p", f"cache_dir:={cache}", program=("-c", UNTRACED))
+
+    def full() -> bool:
+        return bool(rig.heard["/diagnostics"]) and rig.diagnostics().get("window") == "2 frames"
+
+    stream_until(rig, process, full)
+    rig.until_diagnosed("compiling nothing")
+    assert "a look failed" not in process.said
+    assert set(cache.glob("jit_call*")) == programs, "nothing was compiled anew"
+
+
+def test_a_lost_device_ends_the_process_with_1_for_its_supervisor(start, rig: Rig):
+    process = start(*TINY, program=("-c", LOST))
+    stream_until(rig, process, lambda: process.ended)
+    assert process.wait() == 1, process.said
+    complaints = [line for line in process.said.splitlines() if "[FATAL]" in line]
+    assert len(complaints) == 1 and "CUDA_ERROR_LAUNCH_FAILED" in complaints[0]
+    assert "Traceback" not in process.said
+    rig.until_diagnosed("CUDA_ERROR_LAUNCH_FAILED")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from node_rig import INPUT, SIZE, START, Rig
 from vggt_ros.msg import QueryPoints
 
+from vggt_ros.look import DeviceLost
 from vggt_ros.ros.messages import camera_info_message, header, image_message
 
 K = np.array([[60.0, 0, 33], [0, 62, 25], [0, 0, 1]])
@@ -166,6 +167,91 @@ def test_a_look_that_fails_is_named_and_the_next_one_has_its_turn(
         rig.show(0)
         rig.until_diagnosed("a look failed: ZeroDivisionError")
     rig.show_and_wait(1)
+
+
+def test_images_whose_program_is_being_compiled_wait_and_are_not_refused(rig: Rig):
+    rig.wall.missing.add(SIZE)
+    rig.wall.compiling = ("encoder 56x42", "window of 1 56x42")
+    rig.start()
+    rig.show(0)
+    report = rig.until_diagnosed("waiting for a program 1")
+    assert report["refused"] == "0" and report["images used"] == "0"
+    assert report["state"] == report["/vggt: network"] == "compiling for 56x42; images wait"
+    assert report["compiling"] == "encoder 56x42, window of 1 56x42"
+    rig.wall.missing.clear()
+    rig.wall.compiling = ()
+    rig.show_and_wait(1)
+    assert rig.wall.looks == [(0,)], "what waited was not kept"
+    report = rig.until_diagnosed("state ready", "compiling nothing")
+    assert report["/vggt: network"] == "ready"
+
+
+def test_a_size_that_is_being_compiled_leaves_the_other_one_s_window_alone(rig: Rig):
+    rig.start()
+    rig.show_and_wait(0, 1)
+    rig.wall.missing.add((56, 56))
+    square = np.zeros((64, 64, 3), np.uint8)
+    rig.pictures.publish(image_message(header(START + 150_000_000, "camera_optical"), square))
+    rig.until_diagnosed("waiting for a program 1", "compiling for 56x56; images wait")
+    rig.show_and_wait(2)
+    assert rig.wall.looks[-1] == (0, 1, 2)
+    rig.wall.missing.clear()
+    rig.pictures.publish(image_message(header(START + 250_000_000, "camera_optical"), square))
+    rig.until_diagnosed("image size changed from 64x48 to 64x64")
+
+
+def test_a_window_that_is_still_small_says_why(rig: Rig):
+    rig.wall.largest = 1
+    rig.wall.compiling = ("window of 4 56x42", "window of 3 56x42")
+    rig.start()
+    rig.show_and_wait(0, 1, 2)
+    report = rig.until_diagnosed("1 of 3 frames: more are being compiled")
+    assert report["compiling"] == "window of 4 56x42, window of 3 56x42"
+    assert report["window"] == "1 of 3 frames"
+    rig.wall.compiling = ()
+    rig.until_diagnosed("1 of 3 frames: more do not run, see notices")
+    rig.wall.largest = 4
+    rig.show_and_wait(3)
+    assert rig.until_diagnosed("window 4 frames")["/vggt: network"] == "ready"
+
+
+def test_what_is_compiled_is_logged_as_it_changes():
+    from vggt_ros.ros.diagnostics import Health
+
+    lines: list[str] = []
+    health = Health(lambda: 0.0, lines.append, lines.append)
+    for shapes in ((), ("a", "b"), ("a", "b"), ("b",), (), ()):
+        health.compiles(shapes)
+    assert lines == ["compiling a", "compiling b", "all that is needed is compiled"]
+
+
+def test_states_that_come_and_go_with_each_image_are_logged_once():
+    from vggt_ros.ros.diagnostics import Health
+
+    lines: list[str] = []
+    health = Health(lambda: 0.0, lines.append, lines.append)
+    for _ in range(3):
+        health.wait("compiling for 56x56; images wait")
+        health.used()
+    assert lines == ["compiling for 56x56; images wait", "ready"]
+
+
+def test_a_lost_device_is_told_and_ends_the_node(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    def lost(*_args, **_options):
+        raise DeviceLost("pencil failed at window of 1 56x42: INTERNAL: it broke")
+
+    rig.start()
+    rig.show_and_wait(0)
+    monkeypatch.setattr(rig.wall, "look", lost)
+    rig.pictures.publish(image_message(header(START + 10**9, "c"), np.zeros((48, 64, 3), np.uint8)))
+    while not rig.deaths:
+        pass
+    assert isinstance(rig.deaths.pop(), DeviceLost)
+    rig.until_diagnosed("pencil failed at window of 1")
+    (status,) = [s for s in rig.heard["/diagnostics"][-1].status if s.name == "/vggt: network"]
+    assert status.level == DiagnosticStatus.ERROR
 
 
 def test_silence_is_explained(rig: Rig, monkeypatch: pytest.MonkeyPatch):

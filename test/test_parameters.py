@@ -11,8 +11,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
-from vggt_ros.pipeline import Settings
 from vggt_ros.ros.parameters import LiveParameters, Parameters, choices, markdown
+from vggt_ros.settings import Settings
 
 MakeNode = Callable[..., Node]
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from vggt_ros.errors import UserError
-from vggt_ros.infer import Look
-from vggt_ros.pipeline import Frame, FrameError, Pipeline, Settings, Tracks, Update
+from vggt_ros.frames import Frame, FrameError, Tracks, Update
+from vggt_ros.look import Look
+from vggt_ros.pipeline import Pipeline
+from vggt_ros.settings import Settings
 
 SIZE = (42, 56)  # network pixels, height and width
 STEP = 0.1  # metres that the true camera moves to its right between frames
@@ -25,11 +27,15 @@ class Wall:
 
     default_width = SIZE[1]
 
-    def __init__(self):
+    def __init__(self, largest: int = 99):
+        self.largest = largest  # frames that a look may cover
         self.looks: list[tuple[int, ...]] = []
         self.queries: list[tuple[np.ndarray, int]] = []
 
     def look(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0):
+        cut = max(len(frame_ids) - self.largest, 0)
+        frame_ids, query_frame = frame_ids[cut:], query_frame - cut
+        depth_frames = min(depth_frames, len(frame_ids))
         scale = 0.5 + (len(self.looks) * 0.37) % 1.0
         self.looks.append(frame_ids)
         encoding = np.zeros((len(frame_ids), 9), np.float32)
@@ -38,7 +44,7 @@ class Wall:
         encoding[:, 7:] = 2 * np.arctan(0.5)  # focal length = image size
         depth = np.full((depth_frames, *SIZE), DEPTH * scale, np.float32)
         confidence = np.full_like(depth, 4.0)
-        if queries is None:
+        if queries is None or query_frame < 0:
             return Look(encoding, depth, confidence)
         self.queries.append((queries, query_frame))
         shift = [-STEP / DEPTH * SIZE[1] * (i - frame_ids[query_frame]) for i in frame_ids]
@@ -206,6 +212,72 @@ def test_reset_forgets_frames_tracks_and_map():
     update = looked(pipeline, frame(1))
     assert len(update.views) == 1 and update.tracks is None
     np.testing.assert_allclose(update.views[0].world_from_camera[:3, 3], 0, atol=1e-9)
+
+
+def test_a_look_that_covers_fewer_frames_places_those_alone():
+    """The network has no program for four frames yet, or no memory: the map is as sound."""
+    wall = Wall(largest=3)
+    pipeline = Pipeline(wall, Settings(window_size=4))
+    updates = [looked(pipeline, frame(i)) for i in range(8)]
+    assert wall.looks[2:5] == [(0, 1, 2), (1, 2, 3), (2, 3, 4)]
+    assert [u.missing for u in updates] == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert [[v.frame_id for v in u.views] for u in updates] == [list(x) for x in wall.looks]
+    assert all(u.fresh == 1 for u in updates)
+    assert all(u.join.accepted and u.join.segment == 0 for u in updates)
+    first = updates[1].views[1].world_from_camera[:3, 3]
+    for i, update in enumerate(updates[1:], 1):
+        np.testing.assert_allclose(update.views[-1].world_from_camera[:3, 3], first * i, atol=1e-5)
+
+
+def test_single_frames_have_no_map_until_the_window_grows():
+    """Each is the first of its map; the full window goes on from the last of them."""
+    wall = Wall(largest=1)
+    pipeline = Pipeline(wall, Settings(window_size=4))
+    for i in range(6):
+        update = looked(pipeline, frame(i))
+        assert [v.frame_id for v in update.views] == [i] and update.fresh == 1
+        assert update.join.accepted and update.missing == min(i, 3)
+        np.testing.assert_allclose(update.views[0].world_from_camera[:3, 3], 0, atol=1e-9)
+    wall.largest = 4
+    updates = [looked(pipeline, frame(i)) for i in range(6, 10)]
+    assert wall.looks[6] == (3, 4, 5, 6) and updates[0].missing == 0
+    assert [u.fresh for u in updates] == [1, 1, 1, 1], "what was published is not published again"
+    at = [u.views[-1].world_from_camera[:3, 3] for u in updates]
+    for i, position in enumerate(at):
+        np.testing.assert_allclose(position, at[0] * (i + 1), atol=1e-5)
+    assert all(u.join.accepted and u.join.segment == 0 for u in updates)
+
+
+def test_tracks_go_on_in_a_window_that_lacks_frames():
+    wall = Wall(largest=2)
+    pipeline = Pipeline(wall, Settings(window_size=4))
+    for i in range(-3, 1):
+        looked(pipeline, frame(i))
+    pipeline.query(np.array([5], np.uint32), np.array([[50.0, 24.0]]))
+    for i in range(1, 8):
+        tracks = tracked(looked(pipeline, frame(i)))
+        np.testing.assert_allclose(tracks.uv[-1], [[50 - STEP / DEPTH * 64 * i, 24]], atol=1e-3)
+        assert len(tracks.stamps_ns) == 2
+
+
+def test_a_query_whose_frame_leaves_before_tracks_can_be_had_says_so():
+    wall = Wall(largest=1)
+    pipeline = Pipeline(wall, Settings(window_size=2))
+    looked(pipeline, frame(0))
+    pipeline.query(np.array([5], np.uint32), np.array([[50.0, 24.0]]))
+    assert looked(pipeline, frame(1)).tracks is None
+    assert not pipeline.notices
+    looked(pipeline, frame(2))
+    assert "left the window before it was tracked" in pipeline.notices[0]
+
+
+def test_what_the_network_says_of_a_look_is_passed_on(monkeypatch):
+    wall = Wall()
+    pipeline = Pipeline(wall)
+    plain = wall.look
+    monkeypatch.setattr(wall, "look", lambda *a, **k: plain(*a, **k)._replace(notice="no room"))
+    looked(pipeline, frame(0))
+    assert pipeline.notices == ["no room"]
 
 
 def test_the_calibrated_camera_is_used_when_asked_for():

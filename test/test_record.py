@@ -10,7 +10,7 @@ from rail import EPOCH, Rail, frames
 
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import transform, unproject
-from vggt_ros.pipeline import Settings
+from vggt_ros.settings import Settings
 from vggt_ros.tools.job import Job
 from vggt_ros.tools.record import POINTS, TRAJECTORY, Run, open_run, read_trajectory
 from vggt_ros.tools.recorder import Recorder, tum_line, unbroken

@@ -3,25 +3,28 @@
 """The node on a robot: its frames, its odometry, its map; over topics, on a network that errs."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import PoseStamped, TransformStamped
+from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from node_rig import Rig
-from oracle import BASE_FROM_CAMERA, NONE, Faults, Oracle, drive, odometry, picture, sight
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from oracle import NONE, Faults, picture
+from robot_rig import CAMERA, PERIOD, START, Drive, subscribers
 from sensor_msgs.msg import Image, Imu, PointCloud2
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
+from vggt_ros.msg import PointTracks, QueryPoints
 
 from vggt_ros import align
 from vggt_ros.geometry import inverse_rigid
+from vggt_ros.motion import UNKNOWN, logarithm
+from vggt_ros.ros import tf_cache
 from vggt_ros.ros.messages import (
     cloud_message,
     header,
     image_message,
-    odometry_message,
     stamp_ns,
     transform_message,
 )
@@ -29,71 +32,6 @@ from vggt_ros.ros.robot import metres_from_image, points_from
 from vggt_ros.ros.tf_cache import TfCache, pose_of
 
 pytestmark = pytest.mark.ros
-
-START, PERIOD = 1_700_000_000_000_000_001, 100_000_000
-CAMERA = "camera_optical"
-
-
-class Drive:
-    """A robot that owns base -> camera, tells its odometry, and shows what its camera sees."""
-
-    def __init__(self, rig: Rig, kind="arc", frames=40, faults=None):
-        self.rig = rig
-        self.base = drive(kind, 300)[: 3 * frames : 3]  # three times as fast
-        self.wheels = odometry(self.base)
-        self.oracle = Oracle(self.base @ BASE_FROM_CAMERA, faults or Faults())
-        latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.static = rig.robot.create_publisher(TFMessage, "/tf_static", latched)
-        self.tf = rig.robot.create_publisher(TFMessage, "/tf", 100)
-        self.odom = rig.robot.create_publisher(Odometry, "/odom", 100)
-        self.heard = TfCache()
-        self.transforms: list[TransformStamped] = []
-        rig.robot.create_subscription(TFMessage, "/tf", self._hear, QoSProfile(depth=1000))
-        self.depths = rig.heard.setdefault("/vggt/depth/image", [])
-        rig.listen("/vggt/depth/image", Image)
-
-    def start(self, *, described=True, **parameters):
-        if described:
-            self.describe(BASE_FROM_CAMERA)
-        node = self.rig.start(engine=lambda *_: self.oracle, network_width=84, **parameters)
-        self.rig.until(lambda: self.odom.get_subscription_count() == 1, "odom is subscribed")
-        self.rig.until(lambda: self.tf.get_subscription_count() >= 2, "/tf is subscribed")
-        return node
-
-    def describe(self, base_from_camera) -> None:
-        head = header(START, "base_link")
-        transform = transform_message(head, CAMERA, base_from_camera)
-        self.heard.add([transform], is_static=True)
-        self.static.publish(TFMessage(transforms=[transform]))
-
-    def show(self, *frames: int, tf=True, odom=True) -> None:
-        """Odometry just before and at the image, then the image, then the look."""
-        for i in frames:
-            ns = START + i * PERIOD
-            if tf:
-                transform = transform_message(header(ns, "odom"), "base_link", self.wheels[i])
-                self.tf.publish(TFMessage(transforms=[transform]))
-            if odom:
-                self.odom.publish(
-                    odometry_message(
-                        header(ns, "odom"), "base_link", self.wheels[i], np.eye(4), np.eye(6)
-                    )
-                )
-            looks = self.rig.count("looks")
-            self.rig.pictures.publish(image_message(header(ns, CAMERA), picture(i)))
-            self.rig.until(lambda n=looks: self.rig.count("looks") > n, f"a look at frame {i}")
-
-    def _hear(self, msg: TFMessage) -> None:
-        self.transforms.extend(msg.transforms)
-        self.heard.add(msg.transforms, is_static=False)
-
-    def sent(self, parent: str, child: str) -> list[int]:
-        """Stamps of what went out under these names."""
-        return [
-            stamp_ns(t.header.stamp)
-            for t in tuple(self.transforms)
-            if (t.header.frame_id, t.child_frame_id) == (parent, child)
-        ]
 
 
 @pytest.fixture
@@ -156,43 +94,42 @@ def test_missing_transforms_cost_a_moment_and_are_said(rig: Rig):
     assert len(rig.heard["/vggt/depth/image"]) >= 1 and robot.sent("vggt_world", "odom") == []
 
 
-def test_odometry_makes_metres_through_topics(rig: Rig):
-    robot = Drive(rig, frames=40)
-    robot.start(scale_source="odometry", tf_mode="none")
-    robot.show(*range(40))
-    said = rig.until_diagnosed("metres, from odometry")
-    assert float(said["scale sigma"]) < 0.1 and said["scale conflict"] == "none"
-    depth = np.frombuffer(rig.heard["/vggt/depth/image"][-1].data, np.float32)
-    i = len(rig.heard["/vggt/depth/image"]) - 1
-    ratio = depth / sight(robot.base[i] @ BASE_FROM_CAMERA).ravel()
-    assert np.nanmedian(ratio) == pytest.approx(1.0, abs=0.05)
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        ({"child_frame_id": "imu_link"}, "it places 'imu_link', not base_frame 'base_link'"),
-        ({"nan": True}, "its pose is not finite"),
-    ],
-)
-def test_bad_odometry_is_named_and_survived(rig: Rig, change, words):
+def test_a_transform_that_comes_late_is_waited_for(rig: Rig):
     robot = Drive(rig)
-    robot.start(scale_source="odometry", tf_mode="none")
+    robot.start(tf_mode="map_to_odom", tf_wait=5.0)
     robot.show(0)
-    msg = odometry_message(header(START, "odom"), "base_link", np.eye(4), np.eye(4), np.eye(6))
-    msg.child_frame_id = change.get("child_frame_id", "base_link")
-    if "nan" in change:
-        msg.pose.pose.position.x = float("nan")
-    robot.odom.publish(msg)
-    rig.until_diagnosed(words)
-    robot.show(1)
+    ns = START + PERIOD
+    rig.pictures.publish(image_message(header(ns, CAMERA), picture(1)))
+    rig.until(lambda: len(robot.oracle.looks) == 2, "the network is done")  # and the wait begins
+    assert rig.count("looks") == 1 and robot.sent("vggt_world", "odom") == [START]
+    late = transform_message(header(ns, "odom"), "base_link", robot.wheels[1])
+    robot.tf.publish(TFMessage(transforms=[late]))
+    rig.until(lambda: robot.sent("vggt_world", "odom") == [START, ns], "the second transform")
+
+
+def test_a_broken_window_is_told_with_its_segment_wherever_one_is_named(rig: Rig):
+    robot = Drive(rig, frames=12, faults=Faults(broken={8: "nonsense"}))
+    robot.start(tf_mode="none")
+    for topic, kind in (("/vggt/tracks", PointTracks), ("/vggt/odometry", Odometry)):
+        rig.listen(topic, kind)
+        rig.until(lambda topic=topic: subscribers(rig, topic), "a listener")
+    robot.show(0)
+    rig.queries.publish(QueryPoints(ids=[5], u=[20.0], v=[20.0]))
+    robot.show(*range(1, 12))
+    rig.until(lambda: len(rig.heard["/vggt/odometry"]) == 12, "twelve poses")
+    segments = {stamp_ns(msg.header.stamp): msg.segment for msg in rig.heard["/vggt/tracks"]}
+    assert segments.pop(START + 8 * PERIOD) == 1 and set(segments.values()) == {0}
+    unsure = [msg.pose.covariance[0] >= UNKNOWN for msg in rig.heard["/vggt/odometry"]]
+    assert unsure == [i == 8 for i in range(12)]
+    said = rig.until_diagnosed("a window does not fit the map", "segment 1 begins")
+    assert said["joints refused"] == "1" and said["segment"] == "0"  # the next one returned
 
 
 def test_odometry_out_has_a_covariance_that_grows(rig: Rig):
     robot = Drive(rig, frames=12)
     robot.start(tf_mode="none", scale_source="fixed", fixed_scale=1.0)
     rig.listen("/vggt/odometry", Odometry)
-    rig.until(lambda: _subscribers(rig, "/vggt/odometry"), "a listener")
+    rig.until(lambda: subscribers(rig, "/vggt/odometry"), "a listener")
     robot.show(*range(12))
     rig.until(lambda: len(rig.heard["/vggt/odometry"]) == 12, "twelve messages")
     first, last = (rig.heard["/vggt/odometry"][i] for i in (1, -1))
@@ -204,12 +141,32 @@ def test_odometry_out_has_a_covariance_that_grows(rig: Rig):
     assert np.trace(covariances[1]) > np.trace(covariances[0])
 
 
+def test_odometry_out_says_how_fast_the_body_moves(rig: Rig):
+    robot = Drive(rig, frames=12)
+    robot.start(tf_mode="none", scale_source="fixed", fixed_scale=1.0)
+    rig.listen("/vggt/odometry", Odometry)
+    rig.until(lambda: subscribers(rig, "/vggt/odometry"), "a listener")
+    robot.show(*range(12))
+    rig.until(lambda: len(rig.heard["/vggt/odometry"]) == 12, "twelve messages")
+    twists = [msg.twist for msg in rig.heard["/vggt/odometry"]]
+    assert np.diag(np.reshape(twists[0].covariance, (6, 6))).tolist() == [1e6] * 6
+    unit = robot.units_per_metre(twelfth := len(twists) - 1)
+    before, now = robot.base[twelfth - 1], robot.base[twelfth]
+    true = logarithm(inverse_rigid(before) @ now) * 1e9 / PERIOD
+    linear, angular = twists[-1].twist.linear, twists[-1].twist.angular
+    found = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+    np.testing.assert_allclose(found[:3] / unit, true[:3], atol=0.1)  # of 1.5 m/s ahead
+    np.testing.assert_allclose(found[3:], true[3:], atol=0.1)  # of 0.8 rad/s
+    variances = np.diag(np.reshape(twists[-1].covariance, (6, 6)))
+    assert (variances > 0).all() and (variances < 0.3).all()
+
+
 def test_the_map_is_latched_and_saved(rig: Rig, tmp_path):
     robot = Drive(rig, frames=12, faults=NONE)
     path = tmp_path / "there" / "map.ply"
     robot.start(tf_mode="none", map_path=str(path), map_period=0.1)
     rig.listen("/vggt/map_points", PointCloud2, latched=True)
-    rig.until(lambda: _subscribers(rig, "/vggt/map_points"), "a listener")
+    rig.until(lambda: subscribers(rig, "/vggt/map_points"), "a listener")
     robot.show(*range(12))
     rig.until(lambda: rig.heard["/vggt/map_points"], "a map")
     cloud = rig.heard["/vggt/map_points"][-1]
@@ -238,17 +195,12 @@ def test_gravity_levels_the_world_of_a_tilted_camera(rig: Rig):
         imu.publish(msg)
     rig.until(lambda: len(node.robot._up) == 3, "gravity arrives")
     rig.listen("/vggt/pose", PoseStamped)
-    rig.until(lambda: _subscribers(rig, "/vggt/pose"), "a listener")
+    rig.until(lambda: subscribers(rig, "/vggt/pose"), "a listener")
     robot.show(0)
     rig.until(lambda: rig.heard["/vggt/pose"], "a pose")
     pose = rig.heard["/vggt/pose"][0].pose
     found = pose_of(pose.position, pose.orientation)
     np.testing.assert_allclose(found[:3, :3], align.upright(up)[:3, :3], atol=1e-6)
-
-
-def _subscribers(rig: Rig, topic: str) -> bool:
-    assert rig.node is not None
-    return rig.node.count_subscribers(topic) > 0
 
 
 # ---- without a graph ----------------------------------------------------------------------------
@@ -271,6 +223,24 @@ def test_the_cache_interpolates_and_never_extends():
     assert tree.lookup("map", "camera", 150) is None
     back = tree.lookup("camera", "odom", 150)
     assert back is not None and back[0, 3] == pytest.approx(-2.5)
+
+
+def test_what_never_comes_is_waited_for_a_few_times_and_costs_others_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    slept: list[float] = []
+    clock = SimpleNamespace(sleep=slept.append, monotonic=lambda: sum(slept))
+    monkeypatch.setattr(tf_cache, "time", clock)
+    frames = tf_cache.Frames(rig.robot, TFMessage, wait=0.1)
+    waits = []
+    for target in (*["map"] * 8, "odom"):
+        before = sum(slept)
+        assert frames.late(target, "base", 1) is None
+        waits.append(round(sum(slept) - before, 3))
+    assert min(waits[:5]) >= 0.1 and max(waits) < 0.11 and waits[5:8] == [0, 0, 0]
+    assert waits[8] >= 0.1  # another transform has patience of its own
+    frames.tree.add([_transform("map", "base", 0, 1.0)], is_static=True)
+    assert frames.late("map", "base", 1) is not None
 
 
 def test_the_cache_forgets_after_ten_seconds_and_survives_a_loop():

@@ -13,7 +13,7 @@ from PIL import Image
 from rail import EPOCH, HEIGHT, STEP, WALL, WIDTH, Rail, frames
 
 from vggt_ros.errors import UserError
-from vggt_ros.pipeline import Settings
+from vggt_ros.settings import Settings
 from vggt_ros.tools.cli import call
 from vggt_ros.tools.job import Job
 from vggt_ros.tools.record import Run, open_run
@@ -277,6 +277,7 @@ def test_what_cannot_be_is_refused_before_the_network_is_opened(folder, tmp_path
         ({"out": locked}, "is a file"),
         ({"out": locked / "below"}, "cannot write"),
         ({"out": tmp_path / "out", "stride": 9}, "stride"),
+        ({"out": tmp_path / "out", "scale_source": "odometry"}, "needs a robot"),
         ({"out": tmp_path / "out", "queries": tmp_path / "none.json"}, "cannot read"),
     ):
         with pytest.raises(UserError, match=said):

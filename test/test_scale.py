@@ -20,9 +20,11 @@ from oracle import (
 
 from vggt_ros import scale
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Frame
 from vggt_ros.geometry import transform, unproject
 from vggt_ros.odometry import Odometry
-from vggt_ros.pipeline import Frame, Pipeline, Settings
+from vggt_ros.pipeline import Pipeline
+from vggt_ros.settings import Settings
 
 SECOND = 1_000_000_000
 
@@ -49,7 +51,7 @@ def ride(kind, frames=300, *, wheels=None, mounted=True, metres=None, seed=0, **
 
 
 @pytest.mark.parametrize(
-    "kind, frames, mounted", [("room", 300, True), ("arc", 100, False), ("stop_and_go", 130, True)]
+    "kind, frames, mounted", [("room", 300, True), ("arc", 300, False), ("stop_and_go", 300, True)]
 )
 def test_noisy_odometry_makes_metres(kind, frames, mounted):
     wheels = odometry(drive(kind, frames))
@@ -153,6 +155,22 @@ def test_sources_that_disagree_are_named_and_the_trusted_one_is_kept():
     assert "odometry, which is kept" in updates[-1].scale.conflict
 
 
+def test_the_map_follows_the_trusted_source_as_soon_as_it_is_sure():
+    """Height, twice as large as it should be, speaks first; wheels need to travel."""
+    updates, centres, truth, _ = ride(
+        "room",
+        120,
+        wheels=odometry(drive("room", 120)),
+        scale_source="odometry, height",
+        camera_height=2 * CAMERA_HEIGHT,
+    )
+    jumps = [(i, u.rescaled) for i, u in enumerate(updates) if u.rescaled != 1.0]
+    assert len(jumps) == 2 and jumps[0][0] < 5 < jumps[1][0]
+    assert jumps[1][1] == pytest.approx(0.5, rel=0.1)
+    assert updates[jumps[1][0] - 1].scale_source == "height"
+    assert absolute_error(centres, truth, with_scale=False) <= 0.02 * path_length(truth)
+
+
 def test_none_means_arbitrary_units():
     updates, *_ = ride("arc", 10, wheels=odometry(drive("arc", 10)), scale_source="none")
     assert not updates[-1].metric and updates[-1].scale_source == "none"
@@ -193,13 +211,6 @@ def test_rescaling_keeps_what_was_measured():
     assert scale.correction(state) == pytest.approx(1.01)
 
 
-def test_a_rig_of_known_baselines_measures():
-    known = np.array([[0.0, 0, 0], [0.2, 0, 0], [0, 0.1, 0]])
-    found = scale.from_baseline(known / 3.0, known, scene_depth=1.0, stamp_ns=1)
-    assert np.exp(found.log_ratio) == pytest.approx(3.0)
-    assert scale.from_baseline(known / 3.0, known, scene_depth=100.0, stamp_ns=1) is None
-
-
 def test_the_ground_is_found_below_clutter():
     pose = (drive("room") @ BASE_FROM_CAMERA)[20]
     points = transform(pose, unproject(sight(pose), INTRINSICS)).reshape(-1, 3) / 2.0
@@ -238,7 +249,8 @@ def test_a_wrong_source_is_refused_by_name(settings, words):
         Settings(**settings)
 
 
-def test_a_fixed_scale_holds_from_the_first_window():
-    updates, *_ = ride("arc", 3, scale_source="fixed", fixed_scale=2.0)
+@pytest.mark.parametrize("given", [2.0, 1.0])  # 1: nothing is rescaled, and yet it is metres now
+def test_a_fixed_scale_holds_from_the_first_window(given):
+    updates, *_ = ride("arc", 3, scale_source="fixed", fixed_scale=given)
     assert updates[0].metric and updates[0].scale_source == "fixed"
-    assert updates[0].join.world_from_window.scale == pytest.approx(2.0)
+    assert updates[0].join.world_from_window.scale == pytest.approx(given)

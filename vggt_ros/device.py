@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which device runs the network, in which arithmetic, and where compiled programs are kept."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vggt_ros.errors import UserError
+from vggt_ros.look import DeviceLost, OutOfMemory
 
 Device = Any  # jax.Device, which type checkers do not take for a type
 
@@ -53,6 +56,32 @@ def choose_dtype(name: str, device: Device) -> np.dtype:
     if name not in ("float32", "bfloat16"):
         raise UserError(f"dtype is '{name}'; choose auto, float32 or bfloat16")
     return np.dtype(jnp.dtype(name))
+
+
+@contextmanager
+def readable_faults(what: str, device: Device, dtype: np.dtype) -> Iterator[None]:
+    """Around compiling or running `what`: the runtime's errors as what a person can mend.
+
+    Raises `OutOfMemory` and, for all else that the runtime says, `DeviceLost`: after an error of
+    its own a device answers every call with that error, and serves new processes only.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        said, kind = str(error), device.device_kind
+        if "RESOURCE_EXHAUSTED" not in said and "OUT_OF_MEMORY" not in said:
+            raise DeviceLost(
+                f"{kind} failed at {what}: {said.splitlines()[0]}; start this process anew, and"
+                " look into the driver's log if that does not help"
+            ) from error
+        cures = ["lower window_size or network_width"]
+        if dtype != jnp.bfloat16:
+            cures.append("set dtype to bfloat16")
+        if device.platform != "cpu":
+            cures.append("raise memory_fraction")
+        raise OutOfMemory(
+            f"out of memory on {kind}: no room for {what} in {dtype}; {', or '.join(cures)}"
+        ) from error
 
 
 def keep_compiled(cache_dir: Path | None) -> None:

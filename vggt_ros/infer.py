@@ -7,38 +7,32 @@ costs one frame's encoder (`model/stream.py`).  The numbers are those of the ful
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
-from vggt_ros.device import Device, choose_device, choose_dtype, keep_compiled
+from vggt_ros.compiler import HEADS, Compiler
+from vggt_ros.device import (
+    Device,
+    choose_device,
+    choose_dtype,
+    keep_compiled,
+    readable_faults,
+)
 from vggt_ros.errors import UserError
+from vggt_ros.look import Compiling, DeviceLost, Look, OutOfMemory
+from vggt_ros.memory import Memory
 from vggt_ros.model.config import Config
-from vggt_ros.programs import HEADS, Encode, Programs, See
+from vggt_ros.programs import Program, Programs
+from vggt_ros.shapes import Encode, See, Shape, needed, query_room
 
 Progress = Callable[[str], None]
 Weights = dict
-QUERY_ROOM = (16, 64, 256, 1024)  # queries are padded to one of these, so that shapes are few
-
-
-class Look(NamedTuple):
-    """What the network says of one window, float32 on the host, in the window's own gauge."""
-
-    pose_encoding: Float32[np.ndarray, "s 9"]
-    depth: Float32[np.ndarray, "k h w"]  # of the newest k frames
-    confidence: Float32[np.ndarray, "k h w"]
-    tracks: Float32[np.ndarray, "s n 2"] | None = None  # network pixels
-    visibility: Float32[np.ndarray, "s n"] | None = None
-    track_confidence: Float32[np.ndarray, "s n"] | None = None
-
-
-class Compiling(UserError):
-    """No program for such a picture yet; one is being compiled in the background."""
 
 
 class Engine:
@@ -46,7 +40,9 @@ class Engine:
 
     With `background`, a shape that is not ready is compiled while others go on serving: a look
     may then cover fewer frames than asked for (the newest), or leave out tracks; where nothing
-    fits it raises `Compiling`.  Without, it waits.
+    fits it raises `Compiling`.  Without, it waits.  A window that does not fit into the device's
+    memory, or cannot be compiled, is not tried again: smaller ones serve, and the first such look
+    says why.
     """
 
     def __init__(
@@ -65,21 +61,29 @@ class Engine:
         order, group = config.aggregator.aa_order, config.aggregator.aa_block_size
         if tuple(order) != ("frame", "global") or group != 1:
             raise UserError("streaming needs a tower that alternates frame and global, one by one")
-        self.name, self.config = name, config
-        self.device, self.dtype = device, dtype
-        self.random_weights = random
-        self.default_width = default_width
+        self.name, self.device, self.dtype = name, device, dtype
+        self.random_weights, self.default_width = random, default_width
         self.background = background
-        self.programs = Programs(config, dtype, device, cache_dir)
-        self._weights = jax.device_put(jax.tree.leaves(weights), device)
+        self.programs = Programs(Compiler(config, dtype, device, cache_dir))
+        self._memory = Memory(config, device)
         self._slots = 0
-        self.reset()
+        self._too_large: list[See] = []
+        with self._faults(f"the weights of {name}"):
+            self._weights = jax.device_put(jax.tree.leaves(weights), device)
+            jax.block_until_ready(self._weights)
+
+    @property
+    def compiling(self) -> tuple[str, ...]:
+        """What is being compiled, then what will be, in words."""
+        return self.programs.pending
 
     def reset(self) -> None:
         """Forget every frame; keep the compiled programs."""
-        self._memory: tuple[Array, ...] | None = None
-        self._size = (0, 0)
-        self._where: dict[int, int] = {}  # frame id -> slot
+        self._memory.forget()
+
+    def close(self, timeout: float) -> bool:
+        """Compile no more; True if the compiler has come to rest after `timeout` seconds."""
+        return self.programs.stop(timeout)
 
     def warm(
         self,
@@ -95,13 +99,30 @@ class Engine:
         The longest of `window_sizes` says how many frames will be remembered.
         """
         self._slots = max(self._slots, *window_sizes)
-        shapes = [Encode(size, self._slots)]
-        for s in window_sizes:
-            rooms = {query_room(n) for n in queries}
-            shapes += [See(size, self._slots, s, min(depth_frames, s), n) for n in sorted(rooms)]
-        for shape in shapes:
+        for shape in needed(size, window_sizes, depth_frames=depth_frames, queries=queries):
             progress(f"compiling {self.name}: {shape}")
-            self.programs.get(shape)
+            with self._faults(str(shape)):
+                self.programs.get(shape._replace(slots=self._slots))
+
+    def prepare(
+        self, size: tuple[int, int], window_size: int, *, depth_frames: int, guests: int = 0
+    ) -> None:
+        """Have all that windows up to this size will need compiled in the background.
+
+        `guests` frames more are now and then in a full window; what they need comes last.  Raises
+        `Compiling` until a window of one frame can be looked at.  Asking again is cheap.
+        """
+        self._slots = max(self._slots, window_size + guests)
+        sizes = range(1, window_size + 1)
+        shapes = [
+            shape._replace(slots=self._slots)
+            for shape in needed(size, sizes, depth_frames=depth_frames, guests=guests)
+        ]
+        at_once, later = shapes[:2], shapes[2:]
+        self.programs.want(at_once, first=True)
+        self.programs.want(later)
+        if None in [self._found(shape) for shape in at_once]:
+            raise _compiling(size)
 
     def look(
         self,
@@ -114,88 +135,102 @@ class Engine:
     ) -> Look:
         """Look at a window, oldest frame first; depth for the newest `depth_frames` only.
 
-        A frame is known by its id: its picture is read the first time only.
+        A frame is known by its id: its picture is read the first time only.  Raises `Compiling`,
+        `OutOfMemory` or `DeviceLost`; after the first two, another look may be tried.
         """
-        self._make_room(images[0].shape[:2], len(frame_ids))
-        count = 0 if queries is None else len(queries)
-        frames, room, program = self._program(len(frame_ids), depth_frames, query_room(count))
-        cut = len(frame_ids) - frames
-        frame_ids, images = frame_ids[cut:], images[cut:]
-        if room == 0 or query_frame < cut:
-            count = 0
-        self._remember(frame_ids, images)
-        slots = np.array([self._where[key] for key in frame_ids], np.int32)
-        points = np.zeros((room, 2), np.float32)
-        if queries is not None:
-            points[:count] = queries[:count]
-        known = np.arange(room) < count
-        outputs = program(
-            self._weights, self._memory, slots, points, known, np.int32(max(query_frame - cut, 0))
-        )
-        outputs = [output for output in outputs if output is not None]
-        for output in outputs:
-            output.copy_to_host_async()
-        pose, depth, confidence, *tracks = (np.asarray(output) for output in outputs)
-        if count == 0:
-            return Look(pose, depth, confidence)
-        return Look(pose, depth, confidence, *(x[:, :count] for x in tracks))
+        size, frames = images[0].shape[:2], len(frame_ids)
+        self._slots = max(self._slots, frames)
+        room = query_room(0 if queries is None else len(queries))
+        wanted = See(size, self._slots, frames, depth_frames, room)
+        slots = self._read(frame_ids, images)
+        faults: list[UserError] = []
+        ready = self._found
+        for shape in self._fitting(wanted):
+            program = None
+            try:
+                program = ready(shape)
+                if program is None:  # it has been begun, and that is enough for now
+                    ready = self.programs.held
+                    continue
+                look = self._see(program, shape, slots, queries, query_frame)
+            except (OutOfMemory, DeviceLost) as error:
+                if program is not None and isinstance(error, DeviceLost):
+                    raise  # it was running; one that cannot be compiled may be at fault itself
+                faults.append(error)
+                self._too_large.append(shape)
+                continue
+            if faults:
+                said = f"{faults[-1]}; meanwhile a {shape} serves"
+                look = look._replace(notice=said)
+            return look
+        raise faults[-1] if faults else _compiling(size)
 
-    def _make_room(self, size: tuple[int, int], frames: int) -> None:
-        """Memory for windows of this many frames of this size; another size forgets all."""
-        if frames > self._slots or size != self._size:
-            self.reset()
-            self._slots = max(self._slots, frames)
-        if self._memory is None:
-            self._size = size
-            dim, patch = self.config.aggregator.embed_dim, self.config.aggregator.patch_size
-            tokens = size[0] // patch * (size[1] // patch)
-            special = 1 + self.config.aggregator.num_register_tokens
-            with jax.default_device(self.device):
-                self._memory = tuple(
-                    jnp.zeros((self._slots, n, dim), jnp.float32)
-                    for n in (tokens, special + tokens)
-                )
+    def _fitting(self, wanted: See) -> Iterator[See]:
+        """This window and what may stand in for it, without those that are known not to fit.
 
-    def _program(self, frames: int, depth_frames: int, room: int) -> tuple[int, int, Callable]:
-        """The program for such a window, or the nearest smaller one that is ready."""
-        wanted = See(self._size, self._slots, frames, depth_frames, room)
-        if not self.background:
-            return frames, room, self.programs.get(wanted)
-        encoder = self.programs.find(Encode(self._size, self._slots))
-        smaller = [wanted, wanted._replace(queries=0)]
-        for s in range(frames - 1, 0, -1):
-            smaller.append(See(self._size, self._slots, s, min(depth_frames, s), 0))
-        for shape in smaller if encoder else ():
-            program = self.programs.find(shape) if shape == wanted else self.programs.held(shape)
-            if program is not None:
-                return shape.frames, shape.queries, program
-        if frames > 1:
-            self.programs.find(smaller[-1])
-        raise Compiling(f"compiling for {self._size[1]}x{self._size[0]} pictures; frames wait")
+        A single frame is always tried: memory that others held may be free again.
+        """
+        for shape in wanted.instead():
+            last = shape.frames == 1 and shape.queries == 0
+            if last or not any(shape.is_beyond(limit) for limit in self._too_large):
+                yield shape
 
-    def _remember(
+    def _read(
         self, frame_ids: Sequence[int], images: Sequence[UInt8[np.ndarray, "h w 3"]]
-    ) -> None:
-        """Encode the frames that are new, in the places of those that left."""
-        self._where = {key: slot for key, slot in self._where.items() if key in frame_ids}
-        free = [slot for slot in range(self._slots) if slot not in self._where.values()]
-        encode = self.programs.get(Encode(self._size, self._slots))
-        for key, image in zip(frame_ids, images, strict=True):
-            if key not in self._where:
-                self._where[key] = free.pop()
-                self._memory = encode(
-                    self._weights, self._memory, image, np.int32(self._where[key])
-                )
+    ) -> Int32[np.ndarray, "s"]:
+        """The frames' slots in the memory, those that are new encoded."""
+        size = images[0].shape[:2]
+        self._memory.make_room(size, self._slots)
+        shape = Encode(size, self._slots)
+        program = self._found(shape)
+        if program is None:
+            raise _compiling(size)
+        with self._faults(str(shape)):
+            return self._memory.read(frame_ids, images, partial(program, self._weights))
+
+    def _see(
+        self,
+        program: Program,
+        shape: See,
+        slots: Int32[np.ndarray, "s"],
+        queries: Float32[np.ndarray, "n 2"] | None,
+        query_frame: int,
+    ) -> Look:
+        """Run it on the newest frames; without tracks where it or the query's frame has none."""
+        cut = len(slots) - shape.frames
+        given = np.zeros((0, 2), np.float32)
+        if queries is not None and shape.queries and query_frame >= cut:
+            given = queries
+        points = np.zeros((shape.queries, 2), np.float32)
+        points[: len(given)] = given
+        known = np.arange(shape.queries) < len(given)
+        inputs = slots[cut:], points, known, np.int32(max(query_frame - cut, 0))
+        try:
+            with self._faults(str(shape)):
+                outputs = program(self._weights, self._memory.arrays, *inputs)
+                outputs = [output for output in outputs if output is not None]
+                for output in outputs:
+                    output.copy_to_host_async()
+                pose, depth, confidence, *tracks = (np.asarray(output) for output in outputs)
+        except OutOfMemory:
+            with self._faults("the memory of frames"):
+                self._memory.check()
+            raise
+        if len(given) == 0:
+            return Look(pose, depth, confidence)
+        return Look(pose, depth, confidence, *(x[:, : len(given)] for x in tracks))
+
+    def _found(self, shape: Shape) -> Program | None:
+        """The program; in the background None while it is compiled."""
+        with self._faults(str(shape)):
+            return self.programs.find(shape) if self.background else self.programs.get(shape)
+
+    def _faults(self, what: str) -> AbstractContextManager[None]:
+        return readable_faults(what, self.device, self.dtype)
 
 
-def query_room(count: int) -> int:
-    """The padded number of queries.  Raises `UserError` where there are too many."""
-    if count == 0:
-        return 0
-    for room in QUERY_ROOM:
-        if count <= room:
-            return room
-    raise UserError(f"{count} queries are too many; send at most {QUERY_ROOM[-1]}")
+def _compiling(size: tuple[int, int]) -> Compiling:
+    return Compiling(f"compiling for network pictures of {size[1]}x{size[0]}; images wait")
 
 
 def open_engine(

@@ -115,13 +115,13 @@ class Odometry:
         wheels = inverse_rigid(mark.odom_from_camera) @ here.odom_from_camera
         eyes = inverse_rigid(mark.world_from_camera) @ here.world_from_camera
         metres, units = (float(np.linalg.norm(motion[:3, 3])) for motion in (wheels, eyes))
-        turned = _angle(wheels[:3, :3])
+        turned = angle(wheels[:3, :3])
         if metres < MIN_METRES or units < MIN_TRAVEL * scene_depth:
             if turned > MUCH_TURN:
                 self._mark = here
             return None
         self._mark = here
-        if abs(turned - _angle(eyes[:3, :3])) > SAME_TURN:
+        if abs(turned - angle(eyes[:3, :3])) > SAME_TURN:
             return None
         if self.base_from_camera is None and turned > np.deg2rad(10):
             return None  # an unknown lever arm swings
@@ -146,7 +146,7 @@ class Odometry:
         seconds = max((stamp_ns - self._stamps[-1]) * 1e-9, 1e-3)
         step = inverse_rigid(self._poses[-1]) @ pose
         fast = np.linalg.norm(step[:3, 3]) > FASTEST * seconds + 0.05
-        return bool(fast or _angle(step[:3, :3]) > FASTEST_TURN * seconds + 0.05)
+        return bool(fast or angle(step[:3, :3]) > FASTEST_TURN * seconds + 0.05)
 
     def _refuse(self, why: str) -> bool:
         self.notices.append(f"odometry is refused: {why}")
@@ -167,5 +167,6 @@ def between(
     return pose
 
 
-def _angle(rotation: Float[np.ndarray, "3 3"]) -> float:
+def angle(rotation: Float[np.ndarray, "3 3"]) -> float:
+    """By how many radians it turns."""
     return float(np.arccos(np.clip((np.trace(rotation) - 1.0) / 2.0, -1.0, 1.0)))

@@ -7,173 +7,29 @@ robot runs.  No topics, no files; time is data (integer nanoseconds) and so is t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8, UInt32
+from jaxtyping import Float, UInt32
 
 from vggt_ros import align, image
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Companion, Frame, FrameError, Held, Tracks, Update, View
 from vggt_ros.geometry import (
     extrinsics_from_pose_encoding,
     intrinsics_from_pose_encoding,
     inverse_rigid,
 )
-from vggt_ros.infer import Look
+from vggt_ros.look import Engine, Look
 from vggt_ros.odometry import Odometry
-from vggt_ros.scale import NOTHING, Estimate, listen_to
+from vggt_ros.rig import Pair, Rig
+from vggt_ros.settings import Settings
 from vggt_ros.tracking import TrackAnchor, mapped
 from vggt_ros.window import Window, push
 from vggt_ros.world import Known, Placement, World
 
 Clock = Callable[[], float]
-
-
-class FrameError(UserError):
-    """A frame that was refused; the window stays as it was."""
-
-
-class Frame(NamedTuple):
-    """One picture as the camera took it."""
-
-    rgb: UInt8[np.ndarray, "h w 3"]
-    stamp_ns: int
-    camera: str = "camera"  # the camera's optical frame id
-    intrinsics: Float[np.ndarray, "3 3"] | None = None  # calibrated K of this very picture
-    metres: Float32[np.ndarray, "h w"] | None = None  # another sensor's depth of it; NaN: none
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a person may choose; the node's parameters and the commands' options mirror it."""
-
-    window_size: int = 4  # frames looked at together; cost grows faster than linearly
-    stride: int = 1  # new frames between two looks
-    network_width: int = 0  # network pixels; 0 is the width the model was made for
-    min_confidence: float = 1.5  # points below it are masked; 1 means "no evidence"
-    intrinsics: Literal["model", "camera_info"] = "model"
-    keyframes: bool = True  # at stride 1, the newest frame gives way while it shows nothing new
-    scale_source: str = "none"  # names of `scale.SOURCES`, the most trusted first
-    camera_height: float = 0.0  # metres above the ground, for source height
-    fixed_scale: float = 0.0  # metres per unit of the first window, for source fixed
-
-    def __post_init__(self) -> None:
-        sources = listen_to(self.scale_source).trusted
-        for source, name in (("height", "camera_height"), ("fixed", "fixed_scale")):
-            if source in sources and not getattr(self, name) > 0:
-                raise UserError(f"scale_source {source} needs {name}: set it to a positive number")
-        if not 1 <= self.window_size:
-            raise UserError(f"window_size is {self.window_size}; it must be 1 or more")
-        if not 1 <= self.stride <= self.window_size:
-            raise UserError(
-                f"stride is {self.stride}; it must be between 1 and window_size"
-                f" ({self.window_size})"
-            )
-
-    @property
-    def depth_frames(self) -> int:
-        """Newest frames that get depth: the new ones, and one that ties them to the last window."""
-        return min(self.window_size, self.stride + 1)
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """What the pipeline needs of a network; `infer.Engine` is the real one."""
-
-    default_width: int
-
-    def look(
-        self,
-        frame_ids: tuple[int, ...],
-        images: list[UInt8[np.ndarray, "h w 3"]],
-        *,
-        depth_frames: int,
-        queries: Float32[np.ndarray, "n 2"] | None = None,
-        query_frame: int = 0,
-    ) -> Look:
-        """One forward pass over a window, oldest frame first."""
-        ...
-
-    def reset(self) -> None:
-        """Forget every cached frame; keep the compiled program."""
-        ...
-
-
-class View(NamedTuple):
-    """One frame of the window, placed in the world (z up), on the network's pixel grid."""
-
-    frame_id: int
-    stamp_ns: int
-    camera: str
-    grid: image.Grid
-    rgb: UInt8[np.ndarray, "h w 3"]
-    intrinsics: Float[np.ndarray, "3 3"]
-    world_from_camera: Float[np.ndarray, "4 4"]
-    depth: Float32[np.ndarray, "h w"] | None  # z-depth in world units; None: not asked for
-    confidence: Float32[np.ndarray, "h w"] | None
-    input_rgb: UInt8[np.ndarray, "H W 3"]  # the picture at the camera's own size
-
-    def masked_depth(self, min_confidence: float) -> Float32[np.ndarray, "h w"]:
-        """Depth with NaN wherever it is not to be trusted."""
-        assert self.depth is not None and self.confidence is not None
-        usable = (self.confidence >= min_confidence) & (self.depth > 0) & np.isfinite(self.depth)
-        return np.where(usable, self.depth, np.float32(np.nan))
-
-    def rescaled(self, factor: float) -> "View":
-        """The same view in a world that was rescaled about its origin."""
-        if factor == 1.0:
-            return self
-        pose = self.world_from_camera * np.array([1.0, 1.0, 1.0, factor])
-        pose[3, 3] = 1.0
-        depth = None if self.depth is None else self.depth * np.float32(factor)
-        return self._replace(world_from_camera=pose, depth=depth)
-
-
-class Tracks(NamedTuple):
-    """Where the queried points are in each frame of the window, in pixels of the input image."""
-
-    ids: UInt32[np.ndarray, "n"]
-    stamps_ns: tuple[int, ...]
-    uv: Float32[np.ndarray, "s n 2"]
-    visibility: Float32[np.ndarray, "s n"]
-    confidence: Float32[np.ndarray, "s n"]
-
-
-class Update(NamedTuple):
-    """What one look adds: the window's views oldest to newest, and how it joined the map."""
-
-    views: tuple[View, ...]
-    fresh: int  # how many of the newest views were never published before
-    tracks: Tracks | None
-    window_id: int
-    join: align.Join
-    seconds: dict[str, float]
-    metric: bool = False  # are world units metres?
-    scale: Estimate = NOTHING
-    focal: float | None = None  # the network's focal length over the calibrated one
-    rescaled: float = 1.0  # factor about the origin that older poses and points must follow
-
-    @property
-    def covariance(self) -> Float[np.ndarray, "6 6"]:
-        """Of the newest camera (x y z, rotation vector), with that of the scale along its way."""
-        away = np.zeros(6)
-        away[:3] = self.views[-1].world_from_camera[:3, 3]
-        sigma = self.scale.sigma if self.metric else 1.0
-        return self.join.covariance + sigma**2 * np.outer(away, away)
-
-    @property
-    def scale_source(self) -> str:
-        """Who says so; "none": units are arbitrary."""
-        return self.scale.source
-
-
-class _Held(NamedTuple):
-    """A frame of the window before and between looks."""
-
-    frame: Frame
-    grid: image.Grid
-    pixels: UInt8[np.ndarray, "h w 3"]
 
 
 class Pipeline:
@@ -192,6 +48,7 @@ class Pipeline:
         self._known = Known(
             camera_height=self.settings.camera_height, fixed_scale=self.settings.fixed_scale
         )
+        self._rig = Rig(engine, self.settings, lambda notice: self.notices.append(notice))
         self._frame_id = 0
         self._window_id = 0
         self.reset()
@@ -199,13 +56,15 @@ class Pipeline:
     def reset(self) -> None:
         """Empty window, tracks and map; the compiled network stays."""
         self._window = Window()
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, Held] = {}
         self._views: dict[int, View] = {}
+        self._newest, self._missing = -1, 0  # frame of the last look; how many older ones it lacked
         self.world = World(self.settings.scale_source, self._known, self.odometry)
         self._anchor: TrackAnchor | None = None
         self._last: Frame | None = None
         self._refused_back: list[int] = []
         self._focal: float | None = None
+        self._rig.reset()
         self.engine.reset()
 
     def mounted(
@@ -249,24 +108,28 @@ class Pipeline:
         """Take one frame; look if it is time.  Raises `FrameError` for one that must be refused."""
         self._admit(frame)
         times = {"start": self.clock()}
-        grid = image.grid_for(
-            frame.rgb.shape[1],
-            frame.rgb.shape[0],
-            self.settings.network_width or self.engine.default_width,
-        )
+        height, width = frame.rgb.shape[:2]
+        grid = self.settings.grid(width, height, self.engine.default_width)
         frame_id, self._frame_id = self._frame_id, self._frame_id + 1
-        self._held[frame_id] = _Held(frame, grid, image.to_network(frame.rgb, grid))
+        pixels = image.to_network(frame.rgb, grid)
+        self._held[frame_id] = Held(frame._replace(companion=None), grid, pixels)
         times["resize"] = self.clock()
-        self._window, due = push(
-            self._without_newest(),
-            frame_id,
-            size=self.settings.window_size,
-            stride=self.settings.stride,
-        )
+        self._window, due = self._with(frame_id)
         self._held = {key: self._held[key] for key in self._window.frame_ids}
         if self._anchor is not None and self._anchor.frame_id is None:
             self._place_anchor(frame_id, grid)
-        return self._look(times) if due else None
+        return self._look(times, frame.companion) if due else None
+
+    def wants_companion(self, stamp_ns: int) -> bool:
+        """Whether a frame of that time should bring its companion, for scale source baseline."""
+        _, looks = self._with(self._frame_id)
+        room = self._missing == 0  # else the window itself does not fit, or not yet
+        return looks and room and self._rig.is_due(stamp_ns, self.world.wants("baseline"))
+
+    def _with(self, frame_id: int) -> tuple[Window, bool]:
+        """The window with one more frame, and whether to look at it."""
+        size, stride = self.settings.window_size, self.settings.stride
+        return push(self._without_newest(), frame_id, size=size, stride=stride)
 
     def _without_newest(self) -> Window:
         """The window that the next frame enters: a newest frame that showed nothing new leaves it.
@@ -323,34 +186,39 @@ class Pipeline:
             self._anchor = None
             self.notices.append(str(error))
 
-    def _look(self, times: dict[str, float]) -> Update:
+    def _look(self, times: dict[str, float], companion: Companion | None) -> Update:
         ids = self._window.frame_ids
         held = [self._held[key] for key in ids]
-        anchor = self._anchor.within(ids) if self._anchor else None
+        anchor = self._anchor
+        if anchor is not None:
+            anchor = anchor.within(ids[self._missing :]) or anchor.within(ids)
         if self._anchor is not None and anchor is None:
-            self.notices.append("every frame with known tracks left the window: tracks end")
+            self.notices.append(self._anchor.epitaph())
         self._anchor = anchor
-        look = self.engine.look(
+        look, pair = self._rig.look(
             ids,
-            [h.pixels for h in held],
-            depth_frames=min(self.settings.depth_frames, len(ids)),
+            held,
+            companion,
             queries=anchor.uv if anchor else None,
             query_frame=ids.index(anchor.frame_id) if anchor else 0,
         )
         times["network"] = self.clock()
-        placed, fresh = self._place(ids, held, look)
+        if look.notice:
+            self.notices.append(look.notice)
+        self._missing = len(ids) - len(look.pose_encoding)
+        ids, held = ids[self._missing :], held[self._missing :]
+        if self._missing and not any(key in self._views for key in ids):
+            # A window too small to share a frame with the last one: nothing ties it to the map.
+            self.world = World(self.settings.scale_source, self._known, self.odometry)
+        placed, fresh = self._place(ids, held, look, pair)
         tracks = None
         if anchor is not None and look.tracks is not None:
             tracks = self._tracked(anchor, ids, held, look)
         times["geometry"] = self.clock()
         self._window_id += 1
-        marks = list(times.items())
-        seconds = {
-            name: t - before for (_, before), (name, t) in zip(marks, marks[1:], strict=False)
-        }
-        views = tuple(self._views[key] for key in ids)
+        seconds = {name: t - before for (_, before), (name, t) in pairwise(times.items())}
         return Update(
-            views=views,
+            views=tuple(self._views[key] for key in ids),
             fresh=fresh,
             tracks=tracks,
             window_id=self._window_id - 1,
@@ -360,9 +228,13 @@ class Pipeline:
             scale=placed.scale,
             focal=self._focal,
             rescaled=placed.rescaled,
+            motion=placed.motion,
+            missing=self._missing,
         )
 
-    def _place(self, ids: tuple[int, ...], held: list[_Held], look: Look) -> tuple[Placement, int]:
+    def _place(
+        self, ids: tuple[int, ...], held: list[Held], look: Look, pair: Pair | None
+    ) -> tuple[Placement, int]:
         """Cameras from the encoding, the window joined to the map, every view put in the world."""
         height, width = held[-1].pixels.shape[:2]
         window_from_camera = np.tile(np.eye(4), (len(ids), 1, 1))
@@ -373,10 +245,10 @@ class Pipeline:
         window = align.WindowGeometry(
             ids, window_from_camera, intrinsics, look.depth, look.confidence
         )
-        placed = self.world.add(window, held[-1].frame.stamp_ns, _metres(held[-1]))
+        placed = self.world.add(window, held[-1].frame.stamp_ns, held[-1].metres(), pair)
         unit = np.float32(placed.join.world_from_window.scale)
         without_depth = len(ids) - len(look.depth)
-        fresh = sum(key not in self._views for key in ids)
+        fresh = sum(key > self._newest for key in ids)
         views: dict[int, View] = {}
         for i, (key, h) in enumerate(zip(ids, held, strict=True)):
             j = i - without_depth
@@ -395,11 +267,11 @@ class Pipeline:
                 confidence=look.confidence[j] if j >= 0 else None,
                 input_rgb=h.frame.rgb,
             )
-        self._views = views
+        self._views, self._newest = views, ids[-1]
         return placed, fresh
 
     def _intrinsics(
-        self, held: list[_Held], look: Look, height: int, width: int
+        self, held: list[Held], look: Look, height: int, width: int
     ) -> Float[np.ndarray, "s 3 3"]:
         encoding = look.pose_encoding.astype(np.float64)
         intrinsics = np.array(intrinsics_from_pose_encoding(encoding, height, width))
@@ -413,28 +285,13 @@ class Pipeline:
         return intrinsics
 
     def _tracked(
-        self, anchor: TrackAnchor, ids: tuple[int, ...], held: list[_Held], look: Look
+        self, anchor: TrackAnchor, ids: tuple[int, ...], held: list[Held], look: Look
     ) -> Tracks:
         """Tracks in input pixels; remembers them, since the anchor frame will leave the window."""
         assert look.tracks is not None
         assert look.visibility is not None and look.track_confidence is not None
         self._anchor = anchor.seen(ids, look.tracks)
-        uv = np.stack(
-            [
-                mapped(h.grid.input_from_network, track)
-                for h, track in zip(held, look.tracks, strict=True)
-            ]
-        )
+        pairs = zip(held, look.tracks, strict=True)
+        uv = np.stack([mapped(h.grid.input_from_network, track) for h, track in pairs])
         stamps = tuple(h.frame.stamp_ns for h in held)
         return Tracks(anchor.ids, stamps, uv, look.visibility, look.track_confidence)
-
-
-def _metres(held: _Held) -> Float[np.ndarray, "h w"] | None:
-    """The other sensor's depth on the network's grid: the nearest pixel of the input."""
-    metres, grid = held.frame.metres, held.grid
-    if metres is None:
-        return None
-    (sx, _, x0), (_, sy, y0), _ = grid.input_from_network
-    columns = np.rint(sx * np.arange(grid.width) + x0).astype(int)
-    rows = np.rint(sy * np.arange(grid.height) + y0).astype(int)
-    return metres[rows.clip(0, len(metres) - 1)[:, None], columns.clip(0, metres.shape[1] - 1)]

@@ -1,183 +1,126 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled programs of one network: a few shapes, each traced once in the life of a cache.
+"""Compiled programs by shape: made on demand, at once or in the background while others serve."""
 
-Compiling is cached by JAX; tracing is not, and for a large model takes longer than loading the
-compiled program.  So the traced program is kept too, as a portable export beside JAX's own files.
-"""
+from collections import deque
+from collections.abc import Callable, Iterable
+from threading import Condition, Thread
 
-import hashlib
-import json
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from threading import Lock
-from typing import Any, NamedTuple
+from vggt_ros.shapes import Shape
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from vggt_ros.device import Device
-from vggt_ros.model.config import Config
-
-HEADS = ("camera", "depth", "tracks")  # points come from depth and camera: more exact, and cheaper
-
-
-class Encode(NamedTuple):
-    """Program: one frame into its slot of the memory."""
-
-    size: tuple[int, int]
-    slots: int
-
-    def __str__(self) -> str:
-        return f"encoder {self.size[1]}x{self.size[0]}"
-
-
-class See(NamedTuple):
-    """Program: a window of `frames`, depth for the newest `depth_frames`, room for `queries`."""
-
-    size: tuple[int, int]
-    slots: int
-    frames: int
-    depth_frames: int
-    queries: int
-
-    def __str__(self) -> str:
-        tracks = f", {self.queries} tracks" if self.queries else ""
-        return f"window of {self.frames} {self.size[1]}x{self.size[0]}{tracks}"
-
-
-Shape = Encode | See
+Program = Callable
 
 
 class Programs:
-    """Compiled programs by shape; compiles on demand, here or in the background."""
+    """Calls `compile` once per shape, from any thread, and never twice at a time.
 
-    def __init__(self, config: Config, dtype: np.dtype, device: Device, cache_dir: Path | None):
-        self._config, self._dtype, self._device = config, dtype, device
-        self._cache_dir = cache_dir
-        self._ready: dict[Shape, Callable] = {}
-        self._pending: dict[Shape, Future] = {}
-        self._compiler: ThreadPoolExecutor | None = None
-        self._lock = Lock()
+    Tracing is Python, so a second compilation would only slow down the first, and whoever serves.
+    """
+
+    def __init__(self, compile: Callable[[Shape], Program]):
+        self._compile = compile
+        self._ready: dict[Shape, Program] = {}
+        self._failed: dict[Shape, Exception] = {}  # in the background; nobody has heard of it yet
+        self._wanted: deque[Shape] = deque()
+        self._current: Shape | None = None  # the one being compiled
+        self._news = Condition()
+        self._thread: Thread | None = None
+        self._stopping = False
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """What is being compiled in the background, in words."""
-        return tuple(str(shape) for shape, job in self._pending.items() if not job.done())
+        """What is being compiled, then what will be, in words."""
+        with self._news:
+            current = () if self._current is None else (self._current,)
+            return tuple(str(shape) for shape in (*current, *self._wanted))
 
-    def get(self, shape: Shape) -> Callable:
-        """The program, compiled now if need be."""
-        job = self._pending.pop(shape, None)
-        if job is not None:
-            self._ready[shape] = job.result()
-        elif shape not in self._ready:
-            self._ready[shape] = self._compiled(shape)
-        return self._ready[shape]
+    def get(self, shape: Shape) -> Program:
+        """The program, compiled now if need be.  Raises what compiling raised."""
+        with self._news:
+            self._news.wait_for(lambda: shape in self._ready or self._current is None)
+            if shape in self._ready:
+                return self._ready[shape]
+            self._begin(shape)
+        self._make(shape)
+        return self._take(shape)
 
-    def find(self, shape: Shape) -> Callable | None:
-        """The program if it is ready; otherwise it is compiled in the background from now on."""
-        if shape in self._ready:
-            return self._ready[shape]
-        if shape not in self._pending:
-            if self._compiler is None:
-                self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
-            self._pending[shape] = self._compiler.submit(self._compiled, shape)
-        return self.get(shape) if self._pending[shape].done() else None
+    def find(self, shape: Shape) -> Program | None:
+        """The program if it is ready; else it is compiled in the background, before all others.
 
-    def held(self, shape: Shape) -> Callable | None:
+        One that is awaited already keeps its place.  Raises what compiling it has raised; the next
+        call tries again.
+        """
+        with self._news:
+            if shape not in self._ready and shape not in self._failed:
+                self._want([shape], first=True)
+                return None
+        return self._take(shape)
+
+    def held(self, shape: Shape) -> Program | None:
         """The program if it is ready; nothing is begun otherwise."""
-        return self.find(shape) if shape in self._ready or shape in self._pending else None
+        return self._ready.get(shape)
 
-    def stop(self) -> None:
-        """Begin no further compilation."""
-        if self._compiler is not None:
-            self._compiler.shutdown(wait=False, cancel_futures=True)
+    def want(self, shapes: Iterable[Shape], *, first: bool = False) -> None:
+        """Compile these in the background, in this order, after (or before) what is awaited."""
+        with self._news:
+            self._want(shapes, first=first)
 
-    def _compiled(self, shape: Shape) -> Callable:
-        # One at a time: tracing is Python and would only slow down whoever serves meanwhile.
-        with self._lock, jax.default_device(self._device):
-            donated = (1,) if isinstance(shape, Encode) else ()
-            exported = self._exported(shape)
-            if exported is None:
-                function, arguments = self._traced(shape)
-            else:
-                function = exported.call
-                arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-            return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
+    def stop(self, timeout: float) -> bool:
+        """Begin nothing more; True if nothing is being compiled after `timeout` seconds."""
+        with self._news:
+            self._stopping = True
+            self._wanted.clear()
+            self._news.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout)
+            return not self._thread.is_alive()
+        return True
 
-    def _exported(self, shape: Shape) -> jax.export.Exported | None:
-        """The traced program from the cache, or into it; None where nothing is kept."""
-        if self._cache_dir is None:
-            return None
-        path = self._cache_dir / f"{self._fingerprint(shape)}.export"
-        if path.exists():
-            kept = path.read_bytes()
-            digest, program = kept[:32], kept[32:]
-            if hashlib.sha256(program).digest() == digest:
-                return jax.export.deserialize(bytearray(program))
-            path.unlink()  # cut short, by a full disk or a kill: trace it again
-        function, arguments = self._traced(shape)
+    def _want(self, shapes: Iterable[Shape], *, first: bool) -> None:
+        known = {*self._ready, *self._failed, *self._wanted, self._current}
+        new = [shape for shape in shapes if shape not in known]
+        if first:
+            self._wanted.extendleft(reversed(new))
+        else:
+            self._wanted.extend(new)
+        if self._thread is None and self._wanted and not self._stopping:
+            self._thread = Thread(target=self._run, name="vggt_compiler", daemon=True)
+            self._thread.start()
+        self._news.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(
+                    lambda: self._stopping or (self._wanted and self._current is None)
+                )
+                if self._stopping:
+                    return
+                shape = self._wanted[0]
+                self._begin(shape)
+            self._make(shape)
+
+    def _begin(self, shape: Shape) -> None:
+        self._current = shape
+        self._failed.pop(shape, None)
+        if shape in self._wanted:
+            self._wanted.remove(shape)
+
+    def _make(self, shape: Shape) -> None:
         try:
-            exported = jax.export.export(jax.jit(function))(*arguments)
-        except ValueError:  # a kernel that promises no stable export: it is traced at each start
-            return None
-        part = path.with_suffix(".part")
-        program = bytes(exported.serialize())
-        part.write_bytes(hashlib.sha256(program).digest() + program)
-        part.replace(path)
-        return exported
+            made, failed = self._compile(shape), None
+        except Exception as error:  # whoever asks for the program hears of it
+            made, failed = None, error
+        with self._news:
+            self._current = None
+            if failed is None:
+                self._ready[shape] = made
+            else:
+                self._failed[shape] = failed
+            self._news.notify_all()
 
-    def _fingerprint(self, shape: Shape) -> str:
-        """Changes with whatever changes the program: the model, its code, JAX, the device."""
-        sources = sorted(Path(__file__).parent.glob("model/*.py"))
-        parts = [
-            json.dumps(self._config.to_dict()),
-            str((type(shape).__name__, *shape, self._dtype, self._device.device_kind)),
-            jax.__version__,
-            *(path.read_text() for path in sources),
-        ]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-    def _traced(self, shape: Shape) -> tuple[Callable, tuple[Any, ...]]:
-        """A plain function of weights (flat), memory and inputs, and the shapes of those."""
-        # Flax and the model's code are needed here only: a start from the cache does without.
-        from flax import nnx
-
-        from vggt_ros.model import stream
-        from vggt_ros.model.vggt import abstract_model
-
-        model = abstract_model(self._config, HEADS, self._dtype, self._dtype)
-        graph, state = nnx.split(model)
-        weights, tree = jax.tree.flatten(nnx.to_pure_dict(state))
-        memory = jax.eval_shape(lambda: tuple(stream.blank(model, shape.slots, shape.size)))
-        number = jax.ShapeDtypeStruct((), jnp.int32)
-        if isinstance(shape, Encode):
-
-            def remember(weights, memory, image, slot):
-                model = nnx.merge(graph, tree.unflatten(weights))
-                return tuple(stream.remember(model, stream.Memory(*memory), image, slot))
-
-            image = jax.ShapeDtypeStruct((*shape.size, 3), jnp.uint8)
-            return remember, (weights, memory, image, number)
-
-        def look(weights, memory, slots, queries, mask, query_frame):
-            sight = stream.look(
-                nnx.merge(graph, tree.unflatten(weights)),
-                stream.Memory(*memory),
-                slots,
-                shape.size,
-                shape.depth_frames,
-                *((queries, mask, query_frame) if shape.queries else ()),
-            )
-            return tuple(sight)
-
-        return look, (
-            weights,
-            memory,
-            jax.ShapeDtypeStruct((shape.frames,), jnp.int32),
-            jax.ShapeDtypeStruct((shape.queries, 2), jnp.float32),
-            jax.ShapeDtypeStruct((shape.queries,), jnp.bool_),
-            number,
-        )
+    def _take(self, shape: Shape) -> Program:
+        with self._news:
+            if shape in self._failed:
+                raise self._failed.pop(shape)
+            return self._ready[shape]

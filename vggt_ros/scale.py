@@ -25,7 +25,12 @@ KEPT = 40  # measurements a source remembers
 ENOUGH = 3  # measurements before a source may speak
 SURE = 0.1  # sigma of log scale below which units may be called metres
 SLOW = 0.01  # largest change of scale in one step, once units are metres
+JUMP = (
+    0.1  # of log scale, by which a source that is trusted more must differ to be followed at once
+)
 CENTRE_NOISE = 0.006  # of a camera centre, as a share of scene depth: half a degree
+LEAST_BASELINE = 0.02  # of two cameras, as a share of scene depth: three times a centre's noise
+PRECISE = 0.03  # sigma of log scale that is sought where a measurement costs something
 MIN_PIXELS = 100  # that two depths must share before their ratio counts
 
 
@@ -58,6 +63,7 @@ class ScaleState:
     trusted: tuple[str, ...] = ()
     heard: Mapping[str, tuple[Evidence, ...]] = field(default_factory=dict)
     metric: bool = False  # the map has taken the scale up: its unit is the metre
+    taken_from: str = ""  # whose word that was
 
 
 def listen_to(sources: str) -> ScaleState:
@@ -98,11 +104,30 @@ def estimate(state: ScaleState) -> Estimate:
 
 
 def correction(state: ScaleState) -> float:
-    """The factor to rescale the map by now: all at first, then little by little."""
+    """The factor to rescale the map by now: all at first, then little by little.
+
+    All once more where a source that is trusted more is sure at last and says something else.
+    """
     found = estimate(state)
     if found.source == "none":
         return 1.0
-    return found.value if not state.metric else float(np.clip(found.value, 1 - SLOW, 1 + SLOW))
+    if not state.metric or (_outranks(state, found) and abs(np.log(found.value)) > JUMP):
+        return found.value
+    return float(np.clip(found.value, 1 - SLOW, 1 + SLOW))
+
+
+def _outranks(state: ScaleState, found: Estimate) -> bool:
+    """Whether this source is trusted more than the one whose scale the map has."""
+    ranks = {name: rank for rank, name in enumerate(state.trusted)}
+    return ranks[found.source] < ranks.get(state.taken_from, 0)
+
+
+def is_wanting(state: ScaleState, source: str) -> bool:
+    """Whether more measurements by this source would make it notably surer."""
+    if source not in state.trusted:
+        return False
+    heard = state.heard.get(source, ())
+    return not heard or (len(heard) < KEPT and _mean(heard).sigma > PRECISE)
 
 
 def rescaled(state: ScaleState, factor: float) -> ScaleState:
@@ -111,7 +136,7 @@ def rescaled(state: ScaleState, factor: float) -> ScaleState:
         name: tuple(e._replace(log_ratio=e.log_ratio - float(np.log(factor))) for e in all_of_it)
         for name, all_of_it in state.heard.items()
     }
-    return replace(state, heard=heard, metric=True)
+    return replace(state, heard=heard, metric=True, taken_from=estimate(state).source)
 
 
 def forgotten(state: ScaleState) -> ScaleState:
@@ -136,22 +161,22 @@ def _mean(heard: tuple[Evidence, ...]) -> Estimate:
 
 
 def from_baseline(
-    centres: Float[np.ndarray, "n 3"],
-    known: Float[np.ndarray, "n 3"],
+    seen: Float[np.ndarray, "4 4"],
+    mounted: Float[np.ndarray, "4 4"],
     scene_depth: float,
     stamp_ns: int,
 ) -> Evidence | None:
-    """Cameras of one rig at one time: centres in the world, and as mounted (metres)."""
-    first, second = np.triu_indices(len(centres), 1)
-    there = np.linalg.norm(known[first] - known[second], axis=-1)
-    here = np.linalg.norm(centres[first] - centres[second], axis=-1)
-    apart = (here > 0.02 * scene_depth) & (there > 0)
-    if not apart.any():
+    """Two cameras of one rig at one time: `camera_from_companion` in world units, and in metres.
+
+    Only what lies along the known direction counts: noise across it would make every baseline
+    look longer than it is.
+    """
+    metres = float(np.linalg.norm(mounted[:3, 3]))
+    along = float(seen[:3, 3] @ mounted[:3, 3]) / metres if metres > 0 else 0.0
+    if along < LEAST_BASELINE * scene_depth:
         return None
-    ratio = float(np.median(np.log(there[apart] / here[apart])))
-    return Evidence(
-        "baseline", ratio, CENTRE_NOISE * scene_depth / float(here[apart].max()), stamp_ns
-    )
+    sigma = CENTRE_NOISE * scene_depth / along
+    return Evidence("baseline", float(np.log(metres / along)), sigma, stamp_ns)
 
 
 def from_depth(

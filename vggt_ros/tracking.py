@@ -60,6 +60,15 @@ class TrackAnchor(NamedTuple):
         """Remember where the points were in each frame of this window."""
         return self._replace(known=dict(zip(frame_ids, tracks, strict=True)))
 
+    def epitaph(self) -> str:
+        """Why these points are tracked no longer, once no frame of the window knows them."""
+        if self.known:
+            return "every frame with known tracks left the window: tracks end"
+        return (
+            "the queried frame left the window before it was tracked in: query a newer one (the"
+            " first query of its size waits for a program to be compiled)"
+        )
+
 
 def mapped(
     target_from_source: Float[np.ndarray, "3 3"], uv: Float[np.ndarray, "n 2"]

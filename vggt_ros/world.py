@@ -3,8 +3,9 @@
 """One map with one scale: windows joined (`align`), metres found (`scale`) and taken up.
 
 Until a source is sure, the world's unit is that of the first window. Then the whole map is
-rescaled about its origin, once, and `Placement.rescaled` tells whoever keeps older poses. From
-then on corrections are small and made about the newest camera, so that nothing near it moves.
+rescaled about its origin, once (once more, where a source that is trusted more contradicts it), and
+`Placement.rescaled` tells whoever keeps older poses. From then on corrections are small and made
+about the newest camera, so that nothing near it moves.
 """
 
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from jaxtyping import Float
 
 from vggt_ros import align, scale
 from vggt_ros.geometry import Similarity
-from vggt_ros.joint import world_points
+from vggt_ros.joint import scene_depth, world_points
+from vggt_ros.motion import Motion, Recent
 from vggt_ros.odometry import Odometry
+from vggt_ros.rig import Pair
 from vggt_ros.scale import Estimate
 
 
@@ -28,6 +31,7 @@ class Placement(NamedTuple):
     scale: Estimate
     metric: bool
     rescaled: float  # factor about the origin that older poses and points must follow; mostly 1
+    motion: Motion | None = None  # of the newest camera; None: not known
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class World:
         self._map = align.begin(self.known.world_from_camera)
         self._scale = scale.listen_to(sources)
         self._segment = 0
+        self._recent = Recent()
         if self.known.fixed_scale > 0:
             given = float(np.log(self.known.fixed_scale))
             self._scale = scale.observe(self._scale, scale.Evidence("fixed", given, 1e-3, 0))
@@ -65,42 +70,58 @@ class World:
         window: align.WindowGeometry,
         stamp_ns: int,
         metres: Float[np.ndarray, "h w"] | None = None,
+        pair: Pair | None = None,
     ) -> Placement:
         """Join a window whose newest frame was taken at `stamp_ns`.
 
-        `metres` is another sensor's depth on the newest frame's pixels, NaN where it has none.
+        `metres` is another sensor's depth on the newest frame's pixels, NaN where it has none;
+        `pair` is another camera of the rig, as it was seen from there.
         """
         self._map, join = align.join(self._map, window)
         if join.accepted and join.segment != self._segment:
             self._segment = join.segment
             self._scale = scale.forgotten(self._scale)
             self.odometry.lost()
+            self._recent.lost()
         if join.accepted:
-            self._measure(stamp_ns, metres)
+            self._measure(stamp_ns, metres, pair, join.world_from_window.scale)
         else:
             self.odometry.lost()
         join, rescaled = self._take_up(join)
         cameras = align.place(join.world_from_window, window.window_from_camera)
-        return Placement(join, cameras, scale.estimate(self._scale), self._scale.metric, rescaled)
+        found, metric = scale.estimate(self._scale), self._scale.metric
+        motion = self._motion(join, window.frame_ids, stamp_ns) if join.accepted else None
+        return Placement(join, cameras, found, metric, rescaled, motion)
 
     def is_keyframe(self) -> bool:
         """Whether the newest frame should stay in the window."""
         return align.is_keyframe(self._map)
 
-    def _measure(self, stamp_ns: int, metres: Float[np.ndarray, "h w"] | None) -> None:
+    def wants(self, source: str) -> bool:
+        """Whether measurements of this source, which cost something, are worth it just now."""
+        return scale.is_wanting(self._scale, source)
+
+    def _measure(
+        self,
+        stamp_ns: int,
+        metres: Float[np.ndarray, "h w"] | None,
+        pair: Pair | None,
+        unit: float,
+    ) -> None:
         """Ask every source that is listened to."""
         assert self._map.current is not None
         newest = self._map.current.frames[-1]
-        depth, pose = newest.depth, newest.world_from_camera
-        reach = (
-            float(np.nanmedian(depth)) if depth is not None and np.isfinite(depth).any() else 1.0
-        )
+        depth, pose, reach = newest.depth, newest.world_from_camera, scene_depth((newest,))
         found = [self.odometry.measure(stamp_ns, pose, reach)]
         if depth is not None and metres is not None:
             rows, columns = (
                 np.arange(n) * full // n for n, full in zip(depth.shape, metres.shape, strict=True)
             )
             found.append(scale.from_depth(depth, metres[np.ix_(rows, columns)], stamp_ns))
+        if pair is not None:
+            seen = pair.seen.copy()
+            seen[:3, 3] *= unit
+            found.append(scale.from_baseline(seen, pair.mounted, reach, stamp_ns))
         if self.known.camera_height > 0 and depth is not None:
             cloud = world_points(newest)
             found.append(scale.from_height(cloud, pose[:3, 3], self.known.camera_height, stamp_ns))
@@ -108,17 +129,35 @@ class World:
             if evidence is not None:
                 self._scale = scale.observe(self._scale, evidence)
 
+    def _motion(self, join: align.Join, frame_ids: tuple[int, ...], stamp_ns: int) -> Motion | None:
+        """How fast the newest camera moves, as far as the map's unit is known."""
+        assert self._map.current is not None and join.world_from_camera is not None
+        noise = max(join.residual, align.LEAST_NOISE) / np.sqrt(6.0)
+        reach = scene_depth(self._map.current.frames[-1:])
+        motion = self._recent.add(
+            frame_ids, join.world_from_camera, stamp_ns, noise=noise, scene_depth=reach
+        )
+        if motion is None:
+            return None
+        unit = scale.estimate(self._scale).sigma if self._scale.metric else 1.0
+        covariance = motion.covariance.copy()
+        covariance[:3, :3] += unit**2 * np.outer(motion.linear, motion.linear)
+        return motion._replace(covariance=covariance)
+
     def _take_up(self, join: align.Join) -> tuple[align.Join, float]:
         """Bring the map, and the joint just made, to the scale that is known now."""
         factor = scale.correction(self._scale)
-        if factor == 1.0 or self._map.current is None:
+        settled = self._scale.metric or scale.estimate(self._scale).source == "none"
+        if (factor == 1.0 and settled) or self._map.current is None:
             return join, 1.0
-        first = not self._scale.metric and self._segment == 0
+        at_once = not self._scale.metric or abs(factor - 1.0) > 1.01 * scale.SLOW
+        told = at_once and self._segment == 0  # other segments are not tied to what is kept
         newest = self._map.current.frames[-1].world_from_camera[:3, 3]
-        about = np.zeros(3) if first else newest.copy()
+        about = np.zeros(3) if told else newest.copy()
         self._map = align.rescaled(self._map, factor, about)
         self._scale = scale.rescaled(self._scale, factor)
         self.odometry.rescaled(factor, about)
+        self._recent.rescaled(factor, about)
         grown = Similarity(factor, np.eye(3), about - factor * about)
         cameras = (
             None if join.world_from_camera is None else align.place(grown, join.world_from_camera)
@@ -128,4 +167,4 @@ class World:
             world_from_window=grown @ join.world_from_window,
             covariance=units[:, None] * join.covariance * units,
             world_from_camera=cameras,
-        ), factor if first else 1.0
+        ), factor if told else 1.0

@@ -51,6 +51,20 @@ def open_weights(
         raise UserError(f"{source}: {fault}") from fault
 
 
+def open_config(source: str | Path, heads: Sequence[str]) -> Config:
+    """What network a source's weights are for, without reading them.
+
+    A hub repository is downloaded. Raises UserError where the weights of these heads do not fit.
+    """
+    paths = locate(source)
+    files = open_files(paths)
+    config = config_of(files, paths[0])
+    report = balance(config, files, heads)
+    if not report.balanced:
+        raise UserError(f"{source}: these weights do not fit this model: {report.fault()}")
+    return config
+
+
 def load(
     config: Config, files: TensorFiles, heads: Sequence[str], dtype: Any = jnp.float32
 ) -> tuple[Weights, Report]:

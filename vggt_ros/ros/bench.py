@@ -26,7 +26,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from vggt_ros.errors import UserError
-from vggt_ros.infer import Look
+from vggt_ros.look import Look
 from vggt_ros.msg import PointTracks, QueryPoints
 from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.looker import Job
@@ -60,13 +60,17 @@ class Instant:
     """A network that answers at once: a tilted plane ahead, every pixel sure, all queries seen."""
 
     name, device, dtype, random_weights = "instant", "none", "float32", False
+    compiling = ()
 
     def __init__(self, width: int):
         self.default_width = width
 
-    def warm(self, *_: Any, **__: Any) -> None: ...
+    def prepare(self, *_: Any, **__: Any) -> None: ...
 
     def reset(self) -> None: ...
+
+    def close(self, timeout: float) -> bool:
+        return True
 
     def look(
         self, frame_ids, images, *, depth_frames: int, queries=None, query_frame: int = 0
@@ -111,6 +115,7 @@ def message_times(
             frame_from(msg)
             decoded = time.perf_counter()
             node.looker.look(Job(msg, time.monotonic()))
+            node.sender.rest(PATIENCE)
             parts = dict(node.health.seconds)
             total = time.perf_counter() - decoded - parts.pop("network")
             parts = {"decode": decoded - began, **parts, "total": total}

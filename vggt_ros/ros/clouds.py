@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
 
-from vggt_ros.pipeline import View
+from vggt_ros.frames import View
 
 FIELDS = ("x", "y", "z", "rgb", "confidence")
 RECORD = 4 * len(FIELDS)  # bytes

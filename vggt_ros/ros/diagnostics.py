@@ -11,7 +11,7 @@ from threading import Lock
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from vggt_ros.pipeline import Update
+from vggt_ros.frames import Update
 
 Clock = Callable[[], float]
 Say = Callable[[str], object]
@@ -40,6 +40,9 @@ class Health:
         self.network: dict[str, str] = {}
         self.geometry: dict[str, str] = {}
         self.state = "starting"
+        self._compiling: tuple[str, ...] = ()
+        self._said: set[str] = set()  # what is logged once
+        self._death = ""
 
     # Told by the node's threads.
 
@@ -66,6 +69,26 @@ class Health:
         self.state = state
         self._inform(state)
 
+    def wait(self, why: str) -> None:
+        """An image had to be left out since its program is still being compiled."""
+        self.count("waiting for a program")
+        self._turn(why)
+
+    def used(self) -> None:
+        """A frame went into the window."""
+        self.count("used")
+        self._turn("ready")
+
+    def compiles(self, shapes: tuple[str, ...]) -> None:
+        """What is being compiled now, then what will be; logged as it changes."""
+        if shapes[:1] != self._compiling[:1]:
+            self._inform(f"compiling {shapes[0]}" if shapes else "all that is needed is compiled")
+        self._compiling = shapes
+
+    def die(self, why: str) -> None:
+        """The worker ended; the process will."""
+        self._death = why
+
     def looked(self, update: Update, latency: float, seconds: dict[str, float]) -> None:
         """A look is done and published; `seconds` says what each part of it took."""
         with self._lock:
@@ -74,6 +97,16 @@ class Health:
             self._looks.append((self._clock(), latency))
             self._counts["looks"] += 1
             self._counts["joints refused"] += bool(update.join.reason)
+        if update.join.reason:
+            begins = f"segment {update.join.segment} begins"
+            self.notice(f"a window does not fit the map: {update.join.reason}; {begins}")
+
+    def _turn(self, state: str) -> None:
+        """Another state, which may come and go with each image: each is logged once."""
+        self.state = state
+        if state not in self._said:
+            self._said.add(state)
+            self._inform(state)
 
     def _complain(self, counter: Counter[str], text: str) -> tuple[str, float]:
         """Count it by its reason, and log it, ever more rarely while it goes on."""
@@ -114,6 +147,7 @@ class Health:
             "images used": self._counts["used"],
             "dropped": self._counts["dropped"],
             "skipped by max_rate_hz": self._counts["skipped"],
+            "waiting for a program": self._counts["waiting for a program"],
             "refused": sum(self._refused.values()),
             **{f"refused: {reason}": n for reason, n in self._refused.items()},
             **{f"noticed: {reason}": n for reason, n in self._noticed.items()},
@@ -134,6 +168,7 @@ class Health:
         values = {
             **self.network,
             "state": self.state,
+            "compiling": ", ".join(self._compiling) or "nothing",
             "looks": self._counts["looks"],
             "look rate [Hz]": _rate([when for when, _ in self._looks], now),
         }
@@ -141,11 +176,20 @@ class Health:
             values["latency mean [ms]"] = f"{1e3 * fmean(latency for _, latency in recent):.1f}"
             values["latency max [ms]"] = f"{1e3 * max(latency for _, latency in recent):.1f}"
         values |= {f"{part} [ms]": f"{1e3 * s:.1f}" for part, s in self.seconds.items()}
+        level, message = self._network_state()
+        return _status(name, level, message, values)
+
+    def _network_state(self) -> tuple[bytes, str]:
+        if self._death:
+            return DiagnosticStatus.ERROR, self._death
         if self.state != "ready":
-            return _status(name, DiagnosticStatus.WARN, self.state, values)
+            return DiagnosticStatus.WARN, self.state
+        if self._update is not None and self._update.missing:
+            why = "more are being compiled" if self._compiling else "more do not run, see notices"
+            return DiagnosticStatus.WARN, f"{_window_of(self._update)}: {why}"
         if "random" in self.network.get("weights", ""):
-            return _status(name, DiagnosticStatus.WARN, self.network["weights"], values)
-        return _status(name, DiagnosticStatus.OK, "ready", values)
+            return DiagnosticStatus.WARN, self.network["weights"]
+        return DiagnosticStatus.OK, "ready"
 
     def _geometry(self, name: str) -> DiagnosticStatus:
         update = self._update
@@ -160,7 +204,7 @@ class Health:
             "network's focal length against camera_info": (
                 "no camera_info" if update.focal is None else f"{update.focal - 1:+.1%}"
             ),
-            "window": len(update.views),
+            "window": _window_of(update),
             "segment": join.segment,
             "joint residual": f"{join.residual:.4f}",
             "joint inlier share": f"{join.inlier_share:.2f}",
@@ -169,6 +213,11 @@ class Health:
             **self.geometry,
         }
         return _status(name, DiagnosticStatus.OK, scale, values)
+
+
+def _window_of(update: Update) -> str:
+    seen, asked = len(update.views), len(update.views) + update.missing
+    return f"{seen} of {asked} frames" if update.missing else f"{seen} frame{'s' * (seen > 1)}"
 
 
 def _scale_values(update: Update) -> dict[str, str]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.errors import UserError
-from vggt_ros.pipeline import Frame, FrameError
+from vggt_ros.frames import Frame, FrameError
 from vggt_ros.ros.messages import intrinsics_from, rgb_from_compressed, rgb_from_image, stamp_ns
 
 

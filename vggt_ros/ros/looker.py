@@ -1,9 +1,12 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the worker's thread does: open the network, then message in, update out."""
+"""What the worker's thread does: open the network, then message in, update out to be published.
+
+An update is published in a thread of its own, while the network computes the next one.
+"""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +14,18 @@ from jaxtyping import Float
 from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.errors import UserError
-from vggt_ros.image import grid_for
+from vggt_ros.frames import Frame, Update
+from vggt_ros.look import Compiling, DeviceLost
 from vggt_ros.msg import QueryPoints
-from vggt_ros.pipeline import Frame, Pipeline, Update
+from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.inputs import Calibration, frame_from
 from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.robot import Robot
+from vggt_ros.ros.worker import Worker
+from vggt_ros.shapes import query_room
 
 OpenEngine = Callable[[Parameters, Callable[[str], None]], Any]
 
@@ -31,27 +37,40 @@ class Job(NamedTuple):
     arrived: float
 
 
+class Seen(NamedTuple):
+    """An update to be published, unless its timeline has ended by then."""
+
+    update: Update
+    arrived: float
+    timeline: int
+
+
 class Stopped(Exception):
-    """The node is ending while the worker was still starting."""
+    """The node is ending while the network was still being opened."""
 
 
 class Looker:
-    """Owns engine and pipeline.  All but `forget` runs in the worker's thread."""
+    """Owns engine and pipeline, and is the worker's, but for `publish` and where it says so.
+
+    `sender` publishes: one update at a time, in order, and none is lost; the worker is at most one
+    look ahead of it.  `outputs` are used in its thread alone.
+    """
 
     def __init__(
         self,
         parameters: Parameters,
         open_engine: OpenEngine,
         outputs: Outputs,
+        sender: Worker[Seen],
         health: Health,
         robot: Robot,
         stopping: Callable[[], bool],
     ):
         self._parameters, self._open_engine = parameters, open_engine
         self._outputs, self._health, self._stopping = outputs, health, stopping
-        self._robot = robot
+        self._robot, self._sender = robot, sender
         self.calibration: Calibration | None = None
-        self._size: tuple[int, int] | None = None  # of the network's picture, once there was one
+        self._engine: Any = None
         self._timeline = 0
 
     def begin(self) -> None:
@@ -70,42 +89,61 @@ class Looker:
         self._progress("waiting for the first image")
 
     def forget(self) -> None:
-        """From any thread: a look that has begun is not to be published."""
+        """From any thread: what has been seen, or is being looked at, is not to be published."""
         self._timeline += 1
 
     def reset(self) -> None:
         """Empty window, tracks, map and path; the compiled network stays."""
         self._pipeline.reset()
-        self._outputs.reset()
+        self._sender.ask(self._outputs.reset)
+
+    @property
+    def compiling(self) -> tuple[str, ...]:
+        """From any thread: what is being compiled, then what will be."""
+        return self._engine.compiling if self._engine else ()
+
+    def close(self, timeout: float) -> bool:
+        """From any thread, once the worker has ended: True if nothing is compiled any more."""
+        return self._engine is None or self._engine.close(timeout)
 
     def query(self, msg: QueryPoints) -> None:
         """Track these pixels from now on."""
         try:
             ids, uv = queries_from(msg)
-            if len(ids) and self._size:
-                self._compile([self._pipeline.settings.window_size], queries=len(ids))
+            query_room(len(ids))  # refuses too many, here and not at each look
             self._pipeline.query(ids, uv, stamp_ns(msg.header.stamp))
         except UserError as error:
             self._health.refuse(str(error))
 
     def look(self, job: Job) -> None:
-        """Decode, step, publish; whatever is wrong with this image, the next one has its turn."""
+        """Decode, step, hand over; whatever is wrong with this image, the next one has its turn.
+
+        Raises `DeviceLost`: then there is no next one in this process.
+        """
         timeline = self._timeline
         try:
             update = self._step(frame_from(job.msg))
+        except Compiling as error:
+            self._health.wait(str(error))
+            return
+        except DeviceLost:
+            raise
         except UserError as error:
             self._health.refuse(str(error))
             return
-        except Stopped:
-            raise
         except Exception as error:  # the device's own errors have no common class
             self._health.refuse(f"a look failed: {type(error).__name__}: {error}")
             return
-        if update is None or timeline != self._timeline:
+        if update is not None:
+            self._sender.hand(Seen(update, job.arrived, timeline))
+
+    def publish(self, seen: Seen) -> None:
+        """In the sender's thread: an update goes out, if nobody has reset the node since."""
+        if seen.timeline != self._timeline:
             return
-        self._outputs.publish(update)
-        seconds = {**update.seconds, **self._outputs.seconds}
-        self._health.looked(update, time.monotonic() - job.arrived, seconds)
+        self._outputs.publish(seen.update)
+        seconds = {**seen.update.seconds, **self._outputs.seconds}
+        self._health.looked(seen.update, time.monotonic() - seen.arrived, seconds)
 
     def _step(self, frame: Frame) -> Update | None:
         self._make_ready(frame)
@@ -116,27 +154,23 @@ class Looker:
             notices, self._pipeline.notices = self._pipeline.notices, []
             for notice in notices:
                 self._health.notice(notice)
-        self._health.count("used")
+        self._health.used()
         return update
 
     def _make_ready(self, frame: Frame) -> None:
-        """Compile what windows of this picture need, so that no look waits for it later."""
+        """Have what windows of this picture need compiled; raises `Compiling` until one serves.
+
+        Before the pipeline sees the frame: while another size comes as well, its window goes on.
+        """
         height, width = frame.rgb.shape[:2]
         settings = self._pipeline.settings
-        grid = grid_for(width, height, settings.network_width or self._engine.default_width)
-        if self._size != (grid.height, grid.width):
-            self._size = grid.height, grid.width
-            self._compile(range(1, settings.window_size + 1), queries=0)
-
-    def _compile(self, window_sizes: Sequence[int], *, queries: int) -> None:
-        self._engine.warm(
-            self._size,
-            window_sizes,
-            depth_frames=self._pipeline.settings.depth_frames,
-            queries=(queries,),
-            progress=self._progress,
+        grid = settings.grid(width, height, self._engine.default_width)
+        self._engine.prepare(
+            (grid.height, grid.width),
+            settings.window_size,
+            depth_frames=settings.depth_frames,
+            guests=settings.most_frames - settings.window_size,
         )
-        self._progress("ready")
 
     def _progress(self, state: str) -> None:
         if self._stopping():

@@ -7,14 +7,14 @@ from pathlib import Path
 from sensor_msgs.msg import PointCloud2
 
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Update
 from vggt_ros.mapping import VoxelMap, write_ply
-from vggt_ros.pipeline import Update
 from vggt_ros.ros import messages
 from vggt_ros.ros.parameters import LiveParameters
 
 
 class MapCloud:
-    """One segment's cloud.  Used by the worker's thread alone.
+    """One segment's cloud.  Used by the sender's thread alone.
 
     A view enters once it is settled: when a newer one has been joined to it and it has stayed.
     What windows of another segment saw does not fit and is not mixed in: that segment's map takes
@@ -41,7 +41,7 @@ class MapCloud:
         self._refusal = join.reason
         if cloud is None or not join.accepted:
             return
-        if join.segment != self._segment:
+        if join.segment != self._segment or update.fresh == len(update.views):  # another map
             self.reset()
             cloud, self._segment = self._cloud, join.segment
             assert cloud is not None

@@ -20,10 +20,11 @@ from std_msgs.msg import Header
 
 from vggt_ros.encodings import UnknownEncoding, decode, decode_compressed
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Tracks
 from vggt_ros.geometry import quaternion_from_rotation
 from vggt_ros.joint import lever
+from vggt_ros.motion import UNKNOWN, Motion
 from vggt_ros.msg import PointTracks, QueryPoints
-from vggt_ros.pipeline import Tracks
 from vggt_ros.ros.clouds import FIELDS, RECORD, write_records
 
 # Time and headers: integer nanoseconds, never a float, or 99 % of stamps come back changed.
@@ -193,17 +194,28 @@ def odometry_message(
     world_from_camera: Float[np.ndarray, "4 4"],
     camera_from_child: Float[np.ndarray, "4 4"],
     covariance: Float[np.ndarray, "6 6"],
+    motion: Motion | None = None,
 ) -> Odometry:
     """`child` in the frame of `head`; `covariance` is the camera's (x y z, rotation vector).
 
-    There is no velocity in it: the twist's covariance says so by its size.
+    The twist is that of `child` in its own axes, from the camera's `motion`. Where that is not
+    known (the first look, a new segment of the map, a refused joint, a long gap) the twist is zero
+    and the variances on its diagonal are `UNKNOWN`. So are those of a pose from a refused window.
     """
     world_from_child = world_from_camera @ camera_from_child
     carry = lever(world_from_child[:3, 3] - world_from_camera[:3, 3])
     msg = Odometry(header=head, child_frame_id=child)
     _fill(msg.pose.pose.position, msg.pose.pose.orientation, world_from_child)
     msg.pose.covariance = (carry @ covariance @ carry.T).ravel()
-    msg.twist.covariance = 1e6 * np.eye(6).ravel()
+    msg.twist.covariance = UNKNOWN * np.eye(6).ravel()
+    if motion is not None:
+        there = motion.of(camera_from_child)
+        for axes, values in (
+            (msg.twist.twist.linear, there.linear),
+            (msg.twist.twist.angular, there.angular),
+        ):
+            axes.x, axes.y, axes.z = values.tolist()
+        msg.twist.covariance = there.covariance.ravel()
     return msg
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The node: callbacks only store, one worker looks, outputs go out on topics.  Wiring, no more."""
+"""The node: callbacks only store, one thread looks, another publishes.  Wiring, no more."""
 
 import os
 import time
@@ -20,11 +20,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from vggt_ros.errors import UserError
+from vggt_ros.frames import FrameError
 from vggt_ros.msg import QueryPoints
-from vggt_ros.pipeline import FrameError
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.inputs import Admission, Calibration, Door
-from vggt_ros.ros.looker import Job, Looker, OpenEngine
+from vggt_ros.ros.looker import Job, Looker, OpenEngine, Seen
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import LiveParameters, Parameters
@@ -35,7 +35,7 @@ from vggt_ros.ros.tf_cache import open_frames
 from vggt_ros.ros.transforms import open_transforms
 from vggt_ros.ros.worker import Worker
 
-SAVING = 30.0  # seconds that ~/save_map waits for the worker
+SAVING = 30.0  # seconds that ~/save_map waits for the file
 
 
 def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
@@ -50,6 +50,7 @@ def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
         device=parameters.device,
         cache_dir=Path(parameters.cache_dir).expanduser() if parameters.cache_dir else None,
         seed=parameters.seed,
+        background=True,
         progress=progress,
     )
 
@@ -77,16 +78,17 @@ class VggtNode(Node):
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=self._on_jump,
         )
-        self.worker = Worker[Job]()
+        self.worker, self.sender = Worker[Job](), Worker[Seen]()
         say = self.health.notice
         frames = open_frames(self, self.parameters.now.tf_wait)
         self.robot = Robot(self, self.parameters.now, frames, say)
         self.transforms = open_transforms(self, self.parameters.now, frames, say)
-        self._outputs = Outputs(self, self.parameters, self.transforms, self.robot, self.worker.ask)
+        self._outputs = Outputs(self, self.parameters, self.transforms, self.robot, self.sender.ask)
         self.looker = Looker(
             self.parameters.now,
             open_engine,
             self._outputs,
+            self.sender,
             self.health,
             self.robot,
             lambda: self.worker.stopping,
@@ -97,13 +99,24 @@ class VggtNode(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Simulated time may stand still; health is told all the same.
         self.create_timer(1.0, self._tell, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.worker.start(
-            self.looker.begin, self.looker.look, on_death or (lambda error: log.fatal(str(error)))
-        )
+        self._on_death = on_death or (lambda error: log.fatal(str(error)))
+        self.sender.start(lambda: None, self.looker.publish, self._die)
+        self.worker.start(self.looker.begin, self.looker.look, self._die)
 
     def close(self, timeout: float) -> bool:
-        """End the worker; True if it did end in time."""
-        return self.worker.stop(timeout)
+        """End what works, publishes and compiles; True if all of it did end in time."""
+        end = time.monotonic() + timeout
+        parts = (self.sender.stop, self.worker.stop, self.looker.close)
+        return all([part(max(end - time.monotonic(), 0.0)) for part in parts])
+
+    def _die(self, error: BaseException) -> None:
+        """In a thread that cannot go on: told to the world before the process ends."""
+        self.health.die(str(error) if isinstance(error, UserError) else repr(error))
+        try:
+            self._tell()
+            self._diagnostics.wait_for_all_acked(Duration(seconds=1))
+        finally:
+            self._on_death(error)
 
     def _subscribe(self, parameters: Parameters) -> None:
         reliability = ReliabilityPolicy[parameters.image_reliability.upper()]
@@ -159,7 +172,7 @@ class VggtNode(Node):
         return response
 
     def _on_save_map(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """The worker owns the map; between two looks it is asked to write it."""
+        """The sender owns the map; between two updates it is asked to write it."""
         done = Event()
 
         def save() -> None:
@@ -169,9 +182,9 @@ class VggtNode(Node):
                 response.message, response.success = str(error), False
             done.set()
 
-        self.worker.ask(save)
+        self.sender.ask(save)
         if not done.wait(SAVING):
-            response.message = f"the map was not written within {SAVING:.0f} s; a look still runs"
+            response.message = f"the map was not written within {SAVING:.0f} s"
         return response
 
     def _on_jump(self, jump: TimeJump) -> None:
@@ -188,6 +201,7 @@ class VggtNode(Node):
 
     def _tell(self) -> None:
         self.health.geometry["tf"] = self.transforms.state
+        self.health.compiles(self.looker.compiling)
         silence = why_silent(self, self.image_topic, self.health.silent_for)
         message = DiagnosticArray(
             status=self.health.report(self.get_fully_qualified_name(), silence)

@@ -16,9 +16,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
+from vggt_ros.frames import Update, View
 from vggt_ros.geometry import inverse_rigid
 from vggt_ros.msg import PointTracks
-from vggt_ros.pipeline import Update, View
 from vggt_ros.ros import messages
 from vggt_ros.ros.clouds import WindowCloud
 from vggt_ros.ros.mapped import MapCloud
@@ -69,7 +69,7 @@ class Output:
 
 
 class Outputs:
-    """Every topic of an update.  Used by the worker's thread alone."""
+    """Every topic of an update.  Used by the sender's thread alone."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class Outputs:
         self._path.send(lambda _: messages.path_message(head, list(self._poses)))
 
     def _publish_odometry(self, update: Update) -> None:
-        """Pose of the body (of the camera, where its place on the body is not known)."""
+        """Pose and velocity of the body (of the camera, where its place on it is not known)."""
         newest, parameters = update.views[-1], self._parameters.now
 
         def build(_: Odometry | None) -> Odometry:
@@ -194,6 +194,7 @@ class Outputs:
                 newest.world_from_camera,
                 np.eye(4) if mount is None else inverse_rigid(mount),
                 update.covariance,
+                update.motion,
             )
 
         self._odometry.send(build)

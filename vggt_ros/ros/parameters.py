@@ -20,7 +20,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
-from vggt_ros.pipeline import Settings
+from vggt_ros.settings import Settings
 
 
 def _parameter(
@@ -73,8 +73,8 @@ class Parameters:
     # The scale.
     scale_source: str = _parameter(
         "none",
-        "What makes metres, most trusted first, commas between: fixed, baseline, depth, odometry,"
-        " height; none: units are arbitrary",
+        "What makes metres, most trusted first, commas between: fixed, baseline (a second camera on"
+        " baseline_image), depth, odometry, height; none: units are arbitrary",
     )
     camera_height: float = _parameter(
         0.0, "Metres from the ground to the camera, for scale_source height", between=(0.0, 1000.0)

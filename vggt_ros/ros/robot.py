@@ -18,9 +18,11 @@ from sensor_msgs.msg import Image, Imu, PointCloud2
 
 from vggt_ros.align import upright
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Frame
 from vggt_ros.geometry import transform
 from vggt_ros.odometry import Odometry
-from vggt_ros.pipeline import Frame, Pipeline
+from vggt_ros.pipeline import Pipeline
+from vggt_ros.ros.companion import Companions
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.tf_cache import Frames, pose_of
@@ -48,8 +50,11 @@ class Robot:
         node.create_subscription(OdometryMessage, "odom", self._on_odometry, sensor)
         node.create_subscription(Imu, "imu", self._on_imu, sensor)
         if "depth" in self._sources:
-            node.create_subscription(Image, "scale_depth", self._depth.append, sensor)
-            node.create_subscription(PointCloud2, "scale_points", self._depth.append, sensor)
+            node.create_subscription(Image, "scale_depth", self._on_depth, sensor)
+            node.create_subscription(PointCloud2, "scale_points", self._on_depth, sensor)
+        self._companions = (
+            Companions(node, parameters, frames, say) if "baseline" in self._sources else None
+        )
 
     def brief(self, pipeline: Pipeline, frame: Frame) -> Frame:
         """Tell the pipeline what it should know before it takes this frame."""
@@ -64,6 +69,8 @@ class Robot:
                 "scale_source odometry: nothing came on 'odom' for two seconds;"
                 " remap odom to the robot's odometry"
             )
+        if self._companions is not None and pipeline.wants_companion(frame.stamp_ns):
+            frame = frame._replace(companion=self._companions.of(frame))
         return frame._replace(metres=self._metres(frame)) if self._depth else frame
 
     def base_from_camera(self, camera: str, ns: int) -> Float[np.ndarray, "4 4"] | None:
@@ -161,6 +168,9 @@ class Robot:
         else:
             stamp = stamp_ns(msg.header.stamp)
             self._odometry.add(stamp, pose, msg.header.frame_id, msg.child_frame_id)
+
+    def _on_depth(self, msg: Any) -> None:
+        self._depth.append(msg)
 
     def _on_imu(self, msg: Any) -> None:
         force = msg.linear_acceleration

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from vggt_ros.frames import View
 from vggt_ros.image import Grid
-from vggt_ros.pipeline import View
 from vggt_ros.ros.clouds import camera_points
 
 SAME_SURFACE = 1.1  # neighbouring depths within this ratio are blended, others never

@@ -8,6 +8,7 @@ and never extends beyond them. It knows who is whose parent, which tf2 does not 
 
 import time
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
@@ -23,7 +24,7 @@ from vggt_ros.odometry import between
 from vggt_ros.ros.messages import stamp_ns, time_message
 
 KEPT_NS = 10_000_000_000
-PATIENCE = 5  # waits in vain before nobody is waited for any more
+PATIENCE = 5  # waits in vain for one transform before it is waited for no more
 
 Pose = Float[np.ndarray, "4 4"]
 
@@ -117,7 +118,8 @@ class Frames:
 
     def __init__(self, node: Node, message: type, wait: float):
         self.tree = TfCache()
-        self._wait, self._vain = wait, 0
+        self._wait = wait
+        self._vain: Counter[tuple[str, str]] = Counter()  # waits in a row for nothing
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         node.create_subscription(message, "/tf", self._on_tf, QoSProfile(depth=100))
         node.create_subscription(message, "/tf_static", self._on_static, latched)
@@ -135,11 +137,12 @@ class Frames:
         return found if found is not None or self._tf2 is None else self._tf2(target, source, ns)
 
     def late(self, target: str, source: str, ns: int) -> Pose | None:
-        """The same, with a little patience; who was late too often is waited for no longer."""
-        end = time.monotonic() + (self._wait if self._vain < PATIENCE else 0.0)
+        """The same, with a little patience; what was late too often is waited for no longer."""
+        pair = target, source
+        end = time.monotonic() + (self._wait if self._vain[pair] < PATIENCE else 0.0)
         while (found := self.lookup(target, source, ns)) is None and time.monotonic() < end:
             time.sleep(0.005)
-        self._vain = self._vain + 1 if found is None else 0
+        self._vain[pair] = self._vain[pair] + 1 if found is None else 0
         return found
 
 

@@ -13,7 +13,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from vggt_ros.errors import UserError
-from vggt_ros.pipeline import View
+from vggt_ros.frames import View
 from vggt_ros.ros.messages import header, transform_message
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.tf_cache import Frames

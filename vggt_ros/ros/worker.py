@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""One thread that owns the network, and a slot of one in front of it: the newest job wins."""
+"""One thread with a slot of one in front of it: the newest job wins, or the next one waits.
+
+The node has two: one owns the network, where an image gives way to a newer one (`offer`); the
+other publishes what the first has seen, where nothing may be lost (`hand`).
+"""
 
 from collections.abc import Callable
 from threading import Condition, Thread
@@ -17,6 +21,7 @@ class Worker(Generic[Job]):
         self._news = Condition()
         self._job: Job | None = None
         self._errands: list[Errand] = []
+        self._busy = False
         self._stopping = False
         self._thread: Thread | None = None
 
@@ -39,19 +44,37 @@ class Worker(Generic[Job]):
         """Leave a job; True if an older one that nobody had begun gave way to it."""
         with self._news:
             gave_way, self._job = self._job is not None, job
-            self._news.notify()
+            self._news.notify_all()
         return gave_way
+
+    def hand(self, job: Job) -> bool:
+        """Leave a job once all before it is done, and wait for that; False if the thread ends."""
+        with self._news:
+            self._news.wait_for(lambda: self._stopping or self._is_idle)
+            if not self._stopping:
+                self._job = job
+                self._news.notify_all()
+            return not self._stopping
+
+    def rest(self, timeout: float) -> bool:
+        """Wait until nothing is left to do; True if that came within `timeout` seconds."""
+        with self._news:
+            return self._news.wait_for(lambda: self._is_idle, timeout)
 
     def ask(self, errand: Errand) -> None:
         """Have something small done in the worker's thread, before the next job."""
         with self._news:
             self._errands.append(errand)
-            self._news.notify()
+            self._news.notify_all()
 
     def clear(self) -> None:
         """Forget the waiting job."""
         with self._news:
             self._job = None
+
+    @property
+    def _is_idle(self) -> bool:
+        return not (self._busy or self._errands or self._job is not None)
 
     @property
     def stopping(self) -> bool:
@@ -61,7 +84,7 @@ class Worker(Generic[Job]):
         """Ask the thread to end; True if it did within `timeout` seconds."""
         with self._news:
             self._stopping = True
-            self._news.notify()
+            self._news.notify_all()
         if self._thread is None:
             return True
         self._thread.join(timeout)
@@ -78,19 +101,26 @@ class Worker(Generic[Job]):
             while not self._stopping:
                 self._next(work)
         except BaseException as error:
-            if not self._stopping:
+            with self._news:
+                asked, self._stopping = self._stopping, True
+                self._news.notify_all()
+            if not asked:
                 on_death(error)
 
     def _next(self, work: Callable[[Job], None]) -> None:
         with self._news:
-            self._news.wait_for(lambda: self._stopping or self._errands or self._job is not None)
+            self._news.wait_for(lambda: self._stopping or not self._is_idle)
             errands, self._errands = self._errands, []
             job = None
             if not errands:  # a job that waits behind errands is taken next time, still the newest
                 job, self._job = self._job, None
+            self._busy = True
         if self._stopping:
             return
         for errand in errands:
             errand()
         if job is not None:
             work(job)
+        with self._news:
+            self._busy = False
+            self._news.notify_all()

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Frame
 from vggt_ros.image import decode, decode_compressed
-from vggt_ros.pipeline import Frame
 from vggt_ros.tools.source import Sighting, Source
 
 if TYPE_CHECKING:

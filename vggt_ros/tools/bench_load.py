@@ -30,7 +30,7 @@ class Cost(NamedTuple):
 
 def rows(options: Options) -> Iterator[Row]:
     """An official float32 file read as bfloat16 with the node's heads; then our own file of it."""
-    from vggt_ros.infer import HEADS
+    from vggt_ros.compiler import HEADS
     from vggt_ros.model import checkpoint
     from vggt_ros.model.vggt import PRESETS
 

@@ -21,7 +21,7 @@ INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 
 class Command(NamedTuple):
-    """A row of `vggt --help`; `positional` names the argument that needs no flag."""
+    """A row of `vggt --help`; `positional` names the arguments that need no flag."""
 
     module: str
     function: str
@@ -42,10 +42,15 @@ COMMANDS = {
         "convert a checkpoint into one that loads fast",
         "source",
     ),
+    "warm": Command(
+        "vggt_ros.tools.warm", "warm", "compile at install time what the node will need", "model"
+    ),
     "bench": Command("vggt_ros.tools.bench", "bench", "measure, as a table or JSON", "name"),
     "colmap": Command("vggt_ros.tools.colmap", "colmap", "write a run as COLMAP files", "run"),
     "train": Command("vggt_ros.train.main", "train", "train or fine-tune a network", "config"),
-    "eval": Command("vggt_ros.tools.evaluate", "evaluate", "score a run against the truth", "run"),
+    "eval": Command(
+        "vggt_ros.tools.evaluate", "evaluate", "score a run against the truth", "run truth"
+    ),
 }
 
 
@@ -97,12 +102,12 @@ def _tyro_cli(command: Command, prog: str, arguments: list[str]) -> Any:
         raise UserError("tyro is missing; install: pip install 'vggt_ros[tools]'") from None
     function = getattr(import_module(command.module), command.function)
     if command.positional:
-        function = _with_positional(function, command.positional)
+        function = _with_positional(function, command.positional.split())
     return tyro.cli(function, prog=prog, args=arguments)
 
 
-def _with_positional(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The function with one argument that is given by its place on the command line."""
+def _with_positional(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """The function with arguments that are given by their place on the command line."""
     import tyro
 
     @functools.wraps(function)
@@ -110,7 +115,7 @@ def _with_positional(function: Callable[..., Any], name: str) -> Callable[..., A
         return function(*args, **kwargs)
 
     hints = get_type_hints(function, include_extras=True)
-    hints[name] = tyro.conf.Positional[hints[name]]
+    hints |= {name: tyro.conf.Positional[hints[name]] for name in names}
     signature = inspect.signature(function)
     parameters = [
         parameter.replace(annotation=hints.get(key, parameter.annotation))

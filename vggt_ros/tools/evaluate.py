@@ -8,17 +8,15 @@ after SE(3) it does: only a run in metres can be good there.
 """
 
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from vggt_ros.errors import UserError
 from vggt_ros.tools.bags import is_bag, reading
-from vggt_ros.tools.record import TRAJECTORY, Run, is_run, open_run
+from vggt_ros.tools.depths import DepthScores, run_scores
+from vggt_ros.tools.record import TRAJECTORY, is_run
 
 if TYPE_CHECKING:
     from evo.core.trajectory import PoseTrajectory3D
@@ -31,16 +29,6 @@ POSES = (
     "geometry_msgs/msg/TransformStamped",
     "nav_msgs/msg/Odometry",
 )
-
-
-class DepthScores(NamedTuple):
-    """Errors of depth over every pixel that both know."""
-
-    abs_rel: float  # mean |z - truth| / truth
-    delta: float  # share within a factor of 1.25
-    scaled_abs_rel: float  # both again after one scale (median ratio) per frame
-    scaled_delta: float
-    pixels: int
 
 
 def evaluate(
@@ -57,7 +45,7 @@ def evaluate(
 
     Args:
         run: directory that `vggt run` wrote, or a trajectory in TUM format.
-        truth: TUM text, EuRoC csv, rosbag2 or ROS 1 bag, or another run directory.
+        truth: TUM text, EuRoC csv or recording, rosbag2 or ROS 1 bag, or another run directory.
         topic: poses in a bag (PoseStamped, Odometry, TransformStamped), if there are several.
         max_difference: seconds between a frame and its truth.
         depth: true depth: a run directory, or 16-bit pictures named by their seconds (TUM RGB-D).
@@ -70,7 +58,7 @@ def evaluate(
         depth = truth
     depths = None
     if depth is not None and is_run(run):
-        depths = _depth_scores(run, depth, depth_unit, max_difference)
+        depths = run_scores(run, depth, depth_unit, max_difference)
     print(table(scores, depths))
     folder = out or (run if run.is_dir() else run.parent)
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,12 +143,21 @@ def _trajectory(path: Path, topic: str | None) -> "PoseTrajectory3D":
             with reading(path, []) as reader:
                 return _bag_trajectory(reader, _pose_topic(reader, topic))
         if path.is_dir():
-            raise UserError(f"{path} is neither a run directory nor a bag")
+            path = _euroc_truth(path)
         if path.suffix == ".csv":
             return file_interface.read_euroc_csv_trajectory(str(path))
         return file_interface.read_tum_trajectory_file(str(path))
     except file_interface.FileInterfaceException as error:
         raise UserError(f"{path} holds no trajectory: {error}") from error
+
+
+def _euroc_truth(folder: Path) -> Path:
+    """The csv of a EuRoC recording: in this folder, or where such a recording has it."""
+    truth = "state_groundtruth_estimate0/data.csv"
+    for place in ("data.csv", truth, f"mav0/{truth}"):
+        if (folder / place).is_file():
+            return folder / place
+    raise UserError(f"{folder} is neither a run directory, nor a bag, nor a EuRoC recording")
 
 
 def _bag_trajectory(reader: "AnyReader", topic: str) -> "PoseTrajectory3D":
@@ -188,74 +185,6 @@ def _pose_topic(reader: "AnyReader", topic: str | None) -> str:
     if topic is None and len(known) == 1:
         return known[0]
     raise UserError(f"choose --topic from: {', '.join(known) or 'none: the bag has no poses'}")
-
-
-# ---- depth --------------------------------------------------------------------------------------
-
-
-def depth_scores(
-    found: list[Float[np.ndarray, "_h _w"]], true: list[Float[np.ndarray, "_h _w"]]
-) -> DepthScores:
-    """Errors over all frames; each truth is sampled at the pixels of the depth it belongs to."""
-    raw, scaled = [], []
-    for ours, theirs in zip(found, true, strict=True):
-        rows, columns = (
-            np.arange(n) * m // n for n, m in zip(ours.shape, theirs.shape, strict=True)
-        )
-        theirs = theirs[np.ix_(rows, columns)]
-        both = np.isfinite(ours) & (ours > 0) & np.isfinite(theirs) & (theirs > 0)
-        if both.any():
-            ratio = ours[both].astype(np.float64) / theirs[both]
-            raw.append(ratio)
-            scaled.append(ratio / np.median(ratio))
-    if not raw:
-        raise UserError("no pixel has both a depth and a true one")
-    figures = []
-    for ratios in (np.concatenate(raw), np.concatenate(scaled)):
-        figures.append(float(np.mean(np.abs(ratios - 1.0))))
-        figures.append(float(np.mean(np.maximum(ratios, 1.0 / ratios) < 1.25)))
-    return DepthScores(*figures, pixels=sum(len(each) for each in raw))
-
-
-def _depth_scores(run: Path, depth: Path, unit: float, max_difference: float) -> DepthScores:
-    """Pairs frames by their stamps."""
-    truth = _true_depths(depth, unit)
-    stamps = np.array(sorted(truth))
-    found, true = [], []
-    for shot in open_run(run).frames():
-        nearest = int(stamps[np.argmin(np.abs(stamps - shot.stamp_ns))])
-        if abs(nearest - shot.stamp_ns) <= max_difference * 1e9:
-            found.append(shot.depth)
-            true.append(truth[nearest]())
-    if not found:
-        raise UserError(f"no frame of {run} has a true depth within {max_difference} s in {depth}")
-    return depth_scores(found, true)
-
-
-def _true_depths(depth: Path, unit: float) -> dict[int, Callable[[], np.ndarray]]:
-    """Stamp in nanoseconds -> a function that loads that frame."""
-    if is_run(depth):
-        other = open_run(depth)
-        stamps = other.trajectory().stamps_ns
-        return {int(ns): partial(_shot_depth, other, i) for i, ns in enumerate(stamps)}
-    pictures = sorted(depth.glob("*.png"))
-    try:
-        stamps = [round(float(picture.stem) * 1e9) for picture in pictures]
-    except ValueError as error:
-        raise UserError(f"pictures in {depth} must be named by their seconds: {error}") from error
-    if not pictures:
-        raise UserError(f"{depth} holds no true depth: a run directory or 16-bit png files")
-    return {ns: partial(_picture, path, unit) for ns, path in zip(stamps, pictures, strict=True)}
-
-
-def _shot_depth(run: Run, index: int) -> np.ndarray:
-    return run.frame(index).depth
-
-
-def _picture(path: Path, unit: float) -> Float[np.ndarray, "h w"]:
-    from PIL import Image
-
-    return np.asarray(Image.open(path)).astype(np.float64) / unit
 
 
 # ---- what a person sees -------------------------------------------------------------------------

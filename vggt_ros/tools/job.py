@@ -14,11 +14,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from vggt_ros import pipeline
+from vggt_ros import look
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Frame, FrameError, Update
 from vggt_ros.geometry import transform, unproject
 from vggt_ros.mapping import write_ply
-from vggt_ros.pipeline import Frame, FrameError, Pipeline, Settings, Update
+from vggt_ros.pipeline import Pipeline
+from vggt_ros.settings import Settings
 from vggt_ros.tools.record import PICTURE, POINTS, Cloud, Run, Shot, Tracks, open_run
 from vggt_ros.tools.recorder import Recorder, unbroken, writing
 from vggt_ros.tools.source import Source
@@ -28,7 +30,7 @@ SAID = 20  # refusals that are kept word by word
 
 
 @runtime_checkable
-class Engine(pipeline.Engine, Protocol):
+class Engine(look.Engine, Protocol):
     """A network that can also say what it is; `infer.Engine` is the real one."""
 
     name: str

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Frame
 from vggt_ros.image import decode
-from vggt_ros.pipeline import Frame
 from vggt_ros.tools.source import Sighting, Source
 
 SUFFIXES = frozenset(".bmp .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())

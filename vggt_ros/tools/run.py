@@ -13,12 +13,16 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from vggt_ros.errors import UserError
-from vggt_ros.pipeline import Frame, Settings
+from vggt_ros.frames import Frame
+from vggt_ros.scale import listen_to
+from vggt_ros.settings import Settings
 from vggt_ros.tools.frames import open_source
 from vggt_ros.tools.job import Job
 from vggt_ros.tools.record import Run, open_run
 from vggt_ros.tools.recorder import Recorder, claim
 from vggt_ros.tools.source import Selection
+
+AT_A_DESK = ("fixed", "height")  # sources of scale that need no more than pictures
 
 
 def run(
@@ -92,6 +96,12 @@ def run(
         camera_height=camera_height,
         fixed_scale=fixed_scale,
     )
+    for name in listen_to(scale_source).trusted:
+        if name not in AT_A_DESK:
+            raise UserError(
+                f"scale source '{name}' needs a robot, whose node listens to it; at a desk use"
+                f" {' or '.join(AT_A_DESK)}"
+            )
     opened = open_source(
         source,
         topic=topic,

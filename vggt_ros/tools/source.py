@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vggt_ros.errors import UserError
-from vggt_ros.pipeline import Frame
+from vggt_ros.frames import Frame
 
 
 class Sighting(NamedTuple):

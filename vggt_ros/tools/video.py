@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vggt_ros.errors import UserError
-from vggt_ros.pipeline import Frame
+from vggt_ros.frames import Frame
 from vggt_ros.tools.source import Sighting, Source
 
 if TYPE_CHECKING:
