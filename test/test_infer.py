@@ -17,7 +17,7 @@ from jax.errors import JaxRuntimeError
 from safetensors.numpy import load_file
 
 from vggt_ros.compiler import HEADS, Compiler
-from vggt_ros.device import choose_device, choose_dtype, keep_compiled
+from vggt_ros.device import choose_device, choose_dtype, keep_compiled, readable_faults
 from vggt_ros.errors import UserError
 from vggt_ros.infer import Engine
 from vggt_ros.look import Compiling, DeviceLost, OutOfMemory
@@ -330,6 +330,13 @@ def test_a_window_that_cannot_be_compiled_gives_way_and_the_least_one_does_not(g
         live.look((0,), images[:1], depth_frames=1)
 
 
+def test_what_the_runtime_itself_says_of_too_much_is_understood():
+    beyond = 2**55  # bytes; no processor can even address them
+    with pytest.raises(OutOfMemory, match="no room for everything in bfloat16; lower window_size"):
+        with readable_faults("everything", jax.devices("cpu")[0], np.dtype(jnp.bfloat16)):
+            jnp.zeros(beyond, jnp.uint8).block_until_ready()
+
+
 def test_weights_that_do_not_fit_say_so(golden, monkeypatch):
     def full(*_):
         raise JaxRuntimeError(FULL)
@@ -360,6 +367,17 @@ def test_the_second_start_needs_no_tracing(golden, tmp_path, monkeypatch):
 def test_a_program_says_what_it_is_in_words():
     assert str(See((28, 42), 4, 3, 1, 16)) == "window of 3 42x28, 16 tracks"
     assert str(Encode((28, 42), 4)) == "encoder 42x28"
+
+
+def test_what_a_robot_needs_is_listed_in_the_order_of_its_use():
+    shapes = needed(SIZE, range(1, 5), depth_frames=2, queries={0, 20}, guests=1)
+    assert shapes[0] == Encode(SIZE, 5)
+    assert all(shape.slots == 5 for shape in shapes)
+    assert [(s.frames, s.depth_frames, s.queries) for s in shapes[1:] if isinstance(s, See)] == [
+        (1, 1, 0), (4, 2, 0), (3, 2, 0), (2, 2, 0),
+        (1, 1, 64), (4, 2, 64), (3, 2, 64), (2, 2, 64),
+        (5, 2, 0),
+    ]  # fmt: skip
 
 
 def test_queries_are_padded_to_few_sizes():

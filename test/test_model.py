@@ -115,11 +115,13 @@ def test_queries_may_live_in_any_frame(track):
 # ---- attention --------------------------------------------------------------------------------
 
 
-def test_chunks_of_queries_change_nothing(monkeypatch):
+@pytest.mark.parametrize(("queries", "logits"), [(3, 1 << 20), (3, 99), (3, 1), (11, 3 * 11 * 11)])
+def test_attention_in_pieces_changes_nothing(monkeypatch, queries, logits):
+    """Chunks of queries, groups of heads, both, and heads alone."""
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 3, 11, 8)) for i in range(3))
     whole = attend(q, k, v)
-    monkeypatch.setattr("vggt_ros.model.layers.QUERIES_WHOLE", 4)
-    monkeypatch.setattr("vggt_ros.model.layers.QUERIES_AT_ONCE", 3)
+    monkeypatch.setattr("vggt_ros.model.layers.QUERIES_AT_ONCE", queries)
+    monkeypatch.setattr("vggt_ros.model.layers.LOGITS_AT_ONCE", {"cpu": logits})
     assert off(attend(q, k, v), whole) <= 1e-6
     logits = np.einsum("bnqd,bnkd->bnqk", q, k) / 8**0.5
     weights = np.exp(logits - logits.max(-1, keepdims=True))

@@ -112,12 +112,12 @@ class Engine:
         `guests` frames more are now and then in a full window; what they need comes last.  Raises
         `Compiling` until a window of one frame can be looked at.  Asking again is cheap.
         """
-        most = window_size + guests
-        self._slots = max(self._slots, most)
-        wanted = needed(size, range(1, window_size + 1), depth_frames=depth_frames)
-        for frames in range(window_size + 1, most + 1):
-            wanted.append(See(size, self._slots, frames, min(depth_frames, frames), 0))
-        shapes = [shape._replace(slots=self._slots) for shape in wanted]
+        self._slots = max(self._slots, window_size + guests)
+        sizes = range(1, window_size + 1)
+        shapes = [
+            shape._replace(slots=self._slots)
+            for shape in needed(size, sizes, depth_frames=depth_frames, guests=guests)
+        ]
         at_once, later = shapes[:2], shapes[2:]
         self.programs.want(at_once, first=True)
         self.programs.want(later)

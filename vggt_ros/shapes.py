@@ -60,20 +60,25 @@ def needed(
     *,
     depth_frames: int,
     queries: Iterable[int] = (0,),
+    guests: int = 0,
 ) -> list[Shape]:
     """Programs for windows of `size` (height, width) network pixels, the most useful first.
 
     The shortest window (of one frame) serves at once. The longest is what a robot looks through
     from then on: its window has filled by the time that is compiled. The others are passed while
     a window fills again after a reset; they follow from long to short, so that the next shorter
-    one is there first, should the longest not fit into the device's memory.
+    one is there first, should the longest not fit into the device's memory. `guests` are frames
+    that are in the longest now and then, besides its own; what they need comes last.
     """
-    slots = max(window_sizes)
     shortest, *longer = sorted(window_sizes)
+    longest = max(window_sizes)
+    slots = longest + guests
     shapes: list[Shape] = [Encode(size, slots)]
     for room in sorted({query_room(count) for count in queries}):
         for s in (shortest, *reversed(longer)):
             shapes.append(See(size, slots, s, min(depth_frames, s), room))
+    for s in range(longest + 1, slots + 1):
+        shapes.append(See(size, slots, s, min(depth_frames, s), 0))
     return shapes
 
 

@@ -20,6 +20,7 @@ def warm(
     network_width: int = 0,
     input_size: tuple[int, int] = (640, 480),
     queries: int = 0,
+    baseline: bool = False,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str = "auto",
     cache_dir: Path = Path("~/.cache/vggt_ros"),
@@ -36,11 +37,17 @@ def warm(
         network_width: Network pixels across; 0 is the width the model was made for.
         input_size: Width and height of the camera's pictures.
         queries: Pixels that will be tracked at a time; 0 compiles no tracks.
+        baseline: The node's scale_source names baseline: a second camera's picture joins in.
         dtype: Number format of the network; auto is bfloat16 on accelerators.
         device: JAX platform (cpu, gpu); auto takes the first that is there.
         cache_dir: Where the node will look for compiled programs.
     """
-    settings = Settings(window_size=window_size, stride=stride, network_width=network_width)
+    settings = Settings(
+        window_size=window_size,
+        stride=stride,
+        network_width=network_width,
+        scale_source="baseline" if baseline else "none",
+    )
     if queries < 0:
         raise UserError(f"--queries {queries} is no number of pixels; 0 compiles no tracks")
 
@@ -64,6 +71,7 @@ def warm(
         range(1, window_size + 1),
         depth_frames=settings.depth_frames,
         queries={0, queries},
+        guests=settings.most_frames - window_size,
     )
     compile = Compiler(config, number, chosen, cache_dir)
     print(f"{model} in {number} for {chosen.device_kind}", file=sys.stderr)
