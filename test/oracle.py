@@ -176,15 +176,14 @@ class Oracle:
         query_frame: int = 0,
     ) -> Look:
         """What the network would say of these pictures."""
-        index = [int(i[4, 4, 0]) << 8 | int(i[4, 4, 1]) for i in images]
-        camera = [int(i[4, 4, 2]) for i in images]
-        self._remember(frame_ids, list(zip(index, camera, strict=True)))
+        seen = [(int(i[4, 4, 0]) << 8 | int(i[4, 4, 1]), int(i[4, 4, 2])) for i in images]
+        index = [i for i, _ in seen]
+        self._remember(frame_ids, seen)
         low, high = self.faults.scale
         self.scales.append(float(np.exp(self.random.uniform(np.log(low), np.log(high)))))
-        truth = self.world_from_camera[index] @ np.stack([RIG[i] for i in camera])
+        truth = self.world_from_camera[index] @ np.stack([RIG[camera] for _, camera in seen])
         damage = self.faults.broken.get(index[-1], "")
         poses = self._cameras(truth, damage)
-        seen = list(zip(index, camera, strict=True))
         depth = np.stack([self._depth(*each, damage) for each in seen[-depth_frames:]])
         confidence = self.random.uniform(1.6, 4.0, depth.shape)
         poses[:, :3, 3] *= self.scales[-1]
@@ -195,14 +194,14 @@ class Oracle:
             encoding = encoding * np.nan
         tracks = visibility = None
         if queries is not None:  # nobody looks where the points are, only in which frames
-            tracks = np.tile(queries, (len(index), 1, 1)) + np.reshape(index, (-1, 1, 1)) * 0.01
-            tracks += 40.0 * np.reshape(camera, (-1, 1, 1))
+            shift = np.float32([0.01 * i + 40.0 * c for i, c in seen])
+            tracks = queries[None] + shift[:, None, None]
             visibility = np.ones(tracks.shape[:2], np.float32)
         return Look(
             encoding.astype(np.float32),
             (depth * self.scales[-1]).astype(np.float32),
             confidence.astype(np.float32),
-            None if tracks is None else tracks.astype(np.float32),
+            tracks,
             visibility,
             visibility,
         )

@@ -161,6 +161,10 @@ def of_another_shape(i, ns):
     return Companion(picture(i, camera=1)[:40], ns, CAMERA_FROM_RIGHT)
 
 
+def of_no_size(i, ns):
+    return Companion(np.zeros((1, 4000, 3), np.uint8), ns, CAMERA_FROM_RIGHT)
+
+
 def too_close(i, ns):
     return Companion(picture(i), ns, CAMERA_FROM_RIGHT)
 
@@ -172,6 +176,7 @@ def too_close(i, ns):
         (exchanged, "are left and right exchanged"),
         (of_another_time, "the pictures and /tf disagree"),
         (of_another_shape, "84x40, of another shape"),
+        (of_no_size, "the second picture cannot be used"),
         (too_close, "too close together"),
     ],
 )

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from vggt_ros import image
+from vggt_ros.errors import UserError
 from vggt_ros.frames import Companion, Held
 from vggt_ros.geometry import extrinsics_from_pose_encoding, inverse_rigid
 from vggt_ros.look import Engine, Look
@@ -105,9 +106,12 @@ class Rig:
             )
             return None
         height, width = companion.rgb.shape[:2]
-        wanted = newest.pixels.shape[:2]
-        grid = self._settings.grid(width, height, newest.grid.width)
-        if (grid.height, grid.width) != wanted:
+        try:
+            grid = self._settings.grid(width, height, newest.grid.width)
+        except UserError as error:
+            self._say(f"baseline: the second picture cannot be used: {error}")
+            return None
+        if (grid.height, grid.width) != newest.pixels.shape[:2]:
             self._say(
                 f"baseline: the second picture is {width}x{height}, of another shape than the"
                 " image; set both cameras to one resolution"
