@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from benchmarks.gpu_rows.setup import Setup, attempt
+from vggt_ros.compiler import Compiler
 from vggt_ros.device import choose_device
 from vggt_ros.model.config import Config
 from vggt_ros.model.vggt import HEADS, Prediction, abstract_model, functional, record
@@ -98,7 +99,8 @@ def _stream_rows(setup: Setup, weights: Any, frames: np.ndarray, full: Predictio
     """The step's outputs where the full pass has them: every camera, the newest frame's depth."""
     s = len(frames)
     stepper = Stepper(setup.options, weights=weights)
-    stepper.programs = Programs(setup.config, np.dtype(np.float32), stepper.device, None)
+    compiler = Compiler(setup.config, np.dtype(np.float32), stepper.device, None)
+    stepper.programs = Programs(compiler)
     encode, see = stepper.compiled(s)
     memory = stepper.blank(s)
     for slot, frame in enumerate(frames):

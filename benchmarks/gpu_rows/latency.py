@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from benchmarks.gpu_rows.setup import Setup, attempt
+from vggt_ros.compiler import HEADS
 from vggt_ros.device import choose_device, choose_dtype, keep_compiled
+from vggt_ros.errors import UserError
 from vggt_ros.infer import Engine
-from vggt_ros.programs import HEADS
 from vggt_ros.tools.bench import Row, preset
 from vggt_ros.tools.bench_dispatch import rows as dispatch_rows
 from vggt_ros.tools.bench_step import export_dir, quick_weights
@@ -49,7 +50,10 @@ def _latency(setup: Setup, engine: Engine, s: int) -> Iterator[Row]:
         began = time.perf_counter()
         window = [*window[1:], resize(camera[newest % 4])]
         resized = time.perf_counter()
-        engine.look(tuple(range(newest - s + 1, newest + 1)), window, depth_frames=1)
+        ids = tuple(range(newest - s + 1, newest + 1))
+        look = engine.look(ids, window, depth_frames=1)
+        if look.notice:  # a smaller window served
+            raise UserError(look.notice)
         whole.append(time.perf_counter() - began)
         resizing.append(resized - began)
     whole, resizing = whole[2:], resizing[2:]  # the first ones fill the window

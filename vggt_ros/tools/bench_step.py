@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vggt_ros.compiler import HEADS, Compiler
 from vggt_ros.device import Device, choose_device, choose_dtype, keep_compiled
 from vggt_ros.model.config import Config
-from vggt_ros.programs import HEADS, Encode, Programs, See
+from vggt_ros.programs import Programs
+from vggt_ros.shapes import Encode, See
 from vggt_ros.tools.bench import Options, Row, picture_size, preset
 
 POOL = 1 << 22  # random numbers that all weights are cut from
@@ -30,7 +32,8 @@ class Stepper:
         self.device = choose_device()
         self.dtype = choose_dtype(options.dtype, self.device)
         keep_compiled(cache_dir)
-        self.programs = Programs(self.config, self.dtype, self.device, export_dir(cache_dir))
+        compiler = Compiler(self.config, self.dtype, self.device, export_dir(cache_dir))
+        self.programs = Programs(compiler)
         if weights is None:
             weights = quick_weights(self.config, HEADS, self.dtype, self.device)
         used = {part: weights[part] for part in ("encoder", "tower", *HEADS)}
