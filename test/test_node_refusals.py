@@ -71,7 +71,7 @@ def test_a_thousand_bad_images_are_one_line_in_the_log(rig: Rig, said: list[str]
     rig.start()
     for _ in range(50):
         rig.show(0, header=header(0, "camera_optical"))
-    rig.until(lambda: sum(rig.node.health._refused.values()) == 50, "all are refused")
+    rig.until(lambda: rig.node.health._refused.counts.total() == 50, "all are refused")
     assert len(said) == 1
 
 
@@ -97,7 +97,7 @@ def test_a_recording_that_is_played_again_is_believed_after_a_few_frames(rig: Ri
     rig.show_and_wait(20, 21)
     for i in range(5):
         rig.show(i)
-    rig.until(lambda: sum(rig.node.health._refused.values()) == 5, "five are refused")
+    rig.until(lambda: rig.node.health._refused.counts.total() == 5, "five are refused")
     rig.show_and_wait(5, 6)
     rig.until_diagnosed("a new map begins")
     assert len(rig.wall.looks[-1]) == 2
@@ -223,6 +223,33 @@ def test_what_is_compiled_is_logged_as_it_changes():
     for shapes in ((), ("a", "b"), ("a", "b"), ("b",), (), ()):
         health.compiles(shapes)
     assert lines == ["compiling a", "compiling b", "all that is needed is compiled"]
+
+
+def test_a_notice_that_repeats_does_not_hide_others():
+    from vggt_ros.ros.complaints import Complaints
+
+    lines: list[str] = []
+    now = [0.0]
+    notices = Complaints(lambda: now[0], lines.append)
+    assert notices.rows("notice") == {"last notice": "none"}
+    for text in ("oldest: 0", "a new map begins: 1", "no mount", *(f"late: {i}" for i in range(9))):
+        now[0] += 1.0
+        notices.add(text)
+    now[0] += 0.5
+    notices.add("no mount")
+    assert notices.rows("notice") == {
+        "last notice": "no mount",
+        "last notice age [s]": "0.0",
+        "second last notice": "late: 8",
+        "second last notice age [s]": "0.5",
+        "third last notice": "a new map begins: 1",
+        "third last notice age [s]": "10.5",
+    }
+    assert notices.counts == {"oldest": 1, "a new map begins": 1, "no mount": 2, "late": 9}
+    assert lines[-3:] == ["late: 0", "late: 5", "no mount"], "what goes on is logged now and then"
+    assert notices.newest(within=1.0) == "no mount"
+    now[0] += 1.0
+    assert notices.newest(within=1.0) == ""
 
 
 def test_states_that_come_and_go_with_each_image_are_logged_once():

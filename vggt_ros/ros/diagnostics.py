@@ -2,36 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the node knows of its own health, counted by any thread, told once a second."""
 
-import re
 from collections import Counter, deque
 from collections.abc import Callable
-from math import inf
 from statistics import fmean
 from threading import Lock
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from vggt_ros.frames import Update
+from vggt_ros.ros.complaints import Complaints
 
 Clock = Callable[[], float]
 Say = Callable[[str], object]
 
 RECENT = 10.0  # seconds over which rates and latencies are taken
-QUIET = 5.0, 300.0  # seconds before a complaint is logged again: at first, and at most
-REASONS = 32  # distinct ones that are counted by name
 
 
 class Health:
     """Counters and last words.  `warn` and `inform` go to the log; `clock` counts seconds."""
 
     def __init__(self, clock: Clock, warn: Say, inform: Say):
-        self._clock, self._warn, self._inform = clock, warn, inform
+        self._clock, self._inform = clock, inform
         self._lock = Lock()
         self._counts: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
-        self._noticed: Counter[str] = Counter()
-        self._quiet: dict[str, tuple[float, float]] = {}  # of a reason: until when, for how long
-        self._last_error, self._last_notice = ("none", -inf), ("none", -inf)
+        self._refused, self._noticed = Complaints(clock, warn), Complaints(clock, warn)
         self._arrivals: deque[float] = deque(maxlen=1000)
         self._looks: deque[tuple[float, float]] = deque(maxlen=1000)  # when done, latency
         self.seconds: dict[str, float] = {}  # by part, of the last look
@@ -58,11 +52,11 @@ class Health:
 
     def refuse(self, text: str) -> None:
         """Something was turned away; `text` names the fault and the next step."""
-        self._last_error = self._complain(self._refused, text)
+        self._refused.add(text)
 
     def notice(self, text: str) -> None:
         """Something was accepted, but a person should know."""
-        self._last_notice = self._complain(self._noticed, text)
+        self._noticed.add(text)
 
     def progress(self, state: str) -> None:
         """What the worker is at, until it is ready."""
@@ -108,21 +102,6 @@ class Health:
             self._said.add(state)
             self._inform(state)
 
-    def _complain(self, counter: Counter[str], text: str) -> tuple[str, float]:
-        """Count it by its reason, and log it, ever more rarely while it goes on."""
-        reason, now = reason_of(text), self._clock()
-        if reason not in counter and len(counter) >= REASONS:
-            reason = "other"
-        with self._lock:
-            counter[reason] += 1
-            until, pause = self._quiet.get(reason, (-inf, QUIET[0]))
-            silent = now < until
-            if not silent:
-                self._quiet[reason] = now + pause, min(2 * pause, QUIET[1])
-        if not silent:
-            self._warn(text)
-        return text, now
-
     # Told to the world.
 
     @property
@@ -148,18 +127,16 @@ class Health:
             "dropped": self._counts["dropped"],
             "skipped by max_rate_hz": self._counts["skipped"],
             "waiting for a program": self._counts["waiting for a program"],
-            "refused": sum(self._refused.values()),
-            **{f"refused: {reason}": n for reason, n in self._refused.items()},
-            **{f"noticed: {reason}": n for reason, n in self._noticed.items()},
+            "refused": self._refused.counts.total(),
+            **{f"refused: {reason}": n for reason, n in self._refused.counts.items()},
+            **{f"noticed: {reason}": n for reason, n in self._noticed.counts.items()},
+            **self._refused.rows("error"),
+            **self._noticed.rows("notice"),
         }
-        for kind, (words, when) in (("error", self._last_error), ("notice", self._last_notice)):
-            values[f"last {kind}"] = words
-            if when > -inf:
-                values[f"last {kind} age [s]"] = f"{now - when:.1f}"
         if no_image:
             return _status(name, DiagnosticStatus.WARN, no_image, values)
-        if now - self._last_error[1] < RECENT:
-            return _status(name, DiagnosticStatus.WARN, self._last_error[0], values)
+        if error := self._refused.newest(within=RECENT):
+            return _status(name, DiagnosticStatus.WARN, error, values)
         return _status(name, DiagnosticStatus.OK, "images arrive", values)
 
     def _network(self, name: str) -> DiagnosticStatus:
@@ -232,12 +209,6 @@ def _scale_values(update: Update) -> dict[str, str]:
         "scale age [s]": "given" if found.stamp_ns == 0 else f"{age:.1f}",
         "scale conflict": found.conflict or "none",
     }
-
-
-def reason_of(text: str) -> str:
-    """The part of a complaint that names its kind: up to the particulars, numbers left out."""
-    kind = re.split(r"[:;(]", text, maxsplit=1)[0]
-    return re.sub(r"\d[\d.]*", "#", kind)[:80].strip()
 
 
 def _rate(times, now: float) -> str:
