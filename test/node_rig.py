@@ -204,6 +204,11 @@ class Rig:
         values = {pair.key: pair.value for status in newest.status for pair in status.values}
         return values | {status.name: status.message for status in newest.status}
 
+    def level(self, name: str) -> bytes:
+        """Of that status in the newest report."""
+        (status,) = [s for s in self.heard["/diagnostics"][-1].status if s.name == name]
+        return status.level
+
     def until_diagnosed(self, *words: str) -> dict[str, str]:
         """Wait for a report in which all these words occur."""
 

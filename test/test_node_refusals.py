@@ -277,8 +277,7 @@ def test_a_lost_device_is_told_and_ends_the_node(rig: Rig, monkeypatch: pytest.M
         pass
     assert isinstance(rig.deaths.pop(), DeviceLost)
     rig.until_diagnosed("pencil failed at window of 1")
-    (status,) = [s for s in rig.heard["/diagnostics"][-1].status if s.name == "/vggt: network"]
-    assert status.level == DiagnosticStatus.ERROR
+    assert rig.level("/vggt: network") == DiagnosticStatus.ERROR
 
 
 def test_silence_is_explained(rig: Rig, monkeypatch: pytest.MonkeyPatch):
@@ -321,6 +320,33 @@ def test_a_map_that_no_window_joins_says_why(rig: Rig, monkeypatch: pytest.Monke
     rig.show_and_wait(1)
     answer = rig.call("save_map")
     assert not answer.success and "did not join: the shared cameras disagree" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("random_weights", "advice"),
+    [(False, "move more slowly"), (True, "expected, since the weights are random")],
+)
+def test_a_map_that_no_window_joins_for_long_is_a_warning(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, random_weights: bool, advice: str
+):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    rig.wall.random_weights = random_weights
+    rig.start()
+    rig.show_and_wait(0)
+    monkeypatch.setattr("vggt_ros.align.MAX_RESIDUAL", -1.0)
+    rig.show_and_wait(1, 2, 3, 4)
+    rig.until_diagnosed("looks 5")
+    assert rig.level("/vggt: geometry") == DiagnosticStatus.OK, "four may be a mishap"
+    rig.show_and_wait(5)
+    report = rig.until_diagnosed("5 windows in a row do not fit the map")
+    assert "the shared cameras disagree" in report["/vggt: geometry"]
+    assert advice in report["/vggt: geometry"]
+    assert rig.level("/vggt: geometry") == DiagnosticStatus.WARN
+    monkeypatch.undo()
+    rig.show_and_wait(6)
+    assert rig.until_diagnosed("looks 7")["joints refused"] == "5"
+    assert rig.level("/vggt: geometry") == DiagnosticStatus.OK
 
 
 def test_a_network_that_cannot_be_opened_ends_the_node(rig: Rig):

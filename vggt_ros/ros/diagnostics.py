@@ -16,6 +16,8 @@ Clock = Callable[[], float]
 Say = Callable[[str], object]
 
 RECENT = 10.0  # seconds over which rates and latencies are taken
+STRAYS = 5  # windows in a row that do not fit the map, before that is a state and not a mishap
+FAR = 10.0  # seconds between an image's stamp and the clock, beyond which they are of two clocks
 
 
 class Health:
@@ -31,6 +33,7 @@ class Health:
         self.seconds: dict[str, float] = {}  # by part, of the last look
         self._began = clock()
         self._update: Update | None = None
+        self._strays = 0  # windows in a row that did not fit the map
         self.network: dict[str, str] = {}
         self.geometry: dict[str, str] = {}
         self.state = "starting"
@@ -91,6 +94,7 @@ class Health:
             self._looks.append((self._clock(), latency))
             self._counts["looks"] += 1
             self._counts["joints refused"] += bool(update.join.reason)
+            self._strays = self._strays + 1 if update.join.reason else 0
         if update.join.reason:
             begins = f"segment {update.join.segment} begins"
             self.notice(f"a window does not fit the map: {update.join.reason}; {begins}")
@@ -164,7 +168,7 @@ class Health:
         if self._update is not None and self._update.missing:
             why = "more are being compiled" if self._compiling else "more do not run, see notices"
             return DiagnosticStatus.WARN, f"{_window_of(self._update)}: {why}"
-        if "random" in self.network.get("weights", ""):
+        if self._is_noise:
             return DiagnosticStatus.WARN, self.network["weights"]
         return DiagnosticStatus.OK, "ready"
 
@@ -189,7 +193,22 @@ class Health:
             "joints refused": self._counts["joints refused"],
             **self.geometry,
         }
+        if self._strays >= STRAYS:
+            return _status(name, DiagnosticStatus.WARN, self._astray(join.reason), values)
         return _status(name, DiagnosticStatus.OK, scale, values)
+
+    def _astray(self, reason: str) -> str:
+        said = f"{self._strays} windows in a row do not fit the map: {reason}"
+        if self._is_noise:
+            return f"{said}; expected, since the weights are random and their geometry is noise"
+        return (
+            f"{said}; move more slowly, towards things that stand still and have texture,"
+            " then call ~/reset if it does not recover"
+        )
+
+    @property
+    def _is_noise(self) -> bool:
+        return "random" in self.network.get("weights", "")
 
 
 def _window_of(update: Update) -> str:
