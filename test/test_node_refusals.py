@@ -137,6 +137,32 @@ def test_camera_info_of_another_size_is_named_and_the_network_s_k_serves(rig: Ri
 
 
 @pytest.mark.parametrize(
+    ("informed", "words"), [(True, "camera_info is of 640x480"), (False, "no usable camera_info")]
+)
+def test_intrinsics_that_are_wanted_and_missing_are_a_warning_until_they_come(
+    rig: Rig, informed: bool, words: str
+):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    node = rig.start(intrinsics="camera_info")
+    if informed:
+        rig.inform(K, width=640, height=480)
+        rig.until(lambda: node.looker.calibration is not None, "the calibration")
+    rig.show_and_wait(0)
+    report = rig.until_diagnosed(f"intrinsics is camera_info, but {words}")
+    assert report["/vggt: camera"].startswith("intrinsics is camera_info, but")
+    assert rig.level("/vggt: camera") == DiagnosticStatus.WARN
+
+    def fits(calibration) -> bool:
+        return calibration is not None and calibration.width == INPUT[1]
+
+    rig.inform(K)
+    rig.until(lambda: fits(node.looker.calibration), "the calibration that fits")
+    rig.show_and_wait(1)
+    rig.until(lambda: rig.level("/vggt: camera") == DiagnosticStatus.OK, "no warning is left")
+
+
+@pytest.mark.parametrize(
     ("query", "words"),
     [
         (QueryPoints(ids=[1], u=[float("nan")], v=[3.0]), "query 1 is not a number"),

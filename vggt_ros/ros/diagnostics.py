@@ -17,7 +17,6 @@ Say = Callable[[str], object]
 
 RECENT = 10.0  # seconds over which rates and latencies are taken
 STRAYS = 5  # windows in a row that do not fit the map, before that is a state and not a mishap
-FAR = 10.0  # seconds between an image's stamp and the clock, beyond which they are of two clocks
 
 
 class Health:
@@ -40,6 +39,7 @@ class Health:
         self._compiling: tuple[str, ...] = ()
         self._said: set[str] = set()  # what is logged once
         self._death = ""
+        self._lasting: dict[str, str] = {}  # by subject: a fault that is there until it is mended
 
     # Told by the node's threads.
 
@@ -60,6 +60,10 @@ class Health:
     def notice(self, text: str) -> None:
         """Something was accepted, but a person should know."""
         self._noticed.add(text)
+
+    def lasting(self, subject: str, text: str) -> None:
+        """A warning for as long as it holds; empty when it holds no more."""
+        self._lasting[subject] = text
 
     def progress(self, state: str) -> None:
         """What the worker is at, until it is ready."""
@@ -141,6 +145,8 @@ class Health:
             return _status(name, DiagnosticStatus.WARN, no_image, values)
         if error := self._refused.newest(within=RECENT):
             return _status(name, DiagnosticStatus.WARN, error, values)
+        if lasting := "; ".join(filter(None, list(self._lasting.values()))):
+            return _status(name, DiagnosticStatus.WARN, lasting, values)
         return _status(name, DiagnosticStatus.OK, "images arrive", values)
 
     def _network(self, name: str) -> DiagnosticStatus:

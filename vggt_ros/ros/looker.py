@@ -178,13 +178,17 @@ class Looker:
         self._health.progress(state)
 
     def _intrinsics(self, frame: Frame) -> Float[np.ndarray, "3 3"] | None:
-        """The calibrated K, where it is there and fits; said once if it is wanted and is not."""
+        """The calibrated K, where it is there and fits; a warning if it is wanted and is not."""
         height, width = frame.rgb.shape[:2]
+        wanted = self._parameters.intrinsics == "camera_info"
+        intrinsics, missing = None, ""
         try:
             if self.calibration is not None:
-                return self.calibration.of_picture(width, height)
-            if self._parameters.intrinsics == "camera_info":
+                intrinsics = self.calibration.of_picture(width, height)
+            elif wanted:
                 raise UserError("no usable camera_info yet: the network's own intrinsics are used")
         except UserError as error:
             self._health.notice(str(error))
-        return None
+            missing = f"intrinsics is camera_info, but {error}" if wanted else ""
+        self._health.lasting("calibration", missing)
+        return intrinsics
