@@ -140,10 +140,11 @@ def test_camera_info_of_another_size_is_named_and_the_network_s_k_serves(rig: Ri
     ("informed", "words"), [(True, "camera_info is of 640x480"), (False, "no usable camera_info")]
 )
 def test_intrinsics_that_are_wanted_and_missing_are_a_warning_until_they_come(
-    rig: Rig, informed: bool, words: str
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, informed: bool, words: str
 ):
     from diagnostic_msgs.msg import DiagnosticStatus
 
+    monkeypatch.setattr("vggt_ros.ros.diagnostics.FAR", np.inf)  # the rig's stamps are old
     node = rig.start(intrinsics="camera_info")
     if informed:
         rig.inform(K, width=640, height=480)
@@ -314,6 +315,24 @@ def test_silence_is_explained(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     assert "ros2 topic hz /image" in report["/vggt: camera"]
     rig.robot.destroy_publisher(rig.pictures)
     rig.until_diagnosed("nobody publishes it; remap image")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, ""), (3600, "3600 s ahead of the ROS"), (-3600, "3600 s behind the ROS")],
+)
+def test_images_of_another_clock_are_a_warning(rig: Rig, seconds: int, said: str):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    rig.start()
+    now = rig.robot.get_clock().now().nanoseconds
+    rig.show(0, header=header(now + seconds * 10**9, "camera_optical"))
+    report = rig.until_diagnosed("images received 1")
+    assert float(report["stamp age [s]"]) == pytest.approx(-seconds, abs=8.0)
+    assert said in report["/vggt: camera"]
+    assert ("bag without use_sim_time" in report["/vggt: camera"]) == bool(said)
+    expected = DiagnosticStatus.WARN if said else DiagnosticStatus.OK
+    assert rig.level("/vggt: camera") == expected
 
 
 def test_random_weights_are_called_noise(rig: Rig, said: list[str]):

@@ -16,6 +16,7 @@ Clock = Callable[[], float]
 Say = Callable[[str], object]
 
 RECENT = 10.0  # seconds over which rates and latencies are taken
+FAR = 10.0  # seconds between an image's stamp and the clock, beyond which they are of two clocks
 STRAYS = 5  # windows in a row that do not fit the map, before that is a state and not a mishap
 
 
@@ -31,6 +32,7 @@ class Health:
         self._looks: deque[tuple[float, float]] = deque(maxlen=1000)  # when done, latency
         self.seconds: dict[str, float] = {}  # by part, of the last look
         self._began = clock()
+        self._stamp_age = 0.0  # of the newest image when it arrived
         self._update: Update | None = None
         self._strays = 0  # windows in a row that did not fit the map
         self.network: dict[str, str] = {}
@@ -43,9 +45,11 @@ class Health:
 
     # Told by the node's threads.
 
-    def image_arrived(self) -> None:
+    def image_arrived(self, age: float) -> None:
+        """One more; `age` is the node's clock less the image's stamp, in seconds."""
         with self._lock:
             self._counts["received"] += 1
+            self._stamp_age = age
             self._arrivals.append(self._clock())
 
     def count(self, what: str) -> None:
@@ -131,6 +135,7 @@ class Health:
         values = {
             "images received": self._counts["received"],
             "image rate [Hz]": _rate(self._arrivals, now),
+            "stamp age [s]": f"{self._stamp_age:.3f}" if self._arrivals else "no image yet",
             "images used": self._counts["used"],
             "dropped": self._counts["dropped"],
             "skipped by max_rate_hz": self._counts["skipped"],
@@ -145,9 +150,19 @@ class Health:
             return _status(name, DiagnosticStatus.WARN, no_image, values)
         if error := self._refused.newest(within=RECENT):
             return _status(name, DiagnosticStatus.WARN, error, values)
-        if lasting := "; ".join(filter(None, list(self._lasting.values()))):
+        if lasting := "; ".join(filter(None, [*self._lasting.values(), self._two_clocks()])):
             return _status(name, DiagnosticStatus.WARN, lasting, values)
         return _status(name, DiagnosticStatus.OK, "images arrive", values)
+
+    def _two_clocks(self) -> str:
+        if abs(self._stamp_age) <= FAR:
+            return ""
+        side = "behind" if self._stamp_age > 0 else "ahead of"
+        return (
+            f"images are stamped {abs(self._stamp_age):.0f} s {side} the ROS clock: another"
+            " machine's clock (synchronise it), or a bag without use_sim_time (or that without"
+            " /clock)"
+        )
 
     def _network(self, name: str) -> DiagnosticStatus:
         now = self._clock()
