@@ -14,6 +14,7 @@ from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from vggt_ros.msg import QueryPoints
 
 from vggt_ros.image import grid_for
+from vggt_ros.ros.inputs import Sizes
 from vggt_ros.ros.messages import stamp_ns
 
 K = np.array([[60.0, 0, 33], [0, 62, 25], [0, 0, 1]])  # of the input picture
@@ -354,15 +355,12 @@ def test_reset_answers_at_once_and_empties_window_tracks_and_path(rig: Rig):
 
 
 def test_another_map_does_not_go_into_the_old_one_s_cloud(rig: Rig):
-    from vggt_ros.ros.messages import header, image_message
-
     node = rig.start()
     rig.show_and_wait(0, 1, 2)
     assert len(node._outputs.map._cloud) > 0
-    looks = rig.count("looks")
     square = np.zeros((64, 64, 3), np.uint8)
-    rig.pictures.publish(image_message(header(START + 10**9, "camera_optical"), square))
-    rig.until(lambda: rig.count("looks") > looks, "a look at the other size")
+    rig.publish_in_turn(square, START + 10**9, Sizes.PATIENCE)
+    assert rig.count("looks") == 4, "a look at the other size"
     assert len(node._outputs.map._cloud) == 0
 
 

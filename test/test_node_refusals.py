@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from node_rig import INPUT, SIZE, START, Rig
+from node_rig import INPUT, PERIOD, SIZE, START, Rig
 from vggt_ros.msg import QueryPoints
 
 from vggt_ros.look import DeviceLost
+from vggt_ros.ros.inputs import Sizes
 from vggt_ros.ros.messages import camera_info_message, header, image_message
 
 K = np.array([[60.0, 0, 33], [0, 62, 25], [0, 0, 1]])
@@ -79,9 +80,35 @@ def test_a_change_of_size_begins_a_new_window_and_is_named(rig: Rig):
     rig.start()
     rig.show_and_wait(0, 1)
     large = np.zeros((60, 80, 3), np.uint8)
-    rig.pictures.publish(image_message(header(START + 10**9, "camera_optical"), large))
-    rig.until_diagnosed("image size changed from 64x48 to 80x60")
+    rig.publish_in_turn(large, START + 10**9, Sizes.PATIENCE)
+    report = rig.until_diagnosed("image size changed from 64x48 to 80x60")
+    assert report["refused"] == str(Sizes.PATIENCE - 1)
     assert rig.wall.looks[-1] == (2,)
+
+
+def test_a_stray_picture_compiles_nothing_and_leaves_the_window_alone(rig: Rig):
+    rig.start()
+    rig.show_and_wait(0, 1)
+    stray = np.zeros((60, 80, 3), np.uint8)
+    for i in (2, 3, 4):
+        rig.publish_in_turn(stray, START + (i - 1) * PERIOD + 1, Sizes.PATIENCE - 1)
+        rig.show_and_wait(i)
+    report = rig.until_diagnosed("the image has a new size: 80x60, not 64x48; it is used once 3")
+    assert report["refused"] == "6"
+    assert {size for size, _ in rig.wall.prepared} == {SIZE}
+    assert rig.wall.looks[-1] == (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2000, 4), (4, 2000), (31, 64)])
+def test_a_picture_too_small_for_a_camera_is_refused_however_often_it_comes(rig: Rig, shape):
+    rig.start()
+    rig.publish_in_turn(np.zeros((*shape, 3), np.uint8), START, Sizes.PATIENCE + 1)
+    words = (
+        f"the image is too small for a camera's: {shape[1]}x{shape[0]}, but each side must be 32"
+    )
+    assert rig.until_diagnosed(words)["refused"] == str(Sizes.PATIENCE + 1)
+    assert rig.wall.prepared == []
+    rig.show_and_wait(1)
 
 
 def test_a_change_of_frame_begins_a_new_window_and_is_named(rig: Rig):
@@ -218,7 +245,7 @@ def test_a_size_that_is_being_compiled_leaves_the_other_one_s_window_alone(rig: 
     rig.show_and_wait(0, 1)
     rig.wall.missing.add((56, 56))
     square = np.zeros((64, 64, 3), np.uint8)
-    rig.pictures.publish(image_message(header(START + 150_000_000, "camera_optical"), square))
+    rig.publish_in_turn(square, START + 150_000_000, Sizes.PATIENCE)
     rig.until_diagnosed("waiting for a program 1", "compiling for 56x56; images wait")
     rig.show_and_wait(2)
     assert rig.wall.looks[-1] == (0, 1, 2)

@@ -19,7 +19,7 @@ from vggt_ros.look import Compiling, DeviceLost
 from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.diagnostics import Health
-from vggt_ros.ros.inputs import Calibration, frame_from
+from vggt_ros.ros.inputs import Calibration, Sizes, frame_from
 from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
@@ -70,6 +70,7 @@ class Looker:
         self._outputs, self._health, self._stopping = outputs, health, stopping
         self._robot, self._sender = robot, sender
         self.calibration: Calibration | None = None
+        self._sizes = Sizes()
         self._engine: Any = None
         self._timeline = 0
 
@@ -161,8 +162,10 @@ class Looker:
         """Have what windows of this picture need compiled; raises `Compiling` until one serves.
 
         Before the pipeline sees the frame: while another size comes as well, its window goes on.
+        Raises `FrameError` for a size that nothing should be compiled for, or not yet.
         """
         height, width = frame.rgb.shape[:2]
+        self._sizes.admit(width, height)
         settings = self._pipeline.settings
         grid = settings.grid(width, height, self._engine.default_width)
         self._engine.prepare(
