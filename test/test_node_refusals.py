@@ -191,6 +191,28 @@ def test_intrinsics_that_are_wanted_and_missing_are_a_warning_until_they_come(
 
 
 @pytest.mark.parametrize(
+    ("mode", "d", "noticed"),
+    [
+        ("camera_info", [0.1, 0.0, 0.0, 0.0, 0.0], True),
+        ("camera_info", [0.0] * 5, False),
+        ("camera_info", [], False),
+        ("model", [0.1, 0.0, 0.0, 0.0, 0.0], False),
+    ],
+)
+def test_distortion_that_is_ignored_is_named(rig: Rig, mode: str, d: list[float], noticed: bool):
+    node = rig.start(intrinsics=mode)
+    info = camera_info_message(header(START, "c"), K, width=INPUT[1], height=INPUT[0])
+    info.d = d
+    rig.infos.publish(info)
+    rig.until(lambda: node.looker.calibration is not None, "the calibration")
+    rig.show_and_wait(0)
+    report = rig.until_diagnosed("looks 1")
+    words = "camera_info has distortion, which is ignored"
+    assert (words in report["last notice"]) == noticed
+    assert (f"noticed: {words}" in report) == noticed
+
+
+@pytest.mark.parametrize(
     ("query", "words"),
     [
         (QueryPoints(ids=[1], u=[float("nan")], v=[3.0]), "query 1 is not a number"),

@@ -110,11 +110,12 @@ class Calibration(NamedTuple):
     intrinsics: Float[np.ndarray, "3 3"]
     width: int
     height: int
+    is_distorted: bool = False  # D is not zero; nobody here undoes that
 
     @classmethod
     def of(cls, msg: CameraInfo) -> "Calibration":
         """Raises `UserError` where there is no calibration in it."""
-        return cls(intrinsics_from(msg), msg.width, msg.height)
+        return cls(intrinsics_from(msg), msg.width, msg.height, any(msg.d))
 
     def of_picture(self, width: int, height: int) -> Float[np.ndarray, "3 3"]:
         """K of a picture of this size.  Raises `UserError` where it belongs to another."""

@@ -188,6 +188,11 @@ class Looker:
         try:
             if self.calibration is not None:
                 intrinsics = self.calibration.of_picture(width, height)
+                if wanted and self.calibration.is_distorted:
+                    self._health.notice(
+                        "camera_info has distortion, which is ignored: its D is not zero; feed a"
+                        " rectified image (image_proc), with D zero and P's left 3x3 as K"
+                    )
             elif wanted:
                 raise UserError("no usable camera_info yet: the network's own intrinsics are used")
         except UserError as error:
