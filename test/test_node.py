@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node on live topics: what goes out, in which order, and only for someone."""
 
+from collections import deque
 from collections.abc import Iterator
 from threading import Event
 from typing import Any
@@ -13,6 +14,9 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from vggt_ros.msg import QueryPoints
 
+from vggt_ros.align import Join
+from vggt_ros.frames import Update
+from vggt_ros.geometry import Similarity
 from vggt_ros.image import grid_for
 from vggt_ros.ros.inputs import Sizes
 from vggt_ros.ros.messages import stamp_ns
@@ -195,6 +199,25 @@ def test_a_late_listener_gets_the_path_that_is_there(rig: Rig):
     rig.listen("/vggt/path", TOPICS["/vggt/path"], latched=True)
     rig.until(lambda: rig.heard["/vggt/path"], "the path without another image")
     assert len(rig.heard["/vggt/path"][-1].poses) == 3
+
+
+@pytest.mark.parametrize(("segment", "moved"), [(0, [0, 1, 2]), (1, [1, 2])])
+def test_the_path_of_a_segment_follows_its_scale(rig: Rig, segment: int, moved: list[int]):
+    """The first segment's origin is the map's: with it goes all that was put beside it."""
+    node = rig.start()
+    rig.show_and_wait(0, 1, 2)
+    outputs = node._outputs
+
+    def centres() -> np.ndarray:
+        return np.array([[p.x, p.y, p.z] for p in (at.pose.position for at in outputs._poses)])
+
+    before, about = centres(), np.array([1.0, 2.0, 3.0])
+    outputs._segments = deque([0, 1, 1])
+    join = Join(Similarity.identity(), True, segment, 0.0, 1.0, np.eye(6), "")
+    outputs._rescale_poses(Update((), 0, None, 3, join, {}, rescaled=2.0, about=about))
+    expected = before.copy()
+    expected[moved] = about + 2.0 * (before[moved] - about)
+    np.testing.assert_allclose(centres(), expected)
 
 
 def test_while_busy_the_newest_frame_wins_and_drops_are_counted(rig: Rig):
