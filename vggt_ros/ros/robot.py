@@ -20,7 +20,7 @@ from vggt_ros.align import upright
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import transform
-from vggt_ros.odometry import Odometry
+from vggt_ros.odometry import KEPT_NS, Odometry
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.companion import Companions
 from vggt_ros.ros.messages import stamp_ns
@@ -85,7 +85,7 @@ class Robot:
                 "scale_source odometry: nothing came on 'odom' for two seconds;"
                 " remap odom to the robot's odometry"
             )
-        elif late_ns < -SILENCE_NS:
+        elif late_ns < -KEPT_NS:  # where images come late, what was there then is still known
             self._say(
                 f"odometry is stamped ahead of the images: by {-late_ns * 1e-9:.0f} s;"
                 " give both one clock"
