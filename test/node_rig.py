@@ -178,6 +178,20 @@ class Rig:
             self.show(i)
             self.until(lambda n=done: self.count("looks") > n, f"a look at frame {i}")
 
+    def publish_in_turn(self, picture: np.ndarray, stamp: int, count: int) -> None:
+        """Several of one picture, each once the node is done with the one before."""
+
+        def outcomes() -> int:
+            assert self.node is not None
+            refused = self.node.health._refused.counts.total()
+            return self.count("looks") + self.count("waiting for a program") + refused
+
+        for i in range(count):
+            done = outcomes()
+            head = header(stamp + i, "camera_optical")
+            self.pictures.publish(image_message(head, picture))
+            self.until(lambda n=done: outcomes() > n, "the picture is used, refused or waits")
+
     def inform(self, intrinsics: np.ndarray, width: int = INPUT[1], height: int = INPUT[0]) -> None:
         head = header(START, "camera_optical")
         self.infos.publish(camera_info_message(head, intrinsics, width=width, height=height))
@@ -203,6 +217,11 @@ class Rig:
         newest = self.heard["/diagnostics"][-1]
         values = {pair.key: pair.value for status in newest.status for pair in status.values}
         return values | {status.name: status.message for status in newest.status}
+
+    def level(self, name: str) -> bytes:
+        """Of that status in the newest report."""
+        (status,) = [s for s in self.heard["/diagnostics"][-1].status if s.name == name]
+        return status.level
 
     def until_diagnosed(self, *words: str) -> dict[str, str]:
         """Wait for a report in which all these words occur."""

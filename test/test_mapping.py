@@ -56,10 +56,11 @@ def test_a_rescaled_map_is_where_the_world_is():
     points = np.random.default_rng(0).uniform(-1, 1, (300, 3))
     entered(cloud, points)
     before = cloud.cloud().points
-    cloud.rescale(3.0)
-    after = cloud.cloud().points
-    order = [np.lexsort(np.round(p.T, 3)) for p in (3.0 * before, after)]
-    np.testing.assert_allclose(after[order[1]], 3.0 * before[order[0]], atol=1e-4)
+    about = np.array([1.0, 2.0, -3.0])
+    cloud.rescale(3.0, about)
+    expected, after = about + 3.0 * (before - about), cloud.cloud().points
+    order = [np.lexsort(np.round(p.T, 3)) for p in (expected, after)]
+    np.testing.assert_allclose(after[order[1]], expected[order[0]], atol=1e-4)
 
 
 def test_a_drive_through_the_room_maps_its_surfaces():

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node on live topics: what goes out, in which order, and only for someone."""
 
+from collections import deque
 from collections.abc import Iterator
 from threading import Event
 from typing import Any
@@ -13,7 +14,11 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from vggt_ros.msg import QueryPoints
 
+from vggt_ros.align import Join
+from vggt_ros.frames import Update
+from vggt_ros.geometry import Similarity
 from vggt_ros.image import grid_for
+from vggt_ros.ros.inputs import Sizes
 from vggt_ros.ros.messages import stamp_ns
 
 K = np.array([[60.0, 0, 33], [0, 62, 25], [0, 0, 1]])  # of the input picture
@@ -178,7 +183,7 @@ def test_nothing_is_built_that_nobody_subscribes_to(rig: Rig, monkeypatch: pytes
     rig.listen("/vggt/pose", TOPICS["/vggt/pose"])
     monkeypatch.setattr("node_rig.image_message", _plain_image)
     rig.show_and_wait(0, 1)
-    assert rig.deaths == [] and "a look failed" not in str(rig.node.health._refused)
+    assert rig.deaths == [] and "a look failed" not in str(rig.node.health._refused.counts)
 
 
 def _plain_image(head, rgb):
@@ -194,6 +199,25 @@ def test_a_late_listener_gets_the_path_that_is_there(rig: Rig):
     rig.listen("/vggt/path", TOPICS["/vggt/path"], latched=True)
     rig.until(lambda: rig.heard["/vggt/path"], "the path without another image")
     assert len(rig.heard["/vggt/path"][-1].poses) == 3
+
+
+@pytest.mark.parametrize(("segment", "moved"), [(0, [0, 1, 2]), (1, [1, 2])])
+def test_the_path_of_a_segment_follows_its_scale(rig: Rig, segment: int, moved: list[int]):
+    """The first segment's origin is the map's: with it goes all that was put beside it."""
+    node = rig.start()
+    rig.show_and_wait(0, 1, 2)
+    outputs = node._outputs
+
+    def centres() -> np.ndarray:
+        return np.array([[p.x, p.y, p.z] for p in (at.pose.position for at in outputs._poses)])
+
+    before, about = centres(), np.array([1.0, 2.0, 3.0])
+    outputs._segments = deque([0, 1, 1])
+    join = Join(Similarity.identity(), True, segment, 0.0, 1.0, np.eye(6), "")
+    outputs._rescale_poses(Update((), 0, None, 3, join, {}, rescaled=2.0, about=about))
+    expected = before.copy()
+    expected[moved] = about + 2.0 * (before[moved] - about)
+    np.testing.assert_allclose(centres(), expected)
 
 
 def test_while_busy_the_newest_frame_wins_and_drops_are_counted(rig: Rig):
@@ -354,15 +378,12 @@ def test_reset_answers_at_once_and_empties_window_tracks_and_path(rig: Rig):
 
 
 def test_another_map_does_not_go_into_the_old_one_s_cloud(rig: Rig):
-    from vggt_ros.ros.messages import header, image_message
-
     node = rig.start()
     rig.show_and_wait(0, 1, 2)
     assert len(node._outputs.map._cloud) > 0
-    looks = rig.count("looks")
     square = np.zeros((64, 64, 3), np.uint8)
-    rig.pictures.publish(image_message(header(START + 10**9, "camera_optical"), square))
-    rig.until(lambda: rig.count("looks") > looks, "a look at the other size")
+    rig.publish_in_turn(square, START + 10**9, Sizes.PATIENCE)
+    assert rig.count("looks") == 4, "a look at the other size"
     assert len(node._outputs.map._cloud) == 0
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from node_rig import INPUT, SIZE, START, Rig
+from node_rig import INPUT, PERIOD, SIZE, START, Rig
 from vggt_ros.msg import QueryPoints
 
 from vggt_ros.look import DeviceLost
+from vggt_ros.ros.inputs import Sizes
 from vggt_ros.ros.messages import camera_info_message, header, image_message
 
 K = np.array([[60.0, 0, 33], [0, 62, 25], [0, 0, 1]])
@@ -71,7 +72,7 @@ def test_a_thousand_bad_images_are_one_line_in_the_log(rig: Rig, said: list[str]
     rig.start()
     for _ in range(50):
         rig.show(0, header=header(0, "camera_optical"))
-    rig.until(lambda: sum(rig.node.health._refused.values()) == 50, "all are refused")
+    rig.until(lambda: rig.node.health._refused.counts.total() == 50, "all are refused")
     assert len(said) == 1
 
 
@@ -79,9 +80,35 @@ def test_a_change_of_size_begins_a_new_window_and_is_named(rig: Rig):
     rig.start()
     rig.show_and_wait(0, 1)
     large = np.zeros((60, 80, 3), np.uint8)
-    rig.pictures.publish(image_message(header(START + 10**9, "camera_optical"), large))
-    rig.until_diagnosed("image size changed from 64x48 to 80x60")
+    rig.publish_in_turn(large, START + 10**9, Sizes.PATIENCE)
+    report = rig.until_diagnosed("image size changed from 64x48 to 80x60")
+    assert report["refused"] == str(Sizes.PATIENCE - 1)
     assert rig.wall.looks[-1] == (2,)
+
+
+def test_a_stray_picture_compiles_nothing_and_leaves_the_window_alone(rig: Rig):
+    rig.start()
+    rig.show_and_wait(0, 1)
+    stray = np.zeros((60, 80, 3), np.uint8)
+    for i in (2, 3, 4):
+        rig.publish_in_turn(stray, START + (i - 1) * PERIOD + 1, Sizes.PATIENCE - 1)
+        rig.show_and_wait(i)
+    report = rig.until_diagnosed("the image has a new size: 80x60, not 64x48; it is used once 3")
+    assert report["refused"] == "6"
+    assert {size for size, _ in rig.wall.prepared} == {SIZE}
+    assert rig.wall.looks[-1] == (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2000, 4), (4, 2000), (31, 64)])
+def test_a_picture_too_small_for_a_camera_is_refused_however_often_it_comes(rig: Rig, shape):
+    rig.start()
+    rig.publish_in_turn(np.zeros((*shape, 3), np.uint8), START, Sizes.PATIENCE + 1)
+    words = (
+        f"the image is too small for a camera's: {shape[1]}x{shape[0]}, but each side must be 32"
+    )
+    assert rig.until_diagnosed(words)["refused"] == str(Sizes.PATIENCE + 1)
+    assert rig.wall.prepared == []
+    rig.show_and_wait(1)
 
 
 def test_a_change_of_frame_begins_a_new_window_and_is_named(rig: Rig):
@@ -97,7 +124,7 @@ def test_a_recording_that_is_played_again_is_believed_after_a_few_frames(rig: Ri
     rig.show_and_wait(20, 21)
     for i in range(5):
         rig.show(i)
-    rig.until(lambda: sum(rig.node.health._refused.values()) == 5, "five are refused")
+    rig.until(lambda: rig.node.health._refused.counts.total() == 5, "five are refused")
     rig.show_and_wait(5, 6)
     rig.until_diagnosed("a new map begins")
     assert len(rig.wall.looks[-1]) == 2
@@ -134,6 +161,55 @@ def test_camera_info_of_another_size_is_named_and_the_network_s_k_serves(rig: Ri
     rig.until_diagnosed("camera_info is of 640x480 pixels but the image has 64x48")
     rig.until(lambda: rig.heard["/vggt/depth/camera_info"], "camera_info")
     assert rig.heard["/vggt/depth/camera_info"][0].k[0] == pytest.approx(SIZE[1])
+
+
+@pytest.mark.parametrize(
+    ("informed", "words"), [(True, "camera_info is of 640x480"), (False, "no usable camera_info")]
+)
+def test_intrinsics_that_are_wanted_and_missing_are_a_warning_until_they_come(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, informed: bool, words: str
+):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    monkeypatch.setattr("vggt_ros.ros.diagnostics.FAR", np.inf)  # the rig's stamps are old
+    node = rig.start(intrinsics="camera_info")
+    if informed:
+        rig.inform(K, width=640, height=480)
+        rig.until(lambda: node.looker.calibration is not None, "the calibration")
+    rig.show_and_wait(0)
+    report = rig.until_diagnosed(f"intrinsics is camera_info, but {words}")
+    assert report["/vggt: camera"].startswith("intrinsics is camera_info, but")
+    assert rig.level("/vggt: camera") == DiagnosticStatus.WARN
+
+    def fits(calibration) -> bool:
+        return calibration is not None and calibration.width == INPUT[1]
+
+    rig.inform(K)
+    rig.until(lambda: fits(node.looker.calibration), "the calibration that fits")
+    rig.show_and_wait(1)
+    rig.until(lambda: rig.level("/vggt: camera") == DiagnosticStatus.OK, "no warning is left")
+
+
+@pytest.mark.parametrize(
+    ("mode", "d", "noticed"),
+    [
+        ("camera_info", [0.1, 0.0, 0.0, 0.0, 0.0], True),
+        ("camera_info", [0.0] * 5, False),
+        ("camera_info", [], False),
+        ("model", [0.1, 0.0, 0.0, 0.0, 0.0], False),
+    ],
+)
+def test_distortion_that_is_ignored_is_named(rig: Rig, mode: str, d: list[float], noticed: bool):
+    node = rig.start(intrinsics=mode)
+    info = camera_info_message(header(START, "c"), K, width=INPUT[1], height=INPUT[0])
+    info.d = d
+    rig.infos.publish(info)
+    rig.until(lambda: node.looker.calibration is not None, "the calibration")
+    rig.show_and_wait(0)
+    report = rig.until_diagnosed("looks 1")
+    words = "camera_info has distortion, which is ignored"
+    assert (words in report["last notice"]) == noticed
+    assert (f"noticed: {words}" in report) == noticed
 
 
 @pytest.mark.parametrize(
@@ -191,7 +267,7 @@ def test_a_size_that_is_being_compiled_leaves_the_other_one_s_window_alone(rig: 
     rig.show_and_wait(0, 1)
     rig.wall.missing.add((56, 56))
     square = np.zeros((64, 64, 3), np.uint8)
-    rig.pictures.publish(image_message(header(START + 150_000_000, "camera_optical"), square))
+    rig.publish_in_turn(square, START + 150_000_000, Sizes.PATIENCE)
     rig.until_diagnosed("waiting for a program 1", "compiling for 56x56; images wait")
     rig.show_and_wait(2)
     assert rig.wall.looks[-1] == (0, 1, 2)
@@ -225,6 +301,33 @@ def test_what_is_compiled_is_logged_as_it_changes():
     assert lines == ["compiling a", "compiling b", "all that is needed is compiled"]
 
 
+def test_a_notice_that_repeats_does_not_hide_others():
+    from vggt_ros.ros.complaints import Complaints
+
+    lines: list[str] = []
+    now = [0.0]
+    notices = Complaints(lambda: now[0], lines.append)
+    assert notices.rows("notice") == {"last notice": "none"}
+    for text in ("oldest: 0", "a new map begins: 1", "no mount", *(f"late: {i}" for i in range(9))):
+        now[0] += 1.0
+        notices.add(text)
+    now[0] += 0.5
+    notices.add("no mount")
+    assert notices.rows("notice") == {
+        "last notice": "no mount",
+        "last notice age [s]": "0.0",
+        "second last notice": "late: 8",
+        "second last notice age [s]": "0.5",
+        "third last notice": "a new map begins: 1",
+        "third last notice age [s]": "10.5",
+    }
+    assert notices.counts == {"oldest": 1, "a new map begins": 1, "no mount": 2, "late": 9}
+    assert lines[-3:] == ["late: 0", "late: 5", "no mount"], "what goes on is logged now and then"
+    assert notices.newest(within=1.0) == "no mount"
+    now[0] += 1.0
+    assert notices.newest(within=1.0) == ""
+
+
 def test_states_that_come_and_go_with_each_image_are_logged_once():
     from vggt_ros.ros.diagnostics import Health
 
@@ -250,8 +353,7 @@ def test_a_lost_device_is_told_and_ends_the_node(rig: Rig, monkeypatch: pytest.M
         pass
     assert isinstance(rig.deaths.pop(), DeviceLost)
     rig.until_diagnosed("pencil failed at window of 1")
-    (status,) = [s for s in rig.heard["/diagnostics"][-1].status if s.name == "/vggt: network"]
-    assert status.level == DiagnosticStatus.ERROR
+    assert rig.level("/vggt: network") == DiagnosticStatus.ERROR
 
 
 def test_silence_is_explained(rig: Rig, monkeypatch: pytest.MonkeyPatch):
@@ -262,6 +364,24 @@ def test_silence_is_explained(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     assert "ros2 topic hz /image" in report["/vggt: camera"]
     rig.robot.destroy_publisher(rig.pictures)
     rig.until_diagnosed("nobody publishes it; remap image")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, ""), (3600, "3600 s ahead of the ROS"), (-3600, "3600 s behind the ROS")],
+)
+def test_images_of_another_clock_are_a_warning(rig: Rig, seconds: int, said: str):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    rig.start()
+    now = rig.robot.get_clock().now().nanoseconds
+    rig.show(0, header=header(now + seconds * 10**9, "camera_optical"))
+    report = rig.until_diagnosed("images received 1")
+    assert float(report["stamp age [s]"]) == pytest.approx(-seconds, abs=8.0)
+    assert said in report["/vggt: camera"]
+    assert ("bag without use_sim_time" in report["/vggt: camera"]) == bool(said)
+    expected = DiagnosticStatus.WARN if said else DiagnosticStatus.OK
+    assert rig.level("/vggt: camera") == expected
 
 
 def test_random_weights_are_called_noise(rig: Rig, said: list[str]):
@@ -294,6 +414,33 @@ def test_a_map_that_no_window_joins_says_why(rig: Rig, monkeypatch: pytest.Monke
     rig.show_and_wait(1)
     answer = rig.call("save_map")
     assert not answer.success and "did not join: the shared cameras disagree" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("random_weights", "advice"),
+    [(False, "move more slowly"), (True, "expected, since the weights are random")],
+)
+def test_a_map_that_no_window_joins_for_long_is_a_warning(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, random_weights: bool, advice: str
+):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    rig.wall.random_weights = random_weights
+    rig.start()
+    rig.show_and_wait(0)
+    monkeypatch.setattr("vggt_ros.align.MAX_RESIDUAL", -1.0)
+    rig.show_and_wait(1, 2, 3, 4)
+    rig.until_diagnosed("looks 5")
+    assert rig.level("/vggt: geometry") == DiagnosticStatus.OK, "four may be a mishap"
+    rig.show_and_wait(5)
+    report = rig.until_diagnosed("5 windows in a row do not fit the map")
+    assert "the shared cameras disagree" in report["/vggt: geometry"]
+    assert advice in report["/vggt: geometry"]
+    assert rig.level("/vggt: geometry") == DiagnosticStatus.WARN
+    monkeypatch.undo()
+    rig.show_and_wait(6)
+    assert rig.until_diagnosed("looks 7")["joints refused"] == "5"
+    assert rig.level("/vggt: geometry") == DiagnosticStatus.OK
 
 
 def test_a_network_that_cannot_be_opened_ends_the_node(rig: Rig):

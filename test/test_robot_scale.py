@@ -50,6 +50,7 @@ BAD_ODOMETRY = {
     "other child": ({"child": "imu_link"}, "it places 'imu_link', not base_frame 'base_link'"),
     "other frame": ({"frame": "map"}, "it is of 'map -> base_link', not of 'odom -> base_link'"),
     "not finite": ({"x": float("nan")}, "its pose is not finite"),
+    "absurd": ({"x": 1e300}, "odometry is refused: a position is beyond 1e+07 m"),
     "backwards": ({"ns": START - 1_000_000_000}, "odometry is refused: a stamp goes back"),
     "jump": (
         {
@@ -60,6 +61,7 @@ BAD_ODOMETRY = {
 }
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("fault", BAD_ODOMETRY)
 def test_bad_odometry_is_named_and_survived(rig: Rig, fault):
     change, words = BAD_ODOMETRY[fault]
@@ -84,6 +86,18 @@ def test_odometry_that_stops_is_missed_by_name(rig: Rig):
     robot.show(*range(2, 25), odom=False)
     rig.until_diagnosed("nothing came on 'odom' for two seconds")
     assert rig.count("looks") == 25
+
+
+def test_odometry_that_stops_is_missed_even_after_a_stamp_from_the_future(rig: Rig):
+    robot = Drive(rig, frames=25)
+    robot.start(scale_source="odometry", tf_mode="none")
+    head = header(START + 10**13, "odom")
+    robot.odom.publish(odometry_message(head, "base_link", robot.wheels[0], np.eye(4), np.eye(6)))
+    robot.show(0, odom=False)
+    rig.until_diagnosed("odometry is stamped ahead of the images: by 10000 s")
+    robot.show(1)
+    robot.show(*range(2, 25), odom=False)
+    rig.until_diagnosed("nothing came on 'odom' for two seconds")
 
 
 def test_sources_that_disagree_are_named_in_diagnostics(rig: Rig):

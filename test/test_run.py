@@ -284,6 +284,12 @@ def test_what_cannot_be_is_refused_before_the_network_is_opened(folder, tmp_path
             go(folder, **options)
 
 
+def test_random_weights_are_called_noise(folder, rail, tmp_path, capsys):
+    rail.random_weights = True
+    go(folder, tmp_path / "out", quiet=False)
+    assert capsys.readouterr().err.count("rail has random weights: its geometry is noise") == 1
+
+
 # ---- with the real network
 
 

@@ -171,6 +171,42 @@ def test_the_map_follows_the_trusted_source_as_soon_as_it_is_sure():
     assert absolute_error(centres, truth, with_scale=False) <= 0.02 * path_length(truth)
 
 
+def test_what_a_later_segment_has_seen_follows_its_scale(monkeypatch):
+    """All but its own beginning is in metres already; about the camera, that follows too."""
+    truth, wheels = drive("room", 90), odometry(drive("room", 90))
+    pipeline = Pipeline(Oracle(truth @ BASE_FROM_CAMERA), Settings(scale_source="odometry"))
+    pipeline.mounted(BASE_FROM_CAMERA, BASE_FROM_CAMERA)
+    poses, segments, jumps = [], [], []
+    for i in range(90):
+        pipeline.odometry.add(stamp(i), wheels[i])
+        with monkeypatch.context() as broken:
+            if 40 <= i < 46:  # long enough that nothing is shared with the first segment
+                broken.setattr("vggt_ros.align.MAX_RESIDUAL", -1.0)
+            update = pipeline.step(Frame(picture(i), stamp(i)))
+        assert update is not None
+        if i == 46:  # a beginning in a unit of its own
+            assert update.join.accepted and update.join.segment > 0
+        if update.rescaled != 1.0:
+            jumps.append(i)
+            before = [pose.copy() for pose in poses]
+            for pose, segment in zip(poses, segments, strict=True):
+                if update.join.segment in (0, segment):
+                    pose[:3, 3] = update.about + update.rescaled * (pose[:3, 3] - update.about)
+            if i > 46:
+                np.testing.assert_array_equal(np.stack(poses[:40]), np.stack(before[:40]))
+        for view in update.views[:-1]:
+            if view.frame_id >= 46:
+                np.testing.assert_allclose(
+                    view.world_from_camera[:3, 3], poses[view.frame_id][:3, 3], atol=0.05
+                )
+        poses.append(update.views[-1].world_from_camera.copy())
+        segments.append(update.join.segment)
+    assert len(jumps) == 2 and jumps[0] < 40 and jumps[1] > 46
+    centres = np.stack(poses)[46:, :3, 3]
+    true = (truth @ BASE_FROM_CAMERA)[46:, :3, 3]
+    assert absolute_error(centres, true, with_scale=False) <= 0.03 * path_length(true)
+
+
 def test_none_means_arbitrary_units():
     updates, *_ = ride("arc", 10, wheels=odometry(drive("arc", 10)), scale_source="none")
     assert not updates[-1].metric and updates[-1].scale_source == "none"

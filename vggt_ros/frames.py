@@ -13,6 +13,9 @@ from vggt_ros.image import Grid
 from vggt_ros.motion import UNKNOWN, Motion
 from vggt_ros.scale import NOTHING, Estimate
 
+ORIGIN = np.zeros(3)
+ORIGIN.flags.writeable = False  # it is shared
+
 
 class FrameError(UserError):
     """A frame that was refused; the window stays as it was."""
@@ -68,6 +71,7 @@ class View(NamedTuple):
     depth: Float32[np.ndarray, "h w"] | None  # z-depth in world units; None: not asked for
     confidence: Float32[np.ndarray, "h w"] | None
     input_rgb: UInt8[np.ndarray, "H W 3"]  # the picture at the camera's own size
+    segment: int = 0  # of the map in which it was placed
 
     def masked_depth(self, min_confidence: float) -> Float32[np.ndarray, "h w"]:
         """Depth with NaN wherever it is not to be trusted."""
@@ -75,12 +79,12 @@ class View(NamedTuple):
         usable = (self.confidence >= min_confidence) & (self.depth > 0) & np.isfinite(self.depth)
         return np.where(usable, self.depth, np.float32(np.nan))
 
-    def rescaled(self, factor: float) -> "View":
-        """The same view in a world that was rescaled about its origin."""
-        if factor == 1.0:
+    def rescaled(self, factor: float, about: Float[np.ndarray, "3"], segment: int) -> "View":
+        """The same view where a segment was rescaled about a point; all hang on the first one."""
+        if factor == 1.0 or segment not in (0, self.segment):
             return self
-        pose = self.world_from_camera * np.array([1.0, 1.0, 1.0, factor])
-        pose[3, 3] = 1.0
+        pose = self.world_from_camera.copy()
+        pose[:3, 3] = about + factor * (pose[:3, 3] - about)
         depth = None if self.depth is None else self.depth * np.float32(factor)
         return self._replace(world_from_camera=pose, depth=depth)
 
@@ -107,7 +111,8 @@ class Update(NamedTuple):
     metric: bool = False  # are world units metres?
     scale: Estimate = NOTHING
     focal: float | None = None  # the network's focal length over the calibrated one
-    rescaled: float = 1.0  # factor about the origin that older poses and points must follow
+    rescaled: float = 1.0  # factor that older poses and points of this segment must follow,
+    about: Float[np.ndarray, "3"] = ORIGIN  # and the point about which; all follow the first's
     motion: Motion | None = None  # of the newest camera; None: not known
     missing: int = 0  # older frames of the window that the network did not look at, or not yet
 

@@ -254,7 +254,7 @@ def open_engine(
     chosen = choose_device(device)
     number = choose_dtype(dtype, chosen)
     if model in PRESETS:
-        progress(f"{model}: random weights, its geometry is noise")
+        progress(f"{model}: drawing its weights")
         config, width = PRESETS[model]
         weights = random_weights(config, number, seed)
     else:

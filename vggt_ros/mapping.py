@@ -97,17 +97,19 @@ class VoxelMap:
         colours = np.clip(np.rint(sums[:, 3:6] / weight), 0, 255).astype(np.uint8)
         return Cloud(points.astype(np.float32), colours, 1.0 + sums[:, 6] / sums[:, 7])
 
-    def rescale(self, factor: float) -> None:
-        """Multiply every coordinate; the voxel keeps its size."""
-        self._rebuild(self.voxel, factor)
+    def rescale(self, factor: float, about: Float[np.ndarray, "3"]) -> None:
+        """Multiply every distance; the point `about` stays, and the voxel keeps its size."""
+        self._rebuild(self.voxel, factor, about - factor * about)
 
-    def _rebuild(self, voxel: float, factor: float = 1.0) -> None:
+    def _rebuild(
+        self, voxel: float, factor: float = 1.0, shift: Float[np.ndarray, "3"] | float = 0.0
+    ) -> None:
         taken = self._keys != EMPTY
         sums = self._sums[taken]
         points = self._centres(self._keys[taken]) + sums[:, :3] / sums[:, 6:7]
         self.voxel = voxel
         self.clear()
-        self._enter((factor * points).astype(np.float32), sums)
+        self._enter((factor * points + shift).astype(np.float32), sums)
 
     def _enter(self, points: Float32[np.ndarray, "p 3"], votes: Float32[np.ndarray, "p 8"]) -> int:
         """Add what each point has to say; of the points in one voxel, only one has the word."""

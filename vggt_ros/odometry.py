@@ -16,6 +16,7 @@ from jaxtyping import Float
 from vggt_ros.geometry import inverse_rigid
 from vggt_ros.scale import CENTRE_NOISE, Evidence
 
+FARTHEST = 1e7  # metres from odometry's origin: a quarter of the way around the earth
 FASTEST = 10.0  # metres a second; beyond it odometry has jumped
 FASTEST_TURN = 10.0  # radians a second
 GAP_NS = 500_000_000  # without a message for longer, nothing is interpolated
@@ -64,6 +65,8 @@ class Odometry:
     ) -> bool:
         if not np.isfinite(odom_from_base).all():
             return self._refuse("a pose is not finite")
+        if np.abs(odom_from_base[:3, 3]).max() > FARTHEST:
+            return self._refuse(f"a position is beyond {FARTHEST:.0e} m; check its source")
         self._frames = self._frames or (frame, child)
         if (frame, child) != self._frames:
             was, now = (" -> ".join(pair) for pair in (self._frames, (frame, child)))

@@ -228,6 +228,7 @@ class Pipeline:
             scale=placed.scale,
             focal=self._focal,
             rescaled=placed.rescaled,
+            about=placed.about,
             motion=placed.motion,
             missing=self._missing,
         )
@@ -246,14 +247,14 @@ class Pipeline:
             ids, window_from_camera, intrinsics, look.depth, look.confidence
         )
         placed = self.world.add(window, held[-1].frame.stamp_ns, held[-1].metres(), pair)
-        unit = np.float32(placed.join.world_from_window.scale)
+        unit, segment = np.float32(placed.join.world_from_window.scale), placed.join.segment
         without_depth = len(ids) - len(look.depth)
         fresh = sum(key > self._newest for key in ids)
         views: dict[int, View] = {}
         for i, (key, h) in enumerate(zip(ids, held, strict=True)):
             j = i - without_depth
             if j < 0 and key in self._views:
-                views[key] = self._views[key].rescaled(placed.rescaled)
+                views[key] = self._views[key].rescaled(placed.rescaled, placed.about, segment)
                 continue
             views[key] = View(
                 frame_id=key,
@@ -266,6 +267,7 @@ class Pipeline:
                 depth=look.depth[j] * unit if j >= 0 else None,
                 confidence=look.confidence[j] if j >= 0 else None,
                 input_rgb=h.frame.rgb,
+                segment=segment,
             )
         self._views, self._newest = views, ids[-1]
         return placed, fresh

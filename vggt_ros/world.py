@@ -4,8 +4,9 @@
 
 Until a source is sure, the world's unit is that of the first window. Then the whole map is
 rescaled about its origin, once (once more, where a source that is trusted more contradicts it), and
-`Placement.rescaled` tells whoever keeps older poses. From then on corrections are small and made
-about the newest camera, so that nothing near it moves.
+`Placement.rescaled` tells whoever keeps older poses. A later segment does the same about the camera
+that takes the scale up, since the map's origin is not its own. From then on corrections are small
+and made about the newest camera, so that nothing near it moves.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class Placement(NamedTuple):
     world_from_camera: Float[np.ndarray, "s 4 4"]
     scale: Estimate
     metric: bool
-    rescaled: float  # factor about the origin that older poses and points must follow; mostly 1
+    rescaled: float  # factor that older poses and points of this segment must follow; mostly 1
+    about: Float[np.ndarray, "3"]  # the point that stays where it is; the first segment's origin
     motion: Motion | None = None  # of the newest camera; None: not known
 
 
@@ -87,11 +89,11 @@ class World:
             self._measure(stamp_ns, metres, pair, join.world_from_window.scale)
         else:
             self.odometry.lost()
-        join, rescaled = self._take_up(join)
+        join, rescaled, about = self._take_up(join)
         cameras = align.place(join.world_from_window, window.window_from_camera)
         found, metric = scale.estimate(self._scale), self._scale.metric
         motion = self._motion(join, window.frame_ids, stamp_ns) if join.accepted else None
-        return Placement(join, cameras, found, metric, rescaled, motion)
+        return Placement(join, cameras, found, metric, rescaled, about, motion)
 
     def is_keyframe(self) -> bool:
         """Whether the newest frame should stay in the window."""
@@ -144,16 +146,18 @@ class World:
         covariance[:3, :3] += unit**2 * np.outer(motion.linear, motion.linear)
         return motion._replace(covariance=covariance)
 
-    def _take_up(self, join: align.Join) -> tuple[align.Join, float]:
-        """Bring the map, and the joint just made, to the scale that is known now."""
+    def _take_up(self, join: align.Join) -> tuple[align.Join, float, Float[np.ndarray, "3"]]:
+        """Bring the map, and the joint just made, to the scale that is known now.
+
+        With what others must follow: a factor, and about which point.
+        """
         factor = scale.correction(self._scale)
         settled = self._scale.metric or scale.estimate(self._scale).source == "none"
         if (factor == 1.0 and settled) or self._map.current is None:
-            return join, 1.0
+            return join, 1.0, np.zeros(3)
         at_once = not self._scale.metric or abs(factor - 1.0) > 1.01 * scale.SLOW
-        told = at_once and self._segment == 0  # other segments are not tied to what is kept
         newest = self._map.current.frames[-1].world_from_camera[:3, 3]
-        about = np.zeros(3) if told else newest.copy()
+        about = np.zeros(3) if at_once and self._segment == 0 else newest.copy()
         self._map = align.rescaled(self._map, factor, about)
         self._scale = scale.rescaled(self._scale, factor)
         self.odometry.rescaled(factor, about)
@@ -163,8 +167,9 @@ class World:
             None if join.world_from_camera is None else align.place(grown, join.world_from_camera)
         )
         units = np.repeat([factor, 1.0], 3)
-        return join._replace(
+        join = join._replace(
             world_from_window=grown @ join.world_from_window,
             covariance=units[:, None] * join.covariance * units,
             world_from_camera=cameras,
-        ), factor if told else 1.0
+        )
+        return join, factor if at_once else 1.0, about

@@ -2,53 +2,54 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the node knows of its own health, counted by any thread, told once a second."""
 
-import re
 from collections import Counter, deque
 from collections.abc import Callable
-from math import inf
 from statistics import fmean
 from threading import Lock
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from vggt_ros.frames import Update
+from vggt_ros.ros.complaints import Complaints
 
 Clock = Callable[[], float]
 Say = Callable[[str], object]
 
 RECENT = 10.0  # seconds over which rates and latencies are taken
-QUIET = 5.0, 300.0  # seconds before a complaint is logged again: at first, and at most
-REASONS = 32  # distinct ones that are counted by name
+FAR = 10.0  # seconds between an image's stamp and the clock, beyond which they are of two clocks
+STRAYS = 5  # windows in a row that do not fit the map, before that is a state and not a mishap
 
 
 class Health:
     """Counters and last words.  `warn` and `inform` go to the log; `clock` counts seconds."""
 
     def __init__(self, clock: Clock, warn: Say, inform: Say):
-        self._clock, self._warn, self._inform = clock, warn, inform
+        self._clock, self._inform = clock, inform
         self._lock = Lock()
         self._counts: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
-        self._noticed: Counter[str] = Counter()
-        self._quiet: dict[str, tuple[float, float]] = {}  # of a reason: until when, for how long
-        self._last_error, self._last_notice = ("none", -inf), ("none", -inf)
+        self._refused, self._noticed = Complaints(clock, warn), Complaints(clock, warn)
         self._arrivals: deque[float] = deque(maxlen=1000)
         self._looks: deque[tuple[float, float]] = deque(maxlen=1000)  # when done, latency
         self.seconds: dict[str, float] = {}  # by part, of the last look
         self._began = clock()
+        self._stamp_age = 0.0  # of the newest image when it arrived
         self._update: Update | None = None
+        self._strays = 0  # windows in a row that did not fit the map
         self.network: dict[str, str] = {}
         self.geometry: dict[str, str] = {}
         self.state = "starting"
         self._compiling: tuple[str, ...] = ()
         self._said: set[str] = set()  # what is logged once
         self._death = ""
+        self._lasting: dict[str, str] = {}  # by subject: a fault that is there until it is mended
 
     # Told by the node's threads.
 
-    def image_arrived(self) -> None:
+    def image_arrived(self, age: float) -> None:
+        """One more; `age` is the node's clock less the image's stamp, in seconds."""
         with self._lock:
             self._counts["received"] += 1
+            self._stamp_age = age
             self._arrivals.append(self._clock())
 
     def count(self, what: str) -> None:
@@ -58,11 +59,15 @@ class Health:
 
     def refuse(self, text: str) -> None:
         """Something was turned away; `text` names the fault and the next step."""
-        self._last_error = self._complain(self._refused, text)
+        self._refused.add(text)
 
     def notice(self, text: str) -> None:
         """Something was accepted, but a person should know."""
-        self._last_notice = self._complain(self._noticed, text)
+        self._noticed.add(text)
+
+    def lasting(self, subject: str, text: str) -> None:
+        """A warning for as long as it holds; empty when it holds no more."""
+        self._lasting[subject] = text
 
     def progress(self, state: str) -> None:
         """What the worker is at, until it is ready."""
@@ -97,6 +102,7 @@ class Health:
             self._looks.append((self._clock(), latency))
             self._counts["looks"] += 1
             self._counts["joints refused"] += bool(update.join.reason)
+            self._strays = self._strays + 1 if update.join.reason else 0
         if update.join.reason:
             begins = f"segment {update.join.segment} begins"
             self.notice(f"a window does not fit the map: {update.join.reason}; {begins}")
@@ -107,21 +113,6 @@ class Health:
         if state not in self._said:
             self._said.add(state)
             self._inform(state)
-
-    def _complain(self, counter: Counter[str], text: str) -> tuple[str, float]:
-        """Count it by its reason, and log it, ever more rarely while it goes on."""
-        reason, now = reason_of(text), self._clock()
-        if reason not in counter and len(counter) >= REASONS:
-            reason = "other"
-        with self._lock:
-            counter[reason] += 1
-            until, pause = self._quiet.get(reason, (-inf, QUIET[0]))
-            silent = now < until
-            if not silent:
-                self._quiet[reason] = now + pause, min(2 * pause, QUIET[1])
-        if not silent:
-            self._warn(text)
-        return text, now
 
     # Told to the world.
 
@@ -144,23 +135,34 @@ class Health:
         values = {
             "images received": self._counts["received"],
             "image rate [Hz]": _rate(self._arrivals, now),
+            "stamp age [s]": f"{self._stamp_age:.3f}" if self._arrivals else "no image yet",
             "images used": self._counts["used"],
             "dropped": self._counts["dropped"],
             "skipped by max_rate_hz": self._counts["skipped"],
             "waiting for a program": self._counts["waiting for a program"],
-            "refused": sum(self._refused.values()),
-            **{f"refused: {reason}": n for reason, n in self._refused.items()},
-            **{f"noticed: {reason}": n for reason, n in self._noticed.items()},
+            "refused": self._refused.counts.total(),
+            **{f"refused: {reason}": n for reason, n in self._refused.counts.items()},
+            **{f"noticed: {reason}": n for reason, n in self._noticed.counts.items()},
+            **self._refused.rows("error"),
+            **self._noticed.rows("notice"),
         }
-        for kind, (words, when) in (("error", self._last_error), ("notice", self._last_notice)):
-            values[f"last {kind}"] = words
-            if when > -inf:
-                values[f"last {kind} age [s]"] = f"{now - when:.1f}"
         if no_image:
             return _status(name, DiagnosticStatus.WARN, no_image, values)
-        if now - self._last_error[1] < RECENT:
-            return _status(name, DiagnosticStatus.WARN, self._last_error[0], values)
+        if error := self._refused.newest(within=RECENT):
+            return _status(name, DiagnosticStatus.WARN, error, values)
+        if lasting := "; ".join(filter(None, [*self._lasting.values(), self._two_clocks()])):
+            return _status(name, DiagnosticStatus.WARN, lasting, values)
         return _status(name, DiagnosticStatus.OK, "images arrive", values)
+
+    def _two_clocks(self) -> str:
+        if abs(self._stamp_age) <= FAR:
+            return ""
+        side = "behind" if self._stamp_age > 0 else "ahead of"
+        return (
+            f"images are stamped {abs(self._stamp_age):.0f} s {side} the ROS clock: another"
+            " machine's clock (synchronise it), or a bag without use_sim_time (or that without"
+            " /clock)"
+        )
 
     def _network(self, name: str) -> DiagnosticStatus:
         now = self._clock()
@@ -187,7 +189,7 @@ class Health:
         if self._update is not None and self._update.missing:
             why = "more are being compiled" if self._compiling else "more do not run, see notices"
             return DiagnosticStatus.WARN, f"{_window_of(self._update)}: {why}"
-        if "random" in self.network.get("weights", ""):
+        if self._is_noise:
             return DiagnosticStatus.WARN, self.network["weights"]
         return DiagnosticStatus.OK, "ready"
 
@@ -212,7 +214,22 @@ class Health:
             "joints refused": self._counts["joints refused"],
             **self.geometry,
         }
+        if self._strays >= STRAYS:
+            return _status(name, DiagnosticStatus.WARN, self._astray(join.reason), values)
         return _status(name, DiagnosticStatus.OK, scale, values)
+
+    def _astray(self, reason: str) -> str:
+        said = f"{self._strays} windows in a row do not fit the map: {reason}"
+        if self._is_noise:
+            return f"{said}; expected, since the weights are random and their geometry is noise"
+        return (
+            f"{said}; move more slowly, towards things that stand still and have texture,"
+            " then call ~/reset if it does not recover"
+        )
+
+    @property
+    def _is_noise(self) -> bool:
+        return "random" in self.network.get("weights", "")
 
 
 def _window_of(update: Update) -> str:
@@ -232,12 +249,6 @@ def _scale_values(update: Update) -> dict[str, str]:
         "scale age [s]": "given" if found.stamp_ns == 0 else f"{age:.1f}",
         "scale conflict": found.conflict or "none",
     }
-
-
-def reason_of(text: str) -> str:
-    """The part of a complaint that names its kind: up to the particulars, numbers left out."""
-    kind = re.split(r"[:;(]", text, maxsplit=1)[0]
-    return re.sub(r"\d[\d.]*", "#", kind)[:80].strip()
 
 
 def _rate(times, now: float) -> str:

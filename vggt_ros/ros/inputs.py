@@ -69,17 +69,53 @@ class Door:
         return True
 
 
+class Sizes:
+    """Pictures of a size that is new are believed once a few have come in a row.
+
+    Programs are compiled for each size, which takes minutes on some devices: too much for a stray
+    message.  The first size ever is believed at once, so that nothing waits at the start.
+    """
+
+    PATIENCE = 3
+    SMALLEST = 32  # pixels of a side; no camera's picture is smaller, but many a mistake is
+
+    def __init__(self) -> None:
+        self._known: set[tuple[int, int]] = set()
+        self._new, self._in_a_row = (0, 0), 0
+
+    def admit(self, width: int, height: int) -> None:
+        """Raises `FrameError` for a picture too small, or of a size not (yet) believed."""
+        size, side = (width, height), self.SMALLEST
+        if min(size) < side:
+            raise FrameError(
+                f"the image is too small for a camera's: {width}x{height}, but each side must be"
+                f" {side} pixels or more; check what is published on the topic"
+            )
+        if size not in self._known:
+            self._in_a_row = self._in_a_row + 1 if size == self._new else 1
+            self._new = size
+            if self._known and self._in_a_row < self.PATIENCE:
+                known = " or ".join(f"{w}x{h}" for w, h in sorted(self._known))
+                raise FrameError(
+                    f"the image has a new size: {width}x{height}, not {known}; it is used once"
+                    f" {self.PATIENCE} come in a row; if that repeats, two cameras share the topic"
+                )
+            self._known.add(size)
+        self._in_a_row = 0
+
+
 class Calibration(NamedTuple):
     """What camera_info says, and for which picture."""
 
     intrinsics: Float[np.ndarray, "3 3"]
     width: int
     height: int
+    is_distorted: bool = False  # D is not zero; nobody here undoes that
 
     @classmethod
     def of(cls, msg: CameraInfo) -> "Calibration":
         """Raises `UserError` where there is no calibration in it."""
-        return cls(intrinsics_from(msg), msg.width, msg.height)
+        return cls(intrinsics_from(msg), msg.width, msg.height, any(msg.d))
 
     def of_picture(self, width: int, height: int) -> Float[np.ndarray, "3 3"]:
         """K of a picture of this size.  Raises `UserError` where it belongs to another."""

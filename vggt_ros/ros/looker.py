@@ -19,7 +19,7 @@ from vggt_ros.look import Compiling, DeviceLost
 from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.diagnostics import Health
-from vggt_ros.ros.inputs import Calibration, frame_from
+from vggt_ros.ros.inputs import Calibration, Sizes, frame_from
 from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
@@ -70,6 +70,7 @@ class Looker:
         self._outputs, self._health, self._stopping = outputs, health, stopping
         self._robot, self._sender = robot, sender
         self.calibration: Calibration | None = None
+        self._sizes = Sizes()
         self._engine: Any = None
         self._timeline = 0
 
@@ -161,8 +162,10 @@ class Looker:
         """Have what windows of this picture need compiled; raises `Compiling` until one serves.
 
         Before the pipeline sees the frame: while another size comes as well, its window goes on.
+        Raises `FrameError` for a size that nothing should be compiled for, or not yet.
         """
         height, width = frame.rgb.shape[:2]
+        self._sizes.admit(width, height)
         settings = self._pipeline.settings
         grid = settings.grid(width, height, self._engine.default_width)
         self._engine.prepare(
@@ -178,13 +181,22 @@ class Looker:
         self._health.progress(state)
 
     def _intrinsics(self, frame: Frame) -> Float[np.ndarray, "3 3"] | None:
-        """The calibrated K, where it is there and fits; said once if it is wanted and is not."""
+        """The calibrated K, where it is there and fits; a warning if it is wanted and is not."""
         height, width = frame.rgb.shape[:2]
+        wanted = self._parameters.intrinsics == "camera_info"
+        intrinsics, missing = None, ""
         try:
             if self.calibration is not None:
-                return self.calibration.of_picture(width, height)
-            if self._parameters.intrinsics == "camera_info":
+                intrinsics = self.calibration.of_picture(width, height)
+                if wanted and self.calibration.is_distorted:
+                    self._health.notice(
+                        "camera_info has distortion, which is ignored: its D is not zero; feed a"
+                        " rectified image (image_proc), with D zero and P's left 3x3 as K"
+                    )
+            elif wanted:
                 raise UserError("no usable camera_info yet: the network's own intrinsics are used")
         except UserError as error:
             self._health.notice(str(error))
-        return None
+            missing = f"intrinsics is camera_info, but {error}" if wanted else ""
+        self._health.lasting("calibration", missing)
+        return intrinsics

@@ -46,7 +46,7 @@ class MapCloud:
             cloud, self._segment = self._cloud, join.segment
             assert cloud is not None
         if update.rescaled != 1.0:
-            cloud.rescale(update.rescaled)
+            cloud.rescale(update.rescaled, update.about)
         settled = [view for view in update.views[:-1] if view.depth is not None]
         for view in settled:
             if view.frame_id not in self._entered:

@@ -137,7 +137,8 @@ class VggtNode(Node):
         self.create_subscription(QueryPoints, "~/query_points", self._on_query, 10)
 
     def _on_image(self, msg: Image | CompressedImage) -> None:
-        self.health.image_arrived()
+        now_ns = self.get_clock().now().nanoseconds
+        self.health.image_arrived((now_ns - stamp_ns(msg.header.stamp)) * 1e-9)
         try:
             admission = self._door.admit(
                 stamp_ns(msg.header.stamp), self.parameters.now.max_rate_hz

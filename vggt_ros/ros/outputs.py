@@ -83,6 +83,7 @@ class Outputs:
         self._world = parameters.now.map_frame
         self.map = MapCloud(parameters)
         self._poses: deque[PoseStamped] = deque()
+        self._segments: deque[int] = deque()  # of the map, for each pose
         self._window = WindowCloud()
         self._depth = Output(node, Image, "~/depth/image")
         self._depth_info = Output(node, CameraInfo, "~/depth/camera_info")
@@ -129,7 +130,7 @@ class Outputs:
 
     def reset(self) -> None:
         """The path begins anew, and says so to whoever shows it."""
-        self._poses.clear()
+        self._forget_poses()
         self.map.reset()
         self.transforms.reset()
         self._send_path()
@@ -165,18 +166,32 @@ class Outputs:
 
     def _publish_poses(self, update: Update, fresh: Sequence[View], length: int) -> None:
         if update.fresh == len(update.views):
-            self._poses.clear()  # nothing ties these views to the ones before
-        if update.rescaled != 1.0:  # the world took up its scale: the past follows
-            for at in (kept.pose.position for kept in self._poses):
-                at.x, at.y, at.z = (update.rescaled * along for along in (at.x, at.y, at.z))
+            self._forget_poses()  # nothing ties these views to the ones before
+        if update.rescaled != 1.0:
+            self._rescale_poses(update)
         for view in fresh:
             head = messages.header(view.stamp_ns, self._world)
             self._poses.append(messages.pose_message(head, view.world_from_camera))
+            self._segments.append(update.join.segment)
         while len(self._poses) > length:
             self._poses.popleft()
+            self._segments.popleft()
         if fresh:
             self._pose.send(lambda _: self._poses[-1])
         self._send_path()
+
+    def _rescale_poses(self, update: Update) -> None:
+        """A segment took up its scale: its past follows, and what hangs on the first one's."""
+        segment, factor, about = update.join.segment, update.rescaled, update.about
+        for kept, its in zip(self._poses, self._segments, strict=True):
+            if segment in (0, its):
+                at = kept.pose.position
+                moved = about + factor * (np.array([at.x, at.y, at.z]) - about)
+                at.x, at.y, at.z = moved.tolist()
+
+    def _forget_poses(self) -> None:
+        self._poses.clear()
+        self._segments.clear()
 
     def _send_path(self) -> None:
         head = self._poses[-1].header if self._poses else messages.header(0, self._world)

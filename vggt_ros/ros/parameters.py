@@ -91,7 +91,9 @@ class Parameters:
         "best_effort", "Reliability of the image and camera_info subscriptions"
     )
     intrinsics: Literal["model", "camera_info"] = _parameter(
-        "model", "Whose K is used and published: the network's, or the driver's calibration"
+        "model",
+        "Whose K is used and published: the network's, or camera_info's (K, never P; D is ignored:"
+        " feed rectified images)",
     )
 
     # What is published.

@@ -20,7 +20,7 @@ from vggt_ros.align import upright
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import transform
-from vggt_ros.odometry import Odometry
+from vggt_ros.odometry import KEPT_NS, Odometry
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.companion import Companions
 from vggt_ros.ros.messages import stamp_ns
@@ -41,7 +41,7 @@ class Robot:
     def __init__(self, node: Node, parameters: Parameters, frames: Frames | None, say: Say):
         self._parameters, self._frames, self._say = parameters, frames, say
         self._odometry: Odometry | None = None
-        self._odom_ns = 0
+        self._odom_ns = 0  # of the newest message, not the latest stamp: one may be far off
         self._mounted = ""  # the camera whose place on the robot is known
         self._up: deque[tuple[str, np.ndarray]] = deque(maxlen=GRAVITY)  # frame, m/s^2
         self._depth: deque[Image | PointCloud2] = deque(maxlen=20)
@@ -64,11 +64,8 @@ class Robot:
         for notice in pipeline.odometry.notices:
             self._say(notice)
         pipeline.odometry.notices.clear()
-        if "odometry" in self._sources and frame.stamp_ns - self._odom_ns > SILENCE_NS:
-            self._say(
-                "scale_source odometry: nothing came on 'odom' for two seconds;"
-                " remap odom to the robot's odometry"
-            )
+        if "odometry" in self._sources:
+            self._miss_odometry(frame.stamp_ns - self._odom_ns)
         if self._companions is not None and pipeline.wants_companion(frame.stamp_ns):
             frame = frame._replace(companion=self._companions.of(frame))
         return frame._replace(metres=self._metres(frame)) if self._depth else frame
@@ -80,6 +77,19 @@ class Robot:
         return self._frames.lookup(self._parameters.base_frame, camera, ns)
 
     # The worker's side.
+
+    def _miss_odometry(self, late_ns: int) -> None:
+        """Say so where its newest message is too far from the image to be of use."""
+        if late_ns > SILENCE_NS:
+            self._say(
+                "scale_source odometry: nothing came on 'odom' for two seconds;"
+                " remap odom to the robot's odometry"
+            )
+        elif late_ns < -KEPT_NS:  # where images come late, what was there then is still known
+            self._say(
+                f"odometry is stamped ahead of the images: by {-late_ns * 1e-9:.0f} s;"
+                " give both one clock"
+            )
 
     def _mount(self, pipeline: Pipeline, frame: Frame) -> None:
         """Level world and lever arm, from the robot's description, gravity, or not at all."""
@@ -154,7 +164,7 @@ class Robot:
     # The callbacks' side.
 
     def _on_odometry(self, msg: Any) -> None:
-        self._odom_ns = max(self._odom_ns, stamp_ns(msg.header.stamp))
+        self._odom_ns = stamp_ns(msg.header.stamp)
         pose = pose_of(msg.pose.pose.position, msg.pose.pose.orientation)
         if self._odometry is None:
             return

@@ -160,7 +160,8 @@ def pose_of(translation: Any, rotation: Any) -> Pose | None:
     quaternion = np.array([rotation.x, rotation.y, rotation.z, rotation.w])
     pose = np.eye(4)
     pose[:3, 3] = translation.x, translation.y, translation.z
-    if not np.isfinite(pose).all() or not 0.5 < float(np.linalg.norm(quaternion)) < 2.0:
+    sane = np.isfinite(pose).all() and (np.abs(quaternion) < 2.0).all()  # nothing overflows
+    if not sane or not 0.5 < float(np.linalg.norm(quaternion)) < 2.0:
         return None
     pose[:3, :3] = rotation_from_quaternion(quaternion)
     return pose

@@ -52,7 +52,7 @@ def main(
     keep_compiled(Path(cache_dir))
     device = choose_device()
     awake = time.perf_counter()
-    from vggt_ros.programs import HEADS
+    from vggt_ros.compiler import HEADS
     from vggt_ros.tools.bench import preset
     from vggt_ros.tools.bench_load import host_memory
     from vggt_ros.tools.bench_step import export_dir, quick_weights

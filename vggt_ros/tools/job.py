@@ -129,7 +129,8 @@ class Job:
         self.segment = update.join.segment
         if alone and self.segment == 0:  # another map: what rescales it is not the old one's affair
             self.growth, self.unit, self.units = self.grown(), 1.0, []
-        self.unit *= update.rescaled
+        if self.segment == 0:
+            self.unit *= update.rescaled
         for view in update.views[len(update.views) - update.fresh :]:
             assert view.confidence is not None
             shot = Shot(

@@ -124,6 +124,8 @@ def run(
     engine = open_engine(
         model, dtype=dtype, device=device, cache_dir=cache_dir, seed=seed, progress=say
     )
+    if engine.random_weights:
+        say(f"{engine.name} has random weights: its geometry is noise")
     with Recorder(out, {"interrupted": True}, overwrite=overwrite) as recorder:
         job = Job(engine, settings, opened, recorder, wanted, max_points)
         job.drive(chain([first], frames), picture=picture, quiet=quiet)
