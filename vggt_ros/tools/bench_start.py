@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A start in a fresh process: seconds until a window was looked at, weights set aside; memory.
+"""A start in a fresh process: seconds until its programs are there, weights set aside; memory.
 
 python -m vggt_ros.tools.bench_start MODEL DTYPE WIDTH HEIGHT WINDOW CACHE_DIR [traced]
 """
@@ -42,7 +42,10 @@ def measured(options: Options, s: int, cache: Path, *, traced: bool = False) -> 
 def main(
     model: str, dtype: str, width: str, height: str, window: str, cache_dir: str, how: str = ""
 ) -> None:
-    """Imports, compiles or loads what was compiled, looks twice, prints a `Start`."""
+    """Imports, compiles or loads what was compiled, looks twice, prints a `Start`.
+
+    The looks are for the memory they take: how long they last is the network's affair.
+    """
     began = time.perf_counter()
     import jax
 
@@ -73,9 +76,9 @@ def main(
     )
     size, s = (int(height), int(width)), int(window)
     engine.warm(size, [s], depth_frames=1)
+    seconds = awake - began + time.perf_counter() - drawn
     pictures = [np.zeros((*size, 3), np.uint8)] * (s + 1)
     engine.look(tuple(range(s)), pictures[:s], depth_frames=1)
-    seconds = awake - began + time.perf_counter() - drawn
     engine.look(tuple(range(1, s + 1)), pictures[:s], depth_frames=1)
     counted = device.memory_stats() or {}
     start = Start(
