@@ -219,19 +219,24 @@ class Tower(nnx.Module):
             x, kept = carry[0], {}
             for kind in self.order:
                 kept[kind] = []
-                for i in range(self.group):
-                    block = jax.tree.map(lambda w, i=i: w[i], layers[kind])
+                for block in layers[kind]:
                     x = self.block(kind, block, x, turn)
                     kept[kind].append(x)
             return x, kept
 
-        layers = jax.tree.map(
-            lambda w: w.reshape(-1, self.group, *w.shape[1:]),
-            {"frame": stage.frame, "global": stage.scene},
-        )
+        layers = {"frame": self._grouped(stage.frame), "global": self._grouped(stage.scene)}
         blank = {kind: [x] * self.group for kind in self.order}
         x, kept = climb(round, (x, blank), layers)
         return x, kept, len(jax.tree.leaves(layers)[0]) * self.group
+
+    def _grouped(self, blocks: Block) -> list[Block]:
+        """The blocks of a stage as a round takes them: its first ones stacked, its second ones.
+
+        A group of one is the stack itself: XLA copies what is cut or reshaped before a loop.
+        """
+        if self.group == 1:
+            return [blocks]
+        return [jax.tree.map(lambda w, i=i: w[i :: self.group], blocks) for i in range(self.group)]
 
     def block(
         self, kind: str, block: Block, x: Float[Array, "b s p d"], turn: Rotation | None
