@@ -125,14 +125,20 @@ def test_a_broken_window_is_told_with_its_segment_wherever_one_is_named(rig: Rig
     assert said["joints refused"] == "1" and said["segment"] == "0"  # the next one returned
 
 
-def test_odometry_out_has_a_covariance_that_grows(rig: Rig):
+def odometry_of_a_drive(rig: Rig) -> tuple[Drive, list[Odometry]]:
+    """Twelve frames at a known scale, and what the node says of them on ~/odometry."""
     robot = Drive(rig, frames=12)
     robot.start(tf_mode="none", scale_source="fixed", fixed_scale=1.0)
     rig.listen("/vggt/odometry", Odometry)
     rig.until(lambda: subscribers(rig, "/vggt/odometry"), "a listener")
     robot.show(*range(12))
     rig.until(lambda: len(rig.heard["/vggt/odometry"]) == 12, "twelve messages")
-    first, last = (rig.heard["/vggt/odometry"][i] for i in (1, -1))
+    return robot, list(rig.heard["/vggt/odometry"])
+
+
+def test_odometry_out_has_a_covariance_that_grows(rig: Rig):
+    _, heard = odometry_of_a_drive(rig)
+    first, last = heard[1], heard[-1]
     assert (last.header.frame_id, last.child_frame_id) == ("vggt_world", "base_link")
     covariances = [np.reshape(m.pose.covariance, (6, 6)) for m in (first, last)]
     for covariance in covariances:
@@ -142,13 +148,8 @@ def test_odometry_out_has_a_covariance_that_grows(rig: Rig):
 
 
 def test_odometry_out_says_how_fast_the_body_moves(rig: Rig):
-    robot = Drive(rig, frames=12)
-    robot.start(tf_mode="none", scale_source="fixed", fixed_scale=1.0)
-    rig.listen("/vggt/odometry", Odometry)
-    rig.until(lambda: subscribers(rig, "/vggt/odometry"), "a listener")
-    robot.show(*range(12))
-    rig.until(lambda: len(rig.heard["/vggt/odometry"]) == 12, "twelve messages")
-    twists = [msg.twist for msg in rig.heard["/vggt/odometry"]]
+    robot, heard = odometry_of_a_drive(rig)
+    twists = [msg.twist for msg in heard]
     assert np.diag(np.reshape(twists[0].covariance, (6, 6))).tolist() == [1e6] * 6
     unit = robot.units_per_metre(twelfth := len(twists) - 1)
     before, now = robot.base[twelfth - 1], robot.base[twelfth]

@@ -25,9 +25,7 @@ KEPT = 40  # measurements a source remembers
 ENOUGH = 3  # measurements before a source may speak
 SURE = 0.1  # sigma of log scale below which units may be called metres
 SLOW = 0.01  # largest change of scale in one step, once units are metres
-JUMP = (
-    0.1  # of log scale, by which a source that is trusted more must differ to be followed at once
-)
+JUMP = 0.1  # of log scale: what a more trusted source must differ by to be followed at once
 CENTRE_NOISE = 0.006  # of a camera centre, as a share of scene depth: half a degree
 LEAST_BASELINE = 0.02  # of two cameras, as a share of scene depth: three times a centre's noise
 PRECISE = 0.03  # sigma of log scale that is sought where a measurement costs something
