@@ -173,7 +173,7 @@ def test_heads_left_out_cost_nothing():
 
 
 def test_tiny_is_a_whole_small_vggt():
-    config, width = PRESETS["tiny"]
+    config, width, _ = PRESETS["tiny"]
     apply, shapes = functional(abstract_model(config))
     images = jnp.zeros((1, 4, width * 3 // 4, width, 3))
     out = jax.eval_shape(apply, shapes, images, jnp.zeros((1, 5, 2)))

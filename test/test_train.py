@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.config import Aggregator, Camera, Config, Dense, Dino, Track
 from vggt_ros.model.vggt import PRESETS, Preset
+from vggt_ros.model.weights import abstract
 from vggt_ros.train import co3d, evaluate, losses
 from vggt_ros.train.checkpoints import Keeper, export_official
 from vggt_ros.train.config import read_recipe, recipe_from
 from vggt_ros.train.data import Batch
 from vggt_ros.train.main import Run
-from vggt_ros.train.trainer import Trainer, fresh_weights, mesh_of, optimiser_for
+from vggt_ros.train.trainer import Trainer, fresh_weights, matrices, mesh_of, optimiser_for
 
 MICRO = Config(
     dino=Dino(depth=1, num_heads=1),
@@ -273,6 +275,45 @@ def test_the_learning_rate_warms_up_and_comes_down(tmp_path):
         change, moments = update(jax.tree.map(jnp.ones_like, weights), moments, weights)
         sizes.append(float(jnp.abs(change["a"]["kernel"]).max()))
     assert sizes[0] == 0 and np.argmax(sizes) in range(9, 13) and sizes[-1] < 0.05 * max(sizes)
+
+
+def test_muon_steps_in_the_direction_of_a_matrix_and_leaves_tokens_to_adamw(tmp_path):
+    recipe = recipe_of(tmp_path, optimiser="muon", warmup=0, weight_decay=0.0, clip=1e6)
+    optimiser = optimiser_for(recipe)
+    random = np.random.default_rng(0)
+    slope = random.standard_normal((2, 8, 12)).astype(np.float32)
+    slope[:, 0] *= 100  # one direction shouts
+    weights = {"blocks": {"kernel": jnp.zeros((2, 8, 12))}, "pos_embed": jnp.zeros((1, 4, 8))}
+    slopes = {"blocks": {"kernel": jnp.asarray(slope)}, "pos_embed": jnp.ones((1, 4, 8))}
+    update = jax.jit(optimiser.update)
+    change, _ = update(slopes, optimiser.init(weights), weights)
+    louder, _ = update(jax.tree.map(lambda x: 10 * x, slopes), optimiser.init(weights), weights)
+    for layer in np.asarray(change["blocks"]["kernel"]):
+        sizes = np.linalg.svd(layer, compute_uv=False)
+        assert sizes.max() < 3 * sizes.min()
+    near = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-8)
+    jax.tree.map(near, change, louder)
+    token = -np.asarray(change["pos_embed"]) / recipe.learning_rate  # Adam's sign, with momentum
+    assert 0.9 < token.min() and token.max() < 1.6
+    axes = matrices(abstract(MICRO, recipe.heads))
+    assert tuple(axes["encoder"]["blocks"]["mlp"]["fc1"]["kernel"]) == (1, 2)
+    assert tuple(axes["depth"]["refine"]["kernel"]) == ((0, 1, 2), 3)
+    assert axes["depth"]["predict"]["kernel"] is None and axes["encoder"]["pos_embed"] is None
+
+
+def test_steps_without_tracks_leave_them_alone(tmp_path):
+    heads = ["camera", "depth", "tracks"]
+    recipe = recipe_of(tmp_path, heads=heads, tracks_share=0.5, warmup=0, weight_decay=0.0)
+    run = Run(recipe, tmp_path / "run")
+    asked = [run._asked(step, batch_of(2)).queries is not None for step in range(100)]
+    assert 35 < sum(asked) < 65
+    before: Any = jax.device_get(run.state.weights)
+    batch = run.trainer.placed(run._asked(asked.index(False), batch_of(2)))
+    state, report = run.trainer.step(run.state, batch)
+    assert "tracks" not in report.parts and "depth" in report.parts
+    after: Any = jax.device_get(state.weights)
+    jax.tree.map(np.testing.assert_array_equal, before["tracks"], after["tracks"])
+    assert np.any(before["depth"]["refine"]["kernel"] != after["depth"]["refine"]["kernel"])
 
 
 EIGHT = """

@@ -243,7 +243,9 @@ def open_engine(
     background: bool = False,
     progress: Progress = lambda line: None,
 ) -> Engine:
-    """A network ready to be warmed: `model` is a preset (random weights), a hub id or a path.
+    """A network ready to be warmed: `model` is a preset, a hub id or a path.
+
+    Of the presets `small` comes with weights; the others see nothing, at full speed.
 
     Raises `UserError` for a device that does not run, weights that do not fit, an unknown model.
     """
@@ -253,14 +255,17 @@ def open_engine(
     keep_compiled(cache_dir)
     chosen = choose_device(device)
     number = choose_dtype(dtype, chosen)
-    if model in PRESETS:
+    preset = PRESETS.get(model)
+    random = preset is not None and preset.weights is None
+    if preset is not None and random:
         progress(f"{model}: drawing its weights")
-        config, width = PRESETS[model]
+        config, width = preset.config, preset.default_width
         weights = random_weights(config, number, seed)
     else:
         progress(f"{model}: reading weights")
-        config, weights, _ = open_weights(model, heads=HEADS, dtype=number)
-        width = config.aggregator.img_size
+        source = preset.weights if preset is not None and preset.weights else model
+        config, weights, _ = open_weights(source, heads=HEADS, dtype=number)
+        width = preset.default_width if preset is not None else config.aggregator.img_size
     return Engine(
         model,
         config,
@@ -268,7 +273,7 @@ def open_engine(
         device=chosen,
         dtype=number,
         default_width=width,
-        random=model in PRESETS,
+        random=random,
         cache_dir=cache_dir,
         background=background,
     )

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +24,19 @@ HEADS = ("camera", "depth", "points", "tracks")
 
 
 class Preset(NamedTuple):
+    """A network known by name; `weights`: the file that comes with this package, if one does."""
+
     config: Config
     default_width: int  # network pixels
+    weights: Path | None = None
 
 
-PRESETS = {"vggt-1b": Preset(VGGT_1B, 518), "tiny": Preset(TINY, 224), "small": Preset(SMALL, 224)}
+SHIPPED = Path(__file__).parent.parent / "assets" / "small.safetensors"
+PRESETS = {
+    "vggt-1b": Preset(VGGT_1B, 518),
+    "tiny": Preset(TINY, 224),
+    "small": Preset(SMALL, 224, SHIPPED),
+}
 
 
 class Prediction(NamedTuple):

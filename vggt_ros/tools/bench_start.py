@@ -60,7 +60,7 @@ def main(
     from vggt_ros.tools.bench_load import host_memory
     from vggt_ros.tools.bench_step import export_dir, quick_weights
 
-    config, default_width = preset(model)
+    config, default_width, _ = preset(model)
     number = choose_dtype(dtype, device)
     weights = quick_weights(config, HEADS, number, device)
     drawn = time.perf_counter()

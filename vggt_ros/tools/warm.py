@@ -61,7 +61,7 @@ def warm(
     chosen = choose_device(device)
     number = choose_dtype(dtype, chosen)
     if model in PRESETS:
-        config, width = PRESETS[model]
+        config, width = PRESETS[model].config, PRESETS[model].default_width
     else:
         config = open_config(model, HEADS)
         width = config.aggregator.img_size

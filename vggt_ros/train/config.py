@@ -51,6 +51,8 @@ class Recipe:
     batch: int = 8  # windows a step, over all devices
     buckets: tuple[tuple[int, int, int], ...] = ((4, 168, 224),)  # frames, height, width
     queries: int = 32  # tracked points a window
+    tracks_share: float = 1.0  # of the steps: the others leave the tracks alone, and are faster
+    optimiser: Literal["adamw", "muon"] = "adamw"  # muon: matrices by their direction alone
     learning_rate: float = 5e-4
     warmup: int = 500
     final_share: float = 0.01  # of the learning rate, at the end of the cosine

@@ -109,3 +109,8 @@ def photographed(key: PRNGKeyArray, images: Float[Array, "s h w 3"]) -> Float[Ar
 def bucket_of(seed: int, step: int, count: int) -> int:
     """Which of the buckets a step uses; the same whenever it is asked."""
     return int(np.random.default_rng((seed, step)).integers(count))
+
+
+def tracked(seed: int, step: int, share: float) -> bool:
+    """Whether a step trains the tracks, which `share` of the steps do."""
+    return bool(np.random.default_rng((seed, step, 1)).random() < share)

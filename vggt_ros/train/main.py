@@ -21,7 +21,7 @@ from vggt_ros.model.vggt import PRESETS, Weights
 from vggt_ros.train import evaluate, pictures
 from vggt_ros.train.checkpoints import Keeper, export, export_official
 from vggt_ros.train.config import Recipe, read_recipe
-from vggt_ros.train.data import Batch, bucket_of
+from vggt_ros.train.data import Batch, bucket_of, tracked
 from vggt_ros.train.trainer import Report, State, Trainer
 
 
@@ -100,14 +100,21 @@ class Run:
         if recipe.data.kind == "co3d":
             from vggt_ros.train.co3d import batches
 
-            yield from map(self.trainer.placed, batches(recipe, first))
+            read = map(self.trainer.placed, batches(recipe, first))
+            yield from map(self._asked, range(first, recipe.steps), read)
             return
         drawers: dict[int, Callable[[int], Batch]] = {}
         for step in range(first, recipe.steps):
             bucket = bucket_of(recipe.seed, step, len(recipe.buckets))
             if bucket not in drawers:
                 drawers[bucket] = self.trainer.drawer(recipe.buckets[bucket])
-            yield drawers[bucket](step)
+            yield self._asked(step, drawers[bucket](step))
+
+    def _asked(self, step: int, batch: Batch) -> Batch:
+        """The batch, without its tracks at the steps that do not train them."""
+        if tracked(self.recipe.seed, step, self.recipe.tracks_share):
+            return batch
+        return batch._replace(queries=None, tracks=None, visible=None)
 
     def log(self, pending: list[tuple[int, Report]], refused: int, bar: tqdm) -> int:
         """Write what steps reported; how many in a row were refused by now."""

@@ -17,13 +17,15 @@ def curve(log: Path, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    steps = np.array([row["step"] for row in rows])
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    window = max(1, len(rows) // 50)
-    for name in [name for name in rows[-1] if name not in ("step", "gradient")]:
-        values = np.array([row.get(name, np.nan) for row in rows])
+    for name in dict.fromkeys(name for row in rows for name in row):
+        if name in ("step", "gradient"):
+            continue
+        had = [row for row in rows if name in row]  # not every step trains every head
+        steps, values = (np.array([row[key] for row in had]) for key in ("step", name))
+        window = max(1, len(had) // 50)
         smooth = np.convolve(values, np.ones(window) / window, mode="valid")
         (line,) = axes.plot(steps[window - 1 :], smooth, label=name, lw=2 if name == "loss" else 1)
         axes.plot(steps, values, color=line.get_color(), alpha=0.15, lw=0.5)

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from optax.contrib import MuonDimensionNumbers, muon
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
@@ -169,18 +170,24 @@ class Trainer:
 
 
 def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
-    """AdamW with clipping, warm-up and cosine; matrices decay, gains and biases do not."""
+    """AdamW or Muon with clipping, warm-up and cosine; matrices decay, gains and biases do not."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0, recipe.learning_rate, recipe.warmup, max(recipe.steps, recipe.warmup + 1),
         recipe.final_share * recipe.learning_rate,
     )  # fmt: skip
-    learner = optax.chain(
-        optax.clip_by_global_norm(recipe.clip),
-        optax.adamw(
-            rate, b1=0.9, b2=0.95, weight_decay=recipe.weight_decay,
-            mask=lambda weights: jax.tree.map(lambda x: x.ndim > 1, weights),
-        ),
-    )  # fmt: skip
+
+    def decaying(weights: Weights) -> Any:
+        return jax.tree.map(lambda x: x.ndim > 1, weights)
+
+    if recipe.optimiser == "muon":
+        # An update's mean square is AdamW's (about 0.2 squared), so one rate serves both kinds.
+        rule = muon(
+            rate, beta=0.95, consistent_rms=0.2, adam_b1=0.9, adam_b2=0.95,
+            weight_decay=recipe.weight_decay, muon_weight_dimension_numbers=matrices,
+        )  # fmt: skip
+    else:
+        rule = optax.adamw(rate, b1=0.9, b2=0.95, weight_decay=recipe.weight_decay, mask=decaying)
+    learner = optax.chain(optax.clip_by_global_norm(recipe.clip), rule)
     if not recipe.freeze:
         return learner
     patterns = [re.compile(pattern) for pattern in recipe.freeze]
@@ -193,6 +200,26 @@ def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(kind, weights)
 
     return optax.multi_transform({"learning": learner, "frozen": optax.set_to_zero()}, kinds)
+
+
+def matrices(weights: Weights) -> Any:
+    """Which axes of a weight Muon takes as a matrix, layer by layer; None: left to AdamW.
+
+    Hidden layers only.  Tokens, embeddings and the last maps to outputs are no directions, and
+    transposed convolutions are too wide for what they hold.
+    """
+
+    def axes(path: tuple, x: Any) -> MuonDimensionNumbers | None:
+        names = [str(key.key) for key in path]
+        if names[-1] != "kernel" or "pose_branch" in names:
+            return None
+        if names[-2] in ("predict", "visibility", "confidence", "quadruple", "double"):
+            return None
+        if x.ndim == 4:
+            return MuonDimensionNumbers((0, 1, 2), 3)
+        return MuonDimensionNumbers(x.ndim - 2, x.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(axes, weights)
 
 
 def fresh_weights(config: Config, recipe: Recipe) -> Weights:
