@@ -36,7 +36,7 @@ SHOWN = (
 )
 # Given, they win over params_file; not given, the file decides.
 PARAMETERS = {
-    "model": (str, "Preset (random weights), Hugging Face id, file or folder"),
+    "model": (str, "Preset, Hugging Face id, file or folder"),
     "window_size": (int, "Frames that are looked at together"),
     "stride": (int, "New frames between two looks"),
     "network_width": (int, "Width of the network's picture in pixels, a multiple of 14"),

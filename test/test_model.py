@@ -76,7 +76,8 @@ def track():
 
     @jax.jit
     def run(maps, queries, mask, frame):
-        return model().tracks(maps, queries, query_mask=mask, query_frame=frame)
+        tracks, *sureness = model().tracks(maps, queries, query_mask=mask, query_frame=frame)
+        return tracks[-1], *sureness
 
     def call(queries, mask=None, frame=0, maps=maps):
         mask = np.ones(queries.shape[:2], bool) if mask is None else mask

@@ -296,7 +296,7 @@ def test_random_weights_are_called_noise(folder, rail, tmp_path, capsys):
 def test_the_command_runs_the_real_network(folder, tmp_path, capsys):
     out = tmp_path / "out"
     line = f"run {folder} --out {out} --window-size 1 --network-width 28 --max-frames 2 --quiet"
-    line += " --no-picture --cache-dir None"
+    line += " --model tiny --no-picture --cache-dir None"
     assert call(line.split()) == 0, capsys.readouterr().err
     done = open_run(out)
     assert done.summary["model"] == "tiny" and done.summary["random_weights"] is True

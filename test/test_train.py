@@ -87,8 +87,11 @@ def test_track_losses_count_points_in_sight():
     tracks = truth.at[0, 0, 0].set(jnp.array([3.0, 4.0])).at[0, 0, 1].set(99.0)
     visible = jnp.array([[[True, False]]])
     share = jnp.full((1, 1, 2), 0.25)
-    position, seen, trust = losses.track_losses(tracks, share, share, truth, visible, near=6.0)
-    assert float(position) == pytest.approx(7.0)
+    every = jnp.stack([2 * tracks, tracks])  # two iterations: the first counts a half of the last
+    position, seen, trust = losses.track_losses(
+        every, share, share, truth, visible, near=6.0, decay=0.5
+    )
+    assert float(position) == pytest.approx((0.5 * 14.0 + 7.0) / 2)
     entropy = -(np.log(0.25) + np.log(0.75)) / 2
     assert float(seen) == pytest.approx(entropy) and float(trust) == pytest.approx(entropy)
 

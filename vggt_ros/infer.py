@@ -263,9 +263,8 @@ def open_engine(
         weights = random_weights(config, number, seed)
     else:
         progress(f"{model}: reading weights")
-        source = preset.weights if preset is not None and preset.weights else model
-        config, weights, _ = open_weights(source, heads=HEADS, dtype=number)
-        width = preset.default_width if preset is not None else config.aggregator.img_size
+        config, weights, _ = open_weights(model, heads=HEADS, dtype=number)
+        width = config.aggregator.img_size
     return Engine(
         model,
         config,

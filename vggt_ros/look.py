@@ -59,3 +59,12 @@ class Engine(Protocol):
     def reset(self) -> None:
         """Forget every cached frame; keep the compiled program."""
         ...
+
+
+def caution(name: str, random_weights: bool) -> str:
+    """What a person should know of a network before they trust it; empty: nothing."""
+    if random_weights:
+        return f"{name} has random weights: its geometry is noise"
+    if name == "small":
+        return "small has seen drawn rooms only; for real pictures name another model (VGGT-1B)"
+    return ""

@@ -20,7 +20,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.model import hub, weights
 from vggt_ros.model.config import VGGT_1B, Config
 from vggt_ros.model.files import TORCH, TensorFiles, open_files, write_safetensors
-from vggt_ros.model.vggt import HEADS, Weights
+from vggt_ros.model.vggt import HEADS, PRESETS, Weights
 from vggt_ros.model.weights import Report
 
 FORMAT = "vggt_ros"
@@ -36,11 +36,11 @@ def open_weights(
 ) -> tuple[Config, Weights, Report]:
     """Weights on the default device: linear maps of encoder and tower in `dtype`, else float32.
 
-    `source`: a hub repository (owner/name), a .safetensors or .pt file, an index of shards, or a
-    directory that holds one of them. Without `config` it is what the file says of itself, what a
-    config.json beside it says, or VGGT-1B. Without `heads` it is all that the file was written
-    with; without `dtype` float32. Tensors are read one at a time: the host holds little more than
-    the result. Raises UserError for whatever is wrong with the source.
+    `source`: a hub repository (owner/name), a .safetensors or .pt file, an index of shards, a
+    directory that holds one of them, or a preset that comes with weights. Without `config` it is
+    what the file says of itself, what a config.json beside it says, or VGGT-1B. Without `heads` it
+    is all that the file was written with; without `dtype` float32. Tensors are read one at a time:
+    the host holds little more than the result. Raises UserError for whatever is wrong with it.
     """
     paths = locate(source)
     files = open_files(paths)
@@ -84,6 +84,9 @@ def balance(config: Config, files: TensorFiles, heads: Sequence[str]) -> Report:
 
 def locate(source: str | Path) -> list[Path]:
     """The weight file that a source stands for; a hub repository is downloaded if need be."""
+    preset = PRESETS.get(str(source))
+    if preset is not None and preset.weights is not None:
+        return [preset.weights]
     path = Path(source).expanduser()
     if path.is_dir():
         return [_in_directory(path)]

@@ -91,13 +91,13 @@ def look(
     if queries is None:
         return sight
     assert model.tracks is not None, "queries need the track head"
-    tracks = model.tracks(
+    tracks, *sureness = model.tracks(
         model.tracks.features(levels, grid)[None],
         queries[None],
         query_mask=None if query_mask is None else query_mask[None],
         query_frame=query_frame,
     )
-    return Sight(*sight[:3], *(x[0] for x in tracks))
+    return Sight(*sight[:3], *(x[0] for x in (tracks[-1], *sureness)))
 
 
 def _climb(

@@ -71,8 +71,8 @@ class TrackHead(nnx.Module):
         *,
         query_mask: Bool[Array, "b n"] | None = None,
         query_frame: int | Int[Array, ""] = 0,
-    ) -> tuple[Float[Array, "b s n 2"], Float[Array, "b s n"], Float[Array, "b s n"]]:
-        """Tracks in pixels, visibility and confidence in [0, 1].
+    ) -> tuple[Float[Array, "i b s n 2"], Float[Array, "b s n"], Float[Array, "b s n"]]:
+        """Tracks in pixels (one set an iteration, the last one best), visibility, confidence.
 
         Queries see each other through virtual tracks: those that are False in `query_mask` are
         padding, which nobody sees.  The reference has `query_frame` = 0; any other is the same as
@@ -91,7 +91,7 @@ class TrackHead(nnx.Module):
         token = token + sample_sines(start, (h, w), token.shape[-1])[:, None]
         layers = pyramid(maps, self.levels)
 
-        def refine(carry: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        def refine(carry: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
             coords, feats = jax.lax.stop_gradient(carry[0]), carry[1]
             correlation = correlate(layers, feats, coords, self.radius)
             note("track.corr.#", correlation, by_track)
@@ -107,12 +107,12 @@ class TrackHead(nnx.Module):
             feats = feats + gelu(self.feature_update(self.feature_norm(update[..., 2:])))
             coords = jnp.where(is_query, start[:, None], coords + update[..., :2])
             note("track.coords.#", coords * self.stride)
-            return (coords, feats), None
+            return (coords, feats), coords
 
-        (coords, feats), _ = repeat(refine, (coords, feats), self.iterations)
+        (_, feats), every = repeat(refine, (coords, feats), self.iterations)
         visibility, confidence = self.visibility(feats), self.confidence(feats)
         return (
-            coords * self.stride,
+            every * self.stride,
             jax.nn.sigmoid(visibility[..., 0]),
             jax.nn.sigmoid(confidence[..., 0]),
         )

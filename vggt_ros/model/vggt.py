@@ -49,6 +49,7 @@ class Prediction(NamedTuple):
     points: Float[Array, "b s h w 3"] | None = None  # in the first camera's frame
     points_confidence: Float[Array, "b s h w"] | None = None
     tracks: Float[Array, "b s n 2"] | None = None  # x, y in pixels
+    track_iterations: Float[Array, "i b s n 2"] | None = None  # of each iteration
     visibility: Float[Array, "b s n"] | None = None  # in [0, 1]
     track_confidence: Float[Array, "b s n"] | None = None  # in [0, 1]
 
@@ -195,7 +196,10 @@ class VGGT(nnx.Module):
             tracks, visibility, confidence = self.tracks(
                 maps, queries, query_mask=query_mask, query_frame=query_frame
             )
-            out = out._replace(tracks=tracks, visibility=visibility, track_confidence=confidence)
+            out = out._replace(
+                tracks=tracks[-1], track_iterations=tracks,
+                visibility=visibility, track_confidence=confidence,
+            )  # fmt: skip
         return out
 
     def grid(self, height: int, width: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame, Update
-from vggt_ros.look import Compiling, DeviceLost
+from vggt_ros.look import Compiling, DeviceLost, caution
 from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.diagnostics import Health
@@ -85,8 +85,8 @@ class Looker:
             "dtype": str(engine.dtype),
             "weights": noise,
         }
-        if engine.random_weights:
-            self._health.notice(f"{engine.name} has random weights: its geometry is noise")
+        if words := caution(engine.name, engine.random_weights):
+            self._health.notice(words)
         self._progress("waiting for the first image")
 
     def forget(self) -> None:

@@ -41,7 +41,7 @@ class Parameters:
     """What a robot may set.  Texts are chosen from their `Literal`; numbers lie in their range."""
 
     # The network.
-    model: str = _parameter("tiny", "Preset (random weights), Hugging Face id, file or folder")
+    model: str = _parameter("small", "Preset, Hugging Face id, file or folder")
     dtype: Literal["auto", "float32", "bfloat16"] = _parameter(
         "auto", "Number format of the network; auto: bfloat16 on accelerators, float32 on CPUs"
     )
@@ -52,7 +52,9 @@ class Parameters:
     memory_fraction: float = _parameter(
         0.5, "Share of the accelerator's memory that may be taken", between=(0.05, 1.0)
     )
-    seed: int = _parameter(0, "Seed of a preset's random weights", between=(0, 2**31 - 1))
+    seed: int = _parameter(
+        0, "Seed of random weights, for presets without others", between=(0, 2**31 - 1)
+    )
 
     # The window.
     window_size: int = _parameter(4, "Frames that are looked at together", between=(1, 64))

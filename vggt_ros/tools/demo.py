@@ -42,7 +42,7 @@ def demo(
     *,
     seconds: float = 0,
     headless: bool = False,
-    model: str = "tiny",
+    model: str = "small",
     window_size: int = 4,
     min_confidence: float = 1.0,
     clip: Path = CLIP,
@@ -57,7 +57,7 @@ def demo(
     Args:
         seconds: end by itself so long after the node is ready; 0 goes on until Ctrl-C.
         headless: no viewer.
-        model: preset, hub id or path; presets without weights of their own show noise.
+        model: preset, hub id or path; `small` comes with weights, other presets show noise.
         window_size: frames that are looked at together.
         min_confidence: pixels below it are masked; 1 keeps all, and the viewer can mask more.
         clip: a rosbag2 with a camera.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from evo.core.trajectory import PoseTrajectory3D
     from rosbags.highlevel import AnyReader
 
+ROOMS = "rooms"  # a truth that is drawn
 ALIGNMENTS = {"sim3": True, "se3": False}  # whether scale is free
 POSES = (
     "geometry_msgs/msg/PoseStamped",
@@ -39,19 +40,32 @@ def evaluate(
     max_difference: float = 0.02,
     depth: Path | None = None,
     depth_unit: float = 5000.0,
+    windows: int = 64,
+    lengths: tuple[int, ...] = (2, 4, 8),
+    width: int = 0,
+    height: int = 0,
     out: Path | None = None,
 ) -> int:
-    """Score a run directory (or a TUM file) against the truth.
+    """Score a run directory (or a TUM file) against the truth, or a network in drawn rooms.
+
+    `vggt eval small rooms` draws rooms that training never drew and compares depth, relative poses
+    and tracks with the truth, beside a baseline that does nothing.
 
     Args:
-        run: directory that `vggt run` wrote, or a trajectory in TUM format.
-        truth: TUM text, EuRoC csv or recording, rosbag2 or ROS 1 bag, or another run directory.
+        run: directory that `vggt run` wrote, or a trajectory in TUM format; for rooms, a network.
+        truth: TUM text, EuRoC csv or recording, rosbag2 or ROS 1 bag, another run, or `rooms`.
         topic: poses in a bag (PoseStamped, Odometry, TransformStamped), if there are several.
         max_difference: seconds between a frame and its truth.
         depth: true depth: a run directory, or 16-bit pictures named by their seconds (TUM RGB-D).
         depth_unit: steps of such a picture in a metre.
+        windows: rooms of each length.
+        lengths: frames of a window in a room.
+        width: of the pictures of rooms, in network pixels; 0: as the network is used.
+        height: of the same; 0: three quarters of the width.
         out: where errors.json and errors.png go; by default into the run.
     """
+    if str(truth) == ROOMS:
+        return _in_rooms(str(run), windows, lengths, (height, width), out)
     estimate, reference = _trajectory(run, None), _trajectory(truth, topic)
     scores, pairs = trajectory_scores(estimate, reference, max_difference)
     if depth is None and is_run(truth):
@@ -66,6 +80,30 @@ def evaluate(
     (folder / "errors.json").write_text(json.dumps(report, indent=1) + "\n")
     plot(pairs, folder / "errors.png")
     print(f"written: {folder / 'errors.json'}, {folder / 'errors.png'}")
+    return 0
+
+
+def _in_rooms(
+    model: str, windows: int, lengths: tuple[int, ...], size: tuple[int, int], out: Path | None
+) -> int:
+    if windows < 1:
+        raise UserError(f"--windows {windows}: at least one is needed")
+    if min(lengths, default=0) < 2:
+        raise UserError(f"--lengths {lengths}: a window in a room has at least 2 frames")
+    try:
+        from vggt_ros.train.score import score
+        from vggt_ros.train.score import table as lines
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is missing; install: pip install 'vggt_ros[tools,train]'"
+        ) from None
+    found = score(model, windows, lengths, size)
+    print(lines(found))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        rows = {name: [row._asdict() for row in rows] for name, rows in found.items()}
+        (out / "errors.json").write_text(json.dumps(rows, indent=1) + "\n")
+        print(f"written: {out / 'errors.json'}")
     return 0
 
 

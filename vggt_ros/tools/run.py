@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
+from vggt_ros.look import caution
 from vggt_ros.scale import listen_to
 from vggt_ros.settings import Settings
 from vggt_ros.tools.frames import open_source
@@ -29,7 +30,7 @@ def run(
     source: Path | Sequence[Path],
     out: Path,
     *,
-    model: str = "tiny",
+    model: str = "small",
     window_size: int = 4,
     stride: int = 1,
     network_width: int = 0,
@@ -61,7 +62,7 @@ def run(
     Args:
         source: Folder of pictures, picture files, video, rosbag2 (mcap, sqlite3) or ROS 1 bag.
         out: Directory to write; an earlier run in it is replaced.
-        model: Preset (random weights), Hugging Face id, file or folder.
+        model: Preset, Hugging Face id, file or folder.
         window_size: Frames that are looked at together.
         stride: New frames between two looks.
         network_width: Network pixels across; 0 is the width the model was made for.
@@ -83,7 +84,7 @@ def run(
         picture: Also draw picture.png.
         overwrite: Write into a directory that holds something else.
         cache_dir: Where compiled programs are kept for the next start.
-        seed: Seed of a preset's random weights.
+        seed: Seed of random weights, for presets that have no others.
         quiet: No progress bar.
     """
     settings = Settings(
@@ -124,8 +125,8 @@ def run(
     engine = open_engine(
         model, dtype=dtype, device=device, cache_dir=cache_dir, seed=seed, progress=say
     )
-    if engine.random_weights:
-        say(f"{engine.name} has random weights: its geometry is noise")
+    if words := caution(engine.name, engine.random_weights):
+        say(words)
     with Recorder(out, {"interrupted": True}, overwrite=overwrite) as recorder:
         job = Job(engine, settings, opened, recorder, wanted, max_points)
         job.drive(chain([first], frames), picture=picture, quiet=quiet)

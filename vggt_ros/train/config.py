@@ -35,7 +35,7 @@ class Loss:
     tracks: float = 0.05
     alpha: float = 0.2  # price of low confidence
     gradient: float = 1.0  # share of the edge term in depth and points
-    decay: float = 0.6  # of earlier camera iterations against later ones
+    decay: float = 0.6  # of earlier iterations (cameras, tracks) against later ones
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Recipe:
 
     out: str = "runs/small"
     model: str = "small"  # preset, or a checkpoint's own configuration when `start` names one
-    start: str = ""  # weights to begin with: file, folder or hub id; empty: fresh ones
+    start: str = ""  # weights to begin with: preset, file, folder or hub id; empty: fresh ones
     heads: tuple[str, ...] = ("camera", "depth", "tracks")
     seed: int = 0
     steps: int = 20_000

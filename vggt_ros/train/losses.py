@@ -41,11 +41,12 @@ def total(
         edges = gradient_loss(error, batch.valid)
         parts |= {name: sure, f"{name}_edges": edges}
         loss += weight * (sure + weights.gradient * edges)
-    tracks, sight, trust = prediction.tracks, prediction.visibility, prediction.track_confidence
+    tracks, sight = prediction.track_iterations, prediction.visibility
+    trust = prediction.track_confidence
     if tracks is not None and sight is not None and trust is not None:
         near = batch.images.shape[3] / 64
         position, seen, trust = track_losses(
-            tracks, sight, trust, batch.tracks, batch.visible, near
+            tracks, sight, trust, batch.tracks, batch.visible, near, weights.decay
         )
         parts |= {"tracks": position, "visibility": seen, "track_confidence": trust}
         loss += weights.tracks * (position + 2 * seen + trust)
@@ -55,18 +56,20 @@ def total(
 def camera_loss(
     encodings: Float[Array, "i b s 9"], truth: Float[Array, "b s 9"], decay: float
 ) -> Float[Array, ""]:
-    """L1 on translation, quaternion and half of that on the angles of view.
-
-    Iteration k of n counts decay^(n - 1 - k) / n: the last one matters most.
-    """
-    count = encodings.shape[0]
+    """L1 on translation, quaternion and half of that on the angles of view."""
     error = jnp.minimum(jnp.abs(encodings - truth), FARTHEST)
     per_iteration = (
         error[..., :3].mean((1, 2, 3))
         + error[..., 3:7].mean((1, 2, 3))
         + 0.5 * error[..., 7:].mean((1, 2, 3))
     )
-    return (per_iteration * decay ** jnp.arange(count - 1, -1, -1)).sum() / count
+    return over_iterations(per_iteration, decay)
+
+
+def over_iterations(losses: Float[Array, "i"], decay: float) -> Float[Array, ""]:
+    """Iteration k of n counts decay^(n - 1 - k) / n: the last one matters most."""
+    count = losses.shape[0]
+    return (losses * decay ** jnp.arange(count - 1, -1, -1)).sum() / count
 
 
 def confidence_loss(
@@ -102,16 +105,22 @@ def gradient_loss(
 
 
 def track_losses(
-    tracks: Float[Array, "b s n 2"],
+    tracks: Float[Array, "i b s n 2"],
     visibility: Float[Array, "b s n"],
     confidence: Float[Array, "b s n"],
     truth: Float[Array, "b s n 2"],
     visible: Bool[Array, "b s n"],
     near: float,
+    decay: float,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """L1 distance (pixels) of points in sight; cross entropies of sight and of being `near`."""
-    position = _mean(jnp.minimum(jnp.abs(tracks - truth).sum(-1), 10 * FARTHEST), visible)
-    close = jnp.linalg.norm(jax.lax.stop_gradient(tracks) - truth, axis=-1) < near
+    """L1 distance (pixels) of points in sight; cross entropies of sight and of being `near`.
+
+    Iterations count as in `camera_loss`: none passes gradients of places to the one before it, so
+    each must hear of its own error.
+    """
+    wrong = jnp.minimum(jnp.abs(tracks - truth).sum(-1), 10 * FARTHEST)
+    position = over_iterations(jax.vmap(_mean, (0, None))(wrong, visible), decay)
+    close = jnp.linalg.norm(jax.lax.stop_gradient(tracks[-1]) - truth, axis=-1) < near
     everywhere = jnp.ones_like(visible)
     seen = _mean(_cross_entropy(visibility, visible), everywhere)
     return position, seen, _mean(_cross_entropy(confidence, close & visible), everywhere)

@@ -29,7 +29,8 @@ def curve(log: Path, picture: Path) -> None:
         smooth = np.convolve(values, np.ones(window) / window, mode="valid")
         (line,) = axes.plot(steps[window - 1 :], smooth, label=name, lw=2 if name == "loss" else 1)
         axes.plot(steps, values, color=line.get_color(), alpha=0.15, lw=0.5)
-    axes.set(xlabel="step", ylabel="loss", yscale="symlog")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.set_yscale("symlog", linthresh=0.02)  # logarithmic, though parts with a confidence pass 0
     axes.grid(alpha=0.3)
     axes.legend(ncols=2, fontsize="small")
     figure.savefig(picture, dpi=120)

@@ -118,7 +118,9 @@ class Trainer:
         if model.tracks is not None and queries is not None:
             maps = whole(model.tracks.features(levels, grid, at_once=b * s))
             tracks, seen, trust = model.tracks(maps, queries)
-            out = out._replace(tracks=tracks, visibility=seen, track_confidence=trust)
+            out = out._replace(
+                tracks=tracks[-1], track_iterations=tracks, visibility=seen, track_confidence=trust
+            )
         return out
 
     def loss(self, weights: Weights, batch: Batch) -> tuple[Array, dict[str, Array]]:
