@@ -25,6 +25,7 @@ MAY_USE = {  # area: the areas of ours that it may know
 ALLOWED_ALL_THE_SAME = {
     ("tools.cli", "train"),  # `vggt train` starts the training
     ("tools.bench_train", "train"),  # and `vggt bench train` times it
+    ("tools.evaluate", "train"),  # `vggt eval MODEL rooms` draws the rooms that it scores in
     ("tools.demo", "ros"),  # `vggt demo` listens to the node
 }
 ONLY_IN = {  # foreign package: the areas that may import it
