@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from vggt_ros.compiler import HEADS
 from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.vggt import PRESETS, abstract_model, functional
 from vggt_ros.train.evaluate import HEADER, Figures, Predict, do_nothing, held_out, measure
 
-HEADS = ("camera", "depth", "tracks")
 QUERIES = 32
 
 
@@ -22,7 +22,7 @@ def score(
 ) -> dict[str, list[Figures]]:
     """Figures of the network and of the baseline, for `windows` windows of each length.
 
-    `size` is (height, width) in network pixels; 0: the preset's width, and three quarters of that.
+    `size` is (height, width) in network pixels; 0: the model's width, and three quarters of that.
     Raises UserError for a network without trained weights or without one of the heads.
     """
     preset = PRESETS.get(model)
@@ -30,7 +30,7 @@ def score(
         raise UserError(f"{model} has random weights: there is nothing to score. Name a checkpoint")
     config, weights, _ = open_weights(model, heads=HEADS, dtype=jnp.float32)
     height, width = size
-    width = width or (preset.default_width if preset else config.aggregator.img_size)
+    width = width or config.aggregator.img_size
     patch = config.aggregator.patch_size
     height = height or max(1, round(0.75 * width / patch)) * patch
     if width % patch or height % patch:

@@ -178,9 +178,6 @@ def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
         recipe.final_share * recipe.learning_rate,
     )  # fmt: skip
 
-    def decaying(weights: Weights) -> Any:
-        return jax.tree.map(lambda x: x.ndim > 1, weights)
-
     if recipe.optimiser == "muon":
         # An update's mean square is AdamW's (about 0.2 squared), so one rate serves both kinds.
         rule = muon(
@@ -188,7 +185,10 @@ def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
             weight_decay=recipe.weight_decay, muon_weight_dimension_numbers=matrices,
         )  # fmt: skip
     else:
-        rule = optax.adamw(rate, b1=0.9, b2=0.95, weight_decay=recipe.weight_decay, mask=decaying)
+        rule = optax.adamw(
+            rate, b1=0.9, b2=0.95, weight_decay=recipe.weight_decay,
+            mask=lambda weights: jax.tree.map(lambda x: x.ndim > 1, weights),
+        )  # fmt: skip
     learner = optax.chain(optax.clip_by_global_norm(recipe.clip), rule)
     if not recipe.freeze:
         return learner
