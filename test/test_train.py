@@ -24,7 +24,7 @@ from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.config import Aggregator, Camera, Config, Dense, Dino, Track
 from vggt_ros.model.vggt import PRESETS, Preset
 from vggt_ros.model.weights import abstract
-from vggt_ros.train import co3d, evaluate, losses
+from vggt_ros.train import co3d, evaluate, losses, matching
 from vggt_ros.train.checkpoints import Keeper, export_official
 from vggt_ros.train.config import read_recipe, recipe_from
 from vggt_ros.train.data import Batch
@@ -62,6 +62,7 @@ def test_camera_loss_weighs_late_iterations_and_halves_the_view():
     encodings = jnp.stack([truth.at[..., 0].set(3.0), truth.at[..., 7].set(4.0)])
     # first: mean |t| = 1, times 0.5; second: mean |fov| = 2, halved, times 1; over 2 iterations
     assert float(losses.camera_loss(encodings, truth, 0.5)) == pytest.approx((0.5 + 1.0) / 2)
+    assert float(losses.camera_loss(encodings, truth, 0.5, 3.0)) == pytest.approx((1.5 + 1.0) / 2)
 
 
 def test_confidence_pays_only_where_one_is_right():
@@ -94,6 +95,35 @@ def test_track_losses_count_points_in_sight():
     assert float(position) == pytest.approx((0.5 * 14.0 + 7.0) / 2)
     entropy = -(np.log(0.25) + np.log(0.75)) / 2
     assert float(seen) == pytest.approx(entropy) and float(trust) == pytest.approx(entropy)
+
+
+def test_surprise_is_that_of_the_true_place_among_all_cells():
+    maps = np.zeros((1, 2, 2, 3, 4), np.float32)
+    maps[0, 0, 1, 2] = [2, 0, 0, 0]  # what is asked for
+    maps[0, 1, 0, 1] = [4, 0, 0, 0]  # where it went
+    logit = matching.SHARPNESS / 4**0.5 * 8
+    queries, truth = jnp.array([[[2.0, 1.0]]]), jnp.array([[[[2.0, 1.0]], [[1.0, 0.0]]]])
+    surprise = matching.surprise(jnp.array(maps), queries, truth)
+    expected = np.log(np.exp(logit) + 5) - logit
+    assert float(surprise[0, 1, 0]) == pytest.approx(expected, abs=1e-5)
+    astray = truth.at[0, 1, 0].set(jnp.array([0.5, 0.0]))  # half the way to an empty cell
+    surprise = matching.surprise(jnp.array(maps), queries, astray)
+    assert float(surprise[0, 1, 0]) == pytest.approx(expected + logit / 2, abs=1e-5)
+
+
+def test_matches_count_after_the_first_frame_and_in_sight():
+    surprise = jnp.array([[[9.0, 9.0], [1.0, 3.0], [5.0, 7.0]]])
+    visible = jnp.array([[[True, True], [True, False], [True, True]]])
+    assert float(losses.match_loss(surprise, visible)) == pytest.approx((1 + 5 + 7) / 3)
+
+
+def test_a_recipe_that_weighs_matches_learns_from_them(tmp_path):
+    trainer = Trainer(recipe_of(tmp_path, heads=["tracks"], loss={"matches": 0.5}), MICRO)
+    weights, batch = trainer.start().weights, jax.tree.map(jnp.asarray, batch_of(2))
+    total, parts = trainer.loss(weights, batch)
+    without, plain = Trainer(recipe_of(tmp_path, heads=["tracks"]), MICRO).loss(weights, batch)
+    assert float(total) == pytest.approx(float(without) + 0.5 * float(parts["matches"]), rel=1e-5)
+    assert float(parts["matches"]) > 0 and "matches" not in plain
 
 
 # ---- figures, by hand -------------------------------------------------------------------------

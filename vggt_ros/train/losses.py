@@ -21,13 +21,21 @@ SURE = 1e-6
 
 
 def total(
-    prediction: Prediction, batch: Batch, weights: Loss
+    prediction: Prediction,
+    batch: Batch,
+    weights: Loss,
+    matches: Float[Array, "b s n"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The weighted sum over the heads that are on, and its parts by name."""
+    """The weighted sum over the heads that are on, and its parts by name.
+
+    `matches` are the surprises of `matching.surprise`, for recipes that weigh them.
+    """
     parts: dict[str, Array] = {}
     loss = jnp.float32(0.0)
     if prediction.pose_encodings is not None:
-        parts["camera"] = camera_loss(prediction.pose_encodings, batch.pose_encoding, weights.decay)
+        parts["camera"] = camera_loss(
+            prediction.pose_encodings, batch.pose_encoding, weights.decay, weights.translation
+        )
         loss += weights.camera * parts["camera"]
     dense = {
         "depth": (prediction.depth, prediction.depth_confidence, batch.depth, weights.depth),
@@ -50,16 +58,22 @@ def total(
         )
         parts |= {"tracks": position, "visibility": seen, "track_confidence": trust}
         loss += weights.tracks * (position + 2 * seen + trust)
+    if matches is not None and weights.matches:
+        parts["matches"] = match_loss(matches, batch.visible)
+        loss += weights.matches * parts["matches"]
     return loss, parts
 
 
 def camera_loss(
-    encodings: Float[Array, "i b s 9"], truth: Float[Array, "b s 9"], decay: float
+    encodings: Float[Array, "i b s 9"],
+    truth: Float[Array, "b s 9"],
+    decay: float,
+    translation: float = 1.0,
 ) -> Float[Array, ""]:
-    """L1 on translation, quaternion and half of that on the angles of view."""
+    """L1 on translation (times its weight), quaternion and half of that on the angles of view."""
     error = jnp.minimum(jnp.abs(encodings - truth), FARTHEST)
     per_iteration = (
-        error[..., :3].mean((1, 2, 3))
+        translation * error[..., :3].mean((1, 2, 3))
         + error[..., 3:7].mean((1, 2, 3))
         + 0.5 * error[..., 7:].mean((1, 2, 3))
     )
@@ -124,6 +138,11 @@ def track_losses(
     everywhere = jnp.ones_like(visible)
     seen = _mean(_cross_entropy(visibility, visible), everywhere)
     return position, seen, _mean(_cross_entropy(confidence, close & visible), everywhere)
+
+
+def match_loss(surprise: Float[Array, "b s n"], visible: Bool[Array, "b s n"]) -> Float[Array, ""]:
+    """Mean surprise of the true places of points in sight, after the frame they were asked in."""
+    return _mean(surprise[:, 1:], visible[:, 1:])
 
 
 def _cross_entropy(share: Float[Array, "*b"], truth: Bool[Array, "*b"]) -> Float[Array, "*b"]:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key
 from optax.contrib import MuonDimensionNumbers, muon
 
 from vggt_ros.errors import UserError
@@ -21,7 +21,7 @@ from vggt_ros.model.config import Config
 from vggt_ros.model.tape import rematerialising
 from vggt_ros.model.vggt import Prediction, Weights, abstract_model
 from vggt_ros.model.weights import abstract
-from vggt_ros.train import losses
+from vggt_ros.train import losses, matching
 from vggt_ros.train.config import Recipe
 from vggt_ros.train.data import Batch, draw_window
 
@@ -99,13 +99,19 @@ class Trainer:
 
     def predict(self, weights: Weights, images: Array, queries: Array | None) -> Prediction:
         """The forward pass of `VGGT`, with all frames of the batch through the heads at once."""
+        return self._forward(weights, images, queries)[0]
+
+    def _forward(
+        self, weights: Weights, images: Array, queries: Array | None
+    ) -> tuple[Prediction, Array | None]:
+        """The prediction, and the feature maps that its tracks follow."""
         model = nnx.merge(self._graph, weights)
         b, s, height, width, _ = images.shape
         grid = model.grid(height, width)
         taps = model.tower(model.encode(images), grid)
         levels = [model.patches(tap) for tap in taps[:4]]
         whole = lambda x: x.reshape(b, s, *x.shape[1:])  # noqa: E731
-        out = Prediction()
+        out, maps = Prediction(), None
         if model.camera is not None:
             encodings = model.camera(taps[-1][:, :, 0])
             out = out._replace(pose_encoding=encodings[-1], pose_encodings=encodings)
@@ -121,12 +127,18 @@ class Trainer:
             out = out._replace(
                 tracks=tracks[-1], track_iterations=tracks, visibility=seen, track_confidence=trust
             )
-        return out
+        return out, maps
 
     def loss(self, weights: Weights, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        """The weighted loss of a batch, and its parts."""
         with rematerialising(self.recipe.remat):
-            prediction = self.predict(weights, batch.images, batch.queries)
-        return losses.total(prediction, batch, self.recipe.loss)
+            prediction, maps = self._forward(weights, batch.images, batch.queries)
+            matches = None
+            if maps is not None and self.recipe.loss.matches:
+                head = nnx.merge(self._graph, weights).tracks
+                places = batch.queries / head.stride, batch.tracks / head.stride
+                matches = matching.surprise(head.norm(maps), *places)
+        return losses.total(prediction, batch, self.recipe.loss, matches)
 
     def _step(self, state: State, batch: Batch) -> tuple[State, Report]:
         (loss, parts), slopes = jax.value_and_grad(self.loss, has_aux=True)(state.weights, batch)
@@ -150,7 +162,7 @@ class Trainer:
             rays=recipe.data.rays, interval=recipe.data.interval,
         )  # fmt: skip
 
-        def share(keys: PRNGKeyArray) -> Batch:
+        def share(keys: Key[Array, "n"]) -> Batch:
             return jax.lax.map(one, keys, batch_size=recipe.data.at_once or keys.shape[0])
 
         rows = PartitionSpec(EVERYWHERE)
