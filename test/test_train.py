@@ -24,7 +24,7 @@ from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.config import Aggregator, Camera, Config, Dense, Dino, Track
 from vggt_ros.model.vggt import PRESETS, Preset
 from vggt_ros.model.weights import abstract
-from vggt_ros.train import co3d, evaluate, losses, matching
+from vggt_ros.train import co3d, evaluate, score
 from vggt_ros.train.checkpoints import Keeper, export_official
 from vggt_ros.train.config import read_recipe, recipe_from
 from vggt_ros.train.data import Batch
@@ -52,106 +52,6 @@ def recipe_of(tmp_path, **changes):
         "data": {"kind": "co3d", "root": str(tmp_path / "co3d"), "threads": 1},
     }  # fmt: skip
     return recipe_from(base | changes)
-
-
-# ---- losses, by hand --------------------------------------------------------------------------
-
-
-def test_camera_loss_weighs_late_iterations_and_halves_the_view():
-    truth = jnp.zeros((1, 1, 9))
-    encodings = jnp.stack([truth.at[..., 0].set(3.0), truth.at[..., 7].set(4.0)])
-    # first: mean |t| = 1, times 0.5; second: mean |fov| = 2, halved, times 1; over 2 iterations
-    assert float(losses.camera_loss(encodings, truth, 0.5)) == pytest.approx((0.5 + 1.0) / 2)
-    assert float(losses.camera_loss(encodings, truth, 0.5, 3.0)) == pytest.approx((1.5 + 1.0) / 2)
-
-
-def test_confidence_pays_only_where_one_is_right():
-    error = jnp.array([1.0, 0.5, 7.0]).reshape(1, 1, 1, 3, 1)
-    confidence = jnp.array([1.0, 2.0, 9.0]).reshape(1, 1, 1, 3)
-    valid = jnp.array([True, True, False]).reshape(1, 1, 1, 3)
-    loss = losses.confidence_loss(error, confidence, valid, alpha=0.2)
-    assert float(loss) == pytest.approx((1.0 + (1.0 - 0.2 * np.log(2))) / 2)
-
-
-def test_gradient_loss_sees_changes_of_the_error_and_not_the_error():
-    valid = jnp.ones((1, 1, 2, 2), bool)
-    flat = jnp.full((1, 1, 2, 2, 1), 5.0)
-    assert float(losses.gradient_loss(flat, valid, (1,))) == 0
-    slope = jnp.array([[0.0, 1.0], [3.0, 4.0]]).reshape(1, 1, 2, 2, 1)
-    assert float(losses.gradient_loss(slope, valid, (1,))) == pytest.approx(1.0 + 3.0)
-    gap = valid.at[0, 0, 1, 1].set(False)
-    assert float(losses.gradient_loss(slope, gap, (1,))) == pytest.approx(1.0 + 3.0)
-
-
-def test_track_losses_count_points_in_sight():
-    truth = jnp.zeros((1, 1, 2, 2))
-    tracks = truth.at[0, 0, 0].set(jnp.array([3.0, 4.0])).at[0, 0, 1].set(99.0)
-    visible = jnp.array([[[True, False]]])
-    share = jnp.full((1, 1, 2), 0.25)
-    every = jnp.stack([2 * tracks, tracks])  # two iterations: the first counts a half of the last
-    position, seen, trust = losses.track_losses(
-        every, share, share, truth, visible, near=6.0, decay=0.5
-    )
-    assert float(position) == pytest.approx((0.5 * 14.0 + 7.0) / 2)
-    entropy = -(np.log(0.25) + np.log(0.75)) / 2
-    assert float(seen) == pytest.approx(entropy) and float(trust) == pytest.approx(entropy)
-
-
-def test_surprise_is_that_of_the_true_place_among_all_cells():
-    maps = np.zeros((1, 2, 2, 3, 4), np.float32)
-    maps[0, 0, 1, 2] = [2, 0, 0, 0]  # what is asked for
-    maps[0, 1, 0, 1] = [4, 0, 0, 0]  # where it went
-    logit = matching.SHARPNESS / 4**0.5 * 8
-    queries, truth = jnp.array([[[2.0, 1.0]]]), jnp.array([[[[2.0, 1.0]], [[1.0, 0.0]]]])
-    surprise = matching.surprise(jnp.array(maps), queries, truth)
-    expected = np.log(np.exp(logit) + 5) - logit
-    assert float(surprise[0, 1, 0]) == pytest.approx(expected, abs=1e-5)
-    astray = truth.at[0, 1, 0].set(jnp.array([0.5, 0.0]))  # half the way to an empty cell
-    surprise = matching.surprise(jnp.array(maps), queries, astray)
-    assert float(surprise[0, 1, 0]) == pytest.approx(expected + logit / 2, abs=1e-5)
-
-
-def test_matches_count_after_the_first_frame_and_in_sight():
-    surprise = jnp.array([[[9.0, 9.0], [1.0, 3.0], [5.0, 7.0]]])
-    visible = jnp.array([[[True, True], [True, False], [True, True]]])
-    assert float(losses.match_loss(surprise, visible)) == pytest.approx((1 + 5 + 7) / 3)
-
-
-def test_a_recipe_that_weighs_matches_learns_from_them(tmp_path):
-    trainer = Trainer(recipe_of(tmp_path, heads=["tracks"], loss={"matches": 0.5}), MICRO)
-    weights, batch = trainer.start().weights, jax.tree.map(jnp.asarray, batch_of(2))
-    total, parts = trainer.loss(weights, batch)
-    without, plain = Trainer(recipe_of(tmp_path, heads=["tracks"]), MICRO).loss(weights, batch)
-    assert float(total) == pytest.approx(float(without) + 0.5 * float(parts["matches"]), rel=1e-5)
-    assert float(parts["matches"]) > 0 and "matches" not in plain
-
-
-# ---- figures, by hand -------------------------------------------------------------------------
-
-
-def test_depth_figures_forgive_one_scale_and_no_more():
-    truth = np.array([1.0, 2.0, 4.0]).reshape(1, 1, 3)
-    valid = np.ones_like(truth, bool)
-    assert evaluate.depth_errors(3 * truth, truth, valid) == (0.0, 1.0)
-    bent = np.array([1.0, 2.0, 8.0]).reshape(1, 1, 3)
-    assert evaluate.depth_errors(bent, truth, valid) == pytest.approx((1 / 3, 2 / 3))
-
-
-def test_pose_figures_are_degrees_of_the_worse_part():
-    truth = np.zeros((2, 9))
-    truth[:, 6] = 1
-    truth[1, 0] = 1.0
-    found = truth.copy()
-    np.testing.assert_allclose(evaluate.pose_errors(found, truth), [0.0], atol=1e-6)
-    found[1, :3] = [1.0, 1.0, 0.0]
-    np.testing.assert_allclose(evaluate.pose_errors(found, truth), [45.0], atol=1e-6)
-    assert evaluate.area(np.array([0.0, 15.0, 45.0]), 30) == pytest.approx(50.0)
-
-
-def test_tracks_are_judged_after_the_first_frame_and_in_sight():
-    truth, visible = np.zeros((2, 2, 2)), np.array([[True, True], [True, False]])
-    tracks = truth + np.array([3.0, 0.0])
-    assert evaluate.track_share(tracks, truth, visible) == pytest.approx(3 / 5)
 
 
 # ---- recipes ----------------------------------------------------------------------------------
@@ -265,6 +165,36 @@ def batch_of(count, seed=0, frames=2, side=28, queries=4):
         tracks=np.repeat(asked[:, None], frames, axis=1),
         visible=np.ones((count, frames, queries), bool),
     )
+
+
+def test_a_check_writes_table_pictures_and_the_best_weights(tmp_path, monkeypatch):
+    asked = []
+
+    def rooms(frames, height, width, count, queries=4):
+        asked.append(frames)
+        return iter([batch_of(1, seed, frames, queries=queries) for seed in range(count)])
+
+    monkeypatch.setattr(score, "held_out", rooms)
+    monkeypatch.setattr(evaluate, "held_out", rooms)
+    (tmp_path / "co3d").mkdir()
+    run = Run(recipe_of(tmp_path, check_windows=2), tmp_path / "run")
+    (tmp_path / "run" / "log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    text = run.check(1)
+    assert asked == [2, 4, 8, 4]  # drawn once for network and baseline; then for the picture
+    rows = [line.split()[:2] for line in text.splitlines()[2:]]
+    assert rows == [[side, s] for side in ("network", "nothing") for s in "248"]
+    assert text in (tmp_path / "run" / "table.txt").read_text()
+    for name in ("curve.png", "picture.png", "best.json", "best.safetensors"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+
+
+def test_a_recipe_that_weighs_matches_learns_from_them(tmp_path):
+    trainer = Trainer(recipe_of(tmp_path, heads=["tracks"], loss={"matches": 0.5}), MICRO)
+    weights, batch = trainer.start().weights, jax.tree.map(jnp.asarray, batch_of(2))
+    total, parts = trainer.loss(weights, batch)
+    without, plain = Trainer(recipe_of(tmp_path, heads=["tracks"]), MICRO).loss(weights, batch)
+    assert float(total) == pytest.approx(float(without) + 0.5 * float(parts["matches"]), rel=1e-5)
+    assert float(parts["matches"]) > 0 and "matches" not in plain
 
 
 def test_a_network_learns_one_batch_and_frozen_parts_stay(tmp_path):

@@ -30,11 +30,13 @@ class Loss:
     """Weights of the terms, and what shapes them."""
 
     camera: float = 5.0
+    translation: float = 1.0  # this and the next two: shares within the camera term
+    rotation: float = 1.0
+    view: float = 0.5
     depth: float = 1.0
     points: float = 1.0
     tracks: float = 0.05
     matches: float = 0.0  # each track's feature against its whole map; not in the public training
-    translation: float = 1.0  # of translations within the camera term
     alpha: float = 0.2  # price of low confidence
     gradient: float = 1.0  # share of the edge term in depth and points
     decay: float = 0.6  # of earlier iterations (cameras, tracks) against later ones

@@ -33,8 +33,9 @@ def total(
     parts: dict[str, Array] = {}
     loss = jnp.float32(0.0)
     if prediction.pose_encodings is not None:
-        parts["camera"] = camera_loss(
-            prediction.pose_encodings, batch.pose_encoding, weights.decay, weights.translation
+        shares = weights.translation, weights.rotation, weights.view
+        parts["camera"], parts["translation"], parts["rotation"], parts["view"] = camera_loss(
+            prediction.pose_encodings, batch.pose_encoding, weights.decay, shares
         )
         loss += weights.camera * parts["camera"]
     dense = {
@@ -68,16 +69,16 @@ def camera_loss(
     encodings: Float[Array, "i b s 9"],
     truth: Float[Array, "b s 9"],
     decay: float,
-    translation: float = 1.0,
-) -> Float[Array, ""]:
-    """L1 on translation (times its weight), quaternion and half of that on the angles of view."""
+    shares: tuple[float, float, float] = (1.0, 1.0, 0.5),
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """L1 of translation, quaternion and angles of view by their shares, and then each alone."""
     error = jnp.minimum(jnp.abs(encodings - truth), FARTHEST)
-    per_iteration = (
-        translation * error[..., :3].mean((1, 2, 3))
-        + error[..., 3:7].mean((1, 2, 3))
-        + 0.5 * error[..., 7:].mean((1, 2, 3))
+    translation, rotation, view = (
+        over_iterations(part.mean((1, 2, 3)), decay)
+        for part in (error[..., :3], error[..., 3:7], error[..., 7:])
     )
-    return over_iterations(per_iteration, decay)
+    whole = shares[0] * translation + shares[1] * rotation + shares[2] * view
+    return whole, translation, rotation, view
 
 
 def over_iterations(losses: Float[Array, "i"], decay: float) -> Float[Array, ""]:
