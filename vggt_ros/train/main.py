@@ -18,7 +18,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.config import Config
 from vggt_ros.model.vggt import PRESETS, Weights
-from vggt_ros.train import evaluate, pictures
+from vggt_ros.train import evaluate, pictures, score
 from vggt_ros.train.checkpoints import Keeper, export, export_official
 from vggt_ros.train.config import Recipe, read_recipe
 from vggt_ros.train.data import Batch, bucket_of, tracked
@@ -138,38 +138,26 @@ class Run:
 
     def check(self, step: int) -> str:
         """Validate on held-out rooms; keep the best weights; draw curve and picture."""
-        table = self.table()
-        score = math.fsum(row.abs_rel + (1 - row.auc[2] / 100) for row in table) / len(table)
+        size = self.recipe.buckets[0][1:]
+        found = score.compare(
+            "network", lambda batch: self._predict(self.state.weights, batch),
+            self.recipe.check_windows, (2, 4, 8), size, self.recipe.queries,
+        )  # fmt: skip
+        rows = found["network"]
+        worth = math.fsum(row.abs_rel + (1 - row.auc[2] / 100) for row in rows) / len(rows)
         best = self.folder / "best.json"
-        if not best.exists() or score < json.loads(best.read_text())["score"]:
+        if not best.exists() or worth < json.loads(best.read_text())["score"]:
             export(self.folder / "best.safetensors", self.network, self.state.weights)
-            best.write_text(json.dumps({"step": step, "score": score}) + "\n")
-        lines = [evaluate.HEADER, *(row.row("network") for row in table)]
-        lines += [row.row("nothing") for row in self.table(baseline=True)]
-        text = f"step {step}\n" + "\n".join(lines) + "\n"
+            best.write_text(json.dumps({"step": step, "score": worth}) + "\n")
+        text = f"step {step}\n{score.table(found)}\n"
         with (self.folder / "table.txt").open("a") as file:
             file.write(text + "\n")
         pictures.curve(self.folder / "log.jsonl", self.folder / "curve.png")
-        height, width = self.recipe.buckets[0][1:]
-        batch = next(evaluate.held_out(4, height, width, 1))
+        batch = next(evaluate.held_out(4, *size, 1))
         before = self._predict(self.trainer.start().weights, batch)
         after = self._predict(self.state.weights, batch)
         pictures.before_after(self.folder / "picture.png", batch, before, after)
         return text
-
-    def table(self, baseline: bool = False) -> list[evaluate.Figures]:
-        """Figures for windows of 2, 4 and 8 frames in the shape of the first bucket."""
-        predict = (
-            evaluate.do_nothing if baseline else lambda b: self._predict(self.state.weights, b)
-        )
-        height, width = self.recipe.buckets[0][1:]
-        return [
-            evaluate.measure(
-                predict,
-                evaluate.held_out(s, height, width, self.recipe.check_windows, self.recipe.queries),
-            )
-            for s in (2, 4, 8)
-        ]
 
 
 def opened(recipe: Recipe) -> tuple[Config, Weights | None]:

@@ -47,7 +47,7 @@ def before_after(path: Path, batch: Batch, before: Prediction, after: Prediction
 
     def coloured(depth: np.ndarray) -> np.ndarray:
         depth = depth * np.median(truth / depth)
-        return colormaps["turbo"](np.clip((1 / depth - low) / (high - low), 0, 1))[..., :3]
+        return colormaps["turbo"](np.clip((1 / depth - low) / max(high - low, 1e-6), 0, 1))[..., :3]
 
     rows = [images, *(coloured(np.asarray(d)) for d in (truth, before.depth[0], after.depth[0]))]
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])

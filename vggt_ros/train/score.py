@@ -40,13 +40,25 @@ def score(
     def predict(batch: Any) -> Any:
         return apply(weights, batch.images, batch.queries)
 
-    sides: dict[str, Predict] = {model: predict, "nothing": do_nothing}
-    found: dict[str, list[Figures]] = {name: [] for name in sides}
+    return compare(model, predict, windows, lengths, (height, width))
+
+
+def compare(
+    name: str,
+    predict: Predict,
+    windows: int,
+    lengths: tuple[int, ...],
+    size: tuple[int, int],
+    queries: int = QUERIES,
+) -> dict[str, list[Figures]]:
+    """Figures of `predict` and of doing nothing, in the same rooms; `size` is (height, width)."""
+    sides: dict[str, Predict] = {name: predict, "nothing": do_nothing}
+    found: dict[str, list[Figures]] = {side: [] for side in sides}
     for frames in lengths:
-        drawn = held_out(frames, height, width, windows, QUERIES)
+        drawn = held_out(frames, *size, windows, queries)
         batches = list(tqdm(drawn, desc=f"drawing windows of {frames}", total=windows, leave=False))
-        for name, side in sides.items():
-            found[name].append(measure(side, batches))
+        for side, look in sides.items():
+            found[side].append(measure(look, batches))
     return found
 
 
