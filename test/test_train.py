@@ -218,6 +218,17 @@ def test_a_network_learns_one_batch_and_frozen_parts_stay(tmp_path):
     )
 
 
+def test_frozen_parts_cost_no_backward_pass(tmp_path):
+    def products(*freeze):
+        trainer = Trainer(recipe_of(tmp_path, freeze=list(freeze)), MICRO)
+        slopes = jax.grad(trainer.loss, has_aux=True)
+        text = str(jax.make_jaxpr(slopes)(trainer.abstract().weights, batch_of(2)))
+        return text.count("dot_general") + text.count("conv_general")
+
+    forward = products(".*")
+    assert 0 < forward < products("encoder/.*", "tower/.*") < products("encoder/.*") < products()
+
+
 def test_a_step_that_is_no_number_is_refused(tmp_path):
     trainer = Trainer(recipe_of(tmp_path), MICRO)
     state = trainer.start()

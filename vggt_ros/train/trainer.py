@@ -130,7 +130,11 @@ class Trainer:
         return out, maps
 
     def loss(self, weights: Weights, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        """The weighted loss of a batch, and its parts."""
+        """The weighted loss of a batch, and its parts; frozen weights pass no gradient."""
+        weights = jax.tree.map(
+            lambda x, still: jax.lax.stop_gradient(x) if still else x,
+            weights, frozen(self.recipe, weights),
+        )  # fmt: skip
         with rematerialising(self.recipe.remat):
             prediction, maps = self._forward(weights, batch.images, batch.queries)
             matches = None
@@ -204,16 +208,22 @@ def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
     learner = optax.chain(optax.clip_by_global_norm(recipe.clip), rule)
     if not recipe.freeze:
         return learner
-    patterns = [re.compile(pattern) for pattern in recipe.freeze]
 
     def kinds(weights: Weights) -> Weights:
-        def kind(path: tuple, _: Array) -> str:
-            name = "/".join(str(key.key) for key in path)
-            return "frozen" if any(p.fullmatch(name) for p in patterns) else "learning"
-
-        return jax.tree_util.tree_map_with_path(kind, weights)
+        return jax.tree.map(lambda x: "frozen" if x else "learning", frozen(recipe, weights))
 
     return optax.multi_transform({"learning": learner, "frozen": optax.set_to_zero()}, kinds)
+
+
+def frozen(recipe: Recipe, weights: Weights) -> Any:
+    """Which weights the recipe's `freeze` patterns name."""
+    patterns = [re.compile(pattern) for pattern in recipe.freeze]
+
+    def named(path: tuple, _: Any) -> bool:
+        name = "/".join(str(key.key) for key in path)
+        return any(pattern.fullmatch(name) for pattern in patterns)
+
+    return jax.tree_util.tree_map_with_path(named, weights)
 
 
 def matrices(weights: Weights) -> Any:
