@@ -70,6 +70,22 @@ def empty(shots):
     return bare, bare._replace(solids=ball)
 
 
+def test_pace_multiplies_strides_and_turns():
+    keys, room = jax.random.split(jax.random.key(3), 64), jnp.array([7.0, 5.5, 2.8])
+
+    def motion(pace: float) -> tuple[float, float]:
+        drive = jax.vmap(lambda key: drives.sample_drive(key, room, FRAMES, 0.1, (pace, pace)))(
+            keys
+        )
+        turns = drive.camera_from_world[..., :3]
+        turn = jnp.einsum("bij,bkj->bik", turns[:, 1], turns[:, 0])
+        angle = jnp.arccos(jnp.clip((jnp.trace(turn, axis1=1, axis2=2) - 1) / 2, -1, 1))
+        stride = jnp.linalg.norm(jnp.diff(drive.position, axis=1), axis=-1)
+        return float(jnp.median(stride)), float(jnp.median(angle))
+
+    assert motion(3.0) == pytest.approx([3 * part for part in motion(1.0)], rel=0.1)
+
+
 def test_rays_in_an_empty_room_end_at_its_walls(empty):
     directions = jnp.array([[1.0, 0, 0], [0, -1, 0], [0, 0, -1], [0, 0, 2]]).T
     hit = cast(empty[0], jnp.array([0.5, 0.0, 1.0]), directions)

@@ -21,6 +21,7 @@ class Data:
     rays: int = 2  # rays a pixel along each side, for drawn rooms
     at_once: int = 0  # rooms drawn together; 0: the whole batch (an accelerator's choice)
     interval: float = 0.1  # seconds between drawn frames
+    paces: tuple[float, float] = (1.0, 1.0)  # range of what multiplies a drawn drive's motion
     threads: int = 4  # readers, for folders
     bad_limit: float = 0.05  # share of broken windows that stops the run
 

@@ -35,13 +35,13 @@ class Batch(NamedTuple):
 
 def draw_window(
     key: PRNGKeyArray, frames: int, height: int, width: int, *, queries: int, rays: int,
-    interval: float = 0.1, clean: bool = False,
+    interval: float = 0.1, paces: tuple[float, float] = (1.0, 1.0), clean: bool = False,
 ) -> Batch:  # fmt: skip
     """A window of a room that no one has seen before; no batch axis.  `clean`: a perfect camera."""
     keys = jax.random.split(key, 4)
     dice = Dice(keys[2], 1 + 2 * queries)
     world = scenes.sample_world(keys[0])
-    drive = drives.sample_drive(keys[1], world.room, frames, interval)
+    drive = drives.sample_drive(keys[1], world.room, frames, interval, paces)
     world = scenes.cleared(world, drive.position)
     fov = jnp.deg2rad(dice(low=50.0, high=95.0))
     intrinsics = render.intrinsics_for(fov, height, width)

@@ -46,25 +46,37 @@ MOODS = {
 
 
 def sample_drive(
-    key: PRNGKeyArray, room: Float[Array, "3"], frames: int, interval: float = 0.1
+    key: PRNGKeyArray,
+    room: Float[Array, "3"],
+    frames: int,
+    interval: float = 0.1,
+    paces: tuple[float, float] = (1.0, 1.0),
 ) -> Drive:
-    """A way through the middle of the room, looking across it; kinds mixed by their shares."""
+    """A way through the middle of the room, looking across it; kinds mixed by their shares.
+
+    A pace from `paces` multiplies how far the camera gets from frame to frame, turns included.
+    """
     dice = Dice(key, 40)
     shares = jnp.cumsum(jnp.array([row[0] for row in MOODS.values()]))
     table = Mood(*map(jnp.array, zip(*(row[1:] for row in MOODS.values()), strict=True)))
     kind = (dice() > shares[:-1]).sum()
-    return _drive(dice, jax.tree.map(lambda a: a[kind], table), room, frames, interval)
+    mood = jax.tree.map(lambda a: a[kind], table)
+    # Of its own key, so that windows at pace 1 are what they always were.
+    pace = jax.random.uniform(jax.random.fold_in(key, 1), (), jnp.float32, *paces)
+    return _drive(dice, mood, room, frames, interval, pace)
 
 
-def _drive(dice: Dice, mood: Mood, room: Array, frames: int, interval: float) -> Drive:
-    stride = jnp.exp(dice.between(*jnp.log(mood.stride)))
-    step = jnp.arange(frames) - (frames - 1) / 2
+def _drive(
+    dice: Dice, mood: Mood, room: Array, frames: int, interval: float, pace: Float[Array, ""]
+) -> Drive:
+    stride = pace * jnp.exp(dice.between(*jnp.log(mood.stride)))
+    step = pace * (jnp.arange(frames) - (frames - 1) / 2)
     sway = dice.between(*mood.sway)
     heading = 2 * jnp.pi * dice() + dice.between(*mood.turn) * step
-    heading += sway * _wander(dice(3, 1), frames)
+    heading += sway * _wander(dice(3, 1), frames, pace)
     yaw = heading + dice.between(*mood.gaze)
-    pitch = dice.between(*mood.pitch) + 0.7 * sway * _wander(dice(3, 1), frames)
-    roll = 0.5 * sway * _wander(dice(3, 1), frames)
+    pitch = dice.between(*mood.pitch) + 0.7 * sway * _wander(dice(3, 1), frames, pace)
+    roll = 0.5 * sway * _wander(dice(3, 1), frames, pace)
 
     way = jnp.cumsum(stride * jnp.stack([jnp.cos(heading), jnp.sin(heading)], -1), axis=0)
     low, high = way.min(axis=0), way.max(axis=0)
@@ -94,11 +106,11 @@ def drive_along(
     return Drive(pose, position, interval * jnp.arange(position.shape[0], dtype=jnp.float32))
 
 
-def _wander(phase: Float[Array, "3 1"], frames: int) -> Float[Array, "s"]:
+def _wander(phase: Float[Array, "3 1"], frames: int, pace: Float[Array, ""]) -> Float[Array, "s"]:
     """Three slow sines, `phase` in turns: smooth, about -1 to 1."""
-    pace = jnp.array([[0.25], [0.6], [1.3]])
+    rate = jnp.array([[0.25], [0.6], [1.3]])
     weight = jnp.array([[0.6], [0.3], [0.15]])
-    return (weight * jnp.sin(pace * jnp.arange(frames) + 2 * jnp.pi * phase)).sum(axis=0)
+    return (weight * jnp.sin(rate * pace * jnp.arange(frames) + 2 * jnp.pi * phase)).sum(axis=0)
 
 
 def _about(axis: int, angle: Float[Array, "s"]) -> Float[Array, "s 3 3"]:

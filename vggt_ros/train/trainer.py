@@ -163,7 +163,7 @@ class Trainer:
         recipe, (frames, height, width) = self.recipe, bucket
         one = partial(
             draw_window, frames=frames, height=height, width=width, queries=recipe.queries,
-            rays=recipe.data.rays, interval=recipe.data.interval,
+            rays=recipe.data.rays, interval=recipe.data.interval, paces=recipe.data.paces,
         )  # fmt: skip
 
         def share(keys: Key[Array, "n"]) -> Batch:
