@@ -174,13 +174,18 @@ def bench_train(
     model: str = "small", *, batch: int = 8, frames: int = 4, height: int = 168, width: int = 224,
     steps: int = 10, dtype: str = "auto",
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Samples a second of the whole loop, and the share of it that is not the training step."""
+    """Samples a second of the whole loop, and the share of it that is not the training step.
+
+    Rooms are drawn as the recipes draw them: with one ray a pixel, one by one, on a CPU.
+    """
     from vggt_ros.train.config import recipe_from
+
+    drawn = {"rays": 1, "at_once": 1} if jax.default_backend() == "cpu" else {}
 
     heads = ["camera", "depth", "points"] if model == "vggt-1b" else ["camera", "depth", "tracks"]
     recipe = recipe_from({
         "model": model, "heads": heads, "batch": batch, "buckets": [[frames, height, width]],
-        "dtype": dtype, "remat": model == "vggt-1b",
+        "dtype": dtype, "remat": model == "vggt-1b", "data": drawn,
     })  # fmt: skip
     trainer = Trainer(recipe, PRESETS[model].config)
     draw = trainer.drawer(recipe.buckets[0])
