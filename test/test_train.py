@@ -66,6 +66,7 @@ def recipe_of(tmp_path, **changes):
         ("data: {kind: photos}", "one of scenes, co3d"),
         ("buckets: [[2, 30, 28]]", "multiples of 14"),
         ("data: {kind: co3d}", "needs data.root"),
+        ("data: {paces: [4, 1]}", "two positive numbers"),
         ("a: [", "is no YAML"),
     ],
 )

@@ -93,6 +93,11 @@ def recipe_from(tree: Any, where: str = "recipe") -> Recipe:
     recipe = _read(Recipe, tree, where)
     if not recipe.buckets or any(len(b) != 3 or b[1] % 14 or b[2] % 14 for b in recipe.buckets):
         raise UserError(f"{where}: buckets are (frames, height, width), sizes in multiples of 14")
+    paces = recipe.data.paces
+    if len(paces) != 2 or not 0 < paces[0] <= paces[1]:
+        raise UserError(
+            f"{where}: data.paces are two positive numbers, low and high, as [1.0, 4.0]"
+        )
     if recipe.data.kind == "co3d" and not recipe.data.root:
         raise UserError(f"{where}: data.kind co3d needs data.root, the folder of the categories")
     return recipe
