@@ -59,7 +59,7 @@ def total(
         )
         parts |= {"tracks": position, "visibility": seen, "track_confidence": trust}
         loss += weights.tracks * (position + 2 * seen + trust)
-    if matches is not None and weights.matches:
+    if matches is not None:
         parts["matches"] = match_loss(matches, batch.visible)
         loss += weights.matches * parts["matches"]
     return loss, parts
@@ -130,8 +130,8 @@ def track_losses(
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """L1 distance (pixels) of points in sight; cross entropies of sight and of being `near`.
 
-    Iterations count as in `camera_loss`: none passes gradients of places to the one before it, so
-    each must hear of its own error.
+    Iterations count as in `over_iterations`: none passes gradients of places to the one before
+    it, so each must hear of its own error.
     """
     wrong = jnp.minimum(jnp.abs(tracks - truth).sum(-1), 10 * FARTHEST)
     position = over_iterations(jax.vmap(_mean, (0, None))(wrong, visible), decay)

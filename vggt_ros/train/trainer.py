@@ -104,7 +104,7 @@ class Trainer:
     def _forward(
         self, weights: Weights, images: Array, queries: Array | None
     ) -> tuple[Prediction, Array | None]:
-        """The prediction, and the feature maps that its tracks follow."""
+        """The prediction, and the normalised feature maps that its tracks follow."""
         model = nnx.merge(self._graph, weights)
         b, s, height, width, _ = images.shape
         grid = model.grid(height, width)
@@ -127,6 +127,7 @@ class Trainer:
             out = out._replace(
                 tracks=tracks[-1], track_iterations=tracks, visibility=seen, track_confidence=trust
             )
+            maps = model.tracks.norm(maps)
         return out, maps
 
     def loss(self, weights: Weights, batch: Batch) -> tuple[Array, dict[str, Array]]:
@@ -137,11 +138,10 @@ class Trainer:
         )  # fmt: skip
         with rematerialising(self.recipe.remat):
             prediction, maps = self._forward(weights, batch.images, batch.queries)
-            matches = None
-            if maps is not None and self.recipe.loss.matches:
-                head = nnx.merge(self._graph, weights).tracks
-                places = batch.queries / head.stride, batch.tracks / head.stride
-                matches = matching.surprise(head.norm(maps), *places)
+        matches = None
+        if maps is not None and self.recipe.loss.matches:
+            cell = self.config.track_head.stride
+            matches = matching.surprise(maps, batch.queries / cell, batch.tracks / cell)
         return losses.total(prediction, batch, self.recipe.loss, matches)
 
     def _step(self, state: State, batch: Batch) -> tuple[State, Report]:
