@@ -29,6 +29,7 @@ from vggt_ros.train.checkpoints import Keeper, export_official
 from vggt_ros.train.config import read_recipe, recipe_from
 from vggt_ros.train.data import Batch
 from vggt_ros.train.main import Run
+from vggt_ros.train.motion import READOUTS, network
 from vggt_ros.train.trainer import Trainer, fresh_weights, matrices, mesh_of, optimiser_for
 
 MICRO = Config(
@@ -196,6 +197,28 @@ def test_a_recipe_that_weighs_matches_learns_from_them(tmp_path):
     without, plain = Trainer(recipe_of(tmp_path, heads=["tracks"]), MICRO).loss(weights, batch)
     assert float(total) == pytest.approx(float(without) + 0.5 * float(parts["matches"]), rel=1e-5)
     assert float(parts["matches"]) > 0 and "matches" not in plain
+
+
+def test_a_recipe_that_weighs_motion_learns_it_and_ships_no_readout(tmp_path):
+    terms = {"motion": 0.5, "attention": 0.25}
+    trainer = Trainer(recipe_of(tmp_path, heads=["camera"], steps=40, loss=terms), MICRO)
+    state, batch = trainer.start(), trainer.placed(batch_of(2))
+    total, parts = trainer.loss(state.weights, batch)
+    plain = Trainer(recipe_of(tmp_path, heads=["camera"]), MICRO)
+    without, _ = plain.loss(network(state.weights), batch)
+    helped = 0.5 * float(parts["motion"]) + 0.25 * float(parts["attention"])
+    assert float(total) == pytest.approx(float(without) + helped, rel=1e-5)
+    for _ in range(30):
+        state, report = trainer.step(state, batch)
+    assert report.parts["motion"] < 0.8 * parts["motion"]
+    assert report.parts["attention"] < 0.8 * parts["attention"]
+    (tmp_path / "co3d").mkdir()
+    run = Run(recipe_of(tmp_path, heads=["camera"], steps=0, loss=terms), tmp_path / "run")
+    run.go()
+    weights = open_weights(str(tmp_path / "run" / "last.safetensors"), dtype=jnp.float32)[1]
+    assert READOUTS not in weights and jax.tree.structure(weights) == jax.tree.structure(
+        plain.start().weights
+    )
 
 
 def test_a_network_learns_one_batch_and_frozen_parts_stay(tmp_path):

@@ -203,6 +203,18 @@ class Attention(nnx.Module):
         context_rotation: Rotation | None = None,
         mask: Bool[Array, "#b 1 #q k"] | None = None,
     ) -> Float[Array, "b q d"]:
+        q, k, v = self.projections(x, context, rotation, context_rotation)
+        out = attend(q.astype(v.dtype), k.astype(v.dtype), v, mask)
+        return self.proj(out.swapaxes(1, 2).reshape(x.shape))
+
+    def projections(
+        self,
+        x: Float[Array, "b q d"],
+        context: Float[Array, "b k d"] | None = None,
+        rotation: Rotation | None = None,
+        context_rotation: Rotation | None = None,
+    ) -> tuple[Float[Array, "b n q e"], Float[Array, "b n k e"], Float[Array, "b n k e"]]:
+        """Queries, keys and values of each head, as they meet."""
         if context is None:
             q, k, v = self._split(self.qkv(x))
         else:
@@ -211,8 +223,7 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, context_rotation or rotation)
-        out = attend(q.astype(v.dtype), k.astype(v.dtype), v, mask)
-        return self.proj(out.swapaxes(1, 2).reshape(x.shape))
+        return q, k, v
 
     def _split(self, qkv: Float[Array, "b t e"]) -> Float[Array, "i b n t d"]:
         """One transpose for all parts; heads lead, as the matrix products want them."""

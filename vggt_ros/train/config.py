@@ -38,6 +38,8 @@ class Loss:
     points: float = 1.0
     tracks: float = 0.05
     matches: float = 0.0  # each track's feature against its whole map; not in the public training
+    motion: float = 0.0  # how far each patch moved, read from its token (train/motion.py)
+    attention: float = 0.0  # of each patch to its place in the first frame, head 0 of the tower
     alpha: float = 0.2  # price of low confidence
     gradient: float = 1.0  # share of the edge term in depth and points
     decay: float = 0.6  # of earlier iterations (cameras, tracks) against later ones

@@ -95,7 +95,7 @@ def confidence_loss(
 ) -> Float[Array, ""]:
     """confidence * |error| - alpha * log(confidence): being sure pays only where one is right."""
     length = jnp.minimum(_length(error), FARTHEST)
-    return _mean(confidence * length - alpha * jnp.log(confidence), valid)
+    return mean(confidence * length - alpha * jnp.log(confidence), valid)
 
 
 def gradient_loss(
@@ -113,8 +113,8 @@ def gradient_loss(
         across = jnp.abs(e[:, :, :, 1:] - e[:, :, :, :-1]).sum(-1)
         down = jnp.abs(e[:, :, 1:] - e[:, :, :-1]).sum(-1)
         terms += [
-            _mean(jnp.minimum(across, FARTHEST), ok[:, :, :, 1:] & ok[:, :, :, :-1]),
-            _mean(jnp.minimum(down, FARTHEST), ok[:, :, 1:] & ok[:, :, :-1]),
+            mean(jnp.minimum(across, FARTHEST), ok[:, :, :, 1:] & ok[:, :, :, :-1]),
+            mean(jnp.minimum(down, FARTHEST), ok[:, :, 1:] & ok[:, :, :-1]),
         ]
     return sum(terms, jnp.float32(0.0)) / len(scales)
 
@@ -134,16 +134,16 @@ def track_losses(
     it, so each must hear of its own error.
     """
     wrong = jnp.minimum(jnp.abs(tracks - truth).sum(-1), 10 * FARTHEST)
-    position = over_iterations(jax.vmap(_mean, (0, None))(wrong, visible), decay)
+    position = over_iterations(jax.vmap(mean, (0, None))(wrong, visible), decay)
     close = jnp.linalg.norm(jax.lax.stop_gradient(tracks[-1]) - truth, axis=-1) < near
     everywhere = jnp.ones_like(visible)
-    seen = _mean(_cross_entropy(visibility, visible), everywhere)
-    return position, seen, _mean(_cross_entropy(confidence, close & visible), everywhere)
+    seen = mean(_cross_entropy(visibility, visible), everywhere)
+    return position, seen, mean(_cross_entropy(confidence, close & visible), everywhere)
 
 
 def match_loss(surprise: Float[Array, "b s n"], visible: Bool[Array, "b s n"]) -> Float[Array, ""]:
     """Mean surprise of the true places of points in sight, after the frame they were asked in."""
-    return _mean(surprise[:, 1:], visible[:, 1:])
+    return mean(surprise[:, 1:], visible[:, 1:])
 
 
 def _cross_entropy(share: Float[Array, "*b"], truth: Bool[Array, "*b"]) -> Float[Array, "*b"]:
@@ -158,6 +158,6 @@ def _length(error: Float[Array, "*b c"]) -> Float[Array, "*b"]:
     return jnp.sqrt((error**2).sum(-1) + SURE**2)
 
 
-def _mean(values: Float[Array, "*b"], where: Bool[Array, "*b"]) -> Float[Array, ""]:
+def mean(values: Float[Array, "*b"], where: Bool[Array, "*b"]) -> Float[Array, ""]:
     """Mean over what counts; 0 where nothing does."""
     return jnp.where(where, values, 0.0).sum() / jnp.maximum(where.sum(), 1)

@@ -22,6 +22,7 @@ from vggt_ros.train import evaluate, pictures, score
 from vggt_ros.train.checkpoints import Keeper, export, export_official
 from vggt_ros.train.config import Recipe, read_recipe
 from vggt_ros.train.data import Batch, bucket_of, tracked
+from vggt_ros.train.motion import network
 from vggt_ros.train.trainer import Report, State, Trainer
 
 
@@ -87,10 +88,12 @@ class Run:
                     bar.write(f"time is up at step {step + 1}; the same command goes on from here")
                     break
         self.keeper.close()
-        export(self.folder / "last.safetensors", self.network, self.state.weights)
+        export(self.folder / "last.safetensors", self.network, network(self.state.weights))
         if official:
             export_official(
-                self.folder / "official" / "model.safetensors", self.network, self.state.weights
+                self.folder / "official" / "model.safetensors",
+                self.network,
+                network(self.state.weights),
             )
         return self.state
 
@@ -147,7 +150,7 @@ class Run:
         worth = math.fsum(row.abs_rel + (1 - row.auc[2] / 100) for row in rows) / len(rows)
         best = self.folder / "best.json"
         if not best.exists() or worth < json.loads(best.read_text())["score"]:
-            export(self.folder / "best.safetensors", self.network, self.state.weights)
+            export(self.folder / "best.safetensors", self.network, network(self.state.weights))
             best.write_text(json.dumps({"step": step, "score": worth}) + "\n")
         text = f"step {step}\n{score.table(found)}\n"
         with (self.folder / "table.txt").open("a") as file:

@@ -13,6 +13,7 @@ from vggt_ros.train.data import Batch
 
 def curve(log: Path, picture: Path) -> None:
     """Every part of the loss over the steps, on logarithmic axes, smoothed; raw values behind."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -20,6 +21,7 @@ def curve(log: Path, picture: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    axes.set_prop_cycle(color=colormaps["tab20"](range(20)))
     for name in dict.fromkeys(name for row in rows for name in row):
         if name in ("step", "gradient"):
             continue

@@ -3,7 +3,7 @@
 """One step of learning, on any number of devices: weights and moments in, better ones out."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,9 +19,9 @@ from optax.contrib import MuonDimensionNumbers, muon
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
 from vggt_ros.model.tape import rematerialising
-from vggt_ros.model.vggt import Prediction, Weights, abstract_model
+from vggt_ros.model.vggt import VGGT, Prediction, Weights, abstract_model
 from vggt_ros.model.weights import abstract
-from vggt_ros.train import losses, matching
+from vggt_ros.train import losses, matching, motion
 from vggt_ros.train.config import Recipe
 from vggt_ros.train.data import Batch, draw_window
 
@@ -64,6 +64,14 @@ def spread(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*parts))
 
 
+class Pass(NamedTuple):
+    """What the losses look at: beside the prediction what made it."""
+
+    prediction: Prediction
+    maps: Float[Array, "b s h w c"] | None  # normalised, that tracks follow
+    taps: Sequence[Float[Array, "b s p e"]]  # of the tower
+
+
 class Trainer:
     """The compiled parts of a run: fresh state, one step, drawn batches."""
 
@@ -83,13 +91,13 @@ class Trainer:
         """Step 0, from the given weights or from fresh ones."""
         places = jax.tree.map(lambda x: x.sharding, self.abstract())
         given = fresh_weights(self.config, self.recipe) if weights is None else weights
-        placed: Any = jax.device_put(given, places.weights)
+        placed: Any = jax.device_put(dict(given) | self._readouts(), places.weights)
         moments = jax.jit(self.optimiser.init, out_shardings=places.moments)(placed)
         return State(jax.device_put(jnp.int32(0), places.step), placed, moments)
 
     def abstract(self) -> State:
         """Shapes, dtypes and places of a state: what a checkpoint is restored into."""
-        weights = abstract(self.config, self.recipe.heads)
+        weights = abstract(self.config, self.recipe.heads) | jax.eval_shape(self._readouts)
         moments = jax.eval_shape(self.optimiser.init, weights)
         state = State(jax.ShapeDtypeStruct((), jnp.int32), weights, moments)
         return jax.tree.map(
@@ -97,15 +105,19 @@ class Trainer:
             state,
         )
 
+    def _readouts(self) -> Weights:
+        """What a run learns beside the network, if its recipe asks for that."""
+        asked = self.recipe.loss.motion > 0
+        return {motion.READOUTS: motion.readouts(self.config)} if asked else {}
+
     def predict(self, weights: Weights, images: Array, queries: Array | None) -> Prediction:
         """The forward pass of `VGGT`, with all frames of the batch through the heads at once."""
-        return self._forward(weights, images, queries)[0]
+        return self._forward(self._model(weights), images, queries).prediction
 
-    def _forward(
-        self, weights: Weights, images: Array, queries: Array | None
-    ) -> tuple[Prediction, Array | None]:
-        """The prediction, and the normalised feature maps that its tracks follow."""
-        model = nnx.merge(self._graph, weights)
+    def _model(self, weights: Weights) -> VGGT:
+        return nnx.merge(self._graph, motion.network(weights))
+
+    def _forward(self, model: VGGT, images: Array, queries: Array | None) -> Pass:
         b, s, height, width, _ = images.shape
         grid = model.grid(height, width)
         taps = model.tower(model.encode(images), grid)
@@ -128,7 +140,7 @@ class Trainer:
                 tracks=tracks[-1], track_iterations=tracks, visibility=seen, track_confidence=trust
             )
             maps = model.tracks.norm(maps)
-        return out, maps
+        return Pass(out, maps, taps)
 
     def loss(self, weights: Weights, batch: Batch) -> tuple[Array, dict[str, Array]]:
         """The weighted loss of a batch, and its parts; frozen weights pass no gradient."""
@@ -136,13 +148,38 @@ class Trainer:
             lambda x, still: jax.lax.stop_gradient(x) if still else x,
             weights, frozen(self.recipe, weights),
         )  # fmt: skip
+        model, terms = self._model(weights), self.recipe.loss
         with rematerialising(self.recipe.remat):
-            prediction, maps = self._forward(weights, batch.images, batch.queries)
+            prediction, maps, taps = self._forward(model, batch.images, batch.queries)
         matches = None
-        if maps is not None and self.recipe.loss.matches:
+        if maps is not None and terms.matches:
             cell = self.config.track_head.stride
             matches = matching.surprise(maps, batch.queries / cell, batch.tracks / cell)
-        return losses.total(prediction, batch, self.recipe.loss, matches)
+        loss, parts = losses.total(prediction, batch, terms, matches)
+        if terms.motion or terms.attention:
+            helped = self._helped(model, weights, batch, taps)
+            loss += terms.motion * helped["motion"] + terms.attention * helped["attention"]
+            parts |= helped
+        return loss, parts
+
+    def _helped(
+        self, model: VGGT, weights: Weights, batch: Batch, taps: Sequence[Array]
+    ) -> dict[str, Array]:
+        """What the tower's tokens know of motion, and where its attention looks for it."""
+        grid = model.grid(*batch.images.shape[2:4])
+        truth = motion.motion_of(batch, model.encoder.patch_size)
+        tokens = [tap[:, :, model.tower.special :] for tap in taps[1:4]]  # after that attention
+        levels = [x.reshape(*x.shape[:2], *grid, x.shape[-1]) for x in tokens]
+        turn, half = model.tower.turn(grid), taps[0].shape[-1] // 2
+        asked = [
+            motion.attention_loss(block, tap[..., :half], turn, truth)
+            for block, tap in zip(motion.askable(model.tower), taps[:3], strict=True)
+        ]
+        parts = {"attention": sum(asked, jnp.float32(0.0)) / len(asked)}
+        parts["motion"] = jnp.float32(0.0)
+        if motion.READOUTS in weights:
+            parts["motion"] = motion.reading_loss(weights[motion.READOUTS], levels, truth)
+        return parts
 
     def _step(self, state: State, batch: Batch) -> tuple[State, Report]:
         (loss, parts), slopes = jax.value_and_grad(self.loss, has_aux=True)(state.weights, batch)
@@ -260,6 +297,8 @@ def fresh_weights(config: Config, recipe: Recipe) -> Weights:
         if last == "gamma":
             given = 1.0 if names[0] == "encoder" else 0.01
             return np.full(shape, recipe.layer_scale or given, np.float32)
+        if last == "pos_embed":
+            return place_embedding(shape[1], shape[2], random)
         size = 0.02
         if last == "kernel":
             inputs = shape[0] if names[-2] in ("quadruple", "double") else shape[-2]
@@ -270,3 +309,22 @@ def fresh_weights(config: Config, recipe: Recipe) -> Weights:
         return size * random.standard_normal(shape, np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, abstract(config, recipe.heads))
+
+
+def place_embedding(
+    tokens: int, dim: int, random: np.random.Generator
+) -> Float[np.ndarray, "1 t d"]:
+    """Sines of where a patch is, mixed over all channels, as large as what it shows.
+
+    Small random numbers, the habit, drown in the patches for as long as a small network trains:
+    then tokens do not know where they are, and no motion can be read from them.
+    """
+    side = int((tokens - 1) ** 0.5)
+    across = (np.arange(side) + 0.5) / side * 2 - 1
+    waves = [wave(np.pi / 2 * k * across) for k in (1, 2, 4, 8) for wave in (np.sin, np.cos)]
+    axis = np.sqrt(2) * np.stack([across, *waves], axis=-1)
+    rows, columns = np.broadcast_to(axis[:, None], (side, *axis.shape)), axis[None]
+    grid = np.concatenate(np.broadcast_arrays(rows, columns), axis=-1)
+    mixed = grid @ random.standard_normal((grid.shape[-1], dim)) / grid.shape[-1] ** 0.5
+    first = np.zeros((1, 1, dim))
+    return np.concatenate([first, mixed.reshape(1, side**2, dim)], axis=1).astype(np.float32)
