@@ -34,7 +34,7 @@ def test_it_sees_rooms_that_it_was_never_shown(capsys, tmp_path):
     (ours,), (nothing,) = rows["small"], rows["nothing"]
     assert ours["abs_rel"] < 0.18 < nothing["abs_rel"]
     assert ours["delta"] > nothing["delta"] + 10
-    assert ours["auc"][2] > nothing["auc"][2] + 10
+    assert all(np.subtract(ours["auc"], nothing["auc"]) > (5, 12, 15))
     assert ours["tracks"] > nothing["tracks"] + 20
 
 
@@ -49,8 +49,8 @@ def test_it_reconstructs_the_bundled_clip(tmp_path, capsys):
     assert call(line.split()) == 0
     errors = json.loads((out / "errors.json").read_text())
     assert errors["frames"] == 48
-    assert errors["ate_sim3_percent"] < 26  # cameras hardly move: see docs/small.md
-    assert errors["depth"]["scaled_abs_rel"] < 0.14
+    assert errors["ate_sim3_percent"] < 20  # cameras that stand still: 23
+    assert errors["depth"]["scaled_abs_rel"] < 0.11
 
 
 def true_depths() -> list[tuple[str, np.ndarray]]:
