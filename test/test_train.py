@@ -28,9 +28,10 @@ from vggt_ros.train import co3d, evaluate, score
 from vggt_ros.train.checkpoints import Keeper, export_official
 from vggt_ros.train.config import read_recipe, recipe_from
 from vggt_ros.train.data import Batch
+from vggt_ros.train.fresh import fresh_weights
 from vggt_ros.train.main import Run
 from vggt_ros.train.motion import READOUTS, network
-from vggt_ros.train.trainer import Trainer, fresh_weights, matrices, mesh_of, optimiser_for
+from vggt_ros.train.trainer import Trainer, matrices, mesh_of, optimiser_for
 
 MICRO = Config(
     dino=Dino(depth=1, num_heads=1),

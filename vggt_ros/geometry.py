@@ -75,12 +75,12 @@ def inverse_rigid(target_from_source: Float[Array, "*b r 4"]) -> Float[Array, "*
 
 
 def transform(
-    target_from_source: Float[Array, "*b 4 4"], points: Float[Array, "*p 3"]
+    target_from_source: Float[Array, "*b r 4"], points: Float[Array, "*p 3"]
 ) -> Float[Array, "*p 3"]:
     """Points of the source frame in the target frame.
 
-    The leading axes of the motion are those of the points: one [4 4] moves points of any shape,
-    [s 4 4] moves points [s ... 3] frame by frame.
+    The leading axes of the motion are those of the points: one [4 4] (or [3 4]) moves points of
+    any shape, [s 4 4] moves points [s ... 3] frame by frame.
     """
     rotation, shift = target_from_source[..., :3, :3], target_from_source[..., :3, 3]
     inner = points.ndim - shift.ndim  # axes of points that share one motion

@@ -16,11 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from vggt_ros.geometry import extrinsics_from_pose_encoding, intrinsics_from_pose_encoding
+from vggt_ros.geometry import (
+    extrinsics_from_pose_encoding,
+    intrinsics_from_pose_encoding,
+    transform,
+)
 from vggt_ros.model.backbone import Tower
 from vggt_ros.model.config import Config
+from vggt_ros.model.correlation import sample
 from vggt_ros.model.layers import Block, Rotation
-from vggt_ros.model.vggt import Weights
+from vggt_ros.model.vggt import VGGT, Weights
 from vggt_ros.train.data import Batch
 from vggt_ros.train.losses import mean
 
@@ -48,8 +53,7 @@ def motion_of(batch: Batch, size: int) -> Motion:
     extrinsics = extrinsics_from_pose_encoding(batch.pose_encoding)
     middles = slice(size // 2, None, size)
     points = batch.points[:, :, middles, middles]
-    own = jnp.einsum("bsij,bshwj->bshwi", extrinsics[..., :3], points)
-    here = _seen(own + extrinsics[:, :, None, None, :, 3], intrinsics)
+    here = _seen(transform(extrinsics, points), intrinsics)
     there = _seen(points, intrinsics[:, :1])
     moved = (there - here) / size
     rows, columns = (jnp.arange(n, dtype=jnp.float32) for n in moved.shape[2:4])
@@ -67,6 +71,28 @@ def readouts(config: Config) -> Weights:
     return {level: {"predict": zero} for level in range(3)}
 
 
+def helped(
+    model: VGGT, maps: Weights | None, taps: Sequence[Float[Array, "b s p e"]], batch: Batch
+) -> dict[str, Array]:
+    """Both terms of a pass by name; without `maps` nothing is read and `motion` is 0.
+
+    Attention is asked in the blocks that take the first three taps, motion read from what follows.
+    """
+    grid = model.grid(*batch.images.shape[2:4])
+    truth, turn = motion_of(batch, model.encoder.patch_size), model.tower.turn(grid)
+    half = taps[0].shape[-1] // 2
+    asked = [
+        attention_loss(block, tap[..., :half], turn, truth)
+        for block, tap in zip(askable(model.tower), taps[:3], strict=True)
+    ]
+    parts = {"attention": sum(asked, jnp.float32(0.0)) / len(asked), "motion": jnp.float32(0.0)}
+    if maps is not None:
+        tokens = [tap[:, :, model.tower.special :] for tap in taps[1:4]]
+        levels = [x.reshape(*x.shape[:2], *grid, x.shape[-1]) for x in tokens]
+        parts["motion"] = reading_loss(maps, levels, truth)
+    return parts
+
+
 def reading_loss(
     maps: Weights, levels: Sequence[Float[Array, "b s h w e"]], motion: Motion
 ) -> Float[Array, ""]:
@@ -75,9 +101,10 @@ def reading_loss(
     own -= own.mean((2, 3), keepdims=True)
     wrong_by_level = []
     for level, tokens in enumerate(levels):
-        x = (tokens - tokens.mean(-1, keepdims=True)) / (tokens.std(-1, keepdims=True) + 1e-5)
         linear = maps[level]["predict"]
-        said = GAIN * (x @ linear["kernel"] + linear["bias"])
+        said = GAIN * (
+            jax.nn.standardize(tokens, epsilon=1e-10) @ linear["kernel"] + linear["bias"]
+        )
         wrong = jnp.abs(said[..., :2] - motion.moved).sum(-1)
         place = jnp.abs(said[..., 2:] - own).sum(-1).mean()
         wrong_by_level.append(mean(wrong, motion.known) + PLACE * place)
@@ -101,8 +128,7 @@ def attention_loss(
     first = logits[..., p - h * w : p].reshape(b, s - 1, h * w, h, w)
     place = motion.there[:, 1:].reshape(b, s - 1, h * w, 2)
     inside = ((place >= 0) & (place <= jnp.array([w - 1, h - 1]))).all(-1)
-    across, down = _hat(place[..., 0], w), _hat(place[..., 1], h)
-    asked = jnp.einsum("bsqhw,bsqh,bsqw->bsq", first, down, across)
+    asked = sample(first.reshape(-1, h, w, 1), place.reshape(-1, 1, 2)).reshape(inside.shape)
     surprise = jax.nn.logsumexp(logits, axis=-1) - asked
     return mean(surprise, inside & motion.known[:, 1:].reshape(inside.shape))
 
@@ -125,8 +151,3 @@ def _seen(
     """Pixels from the optical axis of points in camera frames; of use where those are ahead."""
     focal = jnp.diagonal(intrinsics, axis1=-2, axis2=-1)[..., None, None, :2]
     return focal * points[..., :2] / jnp.maximum(points[..., 2:], 1e-2)
-
-
-def _hat(place: Float[Array, "*b"], cells: int) -> Float[Array, "*b n"]:
-    """Linear interpolation between cells as weights of all of them."""
-    return jax.nn.relu(1 - jnp.abs(place[..., None] - jnp.arange(cells)))

@@ -24,6 +24,7 @@ from vggt_ros.model.weights import abstract
 from vggt_ros.train import losses, matching, motion
 from vggt_ros.train.config import Recipe
 from vggt_ros.train.data import Batch, draw_window
+from vggt_ros.train.fresh import fresh_weights
 
 SHARDED_FROM = 1 << 14  # arrays smaller than this are cheaper to keep whole everywhere
 EVERYWHERE = ("data", "weights")  # a batch is spread over both axes of the mesh
@@ -157,29 +158,10 @@ class Trainer:
             matches = matching.surprise(maps, batch.queries / cell, batch.tracks / cell)
         loss, parts = losses.total(prediction, batch, terms, matches)
         if terms.motion or terms.attention:
-            helped = self._helped(model, weights, batch, taps)
+            helped = motion.helped(model, weights.get(motion.READOUTS), taps, batch)
             loss += terms.motion * helped["motion"] + terms.attention * helped["attention"]
             parts |= helped
         return loss, parts
-
-    def _helped(
-        self, model: VGGT, weights: Weights, batch: Batch, taps: Sequence[Array]
-    ) -> dict[str, Array]:
-        """What the tower's tokens know of motion, and where its attention looks for it."""
-        grid = model.grid(*batch.images.shape[2:4])
-        truth = motion.motion_of(batch, model.encoder.patch_size)
-        tokens = [tap[:, :, model.tower.special :] for tap in taps[1:4]]  # after that attention
-        levels = [x.reshape(*x.shape[:2], *grid, x.shape[-1]) for x in tokens]
-        turn, half = model.tower.turn(grid), taps[0].shape[-1] // 2
-        asked = [
-            motion.attention_loss(block, tap[..., :half], turn, truth)
-            for block, tap in zip(motion.askable(model.tower), taps[:3], strict=True)
-        ]
-        parts = {"attention": sum(asked, jnp.float32(0.0)) / len(asked)}
-        parts["motion"] = jnp.float32(0.0)
-        if motion.READOUTS in weights:
-            parts["motion"] = motion.reading_loss(weights[motion.READOUTS], levels, truth)
-        return parts
 
     def _step(self, state: State, batch: Batch) -> tuple[State, Report]:
         (loss, parts), slopes = jax.value_and_grad(self.loss, has_aux=True)(state.weights, batch)
@@ -281,50 +263,3 @@ def matrices(weights: Weights) -> Any:
         return MuonDimensionNumbers(x.ndim - 2, x.ndim - 1)
 
     return jax.tree_util.tree_map_with_path(axes, weights)
-
-
-def fresh_weights(config: Config, recipe: Recipe) -> Weights:
-    """Weights to begin with, drawn by NumPy: the same everywhere, and nothing to compile."""
-    random = np.random.default_rng(recipe.seed)
-
-    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        names = [str(key.key) for key in path]
-        last, shape = names[-1], leaf.shape
-        if last in ("bias", "empty_pose_tokens"):
-            return np.zeros(shape, np.float32)
-        if last == "scale":
-            return np.ones(shape, np.float32)
-        if last == "gamma":
-            given = 1.0 if names[0] == "encoder" else 0.01
-            return np.full(shape, recipe.layer_scale or given, np.float32)
-        if last == "pos_embed":
-            return place_embedding(shape[1], shape[2], random)
-        size = 0.02
-        if last == "kernel":
-            inputs = shape[0] if names[-2] in ("quadruple", "double") else shape[-2]
-            inputs *= 9 if shape[:2] == (3, 3) else 1  # a convolution
-            size = inputs**-0.5
-        elif last in ("reference_token", "virtual"):
-            size = 1.0
-        return size * random.standard_normal(shape, np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, abstract(config, recipe.heads))
-
-
-def place_embedding(
-    tokens: int, dim: int, random: np.random.Generator
-) -> Float[np.ndarray, "1 t d"]:
-    """Sines of where a patch is, mixed over all channels, as large as what it shows.
-
-    Small random numbers, the habit, drown in the patches for as long as a small network trains:
-    then tokens do not know where they are, and no motion can be read from them.
-    """
-    side = int((tokens - 1) ** 0.5)
-    across = (np.arange(side) + 0.5) / side * 2 - 1
-    waves = [wave(np.pi / 2 * k * across) for k in (1, 2, 4, 8) for wave in (np.sin, np.cos)]
-    axis = np.sqrt(2) * np.stack([across, *waves], axis=-1)
-    rows, columns = np.broadcast_to(axis[:, None], (side, *axis.shape)), axis[None]
-    grid = np.concatenate(np.broadcast_arrays(rows, columns), axis=-1)
-    mixed = grid @ random.standard_normal((grid.shape[-1], dim)) / grid.shape[-1] ** 0.5
-    first = np.zeros((1, 1, dim))
-    return np.concatenate([first, mixed.reshape(1, side**2, dim)], axis=1).astype(np.float32)
