@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # children end in `finally`
     print(f"Machine: {_machine()}\n\nCommand: `{shlex.join(['python', *sys.argv])}`\n")
     print("| figure | value | unit | against |\n|---|---|---|---|", flush=True)
-    with tempfile.TemporaryDirectory(prefix="vggt_gpu_") as folder:
+    with _folder(options.keep) as folder:
         deadline = time.monotonic() + 60 * options.minutes
         for name in sorted(options.groups or GROUPS, key=list(GROUPS).index):
             left = deadline - time.monotonic()
@@ -153,6 +154,17 @@ def child(options: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _folder(kept: Path | None) -> Iterator[str]:
+    """Where compiled programs lie until the end, or for the next call."""
+    if kept is None:
+        with tempfile.TemporaryDirectory(prefix="vggt_gpu_") as folder:
+            yield folder
+    else:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield str(kept.resolve())
+
+
 def _make_importable() -> None:
     """Us, here and in processes we start; stand-ins only for what is missing."""
     paths = [str(ROOT)]
@@ -205,6 +217,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="arithmetic")
     add("--device", choices=["auto", "cpu"], default="auto", help="cpu: to rehearse")
     add("--reference", type=Path, help="checkout of the official VGGT, for the ratios to it")
+    add("--keep", type=Path, help="folder of compiled programs, to begin where a call ended;"
+        " `starts` needs an empty one")  # fmt: skip
     add("--minutes", type=float, default=9.0, help="what is not done by then is skipped")
     add("--groups", nargs="+", choices=list(GROUPS), metavar="GROUP",
         help=f"only these; in order of priority: {' '.join(GROUPS)}")  # fmt: skip

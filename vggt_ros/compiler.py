@@ -20,19 +20,42 @@ from vggt_ros.device import Device
 from vggt_ros.model.config import Config
 from vggt_ros.shapes import Encode, Shape
 
+# Kernels whose export JAX does not promise to keep working: ours is read by the same JAX alone.
+UNSTABLE = [jax.export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]
 HEADS = ("camera", "depth", "tracks")  # points come from depth and camera: more exact, and cheaper
+
+
+def writes_out(device: Device) -> bool:
+    """Whether a program for this device has its layers one after the other, and not as a loop."""
+    return device.platform != "cpu"
 
 
 class Compiler:
     """Compiles one network for one device; needs its configuration, not its weights.
 
-    A program is called with the weights (flat), the memory and its inputs; `Encode` takes the
-    memory over (donated) and returns it anew.
+    A program is called with the weights (as `taken` gives them), the memory and its inputs;
+    `Encode` takes the memory over (donated) and returns it anew.  On an accelerator layers are
+    `written_out`, on a CPU they are a loop (see `model/apart.py`).
     """
 
-    def __init__(self, config: Config, dtype: np.dtype, device: Device, cache_dir: Path | None):
+    def __init__(
+        self, config: Config, dtype: np.dtype, device: Device, cache_dir: Path | None,
+        *, written_out: bool | None = None,
+    ):  # fmt: skip
         self._config, self._dtype, self._device = config, dtype, device
         self._cache_dir = cache_dir
+        self._written_out = writes_out(device) if written_out is None else written_out
+
+    def taken(self, weights: dict) -> list[Any]:
+        """Weights as the programs take them, on the device."""
+        return jax.device_put(self._flat(weights), self._device)
+
+    def _flat(self, weights: dict) -> list[Any]:
+        if not self._written_out:
+            return jax.tree.leaves(weights)
+        from vggt_ros.model.apart import apart
+
+        return apart(weights)
 
     def __call__(self, shape: Shape) -> Callable:
         """The compiled program: loaded, if this cache has seen it."""
@@ -59,7 +82,7 @@ class Compiler:
             path.unlink()  # cut short, by a full disk or a kill: trace it again
         function, arguments = self._traced(shape)
         try:
-            exported = jax.export.export(jax.jit(function))(*arguments)
+            exported = jax.export.export(jax.jit(function), disabled_checks=UNSTABLE)(*arguments)
         except ValueError:  # a kernel that promises no stable export: it is traced at each start
             return None
         part = path.with_suffix(".part")
@@ -74,6 +97,7 @@ class Compiler:
         parts = [
             json.dumps(self._config.to_dict()),
             str((type(shape).__name__, *shape, self._dtype, self._device.device_kind)),
+            str(self._written_out),
             jax.__version__,
             *(path.read_text() for path in sources),
         ]
@@ -85,31 +109,40 @@ class Compiler:
         from flax import nnx
 
         from vggt_ros.model import stream
+        from vggt_ros.model.apart import together
+        from vggt_ros.model.tape import written_out
         from vggt_ros.model.vggt import abstract_model
 
         model = abstract_model(self._config, HEADS, self._dtype, self._dtype)
         graph, state = nnx.split(model)
-        weights, tree = jax.tree.flatten(nnx.to_pure_dict(state))
+        tree = jax.tree.structure(nnx.to_pure_dict(state))
+        weights = self._flat(nnx.to_pure_dict(state))
+
+        def network(weights: list[Any]) -> Any:
+            return nnx.merge(graph, tree.unflatten(together(weights)))
+
         memory = jax.eval_shape(lambda: tuple(stream.blank(model, shape.slots, shape.size)))
         number = jax.ShapeDtypeStruct((), jnp.int32)
         if isinstance(shape, Encode):
 
             def remember(weights, memory, image, slot):
-                model = nnx.merge(graph, tree.unflatten(weights))
-                return tuple(stream.remember(model, stream.Memory(*memory), image, slot))
+                with written_out(self._written_out):
+                    kept = stream.remember(network(weights), stream.Memory(*memory), image, slot)
+                return tuple(kept)
 
             image = jax.ShapeDtypeStruct((*shape.size, 3), jnp.uint8)
             return remember, (weights, memory, image, number)
 
         def look(weights, memory, slots, queries, mask, query_frame):
-            sight = stream.look(
-                nnx.merge(graph, tree.unflatten(weights)),
-                stream.Memory(*memory),
-                slots,
-                shape.size,
-                shape.depth_frames,
-                *((queries, mask, query_frame) if shape.queries else ()),
-            )
+            with written_out(self._written_out):
+                sight = stream.look(
+                    network(weights),
+                    stream.Memory(*memory),
+                    slots,
+                    shape.size,
+                    shape.depth_frames,
+                    *((queries, mask, query_frame) if shape.queries else ()),
+                )
             return tuple(sight)
 
         return look, (

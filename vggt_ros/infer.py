@@ -64,12 +64,13 @@ class Engine:
         self.name, self.device, self.dtype = name, device, dtype
         self.random_weights, self.default_width = random, default_width
         self.background = background
-        self.programs = Programs(Compiler(config, dtype, device, cache_dir))
+        compiler = Compiler(config, dtype, device, cache_dir)
+        self.programs = Programs(compiler)
         self._memory = Memory(config, device)
         self._slots = 0
         self._too_large: list[See] = []
         with self._faults(f"the weights of {name}"):
-            self._weights = jax.device_put(jax.tree.leaves(weights), device)
+            self._weights = compiler.taken(weights)
             jax.block_until_ready(self._weights)
 
     @property

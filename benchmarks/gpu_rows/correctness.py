@@ -18,7 +18,6 @@ from vggt_ros.device import choose_device
 from vggt_ros.model.config import Config
 from vggt_ros.model.vggt import HEADS, Prediction, abstract_model, functional, record
 from vggt_ros.model.weights import abstract, read
-from vggt_ros.programs import Programs
 from vggt_ros.tools.bench import Row
 from vggt_ros.tools.bench_step import Stepper, quick_weights
 
@@ -99,8 +98,7 @@ def _stream_rows(setup: Setup, weights: Any, frames: np.ndarray, full: Predictio
     """The step's outputs where the full pass has them: every camera, the newest frame's depth."""
     s = len(frames)
     stepper = Stepper(setup.options, weights=weights)
-    compiler = Compiler(setup.config, np.dtype(np.float32), stepper.device, None)
-    stepper.programs = Programs(compiler)
+    stepper.compile = Compiler(setup.config, np.dtype(np.float32), stepper.device, None)
     encode, see = stepper.compiled(s)
     memory = stepper.blank(s)
     for slot, frame in enumerate(frames):

@@ -40,10 +40,16 @@ def rows(options: Options) -> Iterator[Row]:
 
 
 def full_forward(options: Options, weights: Any = None) -> Forward:
-    """Our model, compiled once per shape; `weights` may hold more heads than these."""
+    """Our model, compiled once per shape; `weights` may hold more heads than these.
+
+    Its layers are a loop or written out as those of the streaming step are on this device.
+    """
     import jax
 
+    from vggt_ros.compiler import writes_out
     from vggt_ros.device import choose_device, choose_dtype
+    from vggt_ros.model.apart import apart, together
+    from vggt_ros.model.tape import written_out
     from vggt_ros.model.vggt import abstract_model, functional
     from vggt_ros.tools.bench_step import quick_weights
 
@@ -53,11 +59,21 @@ def full_forward(options: Options, weights: Any = None) -> Forward:
     if weights is None:
         weights = quick_weights(config, HEADS, dtype, device)
     used = {part: weights[part] for part in ("encoder", "tower", *HEADS)}
-    forward = jax.jit(functional(abstract_model(config, HEADS, dtype, dtype))[0])
+    apply, tree = (
+        functional(abstract_model(config, HEADS, dtype, dtype))[0],
+        jax.tree.structure(used),
+    )
+    unrolled = writes_out(device)
+    flat = apart(used) if unrolled else jax.tree.leaves(used)
+
+    @jax.jit
+    def forward(flat: list[Any], images: Any) -> Any:
+        with written_out(unrolled):
+            return apply(tree.unflatten(together(flat)), images)
 
     def place(images: Images) -> Callable[[], Any]:
         placed = jax.device_put(images, device)
-        return lambda: jax.block_until_ready(forward(used, placed))
+        return lambda: jax.block_until_ready(forward(flat, placed))
 
     return place
 
@@ -76,8 +92,8 @@ def official_forward(options: Options, *, device: str = "cpu", compiled: bool = 
     sys.path.insert(0, str(options.reference))
     from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports]
 
-    with torch.device(device):
-        model = VGGT(enable_track=False).eval()
+    with torch.device(device):  # weights are drawn where they stay; some constants do not heed it
+        model = VGGT(enable_track=False).to(device).eval()
     run = torch.compile(model) if compiled else model
     half = device != "cpu"
 

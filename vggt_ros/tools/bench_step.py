@@ -3,7 +3,9 @@
 """The programs of a streaming step on the device alone: for whoever times or weighs them."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,7 @@ import numpy as np
 from vggt_ros.compiler import HEADS, Compiler
 from vggt_ros.device import Device, choose_device, choose_dtype, keep_compiled
 from vggt_ros.model.config import Config
-from vggt_ros.programs import Programs
-from vggt_ros.shapes import Encode, See
+from vggt_ros.shapes import Encode, See, Shape
 from vggt_ros.tools.bench import Options, Row, picture_size, preset
 
 POOL = 1 << 22  # random numbers that all weights are cut from
@@ -25,24 +26,39 @@ POOL = 1 << 22  # random numbers that all weights are cut from
 class Stepper:
     """Windows of any length over one set of untrained weights, each with a memory of its own."""
 
-    def __init__(self, options: Options, cache_dir: Path | None = None, weights: Any = None):
+    def __init__(
+        self, options: Options, cache_dir: Path | None = None, weights: Any = None,
+        *, written_out: bool | None = None,
+    ):  # fmt: skip
         """`weights` may hold more heads than a step needs."""
         self.size = picture_size(options)
         self.config = preset(options.model).config
         self.device = choose_device()
         self.dtype = choose_dtype(options.dtype, self.device)
         keep_compiled(cache_dir)
-        compiler = Compiler(self.config, self.dtype, self.device, export_dir(cache_dir))
-        self.programs = Programs(compiler)
+        self.compile = Compiler(
+            self.config, self.dtype, self.device, export_dir(cache_dir), written_out=written_out
+        )
+        self._programs: dict[Shape, Any] = {}
         if weights is None:
             weights = quick_weights(self.config, HEADS, self.dtype, self.device)
         used = {part: weights[part] for part in ("encoder", "tower", *HEADS)}
-        self.weights = jax.tree.leaves(used)
+        self.weights = self.compile.taken(used)
 
     def compiled(self, s: int) -> tuple[Any, Any]:
         """Programs of a window of `s`: a frame into the memory; a look, depth of the newest."""
-        encode = self.programs.get(Encode(self.size, s))
-        return encode, self.programs.get(See(self.size, s, s, 1, 0))
+        return self._programs_of([s])[0]
+
+    def prepare(self, windows: Sequence[int]) -> None:
+        """Compile what windows of these lengths need, on as many cores as there are."""
+        self._programs_of(windows)
+
+    def _programs_of(self, windows: Sequence[int]) -> list[tuple[Any, Any]]:
+        pairs = [(Encode(self.size, s), See(self.size, s, s, 1, 0)) for s in windows]
+        missing = [shape for pair in pairs for shape in pair if shape not in self._programs]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            self._programs |= zip(missing, pool.map(self.compile, missing), strict=True)
+        return [(self._programs[encode], self._programs[see]) for encode, see in pairs]
 
     def at(self, s: int) -> Callable[..., Any]:
         """A step of a full window: `step(wait=False)` returns while the device still computes."""
