@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole network: every stage equals the reference, and what must not matter does not."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,6 +156,31 @@ def test_flash_attention_is_asked_for_by_name_and_has_a_way_out(monkeypatch):
     layers.flash_runs.cache_clear()
     assert attend(q, q, q).shape == q.shape  # the probe failed; the plain path serves
     layers.flash_runs.cache_clear()
+
+
+@pytest.mark.parametrize("tokens", [(6, 8), (5, 8), (6, 7), (5, 7)])
+def test_flash_attention_learns_at_any_length(monkeypatch, tokens):
+    """cuDNN's backward pass takes even lengths only; the kernel's place is taken by XLA's here."""
+    from vggt_ros.model import layers
+
+    kernel, seen = jax.nn.dot_product_attention, []
+
+    def stand_in(q, k, v, implementation, **lengths):
+        seen.append((q.shape[1], k.shape[1]))
+        return kernel(q, k, v, implementation="xla", **lengths)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    random = partial(jax.random.normal, dtype=jnp.float32)
+    q, k, v = (random(jax.random.key(i), (2, 3, tokens[i > 0], 8)) for i in range(3))
+    slope = random(jax.random.key(3), q.shape)
+    found, back = jax.vjp(layers._flash, q, k, v)
+    expected, plain = jax.vjp(lambda q, k, v: layers._attend_whole(q, k, v, None), q, k, v)
+    assert off(found, expected) <= 1e-6
+    assert all(off(x, y) <= 1e-5 for x, y in zip(back(slope), plain(slope), strict=True))
+    assert all(length % 2 == 0 for pair in seen for length in pair)
+    seen.clear()
+    assert off(layers._flash(q, k, v), expected) <= 1e-6
+    assert seen == [tokens]  # nothing is added where nothing is learned
 
 
 # ---- assembly ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ cheap, and they are where the reference's own low-precision mode stays in float3
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -82,9 +82,36 @@ def _attend_whole(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     return (out / weights.sum(-1, keepdims=True)).astype(v.dtype)
 
 
-def _flash(q: Array, k: Array, v: Array) -> Array:
+def _cudnn(q: Array, k: Array, v: Array) -> Array:
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # cuDNN wants tokens before heads
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn").swapaxes(1, 2)
+
+
+_flash = jax.custom_vjp(_cudnn)
+
+
+def _flash_forward(q: Array, k: Array, v: Array) -> tuple[Array, Any]:
+    """For a gradient lengths must be even: a token is added that is not looked at."""
+    tokens = q.shape[2], k.shape[2]
+    if tokens[0] % 2 == tokens[1] % 2 == 0:
+        return jax.vjp(_cudnn, q, k, v)
+
+    def even(q: Array, k: Array, v: Array) -> Array:
+        q, k, v = (
+            jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, x.shape[2] % 2), (0, 0), (0, 0)))
+            for x in (q, k, v)
+        )
+        seen = [jnp.full(len(q), length, jnp.int32) for length in tokens]
+        out = jax.nn.dot_product_attention(
+            q, k, v, query_seq_lengths=seen[0], key_value_seq_lengths=seen[1],
+            implementation="cudnn",
+        )  # fmt: skip
+        return out[:, : tokens[0]].swapaxes(1, 2)
+
+    return jax.vjp(even, q, k, v)
+
+
+_flash.defvjp(_flash_forward, lambda back, slope: back(slope))
 
 
 @cache
