@@ -16,22 +16,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from optax.contrib import MuonDimensionNumbers, muon
 from PIL import Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.config import Aggregator, Camera, Config, Dense, Dino, Track
 from vggt_ros.model.vggt import PRESETS, Preset
-from vggt_ros.model.weights import abstract
+from vggt_ros.model.weights import abstract, flatten
 from vggt_ros.train import co3d, evaluate, score
 from vggt_ros.train.checkpoints import Keeper, export_official
+from vggt_ros.train.compiled import Kind, asked, kind_of
 from vggt_ros.train.config import read_recipe, recipe_from
 from vggt_ros.train.data import Batch
 from vggt_ros.train.fresh import fresh_weights
 from vggt_ros.train.main import Run
 from vggt_ros.train.motion import READOUTS, network
-from vggt_ros.train.trainer import Trainer, matrices, mesh_of, optimiser_for
+from vggt_ros.train.optimiser import is_matrix, optimiser_for
+from vggt_ros.train.trainer import Trainer, mesh_of
 
 MICRO = Config(
     dino=Dino(depth=1, num_heads=1),
@@ -294,25 +298,86 @@ def test_muon_steps_in_the_direction_of_a_matrix_and_leaves_tokens_to_adamw(tmp_
     jax.tree.map(near, change, louder)
     token = -np.asarray(change["pos_embed"]) / recipe.learning_rate  # Adam's sign, with momentum
     assert 0.9 < token.min() and token.max() < 1.6
-    axes = matrices(abstract(MICRO, recipe.heads))
-    assert tuple(axes["encoder"]["blocks"]["mlp"]["fc1"]["kernel"]) == (1, 2)
-    assert tuple(axes["depth"]["refine"]["kernel"]) == ((0, 1, 2), 3)
-    assert axes["depth"]["predict"]["kernel"] is None and axes["encoder"]["pos_embed"] is None
+    named = {
+        "/".join(map(str, path)): x for path, x in flatten(abstract(MICRO, recipe.heads)).items()
+    }
+    matrix = {path for path, x in named.items() if is_matrix(path, x)}
+    assert {"encoder/blocks/mlp/fc1/kernel", "depth/refine/kernel"} <= matrix
+    assert not {"depth/predict/kernel", "encoder/pos_embed", "encoder/norm/scale"} & matrix
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_arrays_learn_together_as_they_would_one_by_one(tmp_path, kind):
+    recipe = recipe_of(tmp_path, optimiser=kind, warmup=0, clip=0.5)
+    shapes = {
+        "blocks": {"kernel": (3, 8, 12), "bias": (3, 12)}, "deeper": {"kernel": (2, 8, 12)},
+        "conv": {"kernel": (3, 3, 4, 12)}, "predict": {"kernel": (8, 2)}, "token": (1, 5),
+        "gain": (7,),
+    }  # fmt: skip
+    random = np.random.default_rng(0)
+    draw = partial(
+        jax.tree.map,
+        lambda shape: jnp.asarray(random.standard_normal(shape), jnp.float32),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    together, weights = optimiser_for(recipe), draw(shapes)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 1e-2, 0, recipe.steps, 1e-4)
+    if kind == "adamw":
+        mask = jax.tree.map(lambda x: x.ndim > 1, weights)
+        rule = optax.adamw(rate, b1=0.9, b2=0.95, weight_decay=recipe.weight_decay, mask=mask)
+    else:
+        axes = jax.tree.map(lambda x: None, weights)
+        axes["conv"]["kernel"] = MuonDimensionNumbers((0, 1, 2), 3)
+        axes["blocks"]["kernel"] = axes["deeper"]["kernel"] = MuonDimensionNumbers(1, 2)
+        rule = muon(
+            rate, beta=0.95, consistent_rms=0.2, adam_b1=0.9, adam_b2=0.95,
+            weight_decay=recipe.weight_decay, muon_weight_dimension_numbers=axes,
+        )  # fmt: skip
+    alone = optax.chain(optax.clip_by_global_norm(0.5), rule)
+    states = together.init(weights), alone.init(weights)
+    for _ in range(3):
+        slopes = draw(shapes)
+        found, one = together.update(slopes, states[0], weights)
+        expected, other = alone.update(slopes, states[1], weights)
+        states = one, other
+        near = partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-7)
+        jax.tree.map(near, found, expected)
+        weights = optax.apply_updates(weights, found)
 
 
 def test_steps_without_tracks_leave_them_alone(tmp_path):
     heads = ["camera", "depth", "tracks"]
     recipe = recipe_of(tmp_path, heads=heads, tracks_share=0.5, warmup=0, weight_decay=0.0)
     run = Run(recipe, tmp_path / "run")
-    asked = [run._asked(step, batch_of(2)).queries is not None for step in range(100)]
-    assert 35 < sum(asked) < 65
+    kinds = [kind_of(recipe, step) for step in range(100)]
+    assert 35 < sum(kind.tracks for kind in kinds) < 65
     before: Any = jax.device_get(run.state.weights)
-    batch = run.trainer.placed(run._asked(asked.index(False), batch_of(2)))
+    batch = run.trainer.placed(asked(Kind(0, tracks=False), batch_of(2)))
     state, report = run.trainer.step(run.state, batch)
     assert "tracks" not in report.parts and "depth" in report.parts
     after: Any = jax.device_get(state.weights)
     jax.tree.map(np.testing.assert_array_equal, before["tracks"], after["tracks"])
     assert np.any(before["depth"]["refine"]["kernel"] != after["depth"]["refine"]["kernel"])
+
+
+def test_a_run_on_drawn_rooms_has_every_program_before_its_first_step(tmp_path, monkeypatch):
+    def window(key, frames, *args, **kwargs):  # a room takes the compiler a minute
+        one = jax.tree.map(lambda x: jnp.asarray(x[0, :frames]), batch_of(1)._asdict())
+        return Batch(**one | {"queries": jnp.asarray(batch_of(1).queries[0])})
+
+    monkeypatch.setattr("vggt_ros.train.trainer.draw_window", window)
+    recipe = recipe_of(
+        tmp_path, heads=["camera"], steps=3, tracks_share=0.5, check_every=0, data={"rays": 1},
+    )  # fmt: skip
+    run = Run(recipe, tmp_path / "run")
+    kinds = []
+    monkeypatch.setattr(
+        "vggt_ros.train.main.asked", lambda kind, batch: (kinds.append(kind), asked(kind, batch))[1]
+    )
+    state = run.go()
+    rows = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert int(state.step) == len(rows) == 3 and not (tmp_path / "run" / "table.txt").exists()
+    assert kinds == [kind_of(recipe, step) for step in range(3)] and len({*kinds}) == 2
 
 
 EIGHT = """
@@ -388,7 +453,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, root, co3d_set, monkeypatch)
     assert killed.resumed and reached >= 3
     end = reached + 3
     for run in (killed, straight := Run(recipe, tmp_path / "straight")):
-        batches = run.batches(int(run.state.step))
+        batches = run.batches(int(run.state.step), {})
         while int(run.state.step) < end:
             run.state, _ = run.trainer.step(run.state, next(batches))
     jax.tree.map(

@@ -71,7 +71,7 @@ class Recipe:
     remat: bool = False  # recompute activations in the backward pass
     weight_shards: int = 1  # devices that share one copy of the weights
     log_every: int = 20
-    check_every: int = 1000  # steps between validations
+    check_every: int = 1000  # steps between validations; 0: none
     check_windows: int = 16  # held-out windows of each length
     save_minutes: float = 5.0
     keep: int = 3

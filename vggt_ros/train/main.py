@@ -5,7 +5,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from vggt_ros.model.config import Config
 from vggt_ros.model.vggt import PRESETS, Weights
 from vggt_ros.train import evaluate, pictures, score
 from vggt_ros.train.checkpoints import Keeper, export, export_official
+from vggt_ros.train.compiled import Draw, asked, compiled, kind_of
 from vggt_ros.train.config import Recipe, read_recipe
-from vggt_ros.train.data import Batch, bucket_of, tracked
+from vggt_ros.train.data import Batch
 from vggt_ros.train.motion import network
 from vggt_ros.train.trainer import Report, State, Trainer
 
@@ -68,10 +69,12 @@ class Run:
         began = saved = time.monotonic()
         pending: list[tuple[int, Report]] = []
         refused = 0
-        batches = self.batches(first)
+        steps, draws = compiled(self.trainer)
+        batches = self.batches(first, draws)
         with tqdm(total=recipe.steps, initial=first, unit="step", desc=self.folder.name) as bar:
             for step in range(first, recipe.steps):
-                self.state, report = self.trainer.step(self.state, next(batches))
+                take = steps[kind_of(recipe, step)]
+                self.state, report = take(self.state, next(batches))
                 pending.append((step + 1, report))
                 bar.update()
                 last = step + 1 == recipe.steps
@@ -79,7 +82,7 @@ class Run:
                 if (step + 1) % recipe.log_every == 0 or last or late:
                     refused = self.log(pending, refused, bar)
                     pending = []
-                if (step + 1) % recipe.check_every == 0 or last:
+                if recipe.check_every and ((step + 1) % recipe.check_every == 0 or last):
                     bar.write(self.check(step + 1))
                 if last or late or time.monotonic() - saved > 60 * recipe.save_minutes:
                     self.keeper.save(self.state)
@@ -97,27 +100,17 @@ class Run:
             )
         return self.state
 
-    def batches(self, first: int) -> Iterator[Batch]:
-        """Batches from step `first` on; which bucket a step has depends on seed and step alone."""
-        recipe = self.recipe
+    def batches(self, first: int, draws: Mapping[int, Draw]) -> Iterator[Batch]:
+        """Batches from step `first` on, drawn by the program of their bucket or read."""
+        recipe, trainer = self.recipe, self.trainer
+        kinds = (kind_of(recipe, step) for step in range(first, recipe.steps))
         if recipe.data.kind == "co3d":
             from vggt_ros.train.co3d import batches
 
-            read = map(self.trainer.placed, batches(recipe, first))
-            yield from map(self._asked, range(first, recipe.steps), read)
+            yield from map(asked, kinds, map(trainer.placed, batches(recipe, first)))
             return
-        drawers: dict[int, Callable[[int], Batch]] = {}
-        for step in range(first, recipe.steps):
-            bucket = bucket_of(recipe.seed, step, len(recipe.buckets))
-            if bucket not in drawers:
-                drawers[bucket] = self.trainer.drawer(recipe.buckets[bucket])
-            yield self._asked(step, drawers[bucket](step))
-
-    def _asked(self, step: int, batch: Batch) -> Batch:
-        """The batch, without its tracks at the steps that do not train them."""
-        if tracked(self.recipe.seed, step, self.recipe.tracks_share):
-            return batch
-        return batch._replace(queries=None, tracks=None, visible=None)
+        for step, kind in enumerate(kinds, first):
+            yield asked(kind, draws[kind.bucket](step))
 
     def log(self, pending: list[tuple[int, Report]], refused: int, bar: tqdm) -> int:
         """Write what steps reported; how many in a row were refused by now."""

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One step of learning, on any number of devices: weights and moments in, better ones out."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +13,6 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
-from optax.contrib import MuonDimensionNumbers, muon
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
@@ -25,6 +23,7 @@ from vggt_ros.train import losses, matching, motion
 from vggt_ros.train.config import Recipe
 from vggt_ros.train.data import Batch, draw_window
 from vggt_ros.train.fresh import fresh_weights
+from vggt_ros.train.optimiser import frozen, gathered, optimiser_for
 
 SHARDED_FROM = 1 << 14  # arrays smaller than this are cheaper to keep whole everywhere
 EVERYWHERE = ("data", "weights")  # a batch is spread over both axes of the mesh
@@ -165,7 +164,7 @@ class Trainer:
 
     def _step(self, state: State, batch: Batch) -> tuple[State, Report]:
         (loss, parts), slopes = jax.value_and_grad(self.loss, has_aux=True)(state.weights, batch)
-        size = jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(slopes)))
+        size = optax.tree.norm(gathered(self.recipe, slopes))
         changes, moments = self.optimiser.update(slopes, state.moments, state.weights)
         better = State(state.step, jax.tree.map(jnp.add, state.weights, changes), moments)
         sound = jnp.isfinite(loss) & jnp.isfinite(size)
@@ -177,8 +176,8 @@ class Trainer:
         )
         return kept, Report(loss, parts, size, ~sound)
 
-    def drawer(self, bucket: tuple[int, int, int]) -> Callable[[int], Batch]:
-        """`step -> batch` of drawn rooms; every device draws its own share."""
+    def drawer(self, bucket: tuple[int, int, int]) -> Any:
+        """`step -> batch` of drawn rooms, jitted; every device draws its own share."""
         recipe, (frames, height, width) = self.recipe, bucket
         one = partial(
             draw_window, frames=frames, height=height, width=width, queries=recipe.queries,
@@ -199,67 +198,13 @@ class Trainer:
             )
             return alone(keys)
 
-        return lambda step: draw(jnp.int32(step))
+        return draw
 
     def placed(self, batch: Batch) -> Batch:
         """A batch from the host, spread over the devices."""
         return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(EVERYWHERE)))
 
-
-def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
-    """AdamW or Muon with clipping, warm-up and cosine; matrices decay, gains and biases do not."""
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, recipe.learning_rate, recipe.warmup, max(recipe.steps, recipe.warmup + 1),
-        recipe.final_share * recipe.learning_rate,
-    )  # fmt: skip
-
-    if recipe.optimiser == "muon":
-        # An update's mean square is AdamW's (about 0.2 squared), so one rate serves both kinds.
-        rule = muon(
-            rate, beta=0.95, consistent_rms=0.2, adam_b1=0.9, adam_b2=0.95,
-            weight_decay=recipe.weight_decay, muon_weight_dimension_numbers=matrices,
-        )  # fmt: skip
-    else:
-        rule = optax.adamw(
-            rate, b1=0.9, b2=0.95, weight_decay=recipe.weight_decay,
-            mask=lambda weights: jax.tree.map(lambda x: x.ndim > 1, weights),
-        )  # fmt: skip
-    learner = optax.chain(optax.clip_by_global_norm(recipe.clip), rule)
-    if not recipe.freeze:
-        return learner
-
-    def kinds(weights: Weights) -> Weights:
-        return jax.tree.map(lambda x: "frozen" if x else "learning", frozen(recipe, weights))
-
-    return optax.multi_transform({"learning": learner, "frozen": optax.set_to_zero()}, kinds)
-
-
-def frozen(recipe: Recipe, weights: Weights) -> Any:
-    """Which weights the recipe's `freeze` patterns name."""
-    patterns = [re.compile(pattern) for pattern in recipe.freeze]
-
-    def named(path: tuple, _: Any) -> bool:
-        name = "/".join(str(key.key) for key in path)
-        return any(pattern.fullmatch(name) for pattern in patterns)
-
-    return jax.tree_util.tree_map_with_path(named, weights)
-
-
-def matrices(weights: Weights) -> Any:
-    """Which axes of a weight Muon takes as a matrix, layer by layer; None: left to AdamW.
-
-    Hidden layers only.  Tokens, embeddings and the last maps to outputs are no directions, and
-    transposed convolutions are too wide for what they hold.
-    """
-
-    def axes(path: tuple, x: Any) -> MuonDimensionNumbers | None:
-        names = [str(key.key) for key in path]
-        if names[-1] != "kernel" or "pose_branch" in names:
-            return None
-        if names[-2] in ("predict", "visibility", "confidence", "quadruple", "double"):
-            return None
-        if x.ndim == 4:
-            return MuonDimensionNumbers((0, 1, 2), 3)
-        return MuonDimensionNumbers(x.ndim - 2, x.ndim - 1)
-
-    return jax.tree_util.tree_map_with_path(axes, weights)
+    def places(self, batch: Batch) -> Batch:
+        """Shapes of such a batch, with where it lies."""
+        rows = NamedSharding(self.mesh, PartitionSpec(EVERYWHERE))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), batch)
