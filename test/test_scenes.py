@@ -139,6 +139,16 @@ def test_tracks_are_the_reprojection_of_depth_where_nothing_moves(shots, intrins
             assert np.quantile(wrong, 1.0 if still else 0.8) < 0.02
 
 
+def test_an_accelerators_way_of_drawing_draws_the_same(shots, intrinsics, monkeypatch):
+    monkeypatch.setattr(rays, "wide", lambda: True)
+    monkeypatch.setattr(render, "wide", lambda: True)
+    world, drive, expected, _ = shots[0]
+    found = jax.jit(lambda: render.draw(world, drive, intrinsics, HEIGHT, WIDTH, 1))()
+    close = np.isclose(found.depth, expected.depth, rtol=1e-4)
+    assert close.mean() > 0.99  # an edge may fall to either side
+    assert np.quantile(np.abs(found.images - expected.images)[close], 0.99) < 1e-3
+
+
 def test_colours_and_depths_agree_between_frames(shots):
     """What a point in sight looks like in frame 0 it looks like in the others."""
     far, colour, chance = [], [], []

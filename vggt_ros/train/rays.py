@@ -25,6 +25,14 @@ UP = ((0.0,), (0.0,), (1.0,))
 Vector = Array | Sequence[Array]
 
 
+def wide() -> bool:
+    """Whether many numbers at a time are drawn faster than few: not where they leave the cache.
+
+    An accelerator starts kernels for every turn of a loop, and waits for each.
+    """
+    return jax.default_backend() != "cpu"
+
+
 class Hit(NamedTuple):
     """What rays meet first, in lengths of their direction; 0, 1, 2 are floor, walls, ceiling."""
 
@@ -67,7 +75,8 @@ def _nearest(solids: Solids, origin: Array, directions: Array) -> Int[Array, "p"
             return jnp.minimum(best, entry.view(jnp.int32) & ~_NUMBER | number), None
 
         solid = matrix[low:high], start[low:high], numbers[low:high]
-        best, _ = jax.lax.scan(meet, best, solid, unroll=4 if low == 0 else 1)
+        at_once = 8 if wide() else 4 if low == 0 else 1
+        best, _ = jax.lax.scan(meet, best, solid, unroll=at_once)
     return best
 
 

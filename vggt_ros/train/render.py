@@ -6,7 +6,8 @@ Shapes are fixed, so a batch of scenes is one compiled program that runs beside 
 Pixel (0, 0) is the centre of the first pixel; the optical axis meets the middle of the picture.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vggt_ros.train import materials, scenes
 from vggt_ros.train.drives import Drive
-from vggt_ros.train.rays import UP, cast, dot, times
+from vggt_ros.train.rays import UP, cast, dot, times, wide
 from vggt_ros.train.scenes import BALLS, BOXES, World
 
 _TOUCH = 1e-3  # a ray that gets this close to its goal has reached it, relative
@@ -76,7 +77,7 @@ def draw(
         image = _film(light / side**2).T.reshape(height, width, 3)
         return Picture(image, depth.reshape(height, width))
 
-    return jax.lax.map(lambda at: frame(*at), (drive.camera_from_world, drive.seconds))
+    return _each(frame, drive)
 
 
 def track(
@@ -106,7 +107,13 @@ def track(
         clear = cast(world._replace(solids=solids), eye, point - eye[:, None]).t > 1 - _TOUCH
         return Tracks(uv, inside & clear & (seen[2] > 0.05))
 
-    return jax.lax.map(lambda at: frame(*at), (drive.camera_from_world, drive.seconds))
+    return _each(frame, drive)
+
+
+def _each(frame: Callable, drive: Drive) -> Any:
+    """`frame(camera_from_world, seconds)` for every frame, one by one or all at once."""
+    frames = drive.camera_from_world, drive.seconds
+    return jax.vmap(frame)(*frames) if wide() else jax.lax.map(lambda at: frame(*at), frames)
 
 
 def _shade(
