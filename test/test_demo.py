@@ -16,7 +16,15 @@ import pytest
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.listen import OUTPUTS, Heard
-from vggt_ros.ros.player import STAMP, STAMP_AT, Recorded, header_stamp, restamped, scheduled
+from vggt_ros.ros.player import (
+    STAMP,
+    STAMP_AT,
+    Recorded,
+    backwards,
+    header_stamp,
+    restamped,
+    scheduled,
+)
 from vggt_ros.tools import demo
 from vggt_ros.tools.children import Children
 
@@ -55,6 +63,21 @@ def test_stamps_that_lag_behind_the_recording_still_do_when_played():
     clip[0] = recorded(10**9, 50)
     lags = [m.time_ns - header_stamp(m.raw) for m in scheduled([clip], 10**18)]
     assert lags == [0, 50, 60]
+
+
+def test_there_and_back_the_camera_never_jumps():
+    """Image and camera_info of one frame share their stamp on the way back as well."""
+    frames = [
+        recorded(10**9 + 100 * i + late, 10**9 + 100 * i - 7)._replace(topic=topic)
+        for i in range(3)
+        for late, topic in ((0, f"/image/{i}"), (3, f"/camera_info/{i}"))
+    ]
+    played = list(scheduled([frames, backwards(frames), frames], 10**18))
+    assert [m.topic[-1] for m in played] == list("001122221100001122")
+    stamps = np.array([header_stamp(message.raw) for message in played])
+    assert (stamps[::2] == stamps[1::2]).all() and (np.diff(stamps[::2]) > 50).all()
+    assert (np.diff([message.time_ns for message in played]) > 0).all()
+    assert not list(backwards([]))
 
 
 def test_an_empty_bag_is_refused():

@@ -50,6 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Play a rosbag2 onto live topics.")
     parser.add_argument("bag", type=Path, help="folder of a rosbag2, or its .mcap or .db3 file")
     parser.add_argument("--loop", action="store_true", help="begin again at the end, for ever")
+    parser.add_argument(
+        "--there-and-back", action="store_true",
+        help="with --loop: every second time from the end to the beginning, so that nothing jumps",
+    )  # fmt: skip
     parser.add_argument("--rate", type=float, default=1.0, help="2 plays twice as fast")
     parser.add_argument(
         "--as-camera", action="store_true", help="play one camera onto image and camera_info"
@@ -59,7 +63,10 @@ def main() -> None:
         rclpy.init()
         node = Node("player")
         outlets = camera_outlets(node, options.bag) if options.as_camera else None
-        play(node, options.bag, outlets, loop=options.loop, rate=options.rate)
+        play(
+            node, options.bag, outlets,
+            loop=options.loop, there_and_back=options.there_and_back, rate=options.rate,
+        )  # fmt: skip
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except UserError as error:
@@ -74,9 +81,12 @@ def play(
     outlets: dict[str, Outlet] | None = None,
     *,
     loop: bool = False,
+    there_and_back: bool = False,
     rate: float = 1.0,
 ) -> None:
     """Publish every message at its time, each topic through its outlet (None: all as they are).
+
+    On the way back, which there is with `loop` only, the whole bag is held in memory.
 
     Raises `UserError` for a bag or a rate of no use.
     """
@@ -84,7 +94,10 @@ def play(
         raise UserError(f"--rate {rate:g} would never play; give a number above 0")
     if outlets is None:
         outlets = all_outlets(node, bag)
-    laps = (read(bag) for _ in (count() if loop else range(1)))
+    laps = (
+        backwards(read(bag)) if there_and_back and lap % 2 else read(bag)
+        for lap in (count() if loop else range(1))
+    )
     for message in scheduled(laps, time.time_ns(), rate):
         time.sleep(max(0, message.time_ns - time.time_ns()) / 1e9)
         if not node.context.ok():
@@ -116,6 +129,23 @@ def scheduled(
         if not number:
             raise UserError("the bag holds no messages; record one with: ros2 bag record")
         start_ns = due + max((due - start_ns) // max(number - 1, 1), 1_000_000)
+
+
+def backwards(lap: Iterable[Recorded]) -> Iterator[Recorded]:
+    """The same messages from last to first; their times and stamps run forward all the same.
+
+    Times are mirrored, and stamps likewise: what had one stamp has one stamp again.
+    """
+    messages = list(lap)
+    stamps = [header_stamp(message.raw) if message.stamped else 0 for message in messages]
+    lags = (
+        stamp - message.time_ns for stamp, message in zip(stamps, messages, strict=True) if stamp
+    )
+    lag = next(lags, 0)
+    for message, stamp in zip(reversed(messages), reversed(stamps), strict=True):
+        both = messages[0].time_ns + messages[-1].time_ns
+        raw = restamped(message.raw, both + 2 * lag - stamp) if stamp else message.raw
+        yield message._replace(time_ns=both - message.time_ns, raw=raw)
 
 
 def header_stamp(raw: bytes) -> int:

@@ -80,6 +80,8 @@ def demo(
     node += ["-p", f"min_confidence:={float(min_confidence)}"]
     player = [sys.executable, "-m", "vggt_ros.ros.player", str(clip)]
     player += ["--as-camera", "--loop", "--rate", str(rate)]
+    if clip == CLIP:  # it ends metres from where it begins: a camera that jumps breaks every map
+        player.append("--there-and-back")
     sights: deque[Sight] = deque(maxlen=SHOWN)
     with Children(_Log()) as children:
         children.start(node=node, player=player)
