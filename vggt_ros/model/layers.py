@@ -82,9 +82,10 @@ def _attend_whole(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     return (out / weights.sum(-1, keepdims=True)).astype(v.dtype)
 
 
-def _cudnn(q: Array, k: Array, v: Array) -> Array:
+def _cudnn(q: Array, k: Array, v: Array, **lengths: Int[Array, "b"]) -> Array:
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # cuDNN wants tokens before heads
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn").swapaxes(1, 2)
+    out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **lengths)
+    return out.swapaxes(1, 2)
 
 
 _flash = jax.custom_vjp(_cudnn)
@@ -97,16 +98,10 @@ def _flash_forward(q: Array, k: Array, v: Array) -> tuple[Array, Any]:
         return jax.vjp(_cudnn, q, k, v)
 
     def even(q: Array, k: Array, v: Array) -> Array:
-        q, k, v = (
-            jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, x.shape[2] % 2), (0, 0), (0, 0)))
-            for x in (q, k, v)
-        )
+        q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, x.shape[2] % 2), (0, 0))) for x in (q, k, v))
         seen = [jnp.full(len(q), length, jnp.int32) for length in tokens]
-        out = jax.nn.dot_product_attention(
-            q, k, v, query_seq_lengths=seen[0], key_value_seq_lengths=seen[1],
-            implementation="cudnn",
-        )  # fmt: skip
-        return out[:, : tokens[0]].swapaxes(1, 2)
+        out = _cudnn(q, k, v, query_seq_lengths=seen[0], key_value_seq_lengths=seen[1])
+        return out[:, :, : tokens[0]]
 
     return jax.vjp(even, q, k, v)
 

@@ -4,7 +4,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,35 +17,28 @@ _thrifty: ContextVar[bool] = ContextVar("thrifty", default=False)
 _written_out: ContextVar[bool] = ContextVar("written_out", default=False)
 
 
-@contextmanager
-def rematerialising(thrifty: bool = True) -> Iterator[None]:
+def rematerialising(thrifty: bool = True) -> AbstractContextManager[bool]:
     """Layers traced inside keep no activations: their backward pass computes them again."""
-    token = _thrifty.set(thrifty)
-    try:
-        yield
-    finally:
-        _thrifty.reset(token)
+    return _held(_thrifty, thrifty)
 
 
-@contextmanager
-def written_out(wanted: bool = True) -> Iterator[None]:
+def written_out(wanted: bool = True) -> AbstractContextManager[bool]:
     """Layers traced inside are written one after the other, and no loop is left of them."""
-    token = _written_out.set(wanted)
-    try:
-        yield
-    finally:
-        _written_out.reset(token)
+    return _held(_written_out, wanted)
+
+
+def recording() -> AbstractContextManager[list[tuple[str, Array]]]:
+    """Collect what `note` is told inside; under a jit, open and read it within the trace."""
+    return _held(_tape, [])
 
 
 @contextmanager
-def recording() -> Iterator[list[tuple[str, Array]]]:
-    """Collect what `note` is told inside; under a jit, open and read it within the trace."""
-    tape: list[tuple[str, Array]] = []
-    token = _tape.set(tape)
+def _held(variable: ContextVar[Any], value: Any) -> Iterator[Any]:
+    token = variable.set(value)
     try:
-        yield tape
+        yield value
     finally:
-        _tape.reset(token)
+        variable.reset(token)
 
 
 def note(name: str, value: Array, change: Callable[[Array], Array] | None = None) -> None:

@@ -142,8 +142,8 @@ def backwards(lap: Iterable[Recorded]) -> Iterator[Recorded]:
         stamp - message.time_ns for stamp, message in zip(stamps, messages, strict=True) if stamp
     )
     lag = next(lags, 0)
+    both = messages[0].time_ns + messages[-1].time_ns if messages else 0
     for message, stamp in zip(reversed(messages), reversed(stamps), strict=True):
-        both = messages[0].time_ns + messages[-1].time_ns
         raw = restamped(message.raw, both + 2 * lag - stamp) if stamp else message.raw
         yield message._replace(time_ns=both - message.time_ns, raw=raw)
 

@@ -59,11 +59,8 @@ def full_forward(options: Options, weights: Any = None) -> Forward:
     if weights is None:
         weights = quick_weights(config, HEADS, dtype, device)
     used = {part: weights[part] for part in ("encoder", "tower", *HEADS)}
-    apply, tree = (
-        functional(abstract_model(config, HEADS, dtype, dtype))[0],
-        jax.tree.structure(used),
-    )
-    unrolled = writes_out(device)
+    apply = functional(abstract_model(config, HEADS, dtype, dtype))[0]
+    tree, unrolled = jax.tree.structure(used), writes_out(device)
     flat = apart(used) if unrolled else jax.tree.leaves(used)
 
     @jax.jit

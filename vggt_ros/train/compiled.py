@@ -49,15 +49,16 @@ def compiled(trainer: Trainer) -> tuple[dict[Kind, Step], dict[int, Draw]]:
     buckets = range(len(recipe.buckets))
     kinds = [Kind(bucket, tracks) for bucket in buckets for tracks in shares]
     drawn = list(buckets) if recipe.data.kind == "scenes" else []
-    state = trainer.abstract()
+    state, number = trainer.abstract(), jax.ShapeDtypeStruct((), jnp.int32)
+    drawers = [trainer.drawer(bucket) for bucket in recipe.buckets]
+    shapes = [jax.eval_shape(drawer, number) for drawer in drawers]
 
     def step(kind: Kind) -> Any:
-        batch = jax.eval_shape(trainer.drawer(recipe.buckets[kind.bucket]), jnp.int32(0))
-        return trainer.step.lower(state, trainer.places(asked(kind, batch))).compile()
+        batch = trainer.places(asked(kind, shapes[kind.bucket]))
+        return trainer.step.lower(state, batch).compile()
 
     def draw(bucket: int) -> Draw:
-        number = jax.ShapeDtypeStruct((), jnp.int32)
-        program = trainer.drawer(recipe.buckets[bucket]).lower(number).compile()
+        program = drawers[bucket].lower(number).compile()
         return lambda step: program(jnp.int32(step))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
