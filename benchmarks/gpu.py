@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from vggt_ros.tools.bench import Row
+    from vggt_ros.tools.bench.main import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAST = 10  # seconds; a group that has less is not begun
@@ -132,7 +132,7 @@ def child(options: argparse.Namespace) -> int:
     os.dup2(2, 1)
     from benchmarks.gpu_rows.setup import Setup, attempt
     from vggt_ros.errors import UserError
-    from vggt_ros.tools.bench import Options
+    from vggt_ros.tools.bench.main import Options
 
     asked = Options(
         options.model, tuple(options.windows), options.width, options.height, options.repeats,

@@ -20,7 +20,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from vggt_ros.geometry import quaternion_from_rotation
-from vggt_ros.train import drives, render, scenes
+from vggt_ros.train.rooms import render, scenes, trajectories
 
 SEED = 13
 FRAMES, RATE, WIDTH, HEIGHT = 48, 12, 320, 240
@@ -45,7 +45,7 @@ def main() -> None:
     print(f"{out.relative_to(HERE)}: {FRAMES} frames, {size / 1e6:.2f} MB")
 
 
-def staged(seed: int = SEED) -> tuple[scenes.World, drives.Drive]:
+def staged(seed: int = SEED) -> tuple[scenes.World, trajectories.Drive]:
     """The room, and a robot that rolls across it in a gentle S: 0.55 m/s, camera 0.6 m high."""
     time = jnp.arange(FRAMES) / RATE
     yaw = 0.55 * jnp.sin(1.45 * time - 0.7)
@@ -55,14 +55,14 @@ def staged(seed: int = SEED) -> tuple[scenes.World, drives.Drive]:
         [way - way.mean(axis=0) - jnp.array([0.9, 0.0]), jnp.full(FRAMES, 0.6)]
     )
     bump = 0.004 * jnp.sin(9.0 * time)  # a floor is never quite even
-    drive = drives.drive_along(place, yaw, bump - 0.05, 0.5 * bump, 1 / RATE)
+    drive = trajectories.drive_along(place, yaw, bump - 0.05, 0.5 * bump, 1 / RATE)
     world = scenes.sample_world(jax.random.key(seed))
     still = world.solids._replace(swing=jnp.zeros_like(world.solids.swing))
     return scenes.cleared(world._replace(solids=still), drive.position), drive
 
 
 def film(
-    world: scenes.World, drive: drives.Drive, intrinsics: jax.Array, side: int = 3
+    world: scenes.World, drive: trajectories.Drive, intrinsics: jax.Array, side: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw frame by frame: uint8 pictures [s h w 3] and float32 z-depth [s h w] in metres."""
     draw = jax.jit(partial(render.draw, height=HEIGHT, width=WIDTH, side=side))
@@ -107,7 +107,11 @@ def write_bag(path: Path, images: np.ndarray, stamps: list[int], intrinsics: np.
 
 
 def write_truth(
-    out: Path, drive: drives.Drive, stamps: list[int], depth: np.ndarray, intrinsics: np.ndarray
+    out: Path,
+    drive: trajectories.Drive,
+    stamps: list[int],
+    depth: np.ndarray,
+    intrinsics: np.ndarray,
 ) -> None:
     """Camera in world as TUM lines, z-depth of every second pixel in millimetres, K as JSON."""
     camera_from_world = np.asarray(drive.camera_from_world, np.float64)

@@ -21,7 +21,7 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from vggt_ros.msg import PointTracks, QueryPoints
 
-from vggt_ros.look import Compiling, Look
+from vggt_ros.engine.interface import Compiling, Look
 from vggt_ros.ros.messages import camera_info_message, header, image_message
 from vggt_ros.ros.node import VggtNode
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from vggt_ros.engine.interface import Look
 from vggt_ros.geometry import WORLD_FROM_OPTICAL, inverse_rigid, pose_encoding_from, unproject
-from vggt_ros.look import Look
 
 WIDTH, HEIGHT = 84, 56
 FOCAL = 60.0  # pixels: 70 degrees across

@@ -4,8 +4,8 @@
 
 import numpy as np
 
+from vggt_ros.engine.interface import Look
 from vggt_ros.frames import Frame
-from vggt_ros.look import Look
 
 EPOCH = 1_700_000_000_123_456_789
 HEIGHT, WIDTH = 42, 56  # network pixels; the camera has twice as many

@@ -18,9 +18,9 @@ from oracle import (
     turn,
 )
 
-from vggt_ros import align
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import Similarity
+from vggt_ros.mapping import alignment
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 
@@ -126,9 +126,9 @@ def window(ids, seed=0, *, similarity=None, faults=NONE, kind="room", depth=True
     oracle = Oracle(truth, faults, seed)
     look = oracle.look(tuple(ids), [picture(i) for i in ids], depth_frames=len(ids))
     moved = similarity or Similarity.identity()
-    poses = align.place(moved, truth[list(ids)])
+    poses = alignment.place(moved, truth[list(ids)])
     kept = slice(None) if depth else slice(0, 0)
-    return align.WindowGeometry(
+    return alignment.WindowGeometry(
         tuple(ids),
         poses,
         np.tile(np.array([[60.0, 0, 42], [0, 60, 28], [0, 0, 1]]), (len(ids), 1, 1)),
@@ -141,8 +141,8 @@ def window(ids, seed=0, *, similarity=None, faults=NONE, kind="room", depth=True
 @pytest.mark.parametrize("angle", (0.0, 1e-6, 1.0, np.pi))
 def test_any_gauge_is_undone_exactly(scale, angle):
     gauge = Similarity(scale, turn(angle * np.array([0.6, 0.0, 0.8])), np.array([1.0, -2, 3]))
-    state, first = align.join(align.begin(), window((0, 1, 2, 3)))
-    _, found = align.join(state, window((1, 2, 3, 4), similarity=gauge))
+    state, first = alignment.join(alignment.begin(), window((0, 1, 2, 3)))
+    _, found = alignment.join(state, window((1, 2, 3, 4), similarity=gauge))
     expected = first.world_from_window @ gauge.inverse()
     assert found.accepted and found.inlier_share == 1.0
     assert found.world_from_window.scale == pytest.approx(expected.scale, rel=1e-6)
@@ -152,50 +152,52 @@ def test_any_gauge_is_undone_exactly(scale, angle):
 
 def test_without_depth_the_cameras_tell_the_scale():
     gauge = Similarity(0.4, turn(np.array([0.1, 0.2, 0.3])), np.ones(3))
-    state, _ = align.join(align.begin(), window((0, 1, 2, 3), depth=False))
-    _, found = align.join(state, window((1, 2, 3, 4), similarity=gauge, depth=False))
+    state, _ = alignment.join(alignment.begin(), window((0, 1, 2, 3), depth=False))
+    _, found = alignment.join(state, window((1, 2, 3, 4), similarity=gauge, depth=False))
     assert found.world_from_window.scale == pytest.approx(1 / 0.4, rel=1e-6)
 
 
 def test_without_depth_and_motion_the_unit_is_kept():
-    state, _ = align.join(align.begin(), window((0, 1, 2), kind="stand", depth=False))
-    _, found = align.join(state, window((1, 2, 3), kind="stand", depth=False))
+    state, _ = alignment.join(alignment.begin(), window((0, 1, 2), kind="stand", depth=False))
+    _, found = alignment.join(state, window((1, 2, 3), kind="stand", depth=False))
     assert found.accepted and found.world_from_window.scale == pytest.approx(1.0)
 
 
 def test_a_segment_that_windows_do_join_is_stayed_in():
-    state, _ = align.join(align.begin(), window((0, 1, 2, 3)))
+    state, _ = alignment.join(alignment.begin(), window((0, 1, 2, 3)))
     joins = []
     for ids in ((6, 7, 8), (7, 8, 9), (8, 9, 10), (9, 10, 11)):
-        state, found = align.join(state, window(ids))
+        state, found = alignment.join(state, window(ids))
         joins.append((found.accepted, found.segment))
     assert joins == [(False, 1), (True, 1), (True, 1), (True, 1)]
 
 
 def test_nothing_shared_is_a_new_segment_where_the_map_was_left():
-    state, _ = align.join(align.begin(), window((0, 1, 2)))
-    state, found = align.join(state, window((5, 6, 7)))
+    state, _ = alignment.join(alignment.begin(), window((0, 1, 2)))
+    state, found = alignment.join(state, window((5, 6, 7)))
     assert not found.accepted and found.segment == 1 and "no frame is shared" in found.reason
     assert np.isfinite(found.world_from_camera).all()
 
 
 def test_a_stream_that_never_fits_says_why_and_not_that_the_map_is_long_gone():
     rng = np.random.default_rng(0)
-    state, _ = align.join(align.begin(), window((0, 1, 2, 3)))
+    state, _ = alignment.join(alignment.begin(), window((0, 1, 2, 3)))
     for first in (2, 4, 6):  # two shared with the window before, none with older ones
         look = window(range(first, first + 4))
         poses = look.window_from_camera.copy()
         for pose in poses:
             pose[:3, :3] = turn(rng.normal(size=3)) @ pose[:3, :3]
-        state, found = align.join(state, look._replace(window_from_camera=poses))
+        state, found = alignment.join(state, look._replace(window_from_camera=poses))
         assert not found.accepted and "disagree by" in found.reason
 
 
 def test_a_rescaled_map_is_joined_at_its_new_scale():
-    state, _ = align.join(align.begin(), window((0, 1, 2, 3)))
-    before = align.join(state, window((1, 2, 3, 4)))[1].world_from_window
+    state, _ = alignment.join(alignment.begin(), window((0, 1, 2, 3)))
+    before = alignment.join(state, window((1, 2, 3, 4)))[1].world_from_window
     about = np.array([1.0, 2.0, 3.0])
-    after = align.join(align.rescaled(state, 2.5, about), window((1, 2, 3, 4)))[1].world_from_window
+    after = alignment.join(alignment.rescaled(state, 2.5, about), window((1, 2, 3, 4)))[
+        1
+    ].world_from_window
     assert after.scale == pytest.approx(2.5 * before.scale)
     np.testing.assert_allclose(
         after.translation, about + 2.5 * (before.translation - about), atol=1e-9
@@ -204,11 +206,13 @@ def test_a_rescaled_map_is_joined_at_its_new_scale():
 
 @pytest.mark.parametrize("up", ([0, -1.0, 0], [0.3, -0.9, 0.1], [0, 0, 1.0], [0, 0, -9.81]))
 def test_upright_turns_gravity_into_z(up):
-    world_from_camera = align.upright(np.array(up, float))
+    world_from_camera = alignment.upright(np.array(up, float))
     up = np.array(up) / np.linalg.norm(up)
     np.testing.assert_allclose(world_from_camera[:3, :3] @ up, [0, 0, 1], atol=1e-12)
     assert np.linalg.det(world_from_camera[:3, :3]) == pytest.approx(1.0)
 
 
 def test_upright_of_a_level_camera_is_level():
-    np.testing.assert_allclose(align.upright(np.array([0.0, -1, 0])), align.level(), atol=1e-12)
+    np.testing.assert_allclose(
+        alignment.upright(np.array([0.0, -1, 0])), alignment.level(), atol=1e-12
+    )

@@ -14,7 +14,7 @@ from rosbags.typesys import Stores, get_typestore
 from shades import EPOCH, HEIGHT, WIDTH, numbers, shade
 
 from vggt_ros.errors import UserError
-from vggt_ros.tools.frames import open_source
+from vggt_ros.tools.sources.open import open_source
 
 ROS = get_typestore(Stores.ROS2_JAZZY)
 T: Any = ROS.types

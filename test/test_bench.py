@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from vggt_ros.errors import UserError
-from vggt_ros.tools.bench import Options, Row, bench, interleaved, picture_size
+from vggt_ros.tools.bench.main import Options, Row, bench, interleaved, picture_size
 
 OPTIONS = Options("tiny", (1,), 0, 0, 1, None, "float32")
 
@@ -31,7 +31,7 @@ def test_one_slow_run_does_not_move_the_figure():
 def test_rows_come_as_a_table_or_as_one_object(as_json, capsys, monkeypatch):
     row = Row("stream_over_full/tiny/224x168/S4", 0.5, "ratio", "lower", "at most 0.7")
     module = SimpleNamespace(rows=lambda options: iter([row]))
-    monkeypatch.setitem(sys.modules, "vggt_ros.tools.bench_stream", module)
+    monkeypatch.setitem(sys.modules, "vggt_ros.tools.bench.stream", module)
     bench("stream", json=as_json)
     output = capsys.readouterr()
     if as_json:

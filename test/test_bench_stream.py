@@ -9,12 +9,12 @@ import pytest
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import TINY, VGGT_1B
-from vggt_ros.tools import bench, bench_plot, cost
-from vggt_ros.tools.bench_plot import Rates, fit
-from vggt_ros.tools.bench_step import quick_weights
-from vggt_ros.tools.cost import Work
+from vggt_ros.tools.bench import flops, main, plot
+from vggt_ros.tools.bench.flops import Work
+from vggt_ros.tools.bench.plot import Rates, fit
+from vggt_ros.tools.bench.step import quick_weights
 
-WORK = {s: cost.step(VGGT_1B, s, (392, 518)).total for s in range(1, 17)}
+WORK = {s: flops.step(VGGT_1B, s, (392, 518)).total for s in range(1, 17)}
 
 
 def test_the_rates_of_a_machine_are_found_in_its_times():
@@ -48,12 +48,12 @@ def test_the_plot_times_the_step_alone(tmp_path, monkeypatch, capsys):
             return lambda: None
 
     def interleaved(sides, repeats):
-        return {s: 1e-12 * sum(cost.step(TINY, int(s), (168, 224)).total) for s in sides}
+        return {s: 1e-12 * sum(flops.step(TINY, int(s), (168, 224)).total) for s in sides}
 
-    monkeypatch.setattr(bench_plot, "Stepper", Stepper)
-    monkeypatch.setattr(bench_plot, "interleaved", interleaved)
+    monkeypatch.setattr(plot, "Stepper", Stepper)
+    monkeypatch.setattr(plot, "interleaved", interleaved)
     picture = tmp_path / "step.png"
-    bench.bench("stream", json=True, plot=picture)
+    main.bench("stream", json=True, plot=picture)
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert len(rows) == 16 + 3 and "step_s/tiny/224x168/S16" in rows
@@ -63,9 +63,9 @@ def test_the_plot_times_the_step_alone(tmp_path, monkeypatch, capsys):
 
 def test_a_plot_that_cannot_be_is_refused(tmp_path):
     with pytest.raises(UserError, match="bench stream --plot"):
-        bench.bench("full", plot=tmp_path / "full.png")
+        main.bench("full", plot=tmp_path / "full.png")
     with pytest.raises(UserError, match=r"\.png"):
-        bench.bench("stream", plot=tmp_path / "stream.jpeg")
+        main.bench("stream", plot=tmp_path / "stream.jpeg")
 
 
 def test_quick_weights_have_the_shapes_and_keep_the_variance():
@@ -82,5 +82,5 @@ def test_quick_weights_have_the_shapes_and_keep_the_variance():
 
 
 def test_work_adds_and_multiplies():
-    assert cost.plus(Work(1, 2) * 3, Work(1, 1)) == Work(4, 7)
+    assert flops.plus(Work(1, 2) * 3, Work(1, 1)) == Work(4, 7)
     assert Work(4, 7).total == 11

@@ -19,7 +19,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.model import checkpoint, weights
 from vggt_ros.model.checkpoint import open_weights, save
 from vggt_ros.model.config import VGGT_1B
-from vggt_ros.model.files import TensorFiles, open_files, write_safetensors
+from vggt_ros.model.tensor_files import TensorFiles, open_files, write_safetensors
 from vggt_ros.model.vggt import HEADS
 
 GOLDEN = Path(__file__).parent / "golden"

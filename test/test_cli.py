@@ -110,7 +110,7 @@ cli.main()
     ],
 )
 def test_warm_refuses_what_no_node_could_run(capsys, tmp_path, monkeypatch, arguments, words):
-    monkeypatch.setattr("vggt_ros.device.keep_compiled", lambda _: None)
-    monkeypatch.setattr("vggt_ros.compiler.Compiler.__call__", None)
+    monkeypatch.setattr("vggt_ros.engine.device.keep_compiled", lambda _: None)
+    monkeypatch.setattr("vggt_ros.engine.compiler.Compiler.__call__", None)
     assert cli.call(["warm", *arguments, "--cache-dir", str(tmp_path)]) == 1
     assert words in capsys.readouterr().err

@@ -11,8 +11,8 @@ from PIL import Image
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import WORLD_FROM_OPTICAL, rotation_from_quaternion
 from vggt_ros.tools.colmap import colmap
-from vggt_ros.tools.record import Shot
-from vggt_ros.tools.recorder import Recorder
+from vggt_ros.tools.runs.format import Shot
+from vggt_ros.tools.runs.writer import Recorder
 
 HEIGHT, WIDTH = 28, 42
 

@@ -12,8 +12,8 @@ from flax import nnx
 from vggt_ros.model import stream
 from vggt_ros.model.config import TINY, VGGT_1B, Config
 from vggt_ros.model.vggt import abstract_model, functional
-from vggt_ros.tools import cost
-from vggt_ros.tools.cost import Work
+from vggt_ros.tools.bench import flops
+from vggt_ros.tools.bench.flops import Work
 
 # Attention among more tokens goes in padded chunks, which multiplies some zeros.
 SIZE = (112, 140)
@@ -28,13 +28,13 @@ def counted(jaxpr) -> Work:
             ((left, _), (batch, _)) = equation.params["dimension_numbers"]
             inner = math.prod(equation.invars[0].aval.shape[axis] for axis in left)
             operations = 2 * inner * math.prod(out.aval.shape)
-            work = cost.plus(work, Work(0, operations) if batch else Work(operations))
+            work = flops.plus(work, Work(0, operations) if batch else Work(operations))
         elif kind == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape  # rows, columns, inputs, outputs
-            work = cost.plus(work, Work(2 * math.prod(kernel[:3]) * math.prod(out.aval.shape)))
+            work = flops.plus(work, Work(2 * math.prod(kernel[:3]) * math.prod(out.aval.shape)))
         times = equation.params["length"] if kind == "scan" else 1
         for inner in programs_in(equation.params):
-            work = cost.plus(work, counted(inner) * times)
+            work = flops.plus(work, counted(inner) * times)
     return work
 
 
@@ -74,7 +74,7 @@ def interpolation(config: Config) -> int:
     """What resizing the position table costs: not in the model, being the same at any window."""
     model = abstract_model(config, ())
     table = nnx.split(model.encoder)
-    rows, columns = cost.grid_of(config, SIZE)
+    rows, columns = flops.grid_of(config, SIZE)
 
     def run(state):
         return nnx.merge(table[0], state).positions(rows, columns)
@@ -85,7 +85,7 @@ def interpolation(config: Config) -> int:
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("config", [TINY, VGGT_1B], ids=["tiny", "vggt-1b"])
 def test_a_full_pass_multiplies_what_the_model_counts(config, frames):
-    expected = cost.full_pass(config, frames, SIZE).total
+    expected = flops.full_pass(config, frames, SIZE).total
     found = full(config, frames)
     assert found.attention == expected.attention
     assert found.gemm - interpolation(config) == expected.gemm
@@ -94,7 +94,7 @@ def test_a_full_pass_multiplies_what_the_model_counts(config, frames):
 @pytest.mark.parametrize("frames, depth_frames", [(1, 1), (4, 1), (4, 2)])
 @pytest.mark.parametrize("config", [TINY, VGGT_1B], ids=["tiny", "vggt-1b"])
 def test_a_step_multiplies_what_the_model_counts(config, frames, depth_frames):
-    expected = cost.step(config, frames, SIZE, depth_frames=depth_frames).total
+    expected = flops.step(config, frames, SIZE, depth_frames=depth_frames).total
     found = streamed(config, frames, depth_frames)
     assert found.attention == expected.attention
     assert found.gemm - interpolation(config) == expected.gemm
@@ -103,10 +103,10 @@ def test_a_step_multiplies_what_the_model_counts(config, frames, depth_frames):
 def test_tracks_multiply_what_the_model_counts():
     config, frames, queries = TINY, 3, 16
     heads = ("camera", "depth", "points", "tracks")
-    expected = cost.full_pass(config, frames, SIZE, heads, queries).total
+    expected = flops.full_pass(config, frames, SIZE, heads, queries).total
     found = full(config, frames, queries)
     assert found.total - interpolation(config) == expected.total
-    expected = cost.step(config, frames, SIZE, queries=queries).total
+    expected = flops.step(config, frames, SIZE, queries=queries).total
     found = streamed(config, frames, 1, queries)
     assert found.total - interpolation(config) == expected.total
 
@@ -114,9 +114,9 @@ def test_tracks_multiply_what_the_model_counts():
 def test_the_stages_add_up_and_a_step_never_costs_more():
     size = (392, 518)
     for frames in (1, 4, 8, 16):
-        full, step = (f(VGGT_1B, frames, size) for f in (cost.full_pass, cost.step))
+        full, step = (f(VGGT_1B, frames, size) for f in (flops.full_pass, flops.step))
         assert full.total.total == sum(stage.total for stage in full)
-        more = [name for name in cost.Cost._fields
+        more = [name for name in flops.Cost._fields
                 if getattr(step, name).total > getattr(full, name).total]  # fmt: skip
         assert more == (["frame"] if frames == 1 else [])  # opened in both roles
-    assert cost.full_pass(VGGT_1B, 8, size).scene.attention == 24 * 4 * 8328**2 * 1024
+    assert flops.full_pass(VGGT_1B, 8, size).scene.attention == 24 * 4 * 8328**2 * 1024

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from vggt_ros.errors import UserError
-from vggt_ros.ros.listen import OUTPUTS, Heard
-from vggt_ros.ros.player import (
+from vggt_ros.ros.harness.listener import OUTPUTS, Heard
+from vggt_ros.ros.harness.player import (
     STAMP,
     STAMP_AT,
     Recorded,

@@ -13,10 +13,10 @@ from PIL import Image
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import quaternion_from_rotation
 from vggt_ros.tools.cli import call
-from vggt_ros.tools.depths import depth_scores
+from vggt_ros.tools.depth_scores import depth_scores
 from vggt_ros.tools.evaluate import POSES, evaluate
-from vggt_ros.tools.record import Shot
-from vggt_ros.tools.recorder import Recorder
+from vggt_ros.tools.runs.format import Shot
+from vggt_ros.tools.runs.writer import Recorder
 
 START, PERIOD = 1_700_000_000_000_000_000, 100_000_000
 TRUE = (drive("room") @ BASE_FROM_CAMERA)[::5]

@@ -12,9 +12,9 @@ from PIL import Image
 from shades import EPOCH, HEIGHT, WIDTH, numbers, shade
 
 from vggt_ros.errors import UserError
-from vggt_ros.tools.frames import open_source
-from vggt_ros.tools.pictures import stamps_from_names
-from vggt_ros.tools.source import Selection
+from vggt_ros.tools.sources.images import stamps_from_names
+from vggt_ros.tools.sources.open import open_source
+from vggt_ros.tools.sources.source import Selection
 
 
 def save(folder: Path, names, suffix: str = ".png") -> Path:

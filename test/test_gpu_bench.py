@@ -17,7 +17,7 @@ from benchmarks import gpu
 from benchmarks.gpu_rows.correctness import _worst
 from benchmarks.gpu_rows.setup import Setup, attempt
 from vggt_ros.errors import UserError
-from vggt_ros.tools.bench import Options, Row
+from vggt_ros.tools.bench.main import Options, Row
 
 TINY = ["--model", "tiny", "--device", "cpu", "--width", "56", "--height", "42",
         "--windows", "2", "--repeats", "1"]  # fmt: skip
@@ -137,7 +137,7 @@ assert "absent" in jaxtyping.__file__
 assert jaxtyping.Float[jax.Array, "b s"] is jax.Array
 import optax
 assert "absent" in optax.__file__
-import vggt_ros.infer, vggt_ros.model.stream, vggt_ros.model.checkpoint
+import vggt_ros.engine.engine, vggt_ros.model.stream, vggt_ros.model.checkpoint
 from benchmarks.gpu import GROUPS
 from importlib import import_module
 for name, group in GROUPS.items():

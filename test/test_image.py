@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vggt_ros.encodings import LAYOUTS
 from vggt_ros.errors import UserError
-from vggt_ros.image import (
+from vggt_ros.imaging.encodings import LAYOUTS
+from vggt_ros.imaging.grid import (
     UnknownEncoding,
     decode,
     decode_compressed,

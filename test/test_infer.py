@@ -16,16 +16,16 @@ from flax import nnx
 from jax.errors import JaxRuntimeError
 from safetensors.numpy import load_file
 
-from vggt_ros.compiler import HEADS, Compiler
-from vggt_ros.device import choose_device, choose_dtype, keep_compiled, readable_faults
+from vggt_ros.engine.compiler import HEADS, Compiler
+from vggt_ros.engine.device import choose_device, choose_dtype, keep_compiled, readable_faults
+from vggt_ros.engine.engine import Engine
+from vggt_ros.engine.interface import Compiling, DeviceLost, OutOfMemory
+from vggt_ros.engine.programs import Programs
+from vggt_ros.engine.shapes import Encode, See, needed, query_room
 from vggt_ros.errors import UserError
-from vggt_ros.infer import Engine
-from vggt_ros.look import Compiling, DeviceLost, OutOfMemory
 from vggt_ros.model.config import Config
 from vggt_ros.model.vggt import abstract_model
 from vggt_ros.model.weights import read
-from vggt_ros.programs import Programs
-from vggt_ros.shapes import Encode, See, needed, query_room
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZE = (56, 56)
@@ -112,7 +112,7 @@ def test_a_sliding_window_says_what_the_full_pass_says(engine, golden):
 
 def test_layers_written_out_say_the_same(golden, monkeypatch, tmp_path):
     """As programs for an accelerator have them; kept and loaded like the others."""
-    monkeypatch.setattr("vggt_ros.compiler.writes_out", lambda device: True)
+    monkeypatch.setattr("vggt_ros.engine.compiler.writes_out", lambda device: True)
     images = pictures(3)
     for start in range(2):
         if start == 1:  # nothing may be traced again

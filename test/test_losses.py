@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vggt_ros.train import evaluate, losses, matching
+from vggt_ros.train import infonce, losses, metrics
 
 # ---- losses --------------------------------------------------------------------------
 
@@ -57,13 +57,13 @@ def test_surprise_is_that_of_the_true_place_among_all_cells():
     maps = np.zeros((1, 2, 2, 3, 4), np.float32)
     maps[0, 0, 1, 2] = [2, 0, 0, 0]  # what is asked for
     maps[0, 1, 0, 1] = [4, 0, 0, 0]  # where it went
-    logit = matching.SHARPNESS / 4**0.5 * 8
+    logit = infonce.SHARPNESS / 4**0.5 * 8
     queries, truth = jnp.array([[[2.0, 1.0]]]), jnp.array([[[[2.0, 1.0]], [[1.0, 0.0]]]])
-    surprise = matching.surprise(jnp.array(maps), queries, truth)
+    surprise = infonce.surprise(jnp.array(maps), queries, truth)
     expected = np.log(np.exp(logit) + 5) - logit
     assert float(surprise[0, 1, 0]) == pytest.approx(expected, abs=1e-5)
     astray = truth.at[0, 1, 0].set(jnp.array([0.5, 0.0]))  # half the way to an empty cell
-    surprise = matching.surprise(jnp.array(maps), queries, astray)
+    surprise = infonce.surprise(jnp.array(maps), queries, astray)
     assert float(surprise[0, 1, 0]) == pytest.approx(expected + logit / 2, abs=1e-5)
 
 
@@ -79,9 +79,9 @@ def test_matches_count_after_the_first_frame_and_in_sight():
 def test_depth_figures_forgive_one_scale_and_no_more():
     truth = np.array([1.0, 2.0, 4.0]).reshape(1, 1, 3)
     valid = np.ones_like(truth, bool)
-    assert evaluate.depth_errors(3 * truth, truth, valid) == (0.0, 1.0)
+    assert metrics.depth_errors(3 * truth, truth, valid) == (0.0, 1.0)
     bent = np.array([1.0, 2.0, 8.0]).reshape(1, 1, 3)
-    assert evaluate.depth_errors(bent, truth, valid) == pytest.approx((1 / 3, 2 / 3))
+    assert metrics.depth_errors(bent, truth, valid) == pytest.approx((1 / 3, 2 / 3))
 
 
 def test_pose_figures_are_degrees_of_the_worse_part():
@@ -89,13 +89,13 @@ def test_pose_figures_are_degrees_of_the_worse_part():
     truth[:, 6] = 1
     truth[1, 0] = 1.0
     found = truth.copy()
-    np.testing.assert_allclose(evaluate.pose_errors(found, truth), [0.0], atol=1e-6)
+    np.testing.assert_allclose(metrics.pose_errors(found, truth), [0.0], atol=1e-6)
     found[1, :3] = [1.0, 1.0, 0.0]
-    np.testing.assert_allclose(evaluate.pose_errors(found, truth), [45.0], atol=1e-6)
-    assert evaluate.area(np.array([0.0, 15.0, 45.0]), 30) == pytest.approx(50.0)
+    np.testing.assert_allclose(metrics.pose_errors(found, truth), [45.0], atol=1e-6)
+    assert metrics.area(np.array([0.0, 15.0, 45.0]), 30) == pytest.approx(50.0)
 
 
 def test_tracks_are_judged_after_the_first_frame_and_in_sight():
     truth, visible = np.zeros((2, 2, 2)), np.array([[True, True], [True, False]])
     tracks = truth + np.array([3.0, 0.0])
-    assert evaluate.track_share(tracks, truth, visible) == pytest.approx(3 / 5)
+    assert metrics.track_share(tracks, truth, visible) == pytest.approx(3 / 5)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from oracle import BASE_FROM_CAMERA, FURNITURE, INTRINSICS, ROOM, drive, sight
 
-from vggt_ros.mapping import VoxelMap, write_ply
+from vggt_ros.files import write_ply
+from vggt_ros.mapping.voxels import VoxelMap
 
 
 def entered(cloud: VoxelMap, points, shade=100, confidence=2.0) -> int:

@@ -10,7 +10,7 @@ from vggt_ros.msg import QueryPoints
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Tracks, View
 from vggt_ros.geometry import rotation_from_quaternion, unproject
-from vggt_ros.image import grid_for
+from vggt_ros.imaging.grid import grid_for
 from vggt_ros.ros import clouds, messages
 
 HEAD = messages.header(1_763_680_000_123_456_789, "camera_optical")

@@ -16,7 +16,7 @@ from golden_model import CONFIG, TOLERANCE, case, filled, model, off, stages, un
 
 from vggt_ros import geometry
 from vggt_ros.model import correlation, heads, layers
-from vggt_ros.model.backbone import Encoder, cubic
+from vggt_ros.model.aggregator import Encoder, cubic
 from vggt_ros.model.config import VGGT_1B
 from vggt_ros.model.heads import DenseHead, ResidualConv
 from vggt_ros.model.tracks import TrackBlock

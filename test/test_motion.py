@@ -17,13 +17,13 @@ from oracle import (
     turn,
 )
 
-from vggt_ros import align
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import inverse_rigid
-from vggt_ros.motion import LONGEST_NS, UNKNOWN, Motion, Recent, logarithm
+from vggt_ros.mapping import alignment
+from vggt_ros.mapping.map import World
+from vggt_ros.mapping.velocity import LONGEST_NS, UNKNOWN, Motion, Recent, logarithm
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
-from vggt_ros.world import World
 
 SECOND = 1_000_000_000
 ARC = np.array([0.5, 0.0, 0.0, 0.0, 0.0, 0.4])  # of a base: metres and radians a second
@@ -151,7 +151,7 @@ def test_another_segment_begins_without_a_velocity():
     for ids in ((0, 1, 2), (1, 2, 3), (6, 7, 8), (7, 8, 9), (8, 9, 10)):
         look = oracle.look(ids, [picture(i) for i in ids], depth_frames=3)
         intrinsics = np.tile(INTRINSICS, (3, 1, 1))
-        window = align.WindowGeometry(
+        window = alignment.WindowGeometry(
             ids, truth[list(ids)], intrinsics, look.depth, look.confidence
         )
         placed = world.add(window, SECOND + ids[-1] * SECOND // 10)

@@ -14,10 +14,10 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from vggt_ros.msg import QueryPoints
 
-from vggt_ros.align import Join
 from vggt_ros.frames import Update
 from vggt_ros.geometry import Similarity
-from vggt_ros.image import grid_for
+from vggt_ros.imaging.grid import grid_for
+from vggt_ros.mapping.alignment import Join
 from vggt_ros.ros.inputs import Sizes
 from vggt_ros.ros.messages import stamp_ns
 

@@ -26,9 +26,9 @@ DEADLINE = 120.0  # seconds; compiling on a busy machine
 LOST = """
 import sys
 from jax.errors import JaxRuntimeError
-from vggt_ros.compiler import Compiler
+from vggt_ros.engine.compiler import Compiler
 from vggt_ros.ros.node import main
-from vggt_ros.shapes import See
+from vggt_ros.engine.shapes import See
 
 def lost(*_):
     raise JaxRuntimeError("INTERNAL: CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure")
@@ -41,7 +41,7 @@ sys.exit(main())
 # The node where nothing can be traced: what is not in the cache cannot be had.
 UNTRACED = """
 import sys
-from vggt_ros.compiler import Compiler
+from vggt_ros.engine.compiler import Compiler
 from vggt_ros.ros.node import main
 
 Compiler._traced = None

@@ -9,7 +9,7 @@ import pytest
 from node_rig import INPUT, PERIOD, SIZE, START, Rig
 from vggt_ros.msg import QueryPoints
 
-from vggt_ros.look import DeviceLost
+from vggt_ros.engine.interface import DeviceLost
 from vggt_ros.ros.inputs import Sizes
 from vggt_ros.ros.messages import camera_info_message, header, image_message
 
@@ -302,7 +302,7 @@ def test_what_is_compiled_is_logged_as_it_changes():
 
 
 def test_a_notice_that_repeats_does_not_hide_others():
-    from vggt_ros.ros.complaints import Complaints
+    from vggt_ros.ros.notices import Complaints
 
     lines: list[str] = []
     now = [0.0]
@@ -357,7 +357,7 @@ def test_a_lost_device_is_told_and_ends_the_node(rig: Rig, monkeypatch: pytest.M
 
 
 def test_silence_is_explained(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vggt_ros.ros.silence.PATIENCE", 0.0)
+    monkeypatch.setattr("vggt_ros.ros.no_image.PATIENCE", 0.0)
     rig.start()
     report = rig.until_diagnosed("on /image: published by robot (reliable)")
     assert report["/vggt: camera"].startswith("no image for")
@@ -410,7 +410,7 @@ def test_a_map_that_is_not_there_is_not_saved(rig: Rig, map_voxel: float, words:
 def test_a_map_that_no_window_joins_says_why(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     rig.start()
     rig.show_and_wait(0)
-    monkeypatch.setattr("vggt_ros.align.MAX_RESIDUAL", -1.0)
+    monkeypatch.setattr("vggt_ros.mapping.alignment.MAX_RESIDUAL", -1.0)
     rig.show_and_wait(1)
     answer = rig.call("save_map")
     assert not answer.success and "did not join: the shared cameras disagree" in answer.message
@@ -428,7 +428,7 @@ def test_a_map_that_no_window_joins_for_long_is_a_warning(
     rig.wall.random_weights = random_weights
     rig.start()
     rig.show_and_wait(0)
-    monkeypatch.setattr("vggt_ros.align.MAX_RESIDUAL", -1.0)
+    monkeypatch.setattr("vggt_ros.mapping.alignment.MAX_RESIDUAL", -1.0)
     rig.show_and_wait(1, 2, 3, 4)
     rig.until_diagnosed("looks 5")
     assert rig.level("/vggt: geometry") == DiagnosticStatus.OK, "four may be a mishap"

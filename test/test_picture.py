@@ -5,9 +5,9 @@
 import numpy as np
 import pytest
 
-from vggt_ros.tools.picture import picture
-from vggt_ros.tools.record import Shot
-from vggt_ros.tools.splat import Dots, Eye, bounds, dots_from, perspective_eye, splat, top_eye
+from vggt_ros.tools.runs.format import Shot
+from vggt_ros.tools.runs.overview import picture
+from vggt_ros.tools.runs.splat import Dots, Eye, bounds, dots_from, perspective_eye, splat, top_eye
 
 WORLD_FROM_OPTICAL = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
@@ -69,7 +69,7 @@ def test_up_is_up():
 
 
 def test_too_many_points_are_thinned_evenly(monkeypatch):
-    monkeypatch.setattr("vggt_ros.tools.splat.MOST_POINTS", 600)
+    monkeypatch.setattr("vggt_ros.tools.runs.splat.MOST_POINTS", 600)
     assert 500 <= len(dots_from([shot(), shot(1.0)]).points) <= 600
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vggt_ros.engine.interface import Look
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame, FrameError, Tracks, Update
-from vggt_ros.look import Look
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 

@@ -11,10 +11,10 @@ from rail import EPOCH, Rail, frames
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import transform, unproject
 from vggt_ros.settings import Settings
-from vggt_ros.tools.job import Job
-from vggt_ros.tools.record import POINTS, TRAJECTORY, Run, open_run, read_trajectory
-from vggt_ros.tools.recorder import Recorder, tum_line, unbroken
-from vggt_ros.tools.source import Source
+from vggt_ros.tools.runs.format import POINTS, TRAJECTORY, Run, open_run, read_trajectory
+from vggt_ros.tools.runs.job import Job
+from vggt_ros.tools.runs.writer import Recorder, tum_line, unbroken
+from vggt_ros.tools.sources.source import Source
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from oracle import (
     turn,
 )
 
-from vggt_ros import scale
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Companion, Frame
 from vggt_ros.geometry import inverse_rigid
+from vggt_ros.mapping import scale
 from vggt_ros.pipeline import Pipeline
-from vggt_ros.rig import EVERY_NS, VAIN
+from vggt_ros.second_camera import EVERY_NS, VAIN
 from vggt_ros.settings import Settings
 
 SECOND = 1_000_000_000

@@ -17,9 +17,9 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from vggt_ros.msg import PointTracks, QueryPoints
 
-from vggt_ros import align
 from vggt_ros.geometry import inverse_rigid
-from vggt_ros.motion import UNKNOWN, logarithm
+from vggt_ros.mapping import alignment
+from vggt_ros.mapping.velocity import UNKNOWN, logarithm
 from vggt_ros.ros import tf_cache
 from vggt_ros.ros.messages import (
     cloud_message,
@@ -201,7 +201,7 @@ def test_gravity_levels_the_world_of_a_tilted_camera(rig: Rig):
     rig.until(lambda: rig.heard["/vggt/pose"], "a pose")
     pose = rig.heard["/vggt/pose"][0].pose
     found = pose_of(pose.position, pose.orientation)
-    np.testing.assert_allclose(found[:3, :3], align.upright(up)[:3, :3], atol=1e-6)
+    np.testing.assert_allclose(found[:3, :3], alignment.upright(up)[:3, :3], atol=1e-6)
 
 
 # ---- without a graph ----------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import inverse_rigid, transform, unproject
-from vggt_ros.ros.companion import Companions
 from vggt_ros.ros.messages import (
     cloud_message,
     header,
@@ -25,6 +24,7 @@ from vggt_ros.ros.messages import (
     odometry_message,
 )
 from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.second_camera import Companions
 
 pytestmark = pytest.mark.ros
 

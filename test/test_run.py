@@ -15,11 +15,11 @@ from rail import EPOCH, HEIGHT, STEP, WALL, WIDTH, Rail, frames
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
 from vggt_ros.tools.cli import call
-from vggt_ros.tools.job import Job
-from vggt_ros.tools.record import Run, open_run
-from vggt_ros.tools.recorder import Recorder
 from vggt_ros.tools.run import run
-from vggt_ros.tools.source import Source
+from vggt_ros.tools.runs.format import Run, open_run
+from vggt_ros.tools.runs.job import Job
+from vggt_ros.tools.runs.writer import Recorder
+from vggt_ros.tools.sources.source import Source
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def folder(tmp_path) -> Path:
 def rail(monkeypatch) -> Rail:
     """The network that every `run` of this test opens."""
     engine = Rail()
-    monkeypatch.setattr("vggt_ros.infer.open_engine", lambda *_, **__: engine)
+    monkeypatch.setattr("vggt_ros.engine.engine.open_engine", lambda *_, **__: engine)
     return engine
 
 
@@ -270,7 +270,7 @@ def test_what_cannot_be_is_refused_before_the_network_is_opened(folder, tmp_path
     def never(*_, **__):
         raise AssertionError("opened")
 
-    monkeypatch.setattr("vggt_ros.infer.open_engine", never)
+    monkeypatch.setattr("vggt_ros.engine.engine.open_engine", never)
     locked = write(tmp_path / "file", "")
     for options, said in (
         ({"out": folder}, "source itself"),

@@ -18,11 +18,11 @@ from oracle import (
     turn,
 )
 
-from vggt_ros import scale
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import transform, unproject
-from vggt_ros.odometry import Odometry
+from vggt_ros.mapping import scale
+from vggt_ros.mapping.odometry import Odometry
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 
@@ -181,7 +181,7 @@ def test_what_a_later_segment_has_seen_follows_its_scale(monkeypatch):
         pipeline.odometry.add(stamp(i), wheels[i])
         with monkeypatch.context() as broken:
             if 40 <= i < 46:  # long enough that nothing is shared with the first segment
-                broken.setattr("vggt_ros.align.MAX_RESIDUAL", -1.0)
+                broken.setattr("vggt_ros.mapping.alignment.MAX_RESIDUAL", -1.0)
             update = pipeline.step(Frame(picture(i), stamp(i)))
         assert update is not None
         if i == 46:  # a beginning in a unit of its own

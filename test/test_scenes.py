@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.geometry import inverse_rigid, unproject
-from vggt_ros.train import drives, rays, render, scenes
+from vggt_ros.train.rooms import rays, render, scenes, trajectories
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 3
 cast = jax.jit(rays.cast)
@@ -21,7 +21,7 @@ CLIP = Path(__file__).resolve().parent.parent / "vggt_ros" / "assets" / "clip"
 
 class Shot(NamedTuple):
     world: scenes.World
-    drive: drives.Drive
+    drive: trajectories.Drive
     picture: render.Picture
     tracks: render.Tracks
 
@@ -43,7 +43,7 @@ def shoot(intrinsics, queries):
     def shoot(key):
         keys = jax.random.split(key)
         world = scenes.sample_world(keys[0])
-        drive = drives.sample_drive(keys[1], world.room, FRAMES)
+        drive = trajectories.sample_drive(keys[1], world.room, FRAMES)
         world = scenes.cleared(world, drive.position)
         picture = render.draw(world, drive, intrinsics, HEIGHT, WIDTH, 1)
         tracks = render.track(world, drive, intrinsics, HEIGHT, WIDTH, queries)
@@ -74,9 +74,9 @@ def test_pace_multiplies_strides_and_turns():
     keys, room = jax.random.split(jax.random.key(3), 64), jnp.array([7.0, 5.5, 2.8])
 
     def motion(pace: float) -> tuple[float, float]:
-        drive = jax.vmap(lambda key: drives.sample_drive(key, room, FRAMES, 0.1, (pace, pace)))(
-            keys
-        )
+        drive = jax.vmap(
+            lambda key: trajectories.sample_drive(key, room, FRAMES, 0.1, (pace, pace))
+        )(keys)
         turns = drive.camera_from_world[..., :3]
         turn = jnp.einsum("bij,bkj->bik", turns[:, 1], turns[:, 0])
         angle = jnp.arccos(jnp.clip((jnp.trace(turn, axis1=1, axis2=2) - 1) / 2, -1, 1))

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vggt_ros.compiler import HEADS
+from vggt_ros.engine.compiler import HEADS
 from vggt_ros.model.checkpoint import config_of, heads_of
-from vggt_ros.model.files import open_files
+from vggt_ros.model.tensor_files import open_files
 from vggt_ros.model.vggt import PRESETS, SHIPPED
 from vggt_ros.tools.cli import call
 

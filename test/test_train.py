@@ -22,14 +22,14 @@ from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.config import Aggregator, Camera, Config, Dense, Dino, Track
 from vggt_ros.model.vggt import PRESETS, Preset
-from vggt_ros.train import co3d, evaluate, score
+from vggt_ros.train import co3d, metrics, score
+from vggt_ros.train.auxiliary import READOUTS, network
 from vggt_ros.train.checkpoints import Keeper, export_official
-from vggt_ros.train.compiled import Kind, asked, kind_of
 from vggt_ros.train.config import read_recipe, recipe_from
 from vggt_ros.train.data import Batch
-from vggt_ros.train.fresh import fresh_weights
-from vggt_ros.train.main import Run
-from vggt_ros.train.motion import READOUTS, network
+from vggt_ros.train.init import fresh_weights
+from vggt_ros.train.precompile import Kind, asked, kind_of
+from vggt_ros.train.run import Run
 from vggt_ros.train.trainer import Trainer, mesh_of
 
 MICRO = Config(
@@ -79,7 +79,7 @@ def test_a_typo_in_a_recipe_is_refused_with_a_hint(tmp_path, text, words):
 
 
 def test_the_shipped_recipes_are_sound(root):
-    for path in (root / "configs").glob("*.yaml"):
+    for path in (root / "vggt_ros/train/recipes").glob("*.yaml"):
         assert read_recipe(path).model in PRESETS
 
 
@@ -177,7 +177,7 @@ def test_a_check_writes_table_pictures_and_the_best_weights(tmp_path, monkeypatc
         return iter([batch_of(1, seed, frames, queries=queries) for seed in range(count)])
 
     monkeypatch.setattr(score, "held_out", rooms)
-    monkeypatch.setattr(evaluate, "held_out", rooms)
+    monkeypatch.setattr(metrics, "held_out", rooms)
     (tmp_path / "co3d").mkdir()
     run = Run(recipe_of(tmp_path, check_windows=2), tmp_path / "run")
     (tmp_path / "run" / "log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
@@ -291,7 +291,7 @@ def test_a_run_on_drawn_rooms_has_every_program_before_its_first_step(tmp_path, 
     run = Run(recipe, tmp_path / "run")
     kinds = []
     monkeypatch.setattr(
-        "vggt_ros.train.main.asked", lambda kind, batch: (kinds.append(kind), asked(kind, batch))[1]
+        "vggt_ros.train.run.asked", lambda kind, batch: (kinds.append(kind), asked(kind, batch))[1]
     )
     state = run.go()
     rows = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
@@ -341,7 +341,7 @@ import sys; sys.path.insert(0, "test")
 from pathlib import Path
 from typing import Any
 from test_train import recipe_of
-from vggt_ros.train import main
+from vggt_ros.train import run
 from vggt_ros.train.checkpoints import Keeper
 folder = Path(sys.argv[1])
 save = Keeper.save
@@ -350,8 +350,8 @@ def save_and_wait(keeper, state):
     if int(state.step) == 3:
         print("saved 3", flush=True)
 Keeper.save = save_and_wait
-main.Run.check = lambda run, step: ""
-main.Run(recipe_of(folder, save_minutes=0.0, steps=100000), folder / "killed").go()
+run.Run.check = lambda run, step: ""
+run.Run(recipe_of(folder, save_minutes=0.0, steps=100000), folder / "killed").go()
 """
 
 

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import open_weights
-from vggt_ros.model.files import open_files
-from vggt_ros.tools.convert import convert
+from vggt_ros.model.tensor_files import open_files
 from vggt_ros.tools.verify import compare, verify
+from vggt_ros.tools.weights import convert
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = GOLDEN / "config.json"

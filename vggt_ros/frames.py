@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, UInt8, UInt32
 
-from vggt_ros.align import Join
 from vggt_ros.errors import UserError
-from vggt_ros.image import Grid
-from vggt_ros.motion import UNKNOWN, Motion
-from vggt_ros.scale import NOTHING, Estimate
+from vggt_ros.imaging.grid import Grid
+from vggt_ros.mapping.alignment import Join
+from vggt_ros.mapping.scale import NOTHING, Estimate
+from vggt_ros.mapping.velocity import UNKNOWN, Motion
 
 ORIGIN = np.zeros(3)
 ORIGIN.flags.writeable = False  # it is shared

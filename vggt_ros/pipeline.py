@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, UInt32
 
-from vggt_ros import align, image
+from vggt_ros.engine.interface import Engine, Look
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Companion, Frame, FrameError, Held, Tracks, Update, View
 from vggt_ros.geometry import (
@@ -21,13 +21,14 @@ from vggt_ros.geometry import (
     intrinsics_from_pose_encoding,
     inverse_rigid,
 )
-from vggt_ros.look import Engine, Look
-from vggt_ros.odometry import Odometry
-from vggt_ros.rig import Pair, Rig
+from vggt_ros.imaging.grid import Grid, to_network
+from vggt_ros.mapping import alignment
+from vggt_ros.mapping.map import Known, Placement, World
+from vggt_ros.mapping.odometry import Odometry
+from vggt_ros.second_camera import Pair, Rig
 from vggt_ros.settings import Settings
 from vggt_ros.tracking import TrackAnchor, mapped
 from vggt_ros.window import Window, push
-from vggt_ros.world import Known, Placement, World
 
 Clock = Callable[[], float]
 
@@ -111,7 +112,7 @@ class Pipeline:
         height, width = frame.rgb.shape[:2]
         grid = self.settings.grid(width, height, self.engine.default_width)
         frame_id, self._frame_id = self._frame_id, self._frame_id + 1
-        pixels = image.to_network(frame.rgb, grid)
+        pixels = to_network(frame.rgb, grid)
         self._held[frame_id] = Held(frame._replace(companion=None), grid, pixels)
         times["resize"] = self.clock()
         self._window, due = self._with(frame_id)
@@ -178,7 +179,7 @@ class Pipeline:
         self.notices.append(f"{why}: a new window and a new map begin")
         self.reset()
 
-    def _place_anchor(self, frame_id: int, grid: image.Grid) -> None:
+    def _place_anchor(self, frame_id: int, grid: Grid) -> None:
         assert self._anchor is not None
         try:
             self._anchor = self._anchor._replace(frame_id=frame_id).placed(grid)
@@ -243,7 +244,7 @@ class Pipeline:
             extrinsics_from_pose_encoding(look.pose_encoding.astype(np.float64))
         )
         intrinsics = self._intrinsics(held, look, height, width)
-        window = align.WindowGeometry(
+        window = alignment.WindowGeometry(
             ids, window_from_camera, intrinsics, look.depth, look.confidence
         )
         placed = self.world.add(window, held[-1].frame.stamp_ns, held[-1].metres(), pair)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vggt_ros.errors import UserError
-from vggt_ros.image import Grid, grid_for
-from vggt_ros.scale import listen_to
+from vggt_ros.imaging.grid import Grid, grid_for
+from vggt_ros.mapping.scale import listen_to
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt32
 
 from vggt_ros.errors import UserError
-from vggt_ros.image import Grid
+from vggt_ros.imaging.grid import Grid
 
 
 class TrackAnchor(NamedTuple):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.gpu_rows.setup import Setup, attempt
-from vggt_ros.device import choose_device, choose_dtype
-from vggt_ros.tools import cost
-from vggt_ros.tools.bench import Row, interleaved
+from vggt_ros.engine.device import choose_device, choose_dtype
+from vggt_ros.tools.bench import flops
+from vggt_ros.tools.bench.main import Row, interleaved
 
 AT_ONCE = 8  # products in flight, so that dispatch is hidden
 
@@ -19,7 +19,7 @@ AT_ONCE = 8  # products in flight, so that dispatch is hidden
 def machine(setup: Setup) -> Iterator[Row]:
     """A square product, the ceiling of all shares; the step's own largest one; a copy."""
     side = _side()
-    tokens = setup.middle * cost.tokens_of(setup.config, setup.size)
+    tokens = setup.middle * flops.tokens_of(setup.config, setup.size)
     dim = setup.config.aggregator.embed_dim
     hidden = int(dim * setup.config.aggregator.mlp_ratio)
     for m, k, n in ((side, side, side), (tokens, dim, hidden), (tokens, hidden, dim)):

@@ -13,13 +13,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from benchmarks.gpu_rows.setup import Setup, attempt
-from vggt_ros.compiler import Compiler
-from vggt_ros.device import choose_device
+from vggt_ros.engine.compiler import Compiler
+from vggt_ros.engine.device import choose_device
 from vggt_ros.model.config import Config
 from vggt_ros.model.vggt import HEADS, Prediction, abstract_model, functional, record
 from vggt_ros.model.weights import abstract, read
-from vggt_ros.tools.bench import Row
-from vggt_ros.tools.bench_step import Stepper, quick_weights
+from vggt_ros.tools.bench.main import Row
+from vggt_ros.tools.bench.step import Stepper, quick_weights
 
 GOLDEN = Path(__file__).resolve().parents[2] / "test" / "golden"
 NAMES = {  # ours: the reference's

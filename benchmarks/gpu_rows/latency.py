@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from benchmarks.gpu_rows.setup import Setup, attempt
-from vggt_ros.compiler import HEADS
-from vggt_ros.device import choose_device, choose_dtype, keep_compiled
+from vggt_ros.engine.compiler import HEADS
+from vggt_ros.engine.device import choose_device, choose_dtype, keep_compiled
+from vggt_ros.engine.engine import Engine
 from vggt_ros.errors import UserError
-from vggt_ros.infer import Engine
-from vggt_ros.tools.bench import Row, preset
-from vggt_ros.tools.bench_dispatch import rows as dispatch_rows
-from vggt_ros.tools.bench_step import export_dir, quick_weights
+from vggt_ros.tools.bench.dispatch import rows as dispatch_rows
+from vggt_ros.tools.bench.main import Row, preset
+from vggt_ros.tools.bench.step import export_dir, quick_weights
 
 CAMERA = (480, 640)  # height and width in pixels
 
@@ -65,7 +65,7 @@ def _latency(setup: Setup, engine: Engine, s: int) -> Iterator[Row]:
 
 def _resizer(setup: Setup) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     try:
-        from vggt_ros.image import grid_for, to_network
+        from vggt_ros.imaging.grid import grid_for, to_network
     except ModuleNotFoundError as missing:
         height, width = setup.size
         rows = np.arange(height) * CAMERA[0] // height

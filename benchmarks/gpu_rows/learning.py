@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.gpu_rows.setup import Setup, attempt
-from vggt_ros.device import choose_device
+from vggt_ros.engine.device import choose_device
 from vggt_ros.errors import UserError
-from vggt_ros.tools.bench import Row, interleaved
-from vggt_ros.tools.bench_step import quick_weights
+from vggt_ros.tools.bench.main import Row, interleaved
+from vggt_ros.tools.bench.step import quick_weights
 
 HEADS = ("camera", "depth", "points")
 FRAMES = 2

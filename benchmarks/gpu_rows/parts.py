@@ -12,13 +12,13 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.gpu_rows.setup import Setup, attempt
-from vggt_ros.device import choose_device, choose_dtype
+from vggt_ros.engine.device import choose_device, choose_dtype
 from vggt_ros.errors import UserError
-from vggt_ros.model import layers, tape
+from vggt_ros.model import layers
 from vggt_ros.model.vggt import HEADS, VGGT, abstract_model
-from vggt_ros.tools import cost
-from vggt_ros.tools.bench import Row, interleaved
-from vggt_ros.tools.bench_step import Stepper, quick_weights
+from vggt_ros.tools.bench import flops
+from vggt_ros.tools.bench.main import Row, interleaved
+from vggt_ros.tools.bench.step import Stepper, quick_weights
 
 QUERIES = 64
 LABELS = {"scene": "global", "tracks": "track"}  # as the reference calls them
@@ -31,8 +31,8 @@ def stages(setup: Setup) -> Iterator[Row]:
     model = abstract_model(setup.config, HEADS, dtype, dtype)
     graph = nnx.split(model)[0]
     weights = quick_weights(setup.config, HEADS, dtype, device)
-    whole = cost.full_pass(setup.config, s, setup.size, HEADS, QUERIES)
-    once = cost.step(setup.config, s, setup.size)
+    whole = flops.full_pass(setup.config, s, setup.size, HEADS, QUERIES)
+    once = flops.step(setup.config, s, setup.size)
     works = whole._replace(encoder=once.encoder, depth=once.depth)
     for name, (function, *inputs) in _stages(setup, model, s).items():
         placed = jax.device_put(inputs, device)
@@ -62,7 +62,7 @@ def _stages(setup: Setup, model: VGGT, s: int) -> dict[str, tuple[Any, ...]]:
         def climb(model: VGGT, x: jax.Array) -> jax.Array:
             turn = model.tower.turn(grid)
             for stage in model.tower.stages:
-                x = tape.climb(lambda x, block: model.tower.block(kind, block, x, turn), x,
+                x = climb(lambda x, block: model.tower.block(kind, block, x, turn), x,
                                getattr(stage, stack))  # fmt: skip
             return x
 
@@ -88,7 +88,7 @@ def _stages(setup: Setup, model: VGGT, s: int) -> dict[str, tuple[Any, ...]]:
 def attention(setup: Setup) -> Iterator[Row]:
     """cuDNN's kernel and XLA's products: alone at every window, then within a step."""
     tower = setup.config.aggregator
-    tokens, head = cost.tokens_of(setup.config, setup.size), tower.embed_dim // tower.num_heads
+    tokens, head = flops.tokens_of(setup.config, setup.size), tower.embed_dim // tower.num_heads
     shapes = {"frame": (setup.middle, tokens)}
     shapes |= {f"global/S{s}": (1, s * tokens) for s in setup.options.windows}
     dtype = choose_dtype(setup.options.dtype, choose_device())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vggt_ros.errors import UserError
-from vggt_ros.tools.bench import Options, Row, picture_size, preset
+from vggt_ros.tools.bench.main import Options, Row, picture_size, preset
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ import numpy as np
 
 from benchmarks.gpu_rows.ceiling import ceiling
 from benchmarks.gpu_rows.setup import Setup, attempt, failed
-from vggt_ros.device import choose_device, choose_dtype
+from vggt_ros.engine.device import choose_device, choose_dtype
 from vggt_ros.errors import UserError
 from vggt_ros.model.vggt import HEADS
-from vggt_ros.tools import cost
-from vggt_ros.tools.bench import Row, interleaved
-from vggt_ros.tools.bench_full import Forward, full_forward, official_forward
-from vggt_ros.tools.bench_step import Stepper, quick_weights
+from vggt_ros.tools.bench import flops
+from vggt_ros.tools.bench.full import Forward, full_forward, official_forward
+from vggt_ros.tools.bench.main import Row, interleaved
+from vggt_ros.tools.bench.step import Stepper, quick_weights
 
 UNUSED = ("huggingface_hub", "einops")  # by a forward pass without tracks
 
@@ -126,7 +126,7 @@ def _window(
             del sides["theirs"]
             yield failed(f"full_over_reference/{name}", fault)
     seconds = interleaved(sides, setup.options.repeats)
-    work = cost.step(stepper.config, s, stepper.size).total
+    work = flops.step(stepper.config, s, stepper.size).total
     share = work.total / seconds["step"] / peak
     yield Row(f"stream_ms/{name}", 1e3 * seconds["step"], "ms", "lower", "waited for, each")
     rate = 1 / _in_flight(step, setup.options.repeats)

@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.gpu_rows.setup import Setup, attempt
 from vggt_ros.errors import UserError
-from vggt_ros.tools import bench_load
-from vggt_ros.tools.bench import Row
-from vggt_ros.tools.bench_start import measured
+from vggt_ros.tools.bench.load import rows as load_rows
+from vggt_ros.tools.bench.main import Row
+from vggt_ros.tools.bench.start import measured
 
 
 def starts(setup: Setup) -> Iterator[Row]:
@@ -65,4 +65,4 @@ def load(setup: Setup) -> Iterator[Row]:
     free = shutil.disk_usage(Path(tempfile.gettempdir())).free
     if free < 2 * size:
         raise UserError(f"{size / 1e9:.3g} GB file, and its copy: only {free / 1e9:.3g} GB free")
-    yield from bench_load.rows(replace(setup.options, dtype="auto"))
+    yield from load_rows(replace(setup.options, dtype="auto"))

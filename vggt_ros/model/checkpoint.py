@@ -19,7 +19,7 @@ import numpy as np
 from vggt_ros.errors import UserError
 from vggt_ros.model import hub, weights
 from vggt_ros.model.config import VGGT_1B, Config
-from vggt_ros.model.files import TORCH, TensorFiles, open_files, write_safetensors
+from vggt_ros.model.tensor_files import TORCH, TensorFiles, open_files, write_safetensors
 from vggt_ros.model.vggt import HEADS, PRESETS, Weights
 from vggt_ros.model.weights import Report
 

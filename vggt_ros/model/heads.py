@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float
 
 from vggt_ros.model.layers import Block, Mlp, norm, stack
-from vggt_ros.model.tape import climb, note, repeat
+from vggt_ros.model.scan import climb, note, repeat
 
 FLOAT32 = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, UInt8
 
-from vggt_ros.model.backbone import Tower
+from vggt_ros.model.aggregator import Tower
 from vggt_ros.model.layers import Block, Rotation
 from vggt_ros.model.vggt import VGGT
 

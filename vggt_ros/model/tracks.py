@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from vggt_ros.model.correlation import correlate, embed_flow, pyramid, sample, sample_sines
 from vggt_ros.model.heads import FLOAT32, Pyramid, in_turn, nchw, resize
 from vggt_ros.model.layers import Attention, Mlp, gelu, norm, stack
-from vggt_ros.model.tape import climb, note, repeat
+from vggt_ros.model.scan import climb, note, repeat
 
 
 class TrackHead(nnx.Module):

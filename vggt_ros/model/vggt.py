@@ -13,11 +13,11 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from vggt_ros.model.backbone import Encoder, Tower
+from vggt_ros.model.aggregator import Encoder, Tower
 from vggt_ros.model.config import SMALL, TINY, VGGT_1B, Config
 from vggt_ros.model.heads import CameraHead, DenseHead, inverse_log
 from vggt_ros.model.layers import OneKey
-from vggt_ros.model.tape import named, recording
+from vggt_ros.model.scan import named, recording
 from vggt_ros.model.tracks import TrackHead
 
 HEADS = ("camera", "depth", "points", "tracks")

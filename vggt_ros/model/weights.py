@@ -14,7 +14,7 @@ import numpy as np
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
-from vggt_ros.model.files import aligned
+from vggt_ros.model.tensor_files import aligned
 from vggt_ros.model.vggt import HEADS, Weights, abstract_model, functional
 
 Path = tuple[str | int, ...]

@@ -10,7 +10,7 @@ from threading import Lock
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from vggt_ros.frames import Update
-from vggt_ros.ros.complaints import Complaints
+from vggt_ros.ros.notices import Complaints
 
 Clock = Callable[[], float]
 Say = Callable[[str], object]

@@ -18,12 +18,12 @@ from nav_msgs.msg import Odometry, Path
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from vggt_ros.encodings import UnknownEncoding, decode, decode_compressed
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Tracks
 from vggt_ros.geometry import quaternion_from_rotation
-from vggt_ros.joint import lever
-from vggt_ros.motion import UNKNOWN, Motion
+from vggt_ros.imaging.encodings import UnknownEncoding, decode, decode_compressed
+from vggt_ros.mapping.registration import lever
+from vggt_ros.mapping.velocity import UNKNOWN, Motion
 from vggt_ros.msg import PointTracks, QueryPoints
 from vggt_ros.ros.clouds import FIELDS, RECORD, write_records
 

@@ -23,14 +23,14 @@ from vggt_ros.errors import UserError
 from vggt_ros.frames import FrameError
 from vggt_ros.msg import QueryPoints
 from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.inference import Job, Looker, OpenEngine, Seen
 from vggt_ros.ros.inputs import Admission, Calibration, Door
-from vggt_ros.ros.looker import Job, Looker, OpenEngine, Seen
 from vggt_ros.ros.messages import stamp_ns
+from vggt_ros.ros.no_image import why_silent
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import LiveParameters, Parameters
 from vggt_ros.ros.process import run
 from vggt_ros.ros.robot import Robot
-from vggt_ros.ros.silence import why_silent
 from vggt_ros.ros.tf_cache import open_frames
 from vggt_ros.ros.transforms import open_transforms
 from vggt_ros.ros.worker import Worker
@@ -42,9 +42,9 @@ def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
     """The network that the parameters name."""
     # Read by JAX when it first touches the accelerator, which is within this call.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(parameters.memory_fraction))
-    from vggt_ros import infer
+    from vggt_ros.engine import engine
 
-    return infer.open_engine(
+    return engine.open_engine(
         parameters.model,
         dtype=parameters.dtype,
         device=parameters.device,

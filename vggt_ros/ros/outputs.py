@@ -21,10 +21,10 @@ from vggt_ros.geometry import inverse_rigid
 from vggt_ros.msg import PointTracks
 from vggt_ros.ros import messages
 from vggt_ros.ros.clouds import WindowCloud
-from vggt_ros.ros.mapped import MapCloud
+from vggt_ros.ros.depth_output import Shown
+from vggt_ros.ros.map_output import MapCloud
 from vggt_ros.ros.parameters import LiveParameters, Parameters
 from vggt_ros.ros.robot import Robot
-from vggt_ros.ros.shown import Shown
 from vggt_ros.ros.transforms import Transforms
 
 

@@ -16,17 +16,17 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, Imu, PointCloud2
 
-from vggt_ros.align import upright
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import transform
-from vggt_ros.odometry import KEPT_NS, Odometry
+from vggt_ros.mapping.alignment import upright
+from vggt_ros.mapping.odometry import KEPT_NS, Odometry
+from vggt_ros.mapping.scale import listen_to, sparse_depth
 from vggt_ros.pipeline import Pipeline
-from vggt_ros.ros.companion import Companions
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.second_camera import Companions
 from vggt_ros.ros.tf_cache import Frames, pose_of
-from vggt_ros.scale import listen_to, sparse_depth
 
 SAME_TIME_NS = 50_000_000  # between an image and another sensor's view of the same scene
 GRAVITY = 50  # measurements of acceleration that are averaged

@@ -20,7 +20,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from vggt_ros.geometry import inverse_rigid, rotation_from_quaternion
-from vggt_ros.odometry import between
+from vggt_ros.mapping.odometry import between
 from vggt_ros.ros.messages import stamp_ns, time_message
 
 KEPT_NS = 10_000_000_000

@@ -37,7 +37,7 @@ COMMANDS = {
     "view": Command("vggt_ros.tools.viewer", "view", "show such a directory in the browser", "run"),
     "verify": Command("vggt_ros.tools.verify", "verify", "compare the network with a golden case"),
     "weights": Command(
-        "vggt_ros.tools.convert",
+        "vggt_ros.tools.weights",
         "convert",
         "convert a checkpoint into one that loads fast",
         "source",
@@ -45,9 +45,9 @@ COMMANDS = {
     "warm": Command(
         "vggt_ros.tools.warm", "warm", "compile at install time what the node will need", "model"
     ),
-    "bench": Command("vggt_ros.tools.bench", "bench", "measure, as a table or JSON", "name"),
+    "bench": Command("vggt_ros.tools.bench.main", "bench", "measure, as a table or JSON", "name"),
     "colmap": Command("vggt_ros.tools.colmap", "colmap", "write a run as COLMAP files", "run"),
-    "train": Command("vggt_ros.train.main", "train", "train or fine-tune a network", "config"),
+    "train": Command("vggt_ros.train.run", "train", "train or fine-tune a network", "config"),
     "eval": Command(
         "vggt_ros.tools.evaluate", "evaluate", "score a run against the truth", "run truth"
     ),

@@ -19,8 +19,8 @@ from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
 
 from vggt_ros.geometry import inverse_rigid, quaternion_from_rotation, transform, unproject
-from vggt_ros.tools.record import Run, Shot, open_run
-from vggt_ros.tools.recorder import writing
+from vggt_ros.tools.runs.format import Run, Shot, open_run
+from vggt_ros.tools.runs.writer import writing
 
 PINHOLE = 1  # COLMAP's number of the model; its parameters are fx fy cx cy
 CENTRE = 0.5  # their first pixel's centre, ours is 0

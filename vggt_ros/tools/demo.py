@@ -21,11 +21,11 @@ import numpy as np
 from vggt_ros.errors import UserError
 from vggt_ros.tools.children import Children
 from vggt_ros.tools.loopback import stay_on_this_machine
-from vggt_ros.tools.picture import save_picture
-from vggt_ros.tools.record import Shot
+from vggt_ros.tools.runs.format import Shot
+from vggt_ros.tools.runs.overview import save_picture
 
 if TYPE_CHECKING:
-    from vggt_ros.ros.listen import Heard, Listener, Sight
+    from vggt_ros.ros.harness.listener import Heard, Listener, Sight
     from vggt_ros.tools.viewer import Viewer
 
 CLIP = Path(__file__).parent.parent / "assets" / "clip" / "bag"
@@ -70,7 +70,7 @@ def demo(
     domain = stay_on_this_machine()
     print(f"ROS_DOMAIN_ID={domain} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST shows it to ROS tools")
     try:
-        from vggt_ros.ros.listen import Listener
+        from vggt_ros.ros.harness.listener import Listener
     except ImportError as error:
         raise UserError(f"ROS 2 is not here ({error}); use `make demo`, or source a ROS") from None
 
@@ -78,7 +78,7 @@ def demo(
     node = [sys.executable, "-c", NODE, "--ros-args"]
     node += ["-p", f"model:={model}", "-p", f"window_size:={window_size}"]
     node += ["-p", f"min_confidence:={float(min_confidence)}"]
-    player = [sys.executable, "-m", "vggt_ros.ros.player", str(clip)]
+    player = [sys.executable, "-m", "vggt_ros.ros.harness.player", str(clip)]
     player += ["--as-camera", "--loop", "--rate", str(rate)]
     if clip == CLIP:  # it ends metres from where it begins: a camera that jumps breaks every map
         player.append("--there-and-back")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vggt_ros.errors import UserError
-from vggt_ros.tools.bags import is_bag, reading
-from vggt_ros.tools.depths import DepthScores, run_scores
-from vggt_ros.tools.record import TRAJECTORY, is_run
+from vggt_ros.tools.depth_scores import DepthScores, run_scores
+from vggt_ros.tools.runs.format import TRAJECTORY, is_run
+from vggt_ros.tools.sources.bags import is_bag, reading
 
 if TYPE_CHECKING:
     from evo.core.trajectory import PoseTrajectory3D

@@ -12,16 +12,16 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32
 
+from vggt_ros.engine.interface import caution
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
-from vggt_ros.look import caution
-from vggt_ros.scale import listen_to
+from vggt_ros.mapping.scale import listen_to
 from vggt_ros.settings import Settings
-from vggt_ros.tools.frames import open_source
-from vggt_ros.tools.job import Job
-from vggt_ros.tools.record import Run, open_run
-from vggt_ros.tools.recorder import Recorder, claim
-from vggt_ros.tools.source import Selection
+from vggt_ros.tools.runs.format import Run, open_run
+from vggt_ros.tools.runs.job import Job
+from vggt_ros.tools.runs.writer import Recorder, claim
+from vggt_ros.tools.sources.open import open_source
+from vggt_ros.tools.sources.source import Selection
 
 AT_A_DESK = ("fixed", "height")  # sources of scale that need no more than pictures
 
@@ -118,7 +118,7 @@ def run(
     if wanted is not None:
         check_inside(wanted, first)
 
-    from vggt_ros.infer import open_engine
+    from vggt_ros.engine.engine import open_engine
 
     cache_dir = cache_dir and cache_dir.expanduser()
     say = (lambda _: None) if quiet else (lambda line: print(line, file=sys.stderr))

@@ -53,7 +53,7 @@ def verify(
     """
     from vggt_ros.model import checkpoint
     from vggt_ros.model.config import Config
-    from vggt_ros.model.files import open_files
+    from vggt_ros.model.tensor_files import open_files
 
     tree = checkpoint.read_json(config)
     model = Config.from_dict(tree.get("config", tree))

@@ -18,9 +18,9 @@ from PIL import Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import quaternion_from_rotation, transform, unproject
-from vggt_ros.tools.picture import depth_colours
-from vggt_ros.tools.record import Shot, open_run
-from vggt_ros.tools.splat import FARTHEST, bounds, cut_height, perspective_eye, reach
+from vggt_ros.tools.runs.format import Shot, open_run
+from vggt_ros.tools.runs.overview import depth_colours
+from vggt_ros.tools.runs.splat import FARTHEST, bounds, cut_height, perspective_eye, reach
 
 MOST_POINTS = 2_500_000  # what a browser on an ordinary laptop still turns smoothly
 MOST_SHOTS = 300  # they are all held in memory

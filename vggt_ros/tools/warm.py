@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from vggt_ros.engine.shapes import needed
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
-from vggt_ros.shapes import needed
 
 
 def warm(
@@ -51,8 +51,8 @@ def warm(
     if queries < 0:
         raise UserError(f"--queries {queries} is no number of pixels; 0 compiles no tracks")
 
-    from vggt_ros.compiler import HEADS, Compiler
-    from vggt_ros.device import choose_device, choose_dtype, keep_compiled, readable_faults
+    from vggt_ros.engine.compiler import HEADS, Compiler
+    from vggt_ros.engine.device import choose_device, choose_dtype, keep_compiled, readable_faults
     from vggt_ros.model.checkpoint import open_config
     from vggt_ros.model.vggt import PRESETS
 

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from vggt_ros.errors import UserError
 from vggt_ros.model import checkpoint, weights
 from vggt_ros.model.config import Config
-from vggt_ros.model.files import write_safetensors
+from vggt_ros.model.tensor_files import write_safetensors
 from vggt_ros.model.vggt import Weights
 from vggt_ros.train.trainer import State
 

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from vggt_ros.geometry import pose_encoding_from, unproject
-from vggt_ros.train import drives, render, scenes
-from vggt_ros.train.dice import Dice
+from vggt_ros.train.rooms import render, scenes, trajectories
+from vggt_ros.train.rooms.sampling import Dice
 
 Host = Any  # jax.Array of what was drawn, np.ndarray of what was read
 HELD_OUT = 1 << 30  # seeds from here on are never trained on
@@ -41,7 +41,7 @@ def draw_window(
     keys = jax.random.split(key, 4)
     dice = Dice(keys[2], 1 + 2 * queries)
     world = scenes.sample_world(keys[0])
-    drive = drives.sample_drive(keys[1], world.room, frames, interval, paces)
+    drive = trajectories.sample_drive(keys[1], world.room, frames, interval, paces)
     world = scenes.cleared(world, drive.position)
     fov = jnp.deg2rad(dice(low=50.0, high=95.0))
     intrinsics = render.intrinsics_for(fov, height, width)

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from vggt_ros.compiler import HEADS
+from vggt_ros.engine.compiler import HEADS
 from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.vggt import PRESETS, abstract_model, functional
-from vggt_ros.train.evaluate import HEADER, Figures, Predict, do_nothing, held_out, measure
+from vggt_ros.train.metrics import HEADER, Figures, Predict, do_nothing, held_out, measure
 
 QUERIES = 32
 

@@ -16,13 +16,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
-from vggt_ros.model.tape import rematerialising
+from vggt_ros.model.scan import rematerialising
 from vggt_ros.model.vggt import VGGT, Prediction, Weights, abstract_model
 from vggt_ros.model.weights import abstract
-from vggt_ros.train import losses, matching, motion
+from vggt_ros.train import auxiliary, infonce, losses
 from vggt_ros.train.config import Recipe
 from vggt_ros.train.data import Batch, draw_window
-from vggt_ros.train.fresh import fresh_weights
+from vggt_ros.train.init import fresh_weights
 from vggt_ros.train.optimiser import frozen, gathered, optimiser_for
 
 SHARDED_FROM = 1 << 14  # arrays smaller than this are cheaper to keep whole everywhere
@@ -108,14 +108,14 @@ class Trainer:
     def _readouts(self) -> Weights:
         """What a run learns beside the network, if its recipe asks for that."""
         asked = self.recipe.loss.motion > 0
-        return {motion.READOUTS: motion.readouts(self.config)} if asked else {}
+        return {auxiliary.READOUTS: auxiliary.readouts(self.config)} if asked else {}
 
     def predict(self, weights: Weights, images: Array, queries: Array | None) -> Prediction:
         """The forward pass of `VGGT`, with all frames of the batch through the heads at once."""
         return self._forward(self._model(weights), images, queries).prediction
 
     def _model(self, weights: Weights) -> VGGT:
-        return nnx.merge(self._graph, motion.network(weights))
+        return nnx.merge(self._graph, auxiliary.network(weights))
 
     def _forward(self, model: VGGT, images: Array, queries: Array | None) -> Pass:
         b, s, height, width, _ = images.shape
@@ -154,10 +154,10 @@ class Trainer:
         matches = None
         if maps is not None and terms.matches:
             cell = self.config.track_head.stride
-            matches = matching.surprise(maps, batch.queries / cell, batch.tracks / cell)
+            matches = infonce.surprise(maps, batch.queries / cell, batch.tracks / cell)
         loss, parts = losses.total(prediction, batch, terms, matches)
         if terms.motion or terms.attention:
-            helped = motion.helped(model, weights.get(motion.READOUTS), taps, batch)
+            helped = auxiliary.helped(model, weights.get(auxiliary.READOUTS), taps, batch)
             loss += terms.motion * helped["motion"] + terms.attention * helped["attention"]
             parts |= helped
         return loss, parts

@@ -1,0 +1,301 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A network made callable: windows in, cameras, depth and tracks out, on the host and only once.
+
+The engine remembers what it computed of each frame alone, so that a window that slid by one frame
+costs one frame's encoder (`model/stream.py`).  The numbers are those of the full forward pass.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+from vggt_ros.engine.compiler import HEADS, Compiler
+from vggt_ros.engine.device import (
+    Device,
+    choose_device,
+    choose_dtype,
+    keep_compiled,
+    readable_faults,
+)
+from vggt_ros.engine.frame_cache import Memory
+from vggt_ros.engine.interface import Compiling, DeviceLost, Look, OutOfMemory
+from vggt_ros.engine.programs import Program, Programs
+from vggt_ros.engine.shapes import Encode, See, Shape, needed, query_room
+from vggt_ros.errors import UserError
+from vggt_ros.model.config import Config
+
+Progress = Callable[[str], None]
+Weights = dict
+
+
+class Engine:
+    """A compiled network with its weights on one device.  Used by one thread at a time.
+
+    With `background`, a shape that is not ready is compiled while others go on serving: a look
+    may then cover fewer frames than asked for (the newest), or leave out tracks; where nothing
+    fits it raises `Compiling`.  Without, it waits.  A window that does not fit into the device's
+    memory, or cannot be compiled, is not tried again: smaller ones serve, and the first such look
+    says why.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        weights: Weights,
+        *,
+        device: Device,
+        dtype: np.dtype,
+        default_width: int,
+        random: bool,
+        cache_dir: Path | None = None,
+        background: bool = False,
+    ):
+        order, group = config.aggregator.aa_order, config.aggregator.aa_block_size
+        if tuple(order) != ("frame", "global") or group != 1:
+            raise UserError("streaming needs a tower that alternates frame and global, one by one")
+        self.name, self.device, self.dtype = name, device, dtype
+        self.random_weights, self.default_width = random, default_width
+        self.background = background
+        compiler = Compiler(config, dtype, device, cache_dir)
+        self.programs = Programs(compiler)
+        self._memory = Memory(config, device)
+        self._slots = 0
+        self._too_large: list[See] = []
+        with self._faults(f"the weights of {name}"):
+            self._weights = compiler.taken(weights)
+            jax.block_until_ready(self._weights)
+
+    @property
+    def compiling(self) -> tuple[str, ...]:
+        """What is being compiled, then what will be, in words."""
+        return self.programs.pending
+
+    def reset(self) -> None:
+        """Forget every frame; keep the compiled programs."""
+        self._memory.forget()
+
+    def close(self, timeout: float) -> bool:
+        """Compile no more; True if the compiler has come to rest after `timeout` seconds."""
+        return self.programs.stop(timeout)
+
+    def warm(
+        self,
+        size: tuple[int, int],
+        window_sizes: Sequence[int],
+        *,
+        depth_frames: int,
+        queries: Sequence[int] = (0,),
+        progress: Progress = lambda line: None,
+    ) -> None:
+        """Compile what windows of `size` (height, width) network pixels will need, and wait.
+
+        The longest of `window_sizes` says how many frames will be remembered.
+        """
+        self._slots = max(self._slots, *window_sizes)
+        for shape in needed(size, window_sizes, depth_frames=depth_frames, queries=queries):
+            progress(f"compiling {self.name}: {shape}")
+            with self._faults(str(shape)):
+                self.programs.get(shape._replace(slots=self._slots))
+
+    def prepare(
+        self, size: tuple[int, int], window_size: int, *, depth_frames: int, guests: int = 0
+    ) -> None:
+        """Have all that windows up to this size will need compiled in the background.
+
+        `guests` frames more are now and then in a full window; what they need comes last.  Raises
+        `Compiling` until a window of one frame can be looked at.  Asking again is cheap.
+        """
+        self._slots = max(self._slots, window_size + guests)
+        sizes = range(1, window_size + 1)
+        shapes = [
+            shape._replace(slots=self._slots)
+            for shape in needed(size, sizes, depth_frames=depth_frames, guests=guests)
+        ]
+        at_once, later = shapes[:2], shapes[2:]
+        self.programs.want(at_once, first=True)
+        self.programs.want(later)
+        if None in [self._found(shape) for shape in at_once]:
+            raise _compiling(size)
+
+    def look(
+        self,
+        frame_ids: tuple[int, ...],
+        images: list[UInt8[np.ndarray, "h w 3"]],
+        *,
+        depth_frames: int,
+        queries: Float32[np.ndarray, "n 2"] | None = None,
+        query_frame: int = 0,
+    ) -> Look:
+        """Look at a window, oldest frame first; depth for the newest `depth_frames` only.
+
+        A frame is known by its id: its picture is read the first time only.  Raises `Compiling`,
+        `OutOfMemory` or `DeviceLost`; after the first two, another look may be tried.
+        """
+        size, frames = images[0].shape[:2], len(frame_ids)
+        self._slots = max(self._slots, frames)
+        room = query_room(0 if queries is None else len(queries))
+        wanted = See(size, self._slots, frames, depth_frames, room)
+        slots = self._read(frame_ids, images)
+        faults: list[UserError] = []
+        ready = self._found
+        for shape in self._fitting(wanted):
+            program = None
+            try:
+                program = ready(shape)
+                if program is None:  # it has been begun, and that is enough for now
+                    ready = self.programs.held
+                    continue
+                look = self._see(program, shape, slots, queries, query_frame)
+            except (OutOfMemory, DeviceLost) as error:
+                if program is not None and isinstance(error, DeviceLost):
+                    raise  # it was running; one that cannot be compiled may be at fault itself
+                faults.append(error)
+                self._too_large.append(shape)
+                continue
+            if faults:
+                said = f"{faults[-1]}; meanwhile a {shape} serves"
+                look = look._replace(notice=said)
+            return look
+        raise faults[-1] if faults else _compiling(size)
+
+    def _fitting(self, wanted: See) -> Iterator[See]:
+        """This window and what may stand in for it, without those that are known not to fit.
+
+        A single frame is always tried: memory that others held may be free again.
+        """
+        for shape in wanted.instead():
+            last = shape.frames == 1 and shape.queries == 0
+            if last or not any(shape.is_beyond(limit) for limit in self._too_large):
+                yield shape
+
+    def _read(
+        self, frame_ids: Sequence[int], images: Sequence[UInt8[np.ndarray, "h w 3"]]
+    ) -> Int32[np.ndarray, "s"]:
+        """The frames' slots in the memory, those that are new encoded."""
+        size = images[0].shape[:2]
+        self._memory.make_room(size, self._slots)
+        shape = Encode(size, self._slots)
+        program = self._found(shape)
+        if program is None:
+            raise _compiling(size)
+        with self._faults(str(shape)):
+            return self._memory.read(frame_ids, images, partial(program, self._weights))
+
+    def _see(
+        self,
+        program: Program,
+        shape: See,
+        slots: Int32[np.ndarray, "s"],
+        queries: Float32[np.ndarray, "n 2"] | None,
+        query_frame: int,
+    ) -> Look:
+        """Run it on the newest frames; without tracks where it or the query's frame has none."""
+        cut = len(slots) - shape.frames
+        given = np.zeros((0, 2), np.float32)
+        if queries is not None and shape.queries and query_frame >= cut:
+            given = queries
+        points = np.zeros((shape.queries, 2), np.float32)
+        points[: len(given)] = given
+        known = np.arange(shape.queries) < len(given)
+        inputs = slots[cut:], points, known, np.int32(max(query_frame - cut, 0))
+        try:
+            with self._faults(str(shape)):
+                outputs = program(self._weights, self._memory.arrays, *inputs)
+                outputs = [output for output in outputs if output is not None]
+                for output in outputs:
+                    output.copy_to_host_async()
+                pose, depth, confidence, *tracks = (np.asarray(output) for output in outputs)
+        except OutOfMemory:
+            with self._faults("the memory of frames"):
+                self._memory.check()
+            raise
+        if len(given) == 0:
+            return Look(pose, depth, confidence)
+        return Look(pose, depth, confidence, *(x[:, : len(given)] for x in tracks))
+
+    def _found(self, shape: Shape) -> Program | None:
+        """The program; in the background None while it is compiled."""
+        with self._faults(str(shape)):
+            return self.programs.find(shape) if self.background else self.programs.get(shape)
+
+    def _faults(self, what: str) -> AbstractContextManager[None]:
+        return readable_faults(what, self.device, self.dtype)
+
+
+def _compiling(size: tuple[int, int]) -> Compiling:
+    return Compiling(f"compiling for network pictures of {size[1]}x{size[0]}; images wait")
+
+
+def open_engine(
+    model: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    cache_dir: Path | None = None,
+    seed: int = 0,
+    background: bool = False,
+    progress: Progress = lambda line: None,
+) -> Engine:
+    """A network ready to be warmed: `model` is a preset, a hub id or a path.
+
+    Of the presets `small` comes with weights; the others see nothing, at full speed.
+
+    Raises `UserError` for a device that does not run, weights that do not fit, an unknown model.
+    """
+    from vggt_ros.model.checkpoint import open_weights
+    from vggt_ros.model.vggt import PRESETS
+
+    keep_compiled(cache_dir)
+    chosen = choose_device(device)
+    number = choose_dtype(dtype, chosen)
+    preset = PRESETS.get(model)
+    random = preset is not None and preset.weights is None
+    if preset is not None and random:
+        progress(f"{model}: drawing its weights")
+        config, width = preset.config, preset.default_width
+        weights = random_weights(config, number, seed)
+    else:
+        progress(f"{model}: reading weights")
+        config, weights, _ = open_weights(model, heads=HEADS, dtype=number)
+        width = config.aggregator.img_size
+    return Engine(
+        model,
+        config,
+        weights,
+        device=chosen,
+        dtype=number,
+        default_width=width,
+        random=random,
+        cache_dir=cache_dir,
+        background=background,
+    )
+
+
+def random_weights(config: Config, dtype: np.dtype, seed: int = 0) -> Weights:
+    """Untrained weights of the right shapes: they run at full speed and see nothing.
+
+    Drawn by NumPy, array by array: compiling the initialisers would take longer than the model.
+    """
+    from vggt_ros.model.weights import abstract
+
+    random = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = str(path[-1].key)
+        if name in ("scale", "gamma"):
+            return np.full(leaf.shape, 1.0 if name == "scale" else 0.1, leaf.dtype)
+        if name == "bias":
+            return np.zeros(leaf.shape, leaf.dtype)
+        inputs = math.prod(leaf.shape[:3]) if leaf.ndim == 4 else leaf.shape[-2:][0]
+        spread = inputs**-0.5 if name == "kernel" else 0.02
+        return (random.standard_normal(leaf.shape, np.float32) * spread).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract(config, HEADS, dtype))

@@ -1,0 +1,203 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Camera pixels to the network's pixels, and the way back.
+
+`Grid` is the map between the two; `to_network` is the same arithmetic as the reference's own
+loader (Pillow's bicubic filter on 8-bit samples), so both see the same picture bit for bit.
+"""
+
+from collections.abc import Sequence
+from math import ceil, floor
+from os import PathLike
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from vggt_ros.errors import UserError
+from vggt_ros.imaging.encodings import UnknownEncoding, check_size, decode, decode_compressed
+
+__all__ = [
+    "Grid",
+    "UnknownEncoding",
+    "decode",
+    "decode_compressed",
+    "grid_for",
+    "load_images",
+    "load_square",
+    "to_network",
+]
+
+PATCH = 14  # network pixels a token
+TALLEST = 8  # heights per width; beyond it hardly anything would be left of the picture
+
+
+class Grid(NamedTuple):
+    """The network's picture of one camera: its size, and where its pixels come from."""
+
+    input_width: int  # pixels of the camera
+    input_height: int
+    width: int  # pixels of the network, multiples of 14
+    height: int
+    crop_top: int  # network rows cut off above (portrait pictures only)
+    scale_x: float  # network pixels per camera pixel
+    scale_y: float
+
+    @property
+    def resized_height(self) -> int:
+        """Network rows before any are cut off."""
+        return round(self.input_height * self.scale_y)
+
+    @property
+    def network_from_input(self) -> Float64[np.ndarray, "3 3"]:
+        """Affine on pixel coordinates; (0, 0) is the centre of the first pixel on both sides.
+
+        Applied to a calibration matrix K from the left it gives K on the network's grid.
+        """
+        x, y = self.scale_x, self.scale_y
+        return np.array(
+            [[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5 - self.crop_top], [0, 0, 1]], np.float64
+        )
+
+    @property
+    def input_from_network(self) -> Float64[np.ndarray, "3 3"]:
+        """The inverse of `network_from_input`."""
+        return np.linalg.inv(self.network_from_input)
+
+
+def grid_for(input_width: int, input_height: int, network_width: int = 518) -> Grid:
+    """The grid on which the network looks at a picture of this size.
+
+    The width becomes `network_width`, the height the nearest multiple of 14, each with its own
+    scale and nothing cut off; only a picture that comes out taller than wide loses rows, above
+    and below alike. Raises UserError for sizes that leave no row, or next to nothing.
+    """
+    check_size(input_width, input_height)
+    if network_width < PATCH or network_width % PATCH:
+        raise UserError(f"network width {network_width} is not a positive multiple of {PATCH}")
+    if input_height > TALLEST * input_width:
+        raise UserError(
+            f"image size {input_width} x {input_height} is taller than {TALLEST} times its width; "
+            "turn or crop the picture"
+        )
+    height = _to_patches(input_height * (network_width / input_width))
+    if not height:
+        raise UserError(
+            f"image size {input_width} x {input_height} is too flat: at width {network_width} "
+            f"it has less than one row of patches; crop its sides"
+        )
+    kept = min(height, network_width)
+    return Grid(
+        input_width=input_width,
+        input_height=input_height,
+        width=network_width,
+        height=kept,
+        crop_top=(height - kept) // 2,
+        scale_x=network_width / input_width,
+        scale_y=height / input_height,
+    )
+
+
+def _to_patches(length: float) -> int:
+    """The nearest multiple of the patch size; Python's ties to even, as the reference has it."""
+    return round(length / PATCH) * PATCH
+
+
+def to_network(rgb: UInt8[np.ndarray, "h w 3"], grid: Grid) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture on the network's grid."""
+    resized = _bicubic(Image.fromarray(rgb), grid.width, grid.resized_height)
+    return resized[grid.crop_top : grid.crop_top + grid.height]
+
+
+def _bicubic(picture: Image.Image, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
+    return np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+
+
+# ---- the reference's loaders, for files -------------------------------------------------------
+
+Paths = Sequence[str | PathLike[str]]
+
+
+def load_images(
+    paths: Paths, mode: Literal["crop", "pad"] = "crop", network_width: int = 518
+) -> Float32[np.ndarray, "s H W 3"]:
+    """Picture files as the network's input in [0, 1].
+
+    `crop` is `to_network`; `pad` fits the longer side and fills up to a square. Pictures of
+    different sizes are centred on white to the largest height and width.
+    """
+    if mode == "crop":
+        fitted = [_cropped(_open(path), network_width) for path in paths]
+    else:
+        fitted = [_padded(_open(path), network_width) for path in paths]
+    if not fitted:
+        raise UserError("no pictures to load: the list of files is empty")
+    height, width = (max(picture.shape[axis] for picture in fitted) for axis in (0, 1))
+    return _unit(np.stack([_on_white(picture, height, width) for picture in fitted]))
+
+
+def load_square(
+    paths: Paths, target: int
+) -> tuple[Float32[np.ndarray, "s T T 3"], Float32[np.ndarray, "s 6"]]:
+    """Picture files centred on black squares of `target` pixels, in [0, 1].
+
+    Second result: for each, left, top, right, bottom of the picture within the square, in pixels
+    of the square, then the file's own width and height.
+    """
+    if not paths:
+        raise UserError("no pictures to load: the list of files is empty")
+    squares, places = [], []
+    for path in paths:
+        picture = _open(path)
+        (width, height), side = picture.size, max(picture.size)
+        left, top = (side - width) // 2, (side - height) // 2
+        square = Image.new("RGB", (side, side), (0, 0, 0))
+        square.paste(picture, (left, top))
+        squares.append(_bicubic(square, target, target))
+        edges = np.array([left, top, left + width, top + height]) * (target / side)
+        places.append([*edges, width, height])
+    return _unit(np.stack(squares)), np.array(places, np.float32)
+
+
+def _open(path: str | PathLike[str]) -> Image.Image:
+    """RGB; transparency of RGBA files becomes white, as in the reference."""
+    try:
+        with Image.open(path) as picture:
+            if picture.mode == "RGBA":
+                white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+                return Image.alpha_composite(white, picture).convert("RGB")
+            return picture.convert("RGB")
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is not a picture that Pillow can read") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as fault:
+        raise UserError(f"{path} cannot be read: {fault}") from fault
+
+
+def _cropped(picture: Image.Image, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    return to_network(np.asarray(picture), grid_for(*picture.size, width))
+
+
+def _padded(picture: Image.Image, side: int) -> UInt8[np.ndarray, "side side 3"]:
+    width, height = picture.size
+    if width >= height:
+        fitted = side, _to_patches(height * (side / width))
+    else:
+        fitted = _to_patches(width * (side / height)), side
+    if not min(fitted):
+        raise UserError(f"a picture of {width} x {height} is too narrow to fit {side} pixels")
+    return _on_white(_bicubic(picture, *fitted), side, side)
+
+
+def _on_white(
+    picture: UInt8[np.ndarray, "h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "H W 3"]:
+    spare = height - picture.shape[0], width - picture.shape[1]
+    margins = [(floor(n / 2), ceil(n / 2)) for n in spare]
+    return np.pad(picture, [*margins, (0, 0)], constant_values=255)
+
+
+def _unit(picture: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    return picture.astype(np.float32) / np.float32(255)

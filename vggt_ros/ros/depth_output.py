@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""One view as the robot wants it: masked, on the network's pixel grid or the camera's.
+
+Every part is computed once, and only when a topic asks for it.
+"""
+
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from vggt_ros.frames import View
+from vggt_ros.imaging.grid import Grid
+from vggt_ros.ros.clouds import camera_points
+
+SAME_SURFACE = 1.1  # neighbouring depths within this ratio are blended, others never
+
+
+class Shown:
+    """A view that has depth, masked below `min_confidence`, on the grid that was asked for."""
+
+    def __init__(self, view: View, *, min_confidence: float, on_input_grid: bool):
+        self.view = view
+        self._min_confidence = min_confidence
+        self._enlarged = on_input_grid
+
+    @property
+    def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
+        return self.view.input_rgb if self._enlarged else self.view.rgb
+
+    @cached_property
+    def intrinsics(self) -> Float[np.ndarray, "3 3"]:
+        """K of exactly this pixel grid."""
+        if self._enlarged:
+            return self.view.grid.input_from_network @ self.view.intrinsics
+        return self.view.intrinsics
+
+    @cached_property
+    def depth(self) -> Float32[np.ndarray, "h w"]:
+        masked = self.view.masked_depth(self._min_confidence)
+        return on_input_grid(masked, self.view.grid) if self._enlarged else masked
+
+    @cached_property
+    def confidence(self) -> Float32[np.ndarray, "h w"]:
+        assert self.view.confidence is not None
+        if self._enlarged:
+            return on_input_grid(self.view.confidence, self.view.grid)
+        return self.view.confidence
+
+    @cached_property
+    def points(self) -> Float32[np.ndarray, "h w 3"]:
+        return camera_points(self.depth, self.intrinsics)
+
+
+def on_input_grid(values: Float32[np.ndarray, "h w"], grid: Grid) -> Float32[np.ndarray, "H W"]:
+    """Network pixels enlarged to the camera's.
+
+    The nearest pixel decides: where it is NaN, or outside the network's picture, so is the result;
+    neighbours are blended in (bilinear) only where all of them belong to the same surface, so that
+    no points appear between a thing and what is behind it.
+    """
+    affine = grid.network_from_input
+    columns = affine[0, 0] * np.arange(grid.input_width) + affine[0, 2]
+    rows = affine[1, 1] * np.arange(grid.input_height) + affine[1, 2]
+    left, right, blend_x, near_x = _neighbours(columns, grid.width)
+    above, below, blend_y, near_y = _neighbours(rows, grid.height)
+
+    top, bottom = values[above], values[below]
+    corners = [row[:, column] for row in (top, bottom) for column in (left, right)]
+    lowest = np.minimum(np.minimum(*corners[:2]), np.minimum(*corners[2:]))  # NaN if one is
+    highest = np.maximum(np.maximum(*corners[:2]), np.maximum(*corners[2:]))
+    upper = corners[0] + blend_x * (corners[1] - corners[0])
+    lower = corners[2] + blend_x * (corners[3] - corners[2])
+    blended = upper + blend_y[:, None] * (lower - upper)
+    nearest = values[near_y][:, near_x]
+    result = np.where(highest <= SAME_SURFACE * lowest, blended, nearest)
+    result[np.abs(rows - near_y) > 0.5 + 1e-9] = np.nan  # rows that the network never saw
+    return result
+
+
+def _neighbours(
+    places: Float[np.ndarray, "n"], size: int
+) -> tuple[np.ndarray, np.ndarray, Float32[np.ndarray, "n"], np.ndarray]:
+    """Pixels before and after each place, the share of the latter, and the nearest one."""
+    inside = np.clip(places, 0, size - 1)
+    before = np.minimum(inside.astype(np.intp), max(size - 2, 0))
+    after = np.minimum(before + 1, size - 1)
+    return before, after, (inside - before).astype(np.float32), np.rint(inside).astype(np.intp)

@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What a look costs beside the network: from an Image message to every output, timed by part.
+
+The node's own code runs, with a network that answers at once; another process subscribes to all.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from jaxtyping import UInt8
+from nav_msgs.msg import Path
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from vggt_ros.engine.interface import Look
+from vggt_ros.errors import UserError
+from vggt_ros.msg import PointTracks, QueryPoints
+from vggt_ros.ros.inference import Job
+from vggt_ros.ros.inputs import frame_from
+from vggt_ros.ros.messages import header, image_message
+from vggt_ros.ros.node import VggtNode
+
+TOPICS = {
+    "/vggt/depth/image": Image,
+    "/vggt/depth/camera_info": CameraInfo,
+    "/vggt/depth/confidence": Image,
+    "/vggt/rgb/image_rect_color": Image,
+    "/vggt/rgb/camera_info": CameraInfo,
+    "/vggt/points": PointCloud2,
+    "/vggt/window_points": PointCloud2,
+    "/vggt/pose": PoseStamped,
+    "/vggt/path": Path,
+    "/vggt/tracks": PointTracks,
+}
+START, PERIOD = 1_700_000_000_000_000_000, 100_000_000  # nanoseconds
+PATIENCE = 30.0  # seconds for the subscribers to appear
+
+
+class Part(NamedTuple):
+    """One row: what is timed, and its median in milliseconds."""
+
+    name: str
+    milliseconds: float
+
+
+class Instant:
+    """A network that answers at once: a tilted plane ahead, every pixel sure, all queries seen."""
+
+    name, device, dtype, random_weights = "instant", "none", "float32", False
+    compiling = ()
+
+    def __init__(self, width: int):
+        self.default_width = width
+
+    def prepare(self, *_: Any, **__: Any) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def close(self, timeout: float) -> bool:
+        return True
+
+    def look(
+        self, frame_ids, images, *, depth_frames: int, queries=None, query_frame: int = 0
+    ) -> Look:
+        height, width = images[-1].shape[:2]
+        encoding = np.zeros((len(frame_ids), 9), np.float32)
+        encoding[:, 0] = [-0.02 * (i - frame_ids[0]) for i in frame_ids]
+        encoding[:, 6:] = 1.0
+        plane = np.linspace(1, 4, width, dtype=np.float32) + np.zeros((height, 1), np.float32)
+        depth = np.broadcast_to(plane, (depth_frames, height, width))
+        confidence = np.full_like(depth, 4.0)
+        if queries is None:
+            return Look(encoding, depth, confidence)
+        tracks = np.broadcast_to(queries, (len(frame_ids), *queries.shape))
+        sure = np.ones(tracks.shape[:2], np.float32)
+        return Look(encoding, depth, confidence, tracks, sure, sure)
+
+
+def message_times(
+    repeats: int = 40,
+    *,
+    image_size: tuple[int, int] = (640, 480),
+    network_width: int = 518,
+    window_size: int = 4,
+    queries: int = 16,
+) -> list[Part]:
+    """Medians by part over `repeats` looks; the last row is all of them together, for one frame.
+
+    Decoding to geometry run as they are; the rows of topics say what building and publishing took,
+    where a part that two topics share counts for the first.  `image_size` is width and height.
+    """
+    with _node(Instant(network_width), window_size) as node:
+        rng = np.random.default_rng(0)
+        picture = rng.integers(0, 255, (*reversed(image_size), 3), dtype=np.uint8)
+        node.looker.look(Job(_image(0, picture), time.monotonic()))
+        ids = list(range(queries))
+        node.looker.query(QueryPoints(ids=ids, u=[50.0 + i for i in ids], v=[40.0 for _ in ids]))
+        samples: dict[str, list[float]] = {}
+        for i in range(1, repeats + window_size + 1):
+            msg = _image(i, picture)
+            began = time.perf_counter()
+            frame_from(msg)
+            decoded = time.perf_counter()
+            node.looker.look(Job(msg, time.monotonic()))
+            node.sender.rest(PATIENCE)
+            parts = dict(node.health.seconds)
+            total = time.perf_counter() - decoded - parts.pop("network")
+            parts = {"decode": decoded - began, **parts, "total": total}
+            for name, seconds in parts.items() if i > window_size else ():
+                samples.setdefault(name, []).append(1e3 * seconds)
+    return [Part(name, median(times)) for name, times in samples.items()]
+
+
+def _image(i: int, picture: UInt8[np.ndarray, "h w 3"]) -> Image:
+    return image_message(header(START + i * PERIOD, "camera"), picture)
+
+
+@contextmanager
+def _node(engine: Instant, window_size: int) -> Iterator[VggtNode]:
+    """A node on a context of its own, with every topic heard by another process."""
+    context = Context()
+    context.init()
+    overrides = [Parameter("window_size", value=window_size), Parameter("cache_dir", value="")]
+    node = VggtNode(open_engine=lambda *_: engine, context=context, parameter_overrides=overrides)
+    listener = subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.harness.timing"])
+    try:
+        end = time.monotonic() + PATIENCE
+        while node.health.state != "waiting for the first image" or not all(
+            node.count_subscribers(topic) for topic in TOPICS
+        ):
+            if time.monotonic() > end or listener.poll() is not None:
+                raise UserError("the process that listens did not start; is the ROS domain in use?")
+            time.sleep(0.05)
+        yield node
+    finally:
+        listener.terminate()
+        listener.wait()
+        node.close(PATIENCE)
+        node.destroy_node()
+        context.shutdown()
+
+
+def _listen(topics: dict[str, type]) -> None:
+    """Take every message as bytes: what listeners in other processes cost is their own business."""
+    rclpy.init()
+    node = Node("bench_listener")
+    for topic, kind in topics.items():
+        node.create_subscription(kind, topic, lambda _: None, QoSProfile(depth=5), raw=True)
+    rclpy.spin(node)
+
+
+if __name__ == "__main__":
+    try:
+        _listen(TOPICS)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass

@@ -1,0 +1,167 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`vggt bench NAME`: figures as a table or JSON.  Both sides of a ratio alternate in one run.
+
+A bench is the module NAME beside this one, with `rows(options)`, which yields rows as they are
+known.
+"""
+
+import json as json_format
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from vggt_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from vggt_ros.model.vggt import Preset
+
+
+class Row(NamedTuple):
+    """One figure; `against` says what it was compared with, or what it is asked to be."""
+
+    name: str
+    value: float
+    unit: str
+    better: Literal["lower", "higher"]
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the benches may be told."""
+
+    model: str
+    windows: tuple[int, ...]
+    width: int  # network pixels; 0: what the model was made for
+    height: int  # 0: three quarters of the width, in whole patches
+    repeats: int
+    reference: Path | None
+    dtype: Literal["auto", "float32", "bfloat16"]
+    plot: Path | None = None  # picture of the times of `stream`, beside the cost model
+
+
+def bench(
+    name: Literal["dispatch", "full", "load", "map", "messages", "stream", "train"],
+    *,
+    json: bool = False,
+    model: str = "tiny",
+    windows: tuple[int, ...] = (),
+    width: int = 0,
+    height: int = 0,
+    repeats: int = 7,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    reference: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Measure one thing and print it.
+
+    Args:
+        name: dispatch (Python's share of a compiled step), full (a forward pass with all heads),
+            load (a checkpoint: time, memory), map (joining, scale, and the map's cloud on one
+            core), messages (what a look costs besides the network),
+            stream (a sliding window's step against a full pass; memory; the second start), train
+            (samples a second of the training loop on drawn rooms).
+        json: print one object with machine and rows; the progress goes to stderr.
+        model: preset or checkpoint.
+        windows: window sizes S; 1 2 4 where none is given, 1 to 16 for a plot.
+        width: width of the network's picture; 0 takes the model's own.
+        height: height of it; 0 takes three quarters of the width.
+        repeats: timed runs of each side, after one that is not counted; medians are given.
+        dtype: arithmetic; auto is float32 on a CPU and bfloat16 on an accelerator.
+        reference: checkout of the official VGGT, to compare `full` with (needs PyTorch).
+        plot: with `stream`: time nothing but the step, and draw it beside the cost model, here.
+    """
+    module = f"vggt_ros.tools.bench.{name}"
+    windows = windows or ((1, 2, 4) if plot is None else tuple(range(1, 17)))
+    options = Options(model, windows, width, height, repeats, reference, dtype, plot)
+    if repeats < 1 or min(windows) < 1:
+        raise UserError("--repeats and --windows start at 1")
+    if plot is not None and name != "stream":
+        raise UserError(f"--plot draws what stream measures: vggt bench stream --plot {plot}")
+    rows = []
+    with redirect_stdout(sys.stderr):
+        for row in import_module(module).rows(options):
+            print(line(row), flush=True)
+            rows.append(row)
+    if json:
+        report = {"machine": machine(), "rows": [row._asdict() for row in rows]}
+        print(json_format.dumps(report, indent=2))
+    else:
+        print(table(rows))
+
+
+def interleaved(
+    sides: Mapping[str, Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Median seconds of each side; the sides take turns, so that what disturbs one disturbs all."""
+    for run in sides.values():
+        run()
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, run in sides.items():
+            start = clock()
+            run()
+            taken[name].append(clock() - start)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def preset(model: str) -> "Preset":
+    """The preset of that name; benches need no trained weights."""
+    from vggt_ros.model.vggt import PRESETS
+
+    if model not in PRESETS:
+        raise UserError(f"{model} is no preset; choose from: {', '.join(PRESETS)}")
+    return PRESETS[model]
+
+
+def picture_size(options: Options) -> tuple[int, int]:
+    """Height and width of the network's picture, whole patches of 14 pixels."""
+    width = options.width or preset(options.model).default_width
+    height = options.height or round(width * 0.75 / 14) * 14
+    if width % 14 or height % 14:
+        raise UserError(f"{width}x{height}: --width and --height must be multiples of 14")
+    return height, width
+
+
+def line(row: Row) -> str:
+    """One row of the table."""
+    against = f"   {row.against}" if row.against else ""
+    return f"{row.name:<44} {row.value:>10.4g} {row.unit:<6}{against}"
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown, so that it can go straight into benchmarks/README.md."""
+    lines = [f"Machine: {machine()}", "", "| figure | value | unit | against |"]
+    lines += ["|---|---|---|---|"]
+    lines += [f"| `{r.name}` | {r.value:.4g} | {r.unit} | {r.against} |" for r in rows]
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """Processor, cores, and the versions that decide speed; the accelerator where JAX is loaded."""
+    words = [_processor(), f"{os.cpu_count()} cores", f"Python {platform.python_version()}"]
+    if jax := sys.modules.get("jax"):
+        words += [f"JAX {jax.__version__}", jax.devices()[0].device_kind]
+    if torch := sys.modules.get("torch"):
+        words.append(f"PyTorch {torch.__version__}")
+    return ", ".join(words)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [text.partition(":")[2].strip() for text in lines if text.startswith("model name")]
+    return names[0] if names else platform.machine()

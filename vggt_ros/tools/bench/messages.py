@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What a look costs besides the network: 640x480 in, 518x392 out, a subscriber on every topic."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from vggt_ros.errors import UserError
+from vggt_ros.tools.bench.main import Options, Row
+from vggt_ros.tools.loopback import stay_on_this_machine
+
+# In a process of its own: tools do not import the node's side.
+MEASURE = """
+import json, sys
+from vggt_ros.ros.harness.timing import message_times
+print(json.dumps(message_times(int(sys.argv[1]))))
+"""
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """Median milliseconds by part; the last row is all of them, for one frame."""
+    stay_on_this_machine()
+    command = [sys.executable, "-c", MEASURE, str(4 * options.repeats)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise UserError("the node could not be measured, see above; it needs ROS 2 (make test)")
+    for name, milliseconds in json.loads(done.stdout.splitlines()[-1]):
+        yield Row(f"messages_ms/{name}", milliseconds, "ms", "lower")

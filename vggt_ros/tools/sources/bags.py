@@ -1,0 +1,212 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A rosbag2 (mcap, sqlite3) or ROS 1 bag becomes stamped frames, with the camera's calibration.
+
+Bags that lost their end (recorder killed, disk full) give what they hold.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from vggt_ros.errors import UserError
+from vggt_ros.frames import Frame
+from vggt_ros.imaging.grid import decode, decode_compressed
+from vggt_ros.tools.sources.source import Sighting, Source
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
+    from rosbags.interfaces import Connection
+
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+SUFFIXES = frozenset((".bag", ".db3", ".mcap"))
+
+
+def is_bag(path: Path) -> bool:
+    """A storage file, or the folder that a recorder made, with or without its metadata."""
+    if path.is_dir():
+        return any(p.name == "metadata.yaml" or p.suffix in SUFFIXES for p in path.iterdir())
+    return path.suffix in SUFFIXES
+
+
+def open_bag(path: Path, topic: str | None = None) -> Source:
+    """Choose the image topic.  Raises `UserError` with a list unless one is plainly meant."""
+    source = Source(path, "bag", "", ())
+    with reading(path, source.notes) as reader:
+        chosen = choose_topic(path, reader.connections, topic)
+        source.count = sum(c.msgcount for c in chosen) or None
+    source.stamps = f"message headers of {chosen[0].topic}"
+    source.sightings = _sightings(path, chosen[0].topic, chosen[0].msgtype, source.notes)
+    return source
+
+
+def choose_topic(
+    path: Path, connections: "list[Connection]", topic: str | None
+) -> "list[Connection]":
+    """All connections of the one image topic that is meant."""
+    images = {
+        c.topic: c
+        for c in connections
+        if c.msgtype in (IMAGE, COMPRESSED) and not c.topic.endswith("/compressedDepth")
+    }
+    if not images:
+        others = ", ".join(sorted({c.topic for c in connections})[:8]) or "none at all"
+        raise UserError(f"{path} has no image topic; its topics: {others}")
+    listed = ", ".join(f"{c.topic} ({c.msgtype.split('/')[-1]})" for c in images.values())
+    if topic is not None:
+        wanted = "/" + topic.strip("/")
+        if wanted not in images:
+            raise UserError(f"{path} has no image topic {wanted}; choose --topic from: {listed}")
+    else:
+        # A camera that was recorded both raw and compressed is one camera: the raw one is taken.
+        wanted, *others = sorted(set(images) - {f"{raw}/compressed" for raw in images})
+        if others:
+            raise UserError(f"{path} has several image topics; choose --topic from: {listed}")
+    same = [c for c in connections if c.topic == wanted]
+    return [c for c in same if c.msgtype == same[0].msgtype]
+
+
+def _sightings(path: Path, topic: str, msgtype: str, notes: list[str]) -> Iterator[Sighting]:
+    with reading(path, notes) as reader:
+        infos = _first_infos(reader)
+        wanted = [c for c in reader.connections if (c.topic, c.msgtype) == (topic, msgtype)]
+        messages = _until_torn(reader.messages(connections=wanted), notes)
+        for number, (recorded_ns, raw) in enumerate(messages):
+            name = f"image {number}"
+            try:
+                message: Any = reader.deserialize(raw, msgtype)
+            except Exception as error:  # its bytes may be anything
+                yield Sighting(name, recorded_ns, partial(_refuse, error))
+                continue
+            stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            if stamp_ns == 0:
+                _note(notes, "headers are not stamped: the times of recording are used")
+                stamp_ns = recorded_ns
+            yield Sighting(name, stamp_ns, partial(_load, message, stamp_ns, topic, infos, notes))
+
+
+def _until_torn(
+    messages: "Iterator[tuple[Connection, int, bytes]]", notes: list[str]
+) -> Iterator[tuple[int, bytes]]:
+    count = 0
+    try:
+        for _, recorded_ns, raw in messages:
+            count += 1
+            yield recorded_ns, raw
+    except Exception as error:  # whatever three storage formats throw when they are cut
+        _note(notes, f"the bag breaks off after {count} images ({error}); they are kept")
+
+
+def _load(
+    message: Any, stamp_ns: int, topic: str, infos: dict[str, Any], notes: list[str]
+) -> Frame:
+    rgb = _pixels(message)
+    camera = message.header.frame_id or "camera"
+    info = choose_info(topic, camera, infos)
+    k = None if info is None else calibration(info, topic, rgb.shape, notes)
+    return Frame(rgb, stamp_ns, camera, k)
+
+
+def _refuse(error: Exception) -> Frame:
+    raise UserError(f"not a message of its type ({error})")
+
+
+def _note(notes: list[str], line: str) -> None:
+    if line not in notes:
+        notes.append(line)
+
+
+def _pixels(message: Any) -> np.ndarray:
+    if message.__msgtype__ == COMPRESSED:
+        return decode_compressed(message.data.tobytes())
+    return decode(
+        message.data,
+        encoding=message.encoding,
+        height=message.height,
+        width=message.width,
+        step=message.step,
+        is_bigendian=bool(message.is_bigendian),
+    )
+
+
+# ---- calibration
+
+
+def _first_infos(reader: "AnyReader") -> dict[str, Any]:
+    """The first CameraInfo of each topic: a camera's calibration does not change during a bag."""
+    infos: dict[str, Any] = {}
+    for connection in reader.connections:
+        if connection.msgtype == CAMERA_INFO and connection.topic not in infos:
+            try:
+                _, _, raw = next(reader.messages(connections=[connection]))
+                infos[connection.topic] = reader.deserialize(raw, CAMERA_INFO)
+            except Exception:  # none recorded, or in the part that was lost: do without
+                continue
+    return infos
+
+
+def choose_info(topic: str, camera: str, infos: dict[str, Any]) -> Any | None:
+    """The CameraInfo beside the image topic, else the only one of the same frame_id."""
+    beside = topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+    if beside in infos:
+        return infos[beside]
+    same = [info for info in infos.values() if info.header.frame_id == camera]
+    return same[0] if len(same) == 1 else None
+
+
+def calibration(
+    info: Any, topic: str, shape: tuple[int, ...], notes: list[str]
+) -> Float64[np.ndarray, "3 3"] | None:
+    """K on the picture's own pixels; None where the CameraInfo is empty or of another shape."""
+    height, width = shape[:2]
+    rectified = "rect" in topic.removesuffix("/compressed").rpartition("/")[2]
+    k, p = (getattr(info, name, getattr(info, name.lower(), None)) for name in "KP")
+    matrix = np.array(p).reshape(3, 4)[:, :3] if rectified else np.array(k).reshape(3, 3)
+    if not matrix[0, 0] > 0:
+        _note(notes, "the CameraInfo is not calibrated: it is not used")
+        return None
+    sx, sy = width / (info.width or width), height / (info.height or height)
+    if abs(sx / sy - 1) > 0.01:
+        _note(notes, f"the CameraInfo is of {info.width}x{info.height}, the image {width}x{height}")
+        return None
+    resized = np.diag([sx, sy, 1.0])
+    resized[:2, 2] = (sx - 1) / 2, (sy - 1) / 2  # pixel (0, 0) is a centre, not a corner
+    return resized @ matrix.astype(np.float64)
+
+
+# ---- opening
+
+
+@contextmanager
+def reading(path: Path, notes: list[str]) -> "Iterator[AnyReader]":
+    """An open reader; what lost its end is opened as far as it goes, and said in `notes`."""
+    try:
+        from rosbags.highlevel import AnyReader
+        from rosbags.typesys import Stores, get_typestore
+    except ImportError:
+        raise UserError("reading bags needs rosbags: pip install 'vggt_ros[tools]'") from None
+    from vggt_ros.tools.sources.truncated_bags import mended
+
+    known = get_typestore(Stores.ROS2_JAZZY)  # for bags from before definitions were recorded
+    try:
+        reader = AnyReader([path], default_typestore=known)
+        reader.open()
+    except Exception as error:  # whatever three storage formats throw when they are cut
+        try:
+            reader = mended(path, known)
+            reader.open()
+        except Exception:
+            raise UserError(
+                f"{path} cannot be read as a bag: {error}; check it with: ros2 bag info"
+            ) from None
+        _note(notes, f"the bag is not whole ({error}); what is there is read")
+    try:
+        yield reader
+    finally:
+        reader.close()

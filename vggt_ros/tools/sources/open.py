@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures, a video or a bag: recognise it, refuse what is wrong, hand out the stream; no ROS."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vggt_ros.errors import UserError
+from vggt_ros.tools.sources import images
+from vggt_ros.tools.sources.bags import is_bag, open_bag
+from vggt_ros.tools.sources.source import Selection, Source
+from vggt_ros.tools.sources.video import open_video
+
+ALL = Selection()
+
+
+def open_source(
+    source: Path | Sequence[Path],
+    *,
+    topic: str | None = None,
+    rate: float | None = None,
+    selection: Selection = ALL,
+) -> Source:
+    """Recognise a folder of pictures, picture files, a video, a rosbag2 or a ROS 1 bag.
+
+    `topic` picks one of a bag's image topics; `rate` (Hz) stamps pictures.  Raises `UserError`
+    for what is missing, unknown or ambiguous, before anything is decoded.
+    """
+    selection.check()
+    paths = [source] if isinstance(source, Path) else list(source)
+    if not paths:
+        raise UserError("no source given; name a folder of pictures, a video or a bag")
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist; check the path")
+    path = paths[0]
+    if topic is not None and not is_bag(path):
+        raise UserError(f"--topic is for bags and {path} is none; leave it away")
+    if is_bag(path) or not images.are_pictures(path):
+        if len(paths) > 1:
+            raise UserError(f"several sources must all be pictures, and {path} is none")
+        if rate is not None:
+            raise UserError(f"--rate is for pictures; {path} has its own times, thin it by --every")
+        opened = open_bag(path, topic) if is_bag(path) else open_video(path)
+    else:
+        opened = images.open_pictures(paths, rate)
+    opened.selection = selection
+    return opened

@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`vggt weights`: what a checkpoint holds, and the same weights as one file that loads faster."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+from vggt_ros.errors import UserError
+
+Head = Literal["camera", "depth", "points", "tracks"]
+
+
+def convert(
+    source: str,
+    to: Path | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    heads: tuple[Head, ...] = ("camera", "depth", "points", "tracks"),
+    config: Path | None = None,
+) -> None:
+    """Show how a checkpoint fits the network, and with --to write it as one file that loads faster.
+
+    The table counts, for every module, tensors loaded, missing, unexpected and of another shape;
+    an official VGGT-1B has 1,797 of 1,797. The file written is safetensors with layers stacked;
+    it holds its own configuration, so `model:=FILE` is all that a robot needs.
+
+    Args:
+        source: Hub repository (facebook/VGGT-1B), .safetensors or .pt file, index of shards, or
+            directory with one of them.
+        to: File to write, ending in .safetensors; without it nothing is written.
+        dtype: Stored precision of encoder and tower; heads, norms and tokens stay float32.
+        heads: Heads to keep; points can always be had from depth and camera.
+        config: config.json of a model that is not VGGT-1B and does not say so itself.
+    """
+    from vggt_ros.model import checkpoint
+    from vggt_ros.model.config import Config
+    from vggt_ros.model.tensor_files import open_files
+
+    if to is not None and to.suffix != ".safetensors":
+        raise UserError(f"{to} must end in .safetensors")
+    if to is not None and not os.access(to.parent, os.W_OK):  # before the long read, not after
+        raise UserError(f"{to.parent} is no directory that can be written to")
+    paths = checkpoint.locate(source)
+    files = open_files(paths)
+    if config is not None:
+        tree = checkpoint.read_json(config)
+        model = Config.from_dict(tree.get("config", tree))
+    else:
+        model = checkpoint.config_of(files, paths[0])
+    heads = tuple(head for head in heads if head in checkpoint.heads_of(files))
+    report = checkpoint.balance(model, files, heads)
+    print(report)
+    if not report.balanced:
+        raise UserError(f"{source} does not fit: {report.fault()}")
+    if to is None:
+        return
+    start = time.monotonic()
+    _, weights, _ = checkpoint.open_weights(paths[0], model, heads, dtype)
+    checkpoint.save(to, model, weights)
+    seconds, size = time.monotonic() - start, to.stat().st_size
+    print(f"{to}: {size / 1e9:.2f} GB in {seconds:.0f} s", file=sys.stderr)
