@@ -17,13 +17,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "vggt_ros"
 SHELLS = {"ros", "tools", "train"}
 PURE = {"imaging", "engine", "mapping", "model"}  # areas of the core that are folders
 ROOT = {"errors", "files", "frames", "geometry", "pipeline", "settings", "timeline", "tracking",
-        "window"}  # and those that are one module  # fmt: skip
+        "views"}  # and those that are one module  # fmt: skip
 CORE = PURE | ROOT
 MAY_IMPORT = {  # area: the areas of ours that it may know, itself and `errors` besides
     "errors": set(),
     "files": set(),
     "geometry": set(),
-    "window": set(),
     "timeline": set(),
     "imaging": set(),
     "mapping": {"geometry"},
@@ -31,7 +30,8 @@ MAY_IMPORT = {  # area: the areas of ours that it may know, itself and `errors` 
     "engine": {"model", "files"},
     "settings": {"imaging", "mapping"},
     "tracking": {"imaging"},
-    "frames": {"imaging", "mapping"},
+    "frames": {"geometry", "imaging", "mapping"},
+    "views": {"engine.interface", "frames", "geometry", "mapping"},
     "pipeline": {"engine.interface", "engine.extra_views", "imaging", "mapping"} | ROOT,
     "ros": CORE - {"model"},
     "tools": CORE,

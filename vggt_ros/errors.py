@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The one kind of error that a person, not a programmer, is meant to read."""
+"""Errors that the user, not a programmer, is meant to read."""
 
 
 class UserError(Exception):
@@ -8,3 +8,7 @@ class UserError(Exception):
 
     Shells (the command line, the node) print it as one line without a traceback.
     """
+
+
+class FrameError(UserError):
+    """A frame that was refused; the window stays as it was."""

@@ -62,7 +62,27 @@ def quaternion_from_rotation(rotation: Float[Array, "*b 3 3"]) -> Float[Array, "
     return xp.where(quaternion[..., 3:] < 0, -quaternion, quaternion)
 
 
-# ---- motions ----------------------------------------------------------------------------------
+def rotation_angle(rotation: Float[np.ndarray, "3 3"]) -> float:
+    """By how many radians a rotation turns, in [0, pi]."""
+    return float(np.arccos(np.clip((np.trace(rotation) - 1.0) / 2.0, -1.0, 1.0)))
+
+
+def nearest_rotation(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
+    """The rotation next to a matrix in the Frobenius norm (Kabsch, Acta Cryst. A32, 1976)."""
+    u, _, vt = np.linalg.svd(matrix)
+    return (u * [1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+
+
+# ---- rigid motions ----------------------------------------------------------------------------
+
+
+def homogeneous(target_from_source: Float[Array, "*b 3 4"]) -> Float[Array, "*b 4 4"]:
+    """A motion of three rows with the row 0 0 0 1 below."""
+    xp = target_from_source.__array_namespace__()
+    last = xp.zeros_like(target_from_source[..., :1, :]) + xp.asarray(
+        [0.0, 0.0, 0.0, 1.0], dtype=target_from_source.dtype
+    )
+    return xp.concat([target_from_source, last], axis=-2)
 
 
 def inverse_rigid(target_from_source: Float[Array, "*b r 4"]) -> Float[Array, "*b r 4"]:
@@ -93,8 +113,81 @@ def transform(
     return points @ xp.matrix_transpose(rotation) + shift.reshape(*batch, *gap, 1, 3)
 
 
+def interpolate_rigid(
+    before: Float[np.ndarray, "4 4"], after: Float[np.ndarray, "4 4"], share: float
+) -> Float[np.ndarray, "4 4"]:
+    """The rigid motion this share of the way from one to the other (a chord, for small turns)."""
+    pose = before + share * (after - before)
+    u, _, vt = np.linalg.svd(pose[:3, :3])
+    pose[:3, :3] = u @ vt
+    return pose
+
+
+def rigid_logarithm(motion: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "6"]:
+    """The twist (linear, angular) that makes this motion in a unit of time; turns below pi.
+
+    A robot on an arc moves by a constant twist, so an arc is measured as exactly as a line.
+    The logarithm of SE(3): Murray, Li and Sastry, A Mathematical Introduction to Robotic
+    Manipulation, 1994, section 2.3.
+    """
+    quaternion = quaternion_from_rotation(motion[:3, :3])
+    sine = float(np.linalg.norm(quaternion[:3]))
+    angle = 2.0 * float(np.arctan2(sine, quaternion[3]))
+    turn = quaternion[:3] * (angle / sine if sine > 1e-12 else 2.0)
+    cross = cross_product_matrix(turn)
+    # 1/angle^2 - (1 + cos) / (2 angle sin), whose limit at rest is 1/12
+    bend = 1.0 / 12.0
+    if angle > 1e-3:
+        bend = (1.0 - 0.5 * angle / np.tan(0.5 * angle)) / angle**2
+    shift = (np.eye(3) - 0.5 * cross + bend * cross @ cross) @ motion[:3, 3]
+    return np.concatenate([shift, turn])
+
+
+def cross_product_matrix(vector: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+    """The matrix that multiplies like the cross product with `vector` from the left."""
+    x, y, z = vector
+    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+
+
+def lever_arm_jacobian(step: Float[np.ndarray, "3"]) -> Float[np.ndarray, "6 6"]:
+    """How errors of a pose (translation, rotation vector) act one `step` further on.
+
+    By the negative of the step it also carries a velocity (linear, angular) to another point.
+    """
+    jacobian = np.eye(6)
+    jacobian[:3, 3:] = cross_product_matrix(-step)
+    return jacobian
+
+
+# ---- scaled motions ---------------------------------------------------------------------------
+
+
+def scale_points(
+    points: Float[np.ndarray, "*p 3"], factor: float, about: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "*p 3"]:
+    """Points with every distance multiplied by `factor`; the point `about` stays."""
+    return about + factor * (points - about)
+
+
+def scale_pose(
+    world_from_camera: Float[np.ndarray, "4 4"], factor: float, about: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "4 4"]:
+    """A pose in a world that was rescaled about a point: its centre moves, its axes do not."""
+    pose = world_from_camera.copy()
+    pose[:3, 3] = scale_points(pose[:3, 3], factor, about)
+    return pose
+
+
+def scale_covariance(
+    covariance: Float[np.ndarray, "6 6"], factor: float
+) -> Float[np.ndarray, "6 6"]:
+    """Of a pose (translation, rotation vector) in a world whose lengths grew by `factor`."""
+    units = np.repeat([factor, 1.0], 3)
+    return units[:, None] * covariance * units
+
+
 class Similarity(NamedTuple):
-    """target_from_source with a scale: a point p becomes scale * rotation @ p + translation."""
+    """Sim(3), target_from_source: a point p becomes scale * rotation @ p + translation."""
 
     scale: Float[Array, ""] | float
     rotation: Float[Array, "3 3"]
@@ -104,9 +197,33 @@ class Similarity(NamedTuple):
     def identity(cls) -> "Similarity":
         return cls(1.0, np.eye(3), np.zeros(3))
 
+    @classmethod
+    def scaling(cls, factor: float, about: Float[np.ndarray, "3"]) -> "Similarity":
+        """Every distance multiplied by `factor`; the point `about` stays."""
+        return cls(factor, np.eye(3), about - factor * about)
+
+    @classmethod
+    def between(
+        cls,
+        target_from_camera: Float[np.ndarray, "4 4"],
+        source_from_camera: Float[np.ndarray, "4 4"],
+        scale: float,
+    ) -> "Similarity":
+        """Of this scale, such that the one camera comes to lie where it is in both frames."""
+        rotation = target_from_camera[:3, :3] @ source_from_camera[:3, :3].T
+        translation = target_from_camera[:3, 3] - scale * rotation @ source_from_camera[:3, 3]
+        return cls(scale, rotation, translation)
+
     def apply(self, points: Float[Array, "*p 3"]) -> Float[Array, "*p 3"]:
         """Points of the source frame in the target frame."""
         return self.scale * (points @ self.rotation.T) + self.translation
+
+    def apply_to_poses(self, poses: Float[np.ndarray, "s 4 4"]) -> Float[np.ndarray, "s 4 4"]:
+        """Rigid camera poses in the target frame: centres are scaled, axes only rotated."""
+        moved = np.array(poses, np.float64)
+        moved[..., :3, :3] = self.rotation @ poses[..., :3, :3]
+        moved[..., :3, 3] = self.apply(poses[..., :3, 3])
+        return moved
 
     def __matmul__(self, other: "Similarity") -> "Similarity":
         """`c_from_b @ b_from_a` is `c_from_a`."""
@@ -135,10 +252,10 @@ def extrinsics_from_pose_encoding(pose_encoding: Float[Array, "*b 9"]) -> Float[
 def intrinsics_from_pose_encoding(
     pose_encoding: Float[Array, "*b 9"], height: int, width: int
 ) -> Float[Array, "*b 3 3"]:
-    """K in pixels of a picture of this size, principal point at (width / 2, height / 2).
+    """K in pixels of an image of this size, principal point at (width / 2, height / 2).
 
     The network's head can say a field of view of 0 (or more than a half turn), whose focal length
-    is no number; angles are kept `NARROWEST` inside that range.
+    is not finite; angles are kept `NARROWEST` inside that range.
     """
     xp = pose_encoding.__array_namespace__()
     half = xp.clip(pose_encoding[..., 7:9], NARROWEST, pi - NARROWEST) / 2

@@ -1,31 +1,69 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What a person may choose of the pipeline; refuses what does not hold together."""
+"""User settings of the pipeline, validated.
 
-from dataclasses import dataclass
-from typing import Literal
+Each field carries its description and range once: the node's parameters, the options of the
+commands and the README's table take them from here.
+"""
+
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal
 
 from vggt_ros.errors import UserError
 from vggt_ros.imaging.grid import Grid, grid_for
-from vggt_ros.mapping.scale import listen_to
+from vggt_ros.mapping.scale import parse_sources
+
+
+def setting(
+    default: Any,
+    about: str,
+    *,
+    between: tuple[int | float, int | float] | None = None,
+    step: int = 0,
+    live: bool = False,
+) -> Any:
+    """A described field: `between` and `step` bound numbers, `live` ones may change while used."""
+    row = {"about": about, "between": between, "step": step, "live": live}
+    return field(default=default, metadata=row)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person may choose; the node's parameters and the commands' options mirror it."""
+    """User settings of the pipeline; raises `UserError` for values that contradict each other."""
 
-    window_size: int = 4  # frames looked at together; cost grows faster than linearly
-    stride: int = 1  # new frames between two looks
-    network_width: int = 0  # network pixels; 0 is the width the model was made for
-    min_confidence: float = 1.5  # points below it are masked; 1 means "no evidence"
-    intrinsics: Literal["model", "camera_info"] = "model"
-    keyframes: bool = True  # at stride 1, the newest frame gives way while it shows nothing new
-    scale_source: str = "none"  # names of `scale.SOURCES`, the most trusted first
-    camera_height: float = 0.0  # metres above the ground, for source height
-    fixed_scale: float = 0.0  # metres per unit of the first window, for source fixed
+    window_size: int = setting(
+        4, "Frames in one inference; its cost grows faster than linearly", between=(1, 64)
+    )
+    stride: int = setting(1, "New frames between two inferences", between=(1, 64))
+    network_width: int = setting(
+        0, "Width of the network's image in pixels; 0: what the model was made for",
+        between=(0, 2044), step=14,
+    )  # fmt: skip
+    min_confidence: float = setting(
+        1.5, "Pixels below it are masked; 1 is 'no evidence'", between=(0.0, 1e6), live=True
+    )
+    intrinsics: Literal["model", "camera_info"] = setting(
+        "model",
+        "Whose K is used and published: the network's, or camera_info's (K, never P; D is ignored:"
+        " feed rectified images)",
+    )
+    keyframes: bool = setting(
+        True, "Replace the newest frame by the next one while it shows nothing new (standstill)"
+    )
+    scale_source: str = setting(
+        "none",
+        "Sources of metric scale, most trusted first, commas between: fixed, baseline (a second"
+        " camera on baseline_image), depth, odometry, height; none: units are arbitrary",
+    )
+    camera_height: float = setting(
+        0.0, "Metres from the ground to the camera, for scale_source height", between=(0.0, 1000.0)
+    )
+    fixed_scale: float = setting(
+        0.0, "Metres per unit of the first window, for scale_source fixed", between=(0.0, 1e6)
+    )
 
     def __post_init__(self) -> None:
-        sources = listen_to(self.scale_source).trusted
+        sources = parse_sources(self.scale_source)
         for source, name in (("height", "camera_height"), ("fixed", "fixed_scale")):
             if source in sources and not getattr(self, name) > 0:
                 raise UserError(f"scale_source {source} needs {name}: set it to a positive number")
@@ -43,9 +81,14 @@ class Settings:
             )
 
     @property
-    def most_frames(self) -> int:
-        """Pictures in one look at most: with a baseline, now and then the second camera's too."""
-        return self.window_size + ("baseline" in listen_to(self.scale_source).trusted)
+    def sources(self) -> tuple[str, ...]:
+        """Sources of metric scale, most trusted first."""
+        return parse_sources(self.scale_source)
+
+    @property
+    def extra_views(self) -> int:
+        """Images in one inference besides the window: with a baseline, now and then one."""
+        return int("baseline" in self.sources)
 
     @property
     def depth_frames(self) -> int:
@@ -53,8 +96,13 @@ class Settings:
         return min(self.window_size, self.stride + 1)
 
     def grid(self, input_width: int, input_height: int, default_width: int) -> Grid:
-        """Where the network looks at a camera's picture; `default_width` is its own width.
+        """The network's pixel grid for a camera's image; `default_width` is the network's own.
 
-        Raises `UserError` for a picture whose size leaves nothing to look at.
+        Raises `UserError` for an image whose size leaves no row of patches.
         """
         return grid_for(input_width, input_height, self.network_width or default_width)
+
+
+def settings_field(name: str) -> Field:
+    """The field of `Settings` of this name, for whatever mirrors it."""
+    return next(row for row in fields(Settings) if row.name == name)

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Which pixels are being tracked, and in which frame of the sliding window they are pinned.
+"""Which pixels are tracked, and in which frame of the sliding window they are pinned.
 
-The network tracks points that are given in one frame of its window.  That frame leaves the window
-in the end; the points are then pinned again where they were last seen.
+The network tracks points that are given in one frame of its window.  When that frame leaves the
+window, the points are pinned again where they were last tracked.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from vggt_ros.imaging.grid import Grid
 
 
 class TrackAnchor(NamedTuple):
-    """Query points and the frame that pins them; `uv` is in network pixels once placed."""
+    """Query points and the frame that pins them; `uv` is in network pixels once `on_grid`."""
 
     ids: UInt32[np.ndarray, "n"]
     uv: Float32[np.ndarray, "n 2"]
@@ -30,10 +30,10 @@ class TrackAnchor(NamedTuple):
         """Query points in pixels of the input image.  Raises `UserError` for NaN or infinity."""
         bad = ~np.isfinite(uv).all(axis=1)
         if bad.any():
-            raise UserError(f"query {ids[bad][0]} is not a number; send finite pixel coordinates")
+            raise UserError(f"query {ids[bad][0]} is not finite; send finite pixel coordinates")
         return cls(np.asarray(ids, np.uint32), np.asarray(uv, np.float32), frame_id, {})
 
-    def placed(self, grid: Grid) -> "TrackAnchor":
+    def on_grid(self, grid: Grid) -> "TrackAnchor":
         """The same points on the network's grid.  Raises `UserError` for one outside."""
         size = np.array([grid.input_width, grid.input_height])
         outside = ((self.uv < -0.5) | (self.uv > size - 0.5)).any(axis=1)
@@ -43,7 +43,7 @@ class TrackAnchor(NamedTuple):
                 f"query {self.ids[outside][0]} is outside the {grid.input_width}x"
                 f"{grid.input_height} image: ({u:g}, {v:g}); send pixels of the input image"
             )
-        return self._replace(uv=mapped(grid.network_from_input, self.uv))
+        return self._replace(uv=transform_pixels(grid.network_from_input, self.uv))
 
     def within(self, frame_ids: tuple[int, ...]) -> "TrackAnchor | None":
         """Pinned in a frame of this window: the old one, else the oldest with known tracks."""
@@ -54,14 +54,14 @@ class TrackAnchor(NamedTuple):
                 return self._replace(uv=self.known[key], frame_id=key)
         return None
 
-    def seen(
+    def with_tracks(
         self, frame_ids: tuple[int, ...], tracks: Float32[np.ndarray, "s n 2"]
     ) -> "TrackAnchor":
-        """Remember where the points were in each frame of this window."""
+        """The same anchor with the points' places in each frame of this window."""
         return self._replace(known=dict(zip(frame_ids, tracks, strict=True)))
 
-    def epitaph(self) -> str:
-        """Why these points are tracked no longer, once no frame of the window knows them."""
+    def lost_reason(self) -> str:
+        """Why these points are tracked no longer, once no frame of the window has them."""
         if self.known:
             return "every frame with known tracks left the window: tracks end"
         return (
@@ -70,8 +70,8 @@ class TrackAnchor(NamedTuple):
         )
 
 
-def mapped(
+def transform_pixels(
     target_from_source: Float[np.ndarray, "3 3"], uv: Float[np.ndarray, "n 2"]
 ) -> Float32[np.ndarray, "n 2"]:
-    """Pixel coordinates on another grid."""
+    """Pixel coordinates on another grid, by an affine matrix."""
     return (uv @ target_from_source[:2, :2].T + target_from_source[:2, 2]).astype(np.float32)

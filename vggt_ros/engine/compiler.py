@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A shape in, a compiled program out: traced and compiled once in the life of a cache.
+"""Compiled programs by shape, traced and compiled once in the life of a cache directory.
 
 Compiling is cached by JAX; tracing is not, and for a large model takes longer than loading the
-compiled program.  So the traced program is kept too, as a portable export beside JAX's own files.
+compiled program.  So the traced program is stored too, as a portable export beside JAX's files.
 """
 
 import hashlib
@@ -17,106 +17,106 @@ import jax.numpy as jnp
 import numpy as np
 
 from vggt_ros.engine.device import Device
-from vggt_ros.engine.shapes import Encode, Shape
-from vggt_ros.model.config import Config
+from vggt_ros.engine.shapes import EncoderProgram, Shape
+from vggt_ros.files import atomic_write
+from vggt_ros.model.config import Config, cache_shapes
 
-# Kernels whose export JAX does not promise to keep working: ours is read by the same JAX alone.
+# Kernels whose export JAX does not guarantee to be stable: ours is read by the same JAX only.
 UNSTABLE = [jax.export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]
 PACKAGE = Path(__file__).resolve().parents[1]
 HEADS = ("camera", "depth", "tracks")  # points come from depth and camera: more exact, and cheaper
 
 
-def writes_out(device: Device) -> bool:
-    """Whether a program for this device has its layers one after the other, and not as a loop."""
+def unrolls_layers(device: Device) -> bool:
+    """Whether programs for this device have their layers unrolled, not in a loop."""
     return device.platform != "cpu"
 
 
 def program_sources() -> list[Path]:
-    """Every module whose code ends up in a program: the model's, in whatever folder, and this."""
-    return [*sorted((PACKAGE / "model").rglob("*.py")), Path(__file__).resolve()]
+    """Every module whose code ends up in a program: all below `model/`, and this one."""
+    return [*sorted((PACKAGE / "model").rglob("*.py")), PACKAGE / "engine/compiler.py"]
 
 
 class Compiler:
     """Compiles one network for one device; needs its configuration, not its weights.
 
-    A program is called with the weights (as `taken` gives them), the memory and its inputs;
-    `Encode` takes the memory over (donated) and returns it anew.  On an accelerator layers are
-    `written_out`, on a CPU they are a loop (see `model/apart.py`).
+    A program is called with the weights (as `place_weights` returns them), the arrays of the frame
+    cache and its inputs; the program of an encoder takes over the cache (donated) and returns it.
+    Layers are unrolled on an accelerator, and a loop on a CPU (see `model/unstack.py`).
     """
 
     def __init__(
         self, config: Config, dtype: np.dtype, device: Device, cache_dir: Path | None,
-        *, written_out: bool | None = None,
+        *, unrolled: bool | None = None,
     ):  # fmt: skip
         self._config, self._dtype, self._device = config, dtype, device
         self._cache_dir = cache_dir
-        self._written_out = writes_out(device) if written_out is None else written_out
+        self._unrolled = unrolls_layers(device) if unrolled is None else unrolled
 
-    def taken(self, weights: dict) -> list[Any]:
-        """Weights as the programs take them, on the device."""
+    def place_weights(self, weights: dict) -> list[Any]:
+        """Weights on the device, in the order in which programs take them."""
         return jax.device_put(self._flat(weights), self._device)
 
     def _flat(self, weights: dict) -> list[Any]:
-        if not self._written_out:
+        if not self._unrolled:
             return jax.tree.leaves(weights)
-        from vggt_ros.model.unstack import apart
+        from vggt_ros.model.unstack import unstack_layers
 
-        return apart(weights)
+        return unstack_layers(weights)
 
     def __call__(self, shape: Shape) -> Callable:
-        """The compiled program: loaded, if this cache has seen it."""
+        """The compiled program; loaded where the cache directory has it."""
         with jax.default_device(self._device):
-            donated = (1,) if isinstance(shape, Encode) else ()
+            donated = (1,) if isinstance(shape, EncoderProgram) else ()
             exported = self._exported(shape)
             if exported is None:
-                function, arguments = self._traced(shape)
+                function, arguments = self.trace(shape)
             else:
                 function = exported.call
                 arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
             return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
 
     def _exported(self, shape: Shape) -> jax.export.Exported | None:
-        """The traced program from the cache, or into it; None where nothing is kept."""
+        """The traced program from the cache directory, or into it; None without a directory."""
         if self._cache_dir is None:
             return None
-        path = self._cache_dir / f"{self._fingerprint(shape)}.export"
+        path = self._cache_dir / f"{self.fingerprint(shape)}.export"
         if path.exists():
-            kept = path.read_bytes()
-            digest, program = kept[:32], kept[32:]
+            content = path.read_bytes()
+            digest, program = content[:32], content[32:]
             if hashlib.sha256(program).digest() == digest:
                 return jax.export.deserialize(bytearray(program))
-            path.unlink()  # cut short, by a full disk or a kill: trace it again
-        function, arguments = self._traced(shape)
+            path.unlink()  # truncated, by a full disk or a kill: trace it again
+        function, arguments = self.trace(shape)
         try:
             exported = jax.export.export(jax.jit(function), disabled_checks=UNSTABLE)(*arguments)
-        except ValueError:  # a kernel that promises no stable export: it is traced at each start
+        except ValueError:  # a kernel without a stable export: traced at each start
             return None
-        part = path.with_suffix(".part")
         program = bytes(exported.serialize())
-        part.write_bytes(hashlib.sha256(program).digest() + program)
-        part.replace(path)
+        with atomic_write(path) as file:
+            file.write(hashlib.sha256(program).digest() + program)
         return exported
 
-    def _fingerprint(self, shape: Shape) -> str:
-        """Changes with whatever changes the program: the model, its code, JAX, the device."""
+    def fingerprint(self, shape: Shape) -> str:
+        """Hash of all that determines a program: configuration, shape, code, JAX, device."""
         sources = program_sources()
         parts = [
             json.dumps(self._config.to_dict()),
             str((type(shape).__name__, *shape, self._dtype, self._device.device_kind)),
-            str(self._written_out),
+            str(self._unrolled),
             jax.__version__,
             *(f"{path.relative_to(PACKAGE)}\n{path.read_text()}" for path in sources),
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
-    def _traced(self, shape: Shape) -> tuple[Callable, tuple[Any, ...]]:
-        """A plain function of weights (flat), memory and inputs, and the shapes of those."""
+    def trace(self, shape: Shape) -> tuple[Callable, tuple[Any, ...]]:
+        """A plain function of weights (flat), cache and inputs, and the shapes of its arguments."""
         # Flax and the model's code are needed here only: a start from the cache does without.
         from flax import nnx
 
         from vggt_ros.model import stream
-        from vggt_ros.model.scan import written_out
-        from vggt_ros.model.unstack import together
+        from vggt_ros.model.scan import unrolled
+        from vggt_ros.model.unstack import stack_layers
         from vggt_ros.model.vggt import abstract_model
 
         model = abstract_model(self._config, HEADS, self._dtype, self._dtype)
@@ -125,35 +125,38 @@ class Compiler:
         weights = self._flat(nnx.to_pure_dict(state))
 
         def network(weights: list[Any]) -> Any:
-            return nnx.merge(graph, tree.unflatten(together(weights)))
+            return nnx.merge(graph, tree.unflatten(stack_layers(weights)))
 
-        memory = jax.eval_shape(lambda: tuple(stream.blank(model, shape.slots, shape.size)))
+        cache = tuple(
+            jax.ShapeDtypeStruct(array, jnp.float32)
+            for array in cache_shapes(self._config, shape.slots, shape.size)
+        )
         number = jax.ShapeDtypeStruct((), jnp.int32)
-        if isinstance(shape, Encode):
+        if isinstance(shape, EncoderProgram):
 
-            def remember(weights, memory, image, slot):
-                with written_out(self._written_out):
-                    kept = stream.remember(network(weights), stream.Memory(*memory), image, slot)
-                return tuple(kept)
+            def encode_frame(weights, cache, image, slot):
+                tokens = stream.CachedTokens(*cache)
+                with unrolled(self._unrolled):
+                    return tuple(stream.encode_frame(network(weights), tokens, image, slot))
 
             image = jax.ShapeDtypeStruct((*shape.size, 3), jnp.uint8)
-            return remember, (weights, memory, image, number)
+            return encode_frame, (weights, cache, image, number)
 
-        def look(weights, memory, slots, queries, mask, query_frame):
-            with written_out(self._written_out):
-                sight = stream.look(
+        def infer_window(weights, cache, slots, queries, mask, query_frame):
+            with unrolled(self._unrolled):
+                output = stream.infer_window(
                     network(weights),
-                    stream.Memory(*memory),
+                    stream.CachedTokens(*cache),
                     slots,
                     shape.size,
                     shape.depth_frames,
                     *((queries, mask, query_frame) if shape.queries else ()),
                 )
-            return tuple(sight)
+            return tuple(output)
 
-        return look, (
+        return infer_window, (
             weights,
-            memory,
+            cache,
             jax.ShapeDtypeStruct((shape.frames,), jnp.int32),
             jax.ShapeDtypeStruct((shape.queries, 2), jnp.float32),
             jax.ShapeDtypeStruct((shape.queries,), jnp.bool_),

@@ -37,7 +37,7 @@ def choose_device(kind: str = "auto") -> Device:
     try:
         with jax.default_device(device):
             found = np.asarray(kernel(a, np.ones((3, 3), np.float32)))
-    except Exception as error:  # whatever the runtime throws, the person needs one sentence
+    except Exception as error:  # whatever the runtime raises, the user needs one sentence
         raise UserError(
             f"{device.device_kind} is listed but cannot run a kernel: install a jaxlib built for"
             f" this chip, or set device to cpu ({str(error).splitlines()[0]})"
@@ -60,18 +60,18 @@ def choose_dtype(name: str, device: Device) -> np.dtype:
 
 @contextmanager
 def readable_faults(what: str, device: Device, dtype: np.dtype) -> Iterator[None]:
-    """Around compiling or running `what`: the runtime's errors as what a person can mend.
+    """Around compiling or running `what`: the runtime's errors as ones that the user can mend.
 
-    Raises `OutOfMemory` and, for all else that the runtime says, `DeviceLost`: after an error of
-    its own a device answers every call with that error, and serves new processes only.
+    Raises `OutOfMemory` and, for all other errors of the runtime, `DeviceLost`: after an error of
+    its own a device answers every call with that error, and works in new processes only.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        said, kind = str(error), device.device_kind
-        if "RESOURCE_EXHAUSTED" not in said and "OUT_OF_MEMORY" not in said:
+        text, kind = str(error), device.device_kind
+        if "RESOURCE_EXHAUSTED" not in text and "OUT_OF_MEMORY" not in text:
             raise DeviceLost(
-                f"{kind} failed at {what}: {said.splitlines()[0]}; start this process anew, and"
+                f"{kind} failed at {what}: {text.splitlines()[0]}; restart this process, and"
                 " look into the driver's log if that does not help"
             ) from error
         cures = ["lower window_size or network_width"]

@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A network made callable: windows in, cameras, depth and tracks out, on the host and only once.
+"""A network made callable: windows in; cameras, depth and tracks out, on the host.
 
-The engine remembers what it computed of each frame alone, so that a window that slid by one frame
+The engine caches what it computed of each frame alone, so that a window that slid by one frame
 costs one frame's encoder (`model/stream.py`).  The numbers are those of the full forward pass.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -24,10 +23,16 @@ from vggt_ros.engine.device import (
     keep_compiled,
     readable_faults,
 )
-from vggt_ros.engine.frame_cache import Memory
-from vggt_ros.engine.interface import Compiling, DeviceLost, Look, OutOfMemory
+from vggt_ros.engine.frame_cache import FrameCache
+from vggt_ros.engine.interface import Compiling, DeviceLost, InferenceResult, OutOfMemory
 from vggt_ros.engine.programs import Program, Programs
-from vggt_ros.engine.shapes import Encode, See, Shape, needed, query_room
+from vggt_ros.engine.shapes import (
+    EncoderProgram,
+    Shape,
+    WindowProgram,
+    needed,
+    padded_queries,
+)
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
 
@@ -38,11 +43,11 @@ Weights = dict
 class Engine:
     """A compiled network with its weights on one device.  Used by one thread at a time.
 
-    With `background`, a shape that is not ready is compiled while others go on serving: a look
-    may then cover fewer frames than asked for (the newest), or leave out tracks; where nothing
+    With `background`, a shape that is not ready is compiled while others are used: an inference
+    may then cover fewer frames than asked for (the newest), or leave out tracks; where no program
     fits it raises `Compiling`.  Without, it waits.  A window that does not fit into the device's
-    memory, or cannot be compiled, is not tried again: smaller ones serve, and the first such look
-    says why.
+    memory, or cannot be compiled, is not tried again: smaller ones are used, and the notice of the
+    first such result gives the reason.
     """
 
     def __init__(
@@ -60,30 +65,32 @@ class Engine:
     ):
         order, group = config.aggregator.aa_order, config.aggregator.aa_block_size
         if tuple(order) != ("frame", "global") or group != 1:
-            raise UserError("streaming needs a tower that alternates frame and global, one by one")
+            raise UserError(
+                "streaming needs an aggregator that alternates frame and global blocks, one by one"
+            )
         self.name, self.device, self.dtype = name, device, dtype
         self.random_weights, self.default_width = random, default_width
         self.background = background
         compiler = Compiler(config, dtype, device, cache_dir)
         self.programs = Programs(compiler)
-        self._memory = Memory(config, device)
+        self.frame_cache = FrameCache(config, device)
         self._slots = 0
-        self._too_large: list[See] = []
+        self._too_large: list[WindowProgram] = []
         with self._faults(f"the weights of {name}"):
-            self._weights = compiler.taken(weights)
+            self._weights = compiler.place_weights(weights)
             jax.block_until_ready(self._weights)
 
     @property
     def compiling(self) -> tuple[str, ...]:
-        """What is being compiled, then what will be, in words."""
+        """What is being compiled, then what will be, as text."""
         return self.programs.pending
 
     def reset(self) -> None:
         """Forget every frame; keep the compiled programs."""
-        self._memory.forget()
+        self.frame_cache.clear()
 
     def close(self, timeout: float) -> bool:
-        """Compile no more; True if the compiler has come to rest after `timeout` seconds."""
+        """Compile no more; True if nothing is being compiled after `timeout` seconds."""
         return self.programs.stop(timeout)
 
     def warm(
@@ -97,7 +104,7 @@ class Engine:
     ) -> None:
         """Compile what windows of `size` (height, width) network pixels will need, and wait.
 
-        The longest of `window_sizes` says how many frames will be remembered.
+        The longest of `window_sizes` is how many frames will be cached.
         """
         self._slots = max(self._slots, *window_sizes)
         for shape in needed(size, window_sizes, depth_frames=depth_frames, queries=queries):
@@ -106,26 +113,26 @@ class Engine:
                 self.programs.get(shape._replace(slots=self._slots))
 
     def prepare(
-        self, size: tuple[int, int], window_size: int, *, depth_frames: int, guests: int = 0
+        self, size: tuple[int, int], window_size: int, *, depth_frames: int, extra_views: int = 0
     ) -> None:
         """Have all that windows up to this size will need compiled in the background.
 
-        `guests` frames more are now and then in a full window; what they need comes last.  Raises
-        `Compiling` until a window of one frame can be looked at.  Asking again is cheap.
+        `extra_views` frames more are now and then in a full window; what they need comes last.
+        Raises `Compiling` until a window of one frame can be inferred.  Calling it again is cheap.
         """
-        self._slots = max(self._slots, window_size + guests)
+        self._slots = max(self._slots, window_size + extra_views)
         sizes = range(1, window_size + 1)
         shapes = [
             shape._replace(slots=self._slots)
-            for shape in needed(size, sizes, depth_frames=depth_frames, guests=guests)
+            for shape in needed(size, sizes, depth_frames=depth_frames, extra_views=extra_views)
         ]
         at_once, later = shapes[:2], shapes[2:]
-        self.programs.want(at_once, first=True)
-        self.programs.want(later)
-        if None in [self._found(shape) for shape in at_once]:
+        self.programs.request(at_once, first=True)
+        self.programs.request(later)
+        if None in [self._find(shape) for shape in at_once]:
             raise _compiling(size)
 
-    def look(
+    def infer(
         self,
         frame_ids: tuple[int, ...],
         images: list[UInt8[np.ndarray, "h w 3"]],
@@ -133,27 +140,27 @@ class Engine:
         depth_frames: int,
         queries: Float32[np.ndarray, "n 2"] | None = None,
         query_frame: int = 0,
-    ) -> Look:
-        """Look at a window, oldest frame first; depth for the newest `depth_frames` only.
+    ) -> InferenceResult:
+        """One forward pass over a window, oldest frame first; depth for the newest frames only.
 
-        A frame is known by its id: its picture is read the first time only.  Raises `Compiling`,
-        `OutOfMemory` or `DeviceLost`; after the first two, another look may be tried.
+        A frame is identified by its id: its image is read the first time only.  Raises `Compiling`,
+        `OutOfMemory` or `DeviceLost`; after the first two, another inference may be tried.
         """
         size, frames = images[0].shape[:2], len(frame_ids)
         self._slots = max(self._slots, frames)
-        room = query_room(0 if queries is None else len(queries))
-        wanted = See(size, self._slots, frames, depth_frames, room)
-        slots = self._read(frame_ids, images)
+        padded = padded_queries(0 if queries is None else len(queries))
+        wanted = WindowProgram(size, self._slots, frames, depth_frames, padded)
+        slots = self._encode(frame_ids, images)
         faults: list[UserError] = []
-        ready = self._found
+        find = self._find
         for shape in self._fitting(wanted):
             program = None
             try:
-                program = ready(shape)
-                if program is None:  # it has been begun, and that is enough for now
-                    ready = self.programs.held
+                program = find(shape)
+                if program is None:  # its compilation was started, and one start is enough
+                    find = self.programs.if_ready
                     continue
-                look = self._see(program, shape, slots, queries, query_frame)
+                result = self._run(program, shape, slots, queries, query_frame)
             except (OutOfMemory, DeviceLost) as error:
                 if program is not None and isinstance(error, DeviceLost):
                     raise  # it was running; one that cannot be compiled may be at fault itself
@@ -161,42 +168,41 @@ class Engine:
                 self._too_large.append(shape)
                 continue
             if faults:
-                said = f"{faults[-1]}; meanwhile a {shape} serves"
-                look = look._replace(notice=said)
-            return look
+                result = result._replace(notice=f"{faults[-1]}; until then a {shape} is used")
+            return result
         raise faults[-1] if faults else _compiling(size)
 
-    def _fitting(self, wanted: See) -> Iterator[See]:
-        """This window and what may stand in for it, without those that are known not to fit.
+    def _fitting(self, wanted: WindowProgram) -> Iterator[WindowProgram]:
+        """This window and its substitutes, without those that are known not to fit.
 
         A single frame is always tried: memory that others held may be free again.
         """
-        for shape in wanted.instead():
+        for shape in wanted.with_substitutes():
             last = shape.frames == 1 and shape.queries == 0
-            if last or not any(shape.is_beyond(limit) for limit in self._too_large):
+            if last or not any(shape.needs_at_least(limit) for limit in self._too_large):
                 yield shape
 
-    def _read(
+    def _encode(
         self, frame_ids: Sequence[int], images: Sequence[UInt8[np.ndarray, "h w 3"]]
     ) -> Int32[np.ndarray, "s"]:
-        """The frames' slots in the memory, those that are new encoded."""
+        """The frames' slots in the cache, those that are new encoded."""
         size = images[0].shape[:2]
-        self._memory.make_room(size, self._slots)
-        shape = Encode(size, self._slots)
-        program = self._found(shape)
+        self.frame_cache.resize(size, self._slots)
+        shape = EncoderProgram(size, self._slots)
+        program = self._find(shape)
         if program is None:
             raise _compiling(size)
         with self._faults(str(shape)):
-            return self._memory.read(frame_ids, images, partial(program, self._weights))
+            return self.frame_cache.slots_of(frame_ids, images, partial(program, self._weights))
 
-    def _see(
+    def _run(
         self,
         program: Program,
-        shape: See,
+        shape: WindowProgram,
         slots: Int32[np.ndarray, "s"],
         queries: Float32[np.ndarray, "n 2"] | None,
         query_frame: int,
-    ) -> Look:
+    ) -> InferenceResult:
         """Run it on the newest frames; without tracks where it or the query's frame has none."""
         cut = len(slots) - shape.frames
         given = np.zeros((0, 2), np.float32)
@@ -208,20 +214,20 @@ class Engine:
         inputs = slots[cut:], points, known, np.int32(max(query_frame - cut, 0))
         try:
             with self._faults(str(shape)):
-                outputs = program(self._weights, self._memory.arrays, *inputs)
+                outputs = program(self._weights, self.frame_cache.arrays, *inputs)
                 outputs = [output for output in outputs if output is not None]
                 for output in outputs:
                     output.copy_to_host_async()
                 pose, depth, confidence, *tracks = (np.asarray(output) for output in outputs)
         except OutOfMemory:
-            with self._faults("the memory of frames"):
-                self._memory.check()
+            with self._faults("the cache of frames"):
+                self.frame_cache.wait()
             raise
         if len(given) == 0:
-            return Look(pose, depth, confidence)
-        return Look(pose, depth, confidence, *(x[:, : len(given)] for x in tracks))
+            return InferenceResult(pose, depth, confidence)
+        return InferenceResult(pose, depth, confidence, *(x[:, : len(given)] for x in tracks))
 
-    def _found(self, shape: Shape) -> Program | None:
+    def _find(self, shape: Shape) -> Program | None:
         """The program; in the background None while it is compiled."""
         with self._faults(str(shape)):
             return self.programs.find(shape) if self.background else self.programs.get(shape)
@@ -231,7 +237,7 @@ class Engine:
 
 
 def _compiling(size: tuple[int, int]) -> Compiling:
-    return Compiling(f"compiling for network pictures of {size[1]}x{size[0]}; images wait")
+    return Compiling(f"compiling for network images of {size[1]}x{size[0]}; images wait")
 
 
 def open_engine(
@@ -246,11 +252,12 @@ def open_engine(
 ) -> Engine:
     """A network ready to be warmed: `model` is a preset, a hub id or a path.
 
-    Of the presets `small` comes with weights; the others see nothing, at full speed.
+    Of the presets `small` comes with weights; the others have random ones.
 
     Raises `UserError` for a device that does not run, weights that do not fit, an unknown model.
     """
     from vggt_ros.model.checkpoint import open_weights
+    from vggt_ros.model.random_weights import random_weights
     from vggt_ros.model.vggt import PRESETS
 
     keep_compiled(cache_dir)
@@ -261,7 +268,7 @@ def open_engine(
     if preset is not None and random:
         progress(f"{model}: drawing its weights")
         config, width = preset.config, preset.default_width
-        weights = random_weights(config, number, seed)
+        weights = random_weights(config, HEADS, number, seed)
     else:
         progress(f"{model}: reading weights")
         config, weights, _ = open_weights(model, heads=HEADS, dtype=number)
@@ -277,25 +284,3 @@ def open_engine(
         cache_dir=cache_dir,
         background=background,
     )
-
-
-def random_weights(config: Config, dtype: np.dtype, seed: int = 0) -> Weights:
-    """Untrained weights of the right shapes: they run at full speed and see nothing.
-
-    Drawn by NumPy, array by array: compiling the initialisers would take longer than the model.
-    """
-    from vggt_ros.model.weights import abstract
-
-    random = np.random.default_rng(seed)
-
-    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        name = str(path[-1].key)
-        if name in ("scale", "gamma"):
-            return np.full(leaf.shape, 1.0 if name == "scale" else 0.1, leaf.dtype)
-        if name == "bias":
-            return np.zeros(leaf.shape, leaf.dtype)
-        inputs = math.prod(leaf.shape[:3]) if leaf.ndim == 4 else leaf.shape[-2:][0]
-        spread = inputs**-0.5 if name == "kernel" else 0.02
-        return (random.standard_normal(leaf.shape, np.float32) * spread).astype(leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, abstract(config, HEADS, dtype))

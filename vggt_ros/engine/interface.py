@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the pipeline asks of a network and hears from it, without the network: no JAX in here."""
+"""What the pipeline asks of a network and receives from it, without the network: no JAX here."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -10,8 +10,8 @@ from jaxtyping import Float32, UInt8
 from vggt_ros.errors import UserError
 
 
-class Look(NamedTuple):
-    """What the network says of one window, float32 on the host, in the window's own gauge.
+class InferenceResult(NamedTuple):
+    """The network's output for one window, float32 on the host, in the window's own gauge.
 
     There may be fewer frames than were asked for (the newest), and no tracks: more is still being
     compiled, or does not fit into the device's memory.
@@ -23,28 +23,28 @@ class Look(NamedTuple):
     tracks: Float32[np.ndarray, "s n 2"] | None = None  # network pixels
     visibility: Float32[np.ndarray, "s n"] | None = None
     track_confidence: Float32[np.ndarray, "s n"] | None = None
-    notice: str = ""  # what a person should hear of how this look came about
+    notice: str = ""  # what the user should know of how this result was computed
 
 
 class Compiling(UserError):
-    """No program for such a picture yet; one is being compiled in the background."""
+    """No program for such an image yet; one is being compiled in the background."""
 
 
 class OutOfMemory(UserError):
-    """The device's memory does not hold this, nor anything smaller; another look may be tried."""
+    """The device's memory does not hold this, nor anything smaller; the next inference may fit."""
 
 
 class DeviceLost(UserError):
-    """The device runs nothing any more; only a new process can begin anew."""
+    """The device runs nothing any more; only a new process can use it again."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """What the pipeline needs of a network; `infer.Engine` is the real one."""
+    """What the pipeline needs of a network; `engine.Engine` is the real one."""
 
     default_width: int
 
-    def look(
+    def infer(
         self,
         frame_ids: tuple[int, ...],
         images: list[UInt8[np.ndarray, "h w 3"]],
@@ -52,19 +52,22 @@ class Engine(Protocol):
         depth_frames: int,
         queries: Float32[np.ndarray, "n 2"] | None = None,
         query_frame: int = 0,
-    ) -> Look:
+    ) -> InferenceResult:
         """One forward pass over a window, oldest frame first."""
         ...
 
     def reset(self) -> None:
-        """Forget every cached frame; keep the compiled program."""
+        """Forget every cached frame; keep the compiled programs."""
         ...
 
 
 def caution(name: str, random_weights: bool) -> str:
-    """What a person should know of a network before they trust it; empty: nothing."""
+    """What the user should know of a network before trusting it; empty: nothing."""
     if random_weights:
         return f"{name} has random weights: its geometry is noise"
     if name == "small":
-        return "small has seen drawn rooms only; for real pictures name another model (VGGT-1B)"
+        return (
+            "small was trained on synthetic rooms only; for real images name another model"
+            " (VGGT-1B)"
+        )
     return ""

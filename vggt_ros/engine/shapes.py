@@ -1,17 +1,17 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The shapes that a network is compiled for, and which of them a robot will need, in what order."""
+"""The shapes that a network is compiled for, and which of them are needed, in what order."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from vggt_ros.errors import UserError
 
-QUERY_ROOM = (16, 64, 256, 1024)  # queries are padded to one of these, so that shapes are few
+QUERY_SIZES = (16, 64, 256, 1024)  # queries are padded to one of these, so that shapes are few
 
 
-class Encode(NamedTuple):
-    """Program: one frame into its slot of the memory."""
+class EncoderProgram(NamedTuple):
+    """Encodes one frame of `size` (height, width) into its slot of the cache."""
 
     size: tuple[int, int]
     slots: int
@@ -20,8 +20,8 @@ class Encode(NamedTuple):
         return f"encoder {self.size[1]}x{self.size[0]}"
 
 
-class See(NamedTuple):
-    """Program: a window of `frames`, depth for the newest `depth_frames`, room for `queries`."""
+class WindowProgram(NamedTuple):
+    """Infers a window of `frames`: depth for the newest `depth_frames`, tracks of `queries`."""
 
     size: tuple[int, int]
     slots: int
@@ -33,15 +33,15 @@ class See(NamedTuple):
         tracks = f", {self.queries} tracks" if self.queries else ""
         return f"window of {self.frames} {self.size[1]}x{self.size[0]}{tracks}"
 
-    def instead(self) -> Sequence["See"]:
-        """This window, and what may be looked at in its place: no tracks, then fewer frames."""
+    def with_substitutes(self) -> Sequence["WindowProgram"]:
+        """This window, and what may be inferred in its place: no tracks, then fewer frames."""
         fewer = [
             self._replace(frames=s, depth_frames=min(s, self.depth_frames), queries=0)
             for s in range(self.frames, 0, -1)
         ]
         return [self, *fewer] if self.queries else fewer
 
-    def is_beyond(self, other: "See") -> bool:
+    def needs_at_least(self, other: "WindowProgram") -> bool:
         """Whether it needs at least the memory that the other does."""
         return (
             self.size == other.size
@@ -51,7 +51,7 @@ class See(NamedTuple):
         )
 
 
-Shape = Encode | See
+Shape = EncoderProgram | WindowProgram
 
 
 def needed(
@@ -60,33 +60,33 @@ def needed(
     *,
     depth_frames: int,
     queries: Iterable[int] = (0,),
-    guests: int = 0,
+    extra_views: int = 0,
 ) -> list[Shape]:
     """Programs for windows of `size` (height, width) network pixels, the most useful first.
 
-    The shortest window (of one frame) serves at once. The longest is what a robot looks through
-    from then on: its window has filled by the time that is compiled. The others are passed while
-    a window fills again after a reset; they follow from long to short, so that the next shorter
-    one is there first, should the longest not fit into the device's memory. `guests` are frames
-    that are in the longest now and then, besides its own; what they need comes last.
+    The shortest window (of one frame) is used at once. The longest is used from then on: the
+    window has filled by the time that it is compiled. The others are passed while a window fills
+    again after a reset; they follow from long to short, so that the next shorter one is there
+    first, should the longest not fit into the device's memory. `extra_views` are frames that are
+    in the longest now and then, besides its own; what they need comes last.
     """
     shortest, *longer = sorted(window_sizes)
     longest = max(window_sizes)
-    slots = longest + guests
-    shapes: list[Shape] = [Encode(size, slots)]
-    for room in sorted({query_room(count) for count in queries}):
+    slots = longest + extra_views
+    shapes: list[Shape] = [EncoderProgram(size, slots)]
+    for padded in sorted({padded_queries(count) for count in queries}):
         for s in (shortest, *reversed(longer)):
-            shapes.append(See(size, slots, s, min(depth_frames, s), room))
+            shapes.append(WindowProgram(size, slots, s, min(depth_frames, s), padded))
     for s in range(longest + 1, slots + 1):
-        shapes.append(See(size, slots, s, min(depth_frames, s), 0))
+        shapes.append(WindowProgram(size, slots, s, min(depth_frames, s), 0))
     return shapes
 
 
-def query_room(count: int) -> int:
+def padded_queries(count: int) -> int:
     """The padded number of queries.  Raises `UserError` where there are too many."""
     if count == 0:
         return 0
-    for room in QUERY_ROOM:
-        if count <= room:
-            return room
-    raise UserError(f"{count} queries are too many; send at most {QUERY_ROOM[-1]}")
+    for padded in QUERY_SIZES:
+        if count <= padded:
+            return padded
+    raise UserError(f"{count} queries are too many; send at most {QUERY_SIZES[-1]}")

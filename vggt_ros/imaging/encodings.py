@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes a camera sends, in any encoding, become one kind of picture: RGB, 8 bit, C-contiguous.
+"""Camera bytes of any encoding to one kind of image: RGB, 8 bit, C-contiguous.
 
 Grey of 16 bits (mono16, 16UC1) keeps its full range: 0..65535 becomes 0..255, rounded. It is never
-stretched to the frame, since a brightness that follows the content would look like motion.
+stretched to the frame, since a brightness that follows the content resembles motion.
 Bayer is interpolated bilinearly; YUV is BT.601 in video range with its colour shared by two pixels.
 """
 
@@ -18,19 +18,19 @@ from PIL import Image, UnidentifiedImageError
 
 from vggt_ros.errors import UserError
 
-LARGEST_SIDE = 16384  # pixels; beyond it a header is broken, not a camera large
+MAX_SIDE = 16384  # pixels; beyond it the header is broken
 Buffer = bytes | bytearray | memoryview | array
 
 
 class UnknownEncoding(UserError):
-    """An encoding that this module does not read; a caller may know another way."""
+    """An encoding that this module does not read; a caller may have another way."""
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse the sizes that no picture has."""
-    if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
+    """Raise `UserError` for a size that no image has."""
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
         raise UserError(
-            f"image size {width} x {height} is absurd: each side must be 1 to {LARGEST_SIDE} "
+            f"image size {width} x {height} is invalid: each side must be 1 to {MAX_SIDE} "
             "pixels; check the camera driver"
         )
 
@@ -74,7 +74,7 @@ def _bayer(red_row: int, red_column: int) -> Callable[[np.ndarray], np.ndarray]:
 
     def decode_mosaic(raw: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
         if min(raw.shape) < 2:
-            raise UserError(f"a Bayer picture of {raw.shape[::-1]} pixels has not all colours")
+            raise UserError(f"a Bayer image of {raw.shape[::-1]} pixels lacks a colour")
         # Reflection about the edge pixel keeps the mosaic's phase, so borders need no other rule.
         wide = np.pad(raw, 1, mode="reflect").astype(np.uint16)
         beside = wide[1:-1, :-2] + wide[1:-1, 2:]
@@ -110,7 +110,7 @@ def _yuv422(y: int, u: int, v: int) -> Callable[[np.ndarray], np.ndarray]:
     def decode_pairs(samples: UInt8[np.ndarray, "h w 2"]) -> UInt8[np.ndarray, "h w 3"]:
         height, width, _ = samples.shape
         if width % 2:
-            raise UserError(f"yuv422 stores pixels in pairs, so a width of {width} cannot be")
+            raise UserError(f"yuv422 stores pixels in pairs, so a width of {width} is invalid")
         quads = samples.reshape(height, width // 2, 4).astype(np.int32)
         blue, red = quads[..., u] - 128, quads[..., v] - 128
         chroma = _RED_OF_V * red, _GREEN_OF_U * blue + _GREEN_OF_V * red, _BLUE_OF_U * blue
@@ -132,7 +132,7 @@ _RED_OF_V, _GREEN_OF_V, _GREEN_OF_U, _BLUE_OF_U = (
 
 
 class Layout(NamedTuple):
-    """How one pixel lies in memory, and who reads it."""
+    """How one pixel lies in memory, and its decoder."""
 
     sample: str  # NumPy type of one sample
     samples: int  # samples per pixel
@@ -158,7 +158,7 @@ LAYOUTS["yuv422"] = LAYOUTS["uyvy"]  # the older names of both
 LAYOUTS["yuv422_yuy2"] = LAYOUTS["yuyv"]
 
 
-# ---- the two doors ----------------------------------------------------------------------------
+# ---- entry points -----------------------------------------------------------------------------
 
 
 def decode(
@@ -170,11 +170,11 @@ def decode(
     step: int,
     is_bigendian: bool | int,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """An uncompressed picture, its fields as in sensor_msgs/Image.
+    """An uncompressed image, its fields as in sensor_msgs/Image.
 
     Rows may be padded (`step` in bytes). The result shares memory with `data` where no byte has
     to move (rgb8 without padding). Raises UnknownEncoding for an encoding that is not in
-    `LAYOUTS`, and UserError for a size that is absurd, a step too small and data too short.
+    `LAYOUTS`, and UserError for an invalid size, a step too small and data too short.
     """
     if encoding not in LAYOUTS:
         raise UnknownEncoding(
@@ -205,16 +205,16 @@ def _shape(height: int, width: int, samples: int) -> tuple[int, ...]:
 
 
 def decode_compressed(data: Buffer) -> UInt8[np.ndarray, "h w 3"]:
-    """A JPEG or PNG picture; alpha is dropped, 16-bit grey is treated as mono16."""
+    """A JPEG or PNG image; alpha is dropped, 16-bit grey is treated as mono16."""
     try:
-        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as picture:
-            check_size(*picture.size)
-            if picture.mode.startswith("I"):
-                return _grey16(np.asarray(picture).astype(np.uint16))
-            return np.array(picture.convert("RGB"))
+        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
+            check_size(*image.size)
+            if image.mode.startswith("I"):
+                return _grey16(np.asarray(image).astype(np.uint16))
+            return np.array(image.convert("RGB"))
     except UnidentifiedImageError:
         raise UserError(f"compressed image of {len(data)} bytes is neither JPEG nor PNG") from None
     except (OSError, SyntaxError, ValueError, EOFError) as fault:
         raise UserError(f"compressed image of {len(data)} bytes is broken: {fault}") from fault
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as fault:
-        raise UserError(f"compressed image is absurdly large: {fault}") from fault
+        raise UserError(f"compressed image is too large: {fault}") from fault

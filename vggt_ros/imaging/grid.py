@@ -3,7 +3,7 @@
 """Camera pixels to the network's pixels, and the way back.
 
 `Grid` is the map between the two; `to_network` is the same arithmetic as the reference's own
-loader (Pillow's bicubic filter on 8-bit samples), so both see the same picture bit for bit.
+loader (Pillow's bicubic filter on 8-bit samples), so both see the same image bit for bit.
 """
 
 from collections.abc import Sequence
@@ -30,17 +30,17 @@ __all__ = [
 ]
 
 PATCH = 14  # network pixels a token
-TALLEST = 8  # heights per width; beyond it hardly anything would be left of the picture
+TALLEST = 8  # heights per width; beyond it hardly anything would be left of the image
 
 
 class Grid(NamedTuple):
-    """The network's picture of one camera: its size, and where its pixels come from."""
+    """The network's pixel grid for one camera: its size, and where its pixels come from."""
 
     input_width: int  # pixels of the camera
     input_height: int
     width: int  # pixels of the network, multiples of 14
     height: int
-    crop_top: int  # network rows cut off above (portrait pictures only)
+    crop_top: int  # network rows cut off above (portrait images only)
     scale_x: float  # network pixels per camera pixel
     scale_y: float
 
@@ -67,10 +67,10 @@ class Grid(NamedTuple):
 
 
 def grid_for(input_width: int, input_height: int, network_width: int = 518) -> Grid:
-    """The grid on which the network looks at a picture of this size.
+    """The network's pixel grid for an image of this size.
 
     The width becomes `network_width`, the height the nearest multiple of 14, each with its own
-    scale and nothing cut off; only a picture that comes out taller than wide loses rows, above
+    scale and nothing cut off; only an image that comes out taller than wide loses rows, above
     and below alike. Raises UserError for sizes that leave no row, or next to nothing.
     """
     check_size(input_width, input_height)
@@ -79,7 +79,7 @@ def grid_for(input_width: int, input_height: int, network_width: int = 518) -> G
     if input_height > TALLEST * input_width:
         raise UserError(
             f"image size {input_width} x {input_height} is taller than {TALLEST} times its width; "
-            "turn or crop the picture"
+            "turn or crop the image"
         )
     height = _to_patches(input_height * (network_width / input_width))
     if not height:
@@ -105,13 +105,31 @@ def _to_patches(length: float) -> int:
 
 
 def to_network(rgb: UInt8[np.ndarray, "h w 3"], grid: Grid) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture on the network's grid."""
+    """The image on the network's grid."""
     resized = _bicubic(Image.fromarray(rgb), grid.width, grid.resized_height)
     return resized[grid.crop_top : grid.crop_top + grid.height]
 
 
-def _bicubic(picture: Image.Image, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-    return np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+def to_same_grid(rgb: UInt8[np.ndarray, "h w 3"], grid: Grid) -> UInt8[np.ndarray, "H W 3"]:
+    """An image of another camera on a network grid of the same width and height.
+
+    Raises `UserError` where its shape leads to another grid.
+    """
+    height, width = rgb.shape[:2]
+    try:
+        own = grid_for(width, height, grid.width)
+    except UserError as error:
+        raise UserError(f"the second image cannot be used: {error}") from error
+    if own.height != grid.height:
+        raise UserError(
+            f"the second image is {width}x{height}, of another shape than the first; set both"
+            " cameras to one resolution"
+        )
+    return to_network(rgb, own)
+
+
+def _bicubic(image: Image.Image, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
+    return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
 # ---- the reference's loaders, for files -------------------------------------------------------
@@ -122,9 +140,9 @@ Paths = Sequence[str | PathLike[str]]
 def load_images(
     paths: Paths, mode: Literal["crop", "pad"] = "crop", network_width: int = 518
 ) -> Float32[np.ndarray, "s H W 3"]:
-    """Picture files as the network's input in [0, 1].
+    """Image files as the network's input in [0, 1].
 
-    `crop` is `to_network`; `pad` fits the longer side and fills up to a square. Pictures of
+    `crop` is `to_network`; `pad` fits the longer side and fills up to a square. Images of
     different sizes are centred on white to the largest height and width.
     """
     if mode == "crop":
@@ -132,28 +150,28 @@ def load_images(
     else:
         fitted = [_padded(_open(path), network_width) for path in paths]
     if not fitted:
-        raise UserError("no pictures to load: the list of files is empty")
-    height, width = (max(picture.shape[axis] for picture in fitted) for axis in (0, 1))
-    return _unit(np.stack([_on_white(picture, height, width) for picture in fitted]))
+        raise UserError("no images to load: the list of files is empty")
+    height, width = (max(image.shape[axis] for image in fitted) for axis in (0, 1))
+    return _unit(np.stack([_on_white(image, height, width) for image in fitted]))
 
 
 def load_square(
     paths: Paths, target: int
 ) -> tuple[Float32[np.ndarray, "s T T 3"], Float32[np.ndarray, "s 6"]]:
-    """Picture files centred on black squares of `target` pixels, in [0, 1].
+    """Image files centred on black squares of `target` pixels, in [0, 1].
 
-    Second result: for each, left, top, right, bottom of the picture within the square, in pixels
+    Second result: for each, left, top, right, bottom of the image within the square, in pixels
     of the square, then the file's own width and height.
     """
     if not paths:
-        raise UserError("no pictures to load: the list of files is empty")
+        raise UserError("no images to load: the list of files is empty")
     squares, places = [], []
     for path in paths:
-        picture = _open(path)
-        (width, height), side = picture.size, max(picture.size)
+        image = _open(path)
+        (width, height), side = image.size, max(image.size)
         left, top = (side - width) // 2, (side - height) // 2
         square = Image.new("RGB", (side, side), (0, 0, 0))
-        square.paste(picture, (left, top))
+        square.paste(image, (left, top))
         squares.append(_bicubic(square, target, target))
         edges = np.array([left, top, left + width, top + height]) * (target / side)
         places.append([*edges, width, height])
@@ -163,41 +181,41 @@ def load_square(
 def _open(path: str | PathLike[str]) -> Image.Image:
     """RGB; transparency of RGBA files becomes white, as in the reference."""
     try:
-        with Image.open(path) as picture:
-            if picture.mode == "RGBA":
-                white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-                return Image.alpha_composite(white, picture).convert("RGB")
-            return picture.convert("RGB")
+        with Image.open(path) as image:
+            if image.mode == "RGBA":
+                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+                return Image.alpha_composite(white, image).convert("RGB")
+            return image.convert("RGB")
     except UnidentifiedImageError:
-        raise UserError(f"{path} is not a picture that Pillow can read") from None
+        raise UserError(f"{path} is not an image that Pillow can read") from None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as fault:
         raise UserError(f"{path} cannot be read: {fault}") from fault
 
 
-def _cropped(picture: Image.Image, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    return to_network(np.asarray(picture), grid_for(*picture.size, width))
+def _cropped(image: Image.Image, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    return to_network(np.asarray(image), grid_for(*image.size, width))
 
 
-def _padded(picture: Image.Image, side: int) -> UInt8[np.ndarray, "side side 3"]:
-    width, height = picture.size
+def _padded(image: Image.Image, side: int) -> UInt8[np.ndarray, "side side 3"]:
+    width, height = image.size
     if width >= height:
         fitted = side, _to_patches(height * (side / width))
     else:
         fitted = _to_patches(width * (side / height)), side
     if not min(fitted):
-        raise UserError(f"a picture of {width} x {height} is too narrow to fit {side} pixels")
-    return _on_white(_bicubic(picture, *fitted), side, side)
+        raise UserError(f"an image of {width} x {height} is too narrow to fit {side} pixels")
+    return _on_white(_bicubic(image, *fitted), side, side)
 
 
 def _on_white(
-    picture: UInt8[np.ndarray, "h w 3"], height: int, width: int
+    image: UInt8[np.ndarray, "h w 3"], height: int, width: int
 ) -> UInt8[np.ndarray, "H W 3"]:
-    spare = height - picture.shape[0], width - picture.shape[1]
+    spare = height - image.shape[0], width - image.shape[1]
     margins = [(floor(n / 2), ceil(n / 2)) for n in spare]
-    return np.pad(picture, [*margins, (0, 0)], constant_values=255)
+    return np.pad(image, [*margins, (0, 0)], constant_values=255)
 
 
-def _unit(picture: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-    return picture.astype(np.float32) / np.float32(255)
+def _unit(image: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    return image.astype(np.float32) / np.float32(255)

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Odometry as a witness of scale: where the base was at a stamp, and how far the camera travelled.
+"""Odometry as a source of scale: where the base was at a stamp, and how far the camera travelled.
 
-Odometry lies in known ways: it jumps, stops, runs backwards in time, speaks of another frame. Each
-is noticed here, said once, and never reaches the map.
+Odometry fails in known ways: it jumps, stops, runs backwards in time, is of another frame. Each
+is detected here, reported, and never reaches the map.
 """
 
 from bisect import bisect_left
@@ -13,41 +13,33 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.geometry import inverse_rigid
-from vggt_ros.mapping.scale import CENTRE_NOISE, Evidence
+from vggt_ros.geometry import interpolate_rigid, inverse_rigid, rotation_angle, scale_pose
+from vggt_ros.mapping.scale import CENTRE_NOISE, Measurement
 
 FARTHEST = 1e7  # metres from odometry's origin: a quarter of the way around the earth
 FASTEST = 10.0  # metres a second; beyond it odometry has jumped
 FASTEST_TURN = 10.0  # radians a second
 GAP_NS = 500_000_000  # without a message for longer, nothing is interpolated
-KEPT_NS = 20_000_000_000  # of memory
+KEPT_NS = 20_000_000_000  # of poses
 MIN_TRAVEL = 0.1  # of the camera between two measurements, as a share of scene depth
 MIN_METRES = 0.1  # the same, in metres
 DISTANCE_NOISE = 0.02  # of wheels, relative
-SAME_DIRECTION = float(np.deg2rad(25))  # between what wheels and pictures call ahead
-MUCH_TURN = float(np.deg2rad(30))  # with hardly any travel: the measurement begins again
+SAME_DIRECTION = float(np.deg2rad(25))  # between the directions by odometry and by the camera
+LARGE_TURN = float(np.deg2rad(30))  # with hardly any travel: the measurement restarts
 SAME_TURN = float(np.deg2rad(6))
+TURN_WITHOUT_MOUNT = float(np.deg2rad(10))  # allowed where the lever arm is not known
 
 
-class _Mark(NamedTuple):
-    """Where the camera was when the measurement under way began."""
-
-    stamp_ns: int
-    odom_from_camera: Float[np.ndarray, "4 4"]
-    world_from_camera: Float[np.ndarray, "4 4"]
-
-
-class Odometry:
-    """The last seconds of one robot's odometry.  Any thread may add; one asks."""
+class OdometryBuffer:
+    """The last seconds of one robot's odometry.  Any thread may add; one reads."""
 
     def __init__(self) -> None:
-        self.base_from_camera: Float[np.ndarray, "4 4"] | None = None  # None: not known
         self.notices: list[str] = []  # what was wrong with it; the caller empties it
+        self.restarts = 0  # poses of before and after one do not compare
         self._lock = Lock()
         self._frames: tuple[str, str] | None = None
         self._stamps: list[int] = []
         self._poses: list[Float[np.ndarray, "4 4"]] = []
-        self._mark: _Mark | None = None
 
     def add(
         self,
@@ -87,89 +79,95 @@ class Odometry:
     def at(self, stamp_ns: int) -> Float[np.ndarray, "4 4"] | None:
         """odom_from_base at a stamp between two messages; None where there is a gap or an end."""
         with self._lock:
-            return self._at(stamp_ns)
-
-    def _at(self, stamp_ns: int) -> Float[np.ndarray, "4 4"] | None:
-        i = bisect_left(self._stamps, stamp_ns)
-        if i < len(self._stamps) and self._stamps[i] == stamp_ns:
-            return self._poses[i]
-        if i == 0 or i == len(self._stamps) or self._stamps[i] - self._stamps[i - 1] > GAP_NS:
-            return None
-        before, after = self._poses[i - 1], self._poses[i]
-        share = (stamp_ns - self._stamps[i - 1]) / (self._stamps[i] - self._stamps[i - 1])
-        return between(before, after, share)
-
-    def measure(
-        self, stamp_ns: int, world_from_camera: Float[np.ndarray, "4 4"], scene_depth: float
-    ) -> Evidence | None:
-        """Compare travel since the last measurement, once it is long enough to tell.
-
-        Displacements are compared, so that turning and lever arms cancel; wheels and pictures
-        must also agree on how far the camera turned and on what is ahead.
-        """
-        odom_from_base = self.at(stamp_ns)
-        if odom_from_base is None:
-            return None
-        mount = np.eye(4) if self.base_from_camera is None else self.base_from_camera
-        here = _Mark(stamp_ns, odom_from_base @ mount, world_from_camera)
-        mark, self._mark = self._mark, self._mark or here
-        if mark is None:
-            return None
-        wheels = inverse_rigid(mark.odom_from_camera) @ here.odom_from_camera
-        eyes = inverse_rigid(mark.world_from_camera) @ here.world_from_camera
-        metres, units = (float(np.linalg.norm(motion[:3, 3])) for motion in (wheels, eyes))
-        turned = angle(wheels[:3, :3])
-        if metres < MIN_METRES or units < MIN_TRAVEL * scene_depth:
-            if turned > MUCH_TURN:
-                self._mark = here
-            return None
-        self._mark = here
-        if abs(turned - angle(eyes[:3, :3])) > SAME_TURN:
-            return None
-        if self.base_from_camera is None and turned > np.deg2rad(10):
-            return None  # an unknown lever arm swings
-        ahead = np.clip(wheels[:3, 3] @ eyes[:3, 3] / (metres * units), -1, 1)
-        if self.base_from_camera is not None and np.arccos(ahead) > SAME_DIRECTION:
-            return None
-        sigma = float(np.hypot(DISTANCE_NOISE, CENTRE_NOISE * scene_depth / units))
-        return Evidence("odometry", float(np.log(metres / units)), sigma, stamp_ns)
-
-    def rescaled(self, factor: float, about: Float[np.ndarray, "3"]) -> None:
-        """The world was rescaled: the measurement under way follows."""
-        if self._mark is not None:
-            pose = self._mark.world_from_camera.copy()
-            pose[:3, 3] = about + factor * (pose[:3, 3] - about)
-            self._mark = self._mark._replace(world_from_camera=pose)
-
-    def lost(self) -> None:
-        """The camera was placed anew: what was under way compares nothing."""
-        self._mark = None
+            i = bisect_left(self._stamps, stamp_ns)
+            if i < len(self._stamps) and self._stamps[i] == stamp_ns:
+                return self._poses[i]
+            if i == 0 or i == len(self._stamps) or self._stamps[i] - self._stamps[i - 1] > GAP_NS:
+                return None
+            before, after = self._poses[i - 1], self._poses[i]
+            share = (stamp_ns - self._stamps[i - 1]) / (self._stamps[i] - self._stamps[i - 1])
+        return interpolate_rigid(before, after, share)
 
     def _jumped(self, stamp_ns: int, pose: Float[np.ndarray, "4 4"]) -> bool:
         seconds = max((stamp_ns - self._stamps[-1]) * 1e-9, 1e-3)
         step = inverse_rigid(self._poses[-1]) @ pose
         fast = np.linalg.norm(step[:3, 3]) > FASTEST * seconds + 0.05
-        return bool(fast or angle(step[:3, :3]) > FASTEST_TURN * seconds + 0.05)
+        return bool(fast or rotation_angle(step[:3, :3]) > FASTEST_TURN * seconds + 0.05)
 
-    def _refuse(self, why: str) -> bool:
-        self.notices.append(f"odometry is refused: {why}")
+    def _refuse(self, reason: str) -> bool:
+        self.notices.append(f"odometry is refused: {reason}")
         return False
 
-    def _restart(self, why: str) -> None:
-        self.notices.append(f"odometry begins anew: {why}")
-        self._stamps, self._poses, self._mark = [], [], None
+    def _restart(self, reason: str) -> None:
+        self.notices.append(f"odometry restarts: {reason}")
+        self._stamps, self._poses = [], []
+        self.restarts += 1
 
 
-def between(
-    before: Float[np.ndarray, "4 4"], after: Float[np.ndarray, "4 4"], share: float
-) -> Float[np.ndarray, "4 4"]:
-    """The rigid motion this share of the way from one to the other (a chord, for small turns)."""
-    pose = before + share * (after - before)
-    u, _, vt = np.linalg.svd(pose[:3, :3])
-    pose[:3, :3] = u @ vt
-    return pose
+class _Start(NamedTuple):
+    """Where the camera was when the measurement in progress began."""
+
+    stamp_ns: int
+    odom_from_camera: Float[np.ndarray, "4 4"]
+    world_from_camera: Float[np.ndarray, "4 4"]
+    restarts: int  # of the odometry by then
 
 
-def angle(rotation: Float[np.ndarray, "3 3"]) -> float:
-    """By how many radians it turns."""
-    return float(np.arccos(np.clip((np.trace(rotation) - 1.0) / 2.0, -1.0, 1.0)))
+class TravelComparison:
+    """How far the camera travelled, by odometry and by the map: a measurement of scale."""
+
+    def __init__(self) -> None:
+        self._start: _Start | None = None
+
+    def measure(
+        self,
+        odom_from_base: OdometryBuffer,
+        base_from_camera: Float[np.ndarray, "4 4"] | None,
+        stamp_ns: int,
+        world_from_camera: Float[np.ndarray, "4 4"],
+        scene_depth: float,
+    ) -> Measurement | None:
+        """Compare travel since the last measurement, once it is long enough.
+
+        Displacements are compared, so that turning and lever arms cancel; odometry and camera
+        must also agree on how far the camera turned and in which direction it went. Without
+        `base_from_camera` the camera is taken to sit at the base, and turns are not compared.
+        """
+        restarts = odom_from_base.restarts
+        pose = odom_from_base.at(stamp_ns)
+        if pose is None:
+            return None
+        mount = np.eye(4) if base_from_camera is None else base_from_camera
+        here = _Start(stamp_ns, pose @ mount, world_from_camera, restarts)
+        start, self._start = self._start, self._start or here
+        if start is None or start.restarts != restarts:
+            self._start = here
+            return None
+        by_odometry = inverse_rigid(start.odom_from_camera) @ here.odom_from_camera
+        by_map = inverse_rigid(start.world_from_camera) @ here.world_from_camera
+        metres, units = (float(np.linalg.norm(step[:3, 3])) for step in (by_odometry, by_map))
+        turned = rotation_angle(by_odometry[:3, :3])
+        if metres < MIN_METRES or units < MIN_TRAVEL * scene_depth:
+            if turned > LARGE_TURN:
+                self._start = here
+            return None
+        self._start = here
+        if abs(turned - rotation_angle(by_map[:3, :3])) > SAME_TURN:
+            return None
+        if base_from_camera is None and turned > TURN_WITHOUT_MOUNT:
+            return None  # an unknown lever arm swings
+        ahead = np.clip(by_odometry[:3, 3] @ by_map[:3, 3] / (metres * units), -1, 1)
+        if base_from_camera is not None and np.arccos(ahead) > SAME_DIRECTION:
+            return None
+        sigma = float(np.hypot(DISTANCE_NOISE, CENTRE_NOISE * scene_depth / units))
+        return Measurement("odometry", float(np.log(metres / units)), sigma, stamp_ns)
+
+    def rescale(self, factor: float, about: Float[np.ndarray, "3"]) -> None:
+        """The world was rescaled: the measurement in progress follows."""
+        if self._start is not None:
+            pose = scale_pose(self._start.world_from_camera, factor, about)
+            self._start = self._start._replace(world_from_camera=pose)
+
+    def reset(self) -> None:
+        """The camera's place is not tied to the one before: the measurement restarts."""
+        self._start = None

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The mathematics of one joint: frames that window and map share give scale, rotation, translation.
+"""Registration of a window to the map: shared frames give scale, rotation and translation.
 
-A shared frame is the *same picture*, so its pixels correspond one to one: nothing is matched.
+A shared frame is the *same image*, so its pixels correspond one to one: nothing is matched.
 
 1. scale: the median of log(z_map / z_window) over the trusted pixels of shared frames, sharpened
    by Tukey's weights (iteratively reweighted least squares). Scale before pose, as DA3-Streaming
@@ -24,69 +24,44 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.geometry import Similarity, inverse_rigid, transform, unproject
+from vggt_ros.geometry import Similarity, inverse_rigid, nearest_rotation, transform, unproject
 
-ALIKE = 0.25  # log ratio up to which two depths of one pixel are the same surface
-SAME_VIEW = 0.15  # the same between two views of a window, which err together
+SAME_SURFACE = 0.25  # log ratio up to which two depths of one pixel are the same surface
+SAME_VIEW = 0.15  # the same between two views of a window, whose errors are correlated
 MIN_BASELINE = 0.02  # camera motion, as a share of scene depth, from which lengths compare
-MEMORY = 8.0  # looks after which a frame's place in the map stops hardening
+MAX_OBSERVATIONS = 8.0  # after which a frame's place in the map stops hardening
+MIN_PIXELS = 32  # from which a share of pixels means something
 
-Depth = Float[np.ndarray, "_h _w"]  # thinned, NaN where not trusted
+Depth = Float[np.ndarray, "_h _w"]  # subsampled, NaN where not trusted
 
 
-class Placed(NamedTuple):
+class MapFrame(NamedTuple):
     """A frame of the map that the next window may share."""
 
     frame_id: int
     world_from_camera: Float[np.ndarray, "4 4"]
-    intrinsics: Float[np.ndarray, "3 3"]  # of the thinned grid
+    intrinsics: Float[np.ndarray, "3 3"]  # of the subsampled grid
     depth: Depth | None  # world units
-    looks: float = 1.0  # that agreed on it
+    observations: float = 1.0  # windows whose mean it is
 
 
-class Sight(NamedTuple):
-    """How two views see the same scene."""
+class ViewOverlap(NamedTuple):
+    """How much two views share of the scene."""
 
-    overlap: float  # share of the newer view's points that lie inside the older picture
+    overlap: float  # share of the newer view's points that lie inside the older image
     agreement: float  # share of points alike in depth in the other view, by the worse direction
     parallax: float  # median angle between the two lines of sight, radians
 
 
-def place(similarity: Similarity, poses: Float[np.ndarray, "s 4 4"]) -> Float[np.ndarray, "s 4 4"]:
-    """Rigid camera poses carried along by a similarity: centres are scaled, axes only turned."""
-    moved = np.array(poses, np.float64)
-    moved[..., :3, :3] = similarity.rotation @ poses[..., :3, :3]
-    moved[..., :3, 3] = similarity.apply(poses[..., :3, 3])
-    return moved
-
-
-def anchored(
-    world_from_camera: Float[np.ndarray, "4 4"],
-    window_from_camera: Float[np.ndarray, "4 4"],
-    scale: float,
-) -> Similarity:
-    """The similarity of this scale that puts one camera of the window where it is in the world."""
-    rotation = world_from_camera[:3, :3] @ window_from_camera[:3, :3].T
-    translation = world_from_camera[:3, 3] - scale * rotation @ window_from_camera[:3, 3]
-    return Similarity(scale, rotation, translation)
-
-
-def lever(step: Float[np.ndarray, "3"]) -> Float[np.ndarray, "6 6"]:
-    """How errors of a pose (shift, turn) act one `step` further on."""
-    x, y, z = step
-    jacobian = np.eye(6)
-    jacobian[:3, 3:] = [[0, z, -y], [-z, 0, x], [y, -x, 0]]
-    return jacobian
-
-
-def scene_depth(frames: tuple[Placed, ...]) -> float:
-    """Median depth in the frames' own unit; 1 where no depth was ever seen."""
+def median_depth(frames: tuple[MapFrame, ...]) -> float:
+    """The scene's median depth in the frames' own unit; 1 where no depth is known."""
     known = [frame.depth[np.isfinite(frame.depth)] for frame in frames if frame.depth is not None]
     middles = [float(np.median(depth)) for depth in known if depth.size]
     return float(np.median(middles)) if middles else 1.0
 
 
-def comparable(a: Placed, b: Placed) -> bool:
+def have_comparable_depth(a: MapFrame, b: MapFrame) -> bool:
+    """Whether both have depth on one grid."""
     return a.depth is not None and b.depth is not None and a.depth.shape == b.depth.shape
 
 
@@ -95,7 +70,7 @@ def robust_mean(
 ) -> tuple[float, float]:
     """Tukey's biweight mean, from the median on, and the spread (1.4826 median deviations).
 
-    What lies beyond 4.7 spreads has no say at all: outliers of one sign must not make it creep.
+    What lies beyond 4.7 spreads has no weight at all: outliers of one sign must not pull it.
     """
     mean = float(np.median(values))
     spread = max(1.4826 * float(np.median(np.abs(values - mean))), least_spread)
@@ -106,108 +81,106 @@ def robust_mean(
     return mean, spread
 
 
-def find_scale(
-    pairs: list[tuple[Placed, Placed]], reach: float, unit: float
+def estimate_scale(
+    pairs: list[tuple[MapFrame, MapFrame]], scene_depth: float, last_scale: float
 ) -> tuple[float, float]:
     """World units per window unit, and the share of shared pixels that agree on it.
 
-    Where no pixel is shared the distances between the shared cameras tell; where these hardly
-    move (against the scene's depth, `reach`) nothing does, and `unit`, the last one, is kept.
+    `pairs` are shared frames, in the map and in the window. Where no pixel is shared the distances
+    between the shared cameras decide; where these hardly move (against the scene's depth) nothing
+    does, and `last_scale` is kept.
     """
-    ratios = [np.log(a.depth / b.depth).ravel() for a, b in pairs if comparable(a, b)]
+    ratios = [np.log(a.depth / b.depth).ravel() for a, b in pairs if have_comparable_depth(a, b)]
     ratio = np.concatenate(ratios) if ratios else np.empty(0)
     ratio = ratio[np.isfinite(ratio)]
-    if ratio.size >= 32:
+    if ratio.size >= MIN_PIXELS:
         mean, _ = robust_mean(ratio)
-        return float(np.exp(mean)), float(np.mean(np.abs(ratio - mean) < ALIKE))
-    here, there = (_baselines([pair[side] for pair in pairs]) for side in (0, 1))
-    moved = here > MIN_BASELINE * reach
-    if not (moved & (there > 0)).any():
-        return unit, 1.0
-    return float(np.exp(np.median(np.log(here[moved] / there[moved])))), 1.0
+        return float(np.exp(mean)), float(np.mean(np.abs(ratio - mean) < SAME_SURFACE))
+    in_map, in_window = (_baselines([pair[side] for pair in pairs]) for side in (0, 1))
+    moved = in_map > MIN_BASELINE * scene_depth
+    if not (moved & (in_window > 0)).any():
+        return last_scale, 1.0
+    return float(np.exp(np.median(np.log(in_map[moved] / in_window[moved])))), 1.0
 
 
-def _baselines(frames: list[Placed]) -> Float[np.ndarray, "pairs"]:
+def _baselines(frames: list[MapFrame]) -> Float[np.ndarray, "pairs"]:
     centres = np.stack([frame.world_from_camera[:3, 3] for frame in frames])
     first, second = np.triu_indices(len(frames), 1)
     return np.linalg.norm(centres[first] - centres[second], axis=-1)
 
 
-def find_gauge(
-    pairs: list[tuple[Placed, Placed]], scale: float, reach: float
+def estimate_gauge(
+    pairs: list[tuple[MapFrame, MapFrame]], scale: float, scene_depth: float
 ) -> tuple[Similarity, float]:
-    """The motion of this scale that lays the window's cameras on the map's, and what remains.
+    """The similarity of this scale that lays the window's cameras on the map's, and its residual.
 
-    Cauchy weights keep one camera that is off from pulling the others along; the residual, a share
-    of the scene's depth, counts it in full.
+    Cauchy weights keep one camera that is off from pulling the others along; the residual, rms as
+    a share of the scene's depth, counts it in full.
     """
-    here, there = (np.stack([pair[side].world_from_camera for pair in pairs]) for side in (0, 1))
-    looks = np.array([known.looks for known, _ in pairs])
-    gauge, error = _kabsch(here, there, looks, scale, reach)
+    in_map, in_window = (
+        np.stack([pair[side].world_from_camera for pair in pairs]) for side in (0, 1)
+    )
+    observations = np.array([known.observations for known, _ in pairs])
+    gauge, error = _kabsch(in_map, in_window, observations, scale, scene_depth)
     for _ in range(3):
-        weight = looks / (1.0 + (error / (2.0 * np.median(error) + 1e-9)) ** 2)
-        gauge, error = _kabsch(here, there, weight, scale, reach)
+        weight = observations / (1.0 + (error / (2.0 * np.median(error) + 1e-9)) ** 2)
+        gauge, error = _kabsch(in_map, in_window, weight, scale, scene_depth)
     return gauge, float(np.sqrt(np.mean(error**2)))
 
 
 def _kabsch(
-    here: Float[np.ndarray, "s 4 4"],
-    there: Float[np.ndarray, "s 4 4"],
+    in_map: Float[np.ndarray, "s 4 4"],
+    in_window: Float[np.ndarray, "s 4 4"],
     weight: Float[np.ndarray, "s"],
     scale: float,
-    reach: float,
+    scene_depth: float,
 ) -> tuple[Similarity, Float[np.ndarray, "s"]]:
     """The weighted best motion, and by how many scene depths each camera is off after it."""
-    c, q = here[:, :3, 3], here[:, :3, :3]
-    d, p = scale * there[:, :3, 3], there[:, :3, :3]
+    c, q = in_map[:, :3, 3], in_map[:, :3, :3]
+    d, p = scale * in_window[:, :3, 3], in_window[:, :3, :3]
     w = weight / weight.sum()
     c0, d0 = w @ c, w @ d
     cross = np.einsum("s,si,sj->ij", w, c - c0, d - d0)
-    cross += 0.5 * reach**2 * np.einsum("s,sik,sjk->ij", w, q, p)
+    cross += 0.5 * scene_depth**2 * np.einsum("s,sik,sjk->ij", w, q, p)
     rotation = nearest_rotation(cross)
     translation = c0 - rotation @ d0
     shift = np.sum((c - d @ rotation.T - translation) ** 2, axis=-1)
-    turn = 0.5 * reach**2 * np.sum((q - rotation @ p) ** 2, axis=(-2, -1))
-    return Similarity(scale, rotation, translation), np.sqrt(shift + turn) / reach
+    turn = 0.5 * scene_depth**2 * np.sum((q - rotation @ p) ** 2, axis=(-2, -1))
+    return Similarity(scale, rotation, translation), np.sqrt(shift + turn) / scene_depth
 
 
-def nearest_rotation(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
-    u, _, vt = np.linalg.svd(matrix)
-    return (u * [1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
-
-
-def averaged(known: Placed, now: Placed) -> Placed:
-    """One more look at a frame; pixels on whose depth two looks differ are trusted no more."""
-    share = 1.0 / (known.looks + 1.0)
+def average_frames(known: MapFrame, now: MapFrame) -> MapFrame:
+    """The mean of all observations of a frame; pixels whose depth differs become untrusted."""
+    share = 1.0 / (known.observations + 1.0)
     pose = known.world_from_camera + share * (now.world_from_camera - known.world_from_camera)
     pose[:3, :3] = nearest_rotation(pose[:3, :3])
     depth = known.depth if known.depth is not None else now.depth
-    if comparable(known, now):
+    if have_comparable_depth(known, now):
         change = np.log(now.depth / known.depth)
-        mean = np.where(np.abs(change) < ALIKE, known.depth * np.exp(share * change), np.nan)
+        mean = np.where(np.abs(change) < SAME_SURFACE, known.depth * np.exp(share * change), np.nan)
         either = np.where(np.isfinite(known.depth), known.depth, now.depth)
         depth = np.where(np.isfinite(change), mean, either)
-    looks = min(known.looks + 1.0, MEMORY)
-    return known._replace(world_from_camera=pose, depth=depth, looks=looks)
+    observations = min(known.observations + 1.0, MAX_OBSERVATIONS)
+    return known._replace(world_from_camera=pose, depth=depth, observations=observations)
 
 
-def see(older: Placed, newer: Placed) -> Sight | None:
+def view_overlap(older: MapFrame, newer: MapFrame) -> ViewOverlap | None:
     """Each view's points in the other camera; None where either has too little depth."""
-    if not comparable(older, newer):
+    if not have_comparable_depth(older, newer):
         return None
-    ours, theirs = world_points(newer), world_points(older)
-    if min(len(ours), len(theirs)) < 32:
+    of_newer, of_older = world_points(newer), world_points(older)
+    if min(len(of_newer), len(of_older)) < MIN_PIXELS:
         return None
-    overlap, agreement = _seen_from(older, ours)
-    _, agreement_back = _seen_from(newer, theirs)
-    a = ours - older.world_from_camera[:3, 3]
-    b = ours - newer.world_from_camera[:3, 3]
+    overlap, agreement = _agreement(older, of_newer)
+    _, agreement_back = _agreement(newer, of_older)
+    a = of_newer - older.world_from_camera[:3, 3]
+    b = of_newer - newer.world_from_camera[:3, 3]
     sine = np.linalg.norm(np.cross(a, b), axis=-1)
     parallax = float(np.median(np.arctan2(sine, np.sum(a * b, axis=-1))))
-    return Sight(overlap, min(agreement, agreement_back), parallax)
+    return ViewOverlap(overlap, min(agreement, agreement_back), parallax)
 
 
-def world_points(frame: Placed) -> Float[np.ndarray, "p 3"]:
+def world_points(frame: MapFrame) -> Float[np.ndarray, "p 3"]:
     """World points of every fourth pixel that has depth."""
     coarse = np.diag([0.5, 0.5, 1.0]) @ frame.intrinsics
     depth = frame.depth[::2, ::2]
@@ -215,8 +188,8 @@ def world_points(frame: Placed) -> Float[np.ndarray, "p 3"]:
     return transform(frame.world_from_camera, points)
 
 
-def _seen_from(frame: Placed, points: Float[np.ndarray, "p 3"]) -> tuple[float, float]:
-    """Share of the points inside this picture, and of those the share it sees at their depth."""
+def _agreement(frame: MapFrame, points: Float[np.ndarray, "p 3"]) -> tuple[float, float]:
+    """Share of the points inside this image, and of those the share whose depth it agrees with."""
     points = transform(inverse_rigid(frame.world_from_camera), points)
     everything = len(points)
     points = points[points[:, 2] > 1e-9]
@@ -224,8 +197,8 @@ def _seen_from(frame: Placed, points: Float[np.ndarray, "p 3"]) -> tuple[float, 
     column, row = np.rint(column / depth), np.rint(row / depth)
     height, width = frame.depth.shape
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    seen = frame.depth[row[inside].astype(int), column[inside].astype(int)]
-    change = np.log(depth[inside] / seen)
+    known = frame.depth[row[inside].astype(int), column[inside].astype(int)]
+    change = np.log(depth[inside] / known)
     change = change[np.isfinite(change)]
-    agreement = float(np.mean(np.abs(change) < SAME_VIEW)) if len(change) >= 32 else 1.0
+    agreement = float(np.mean(np.abs(change) < SAME_VIEW)) if len(change) >= MIN_PIXELS else 1.0
     return float(inside.sum()) / everything, agreement

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Metres per world unit: one slowly varying number, from whatever the robot knows, outlier-proof.
+"""Metres per world unit: one slowly varying number, robust to outliers, from several sources.
 
 Each source keeps its last few dozen measurements; its value is their robust mean in log scale, so
-half of them may be nonsense before it moves. The most trusted source that knows enough speaks for
-the map; another that contradicts it is named, not averaged in. All ratios are metres per unit of
-the map as it is *now*: `rescaled` keeps that true when the map takes up a correction.
+half of them may be wrong before it moves. The most trusted source with enough measurements sets
+the map's scale; another that contradicts it is reported, not averaged in. All ratios are metres per
+unit of the map as it is *now*: `rescaled` keeps that true when the map takes up a correction.
 """
 
 from collections.abc import Mapping
@@ -19,20 +19,20 @@ from vggt_ros.errors import UserError
 from vggt_ros.mapping.registration import robust_mean
 
 SOURCES = ("fixed", "baseline", "depth", "odometry", "height")
-"""Every source there is, as trusted when a person says nothing else."""
+"""Every source there is, in the default order of trust."""
 
-KEPT = 40  # measurements a source remembers
-ENOUGH = 3  # measurements before a source may speak
-SURE = 0.1  # sigma of log scale below which units may be called metres
-SLOW = 0.01  # largest change of scale in one step, once units are metres
+MAX_MEASUREMENTS = 40  # kept of one source
+MIN_MEASUREMENTS = 3  # from which a source counts
+MAX_SIGMA = 0.1  # sigma of log scale below which units may be called metres
+MAX_STEP = 0.01  # largest change of scale in one step, once units are metres
 JUMP = 0.1  # of log scale: what a more trusted source must differ by to be followed at once
 CENTRE_NOISE = 0.006  # of a camera centre, as a share of scene depth: half a degree
-LEAST_BASELINE = 0.02  # of two cameras, as a share of scene depth: three times a centre's noise
-PRECISE = 0.03  # sigma of log scale that is sought where a measurement costs something
+MIN_BASELINE = 0.02  # of two cameras, as a share of scene depth: three times a centre's noise
+TARGET_SIGMA = 0.03  # sigma of log scale that is sought where a measurement costs something
 MIN_PIXELS = 100  # that two depths must share before their ratio counts
 
 
-class Evidence(NamedTuple):
+class Measurement(NamedTuple):
     """One measurement by one source."""
 
     source: str
@@ -42,7 +42,7 @@ class Evidence(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What is known now; `value` is metres per world unit."""
+    """The scale as known now; `value` is metres per world unit."""
 
     source: str  # "none": units are arbitrary
     value: float
@@ -51,52 +51,58 @@ class Estimate(NamedTuple):
     conflict: str  # "" or which source contradicts, and by how much
 
 
-NOTHING = Estimate("none", 1.0, float("inf"), 0, "")
+NO_ESTIMATE = Estimate("none", 1.0, float("inf"), 0, "")
 
 
 @dataclass(frozen=True)
 class ScaleState:
-    """Which sources are listened to, most trusted first, and what each has said."""
+    """Which sources are used, most trusted first, and what each has measured."""
 
-    trusted: tuple[str, ...] = ()
-    heard: Mapping[str, tuple[Evidence, ...]] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    measurements: Mapping[str, tuple[Measurement, ...]] = field(default_factory=dict)
     metric: bool = False  # the map has taken the scale up: its unit is the metre
-    taken_from: str = ""  # whose word that was
+    adopted: str = ""  # source of the scale that the map has
 
 
-def listen_to(sources: str) -> ScaleState:
-    """The state for a parameter such as "odometry, height"; "none" leaves units arbitrary."""
-    names = tuple(name.strip() for name in sources.split(",") if name.strip() not in ("", "none"))
+def parse_sources(text: str) -> tuple[str, ...]:
+    """Names from a parameter such as "odometry, height"; empty for "none".
+
+    Raises `UserError` for a name that is none of `SOURCES`.
+    """
+    names = tuple(name.strip() for name in text.split(",") if name.strip() not in ("", "none"))
     for name in names:
         if name not in SOURCES:
             raise UserError(
                 f"scale source '{name}' is not known; use none or some of {', '.join(SOURCES)}"
             )
-    return ScaleState(names)
+    return names
 
 
-def observe(state: ScaleState, evidence: Evidence) -> ScaleState:
-    """Take a measurement in, unless it is no number or of a source that was not asked for."""
-    sound = np.isfinite(evidence.log_ratio) and np.isfinite(evidence.sigma)
-    if evidence.source not in state.trusted or not sound:
+def add_measurement(state: ScaleState, new: Measurement) -> ScaleState:
+    """Take a measurement in, unless it is not finite or of a source that is not used."""
+    sound = np.isfinite(new.log_ratio) and np.isfinite(new.sigma)
+    if new.source not in state.sources or not sound:
         return state
-    heard = (*state.heard.get(evidence.source, ()), evidence)[-KEPT:]
-    return replace(state, heard={**state.heard, evidence.source: heard})
+    kept = (*state.measurements.get(new.source, ()), new)[-MAX_MEASUREMENTS:]
+    return replace(state, measurements={**state.measurements, new.source: kept})
 
 
 def estimate(state: ScaleState) -> Estimate:
-    """The word of the most trusted source that is sure, and who contradicts it."""
-    known = [_mean(state.heard[name]) for name in state.trusted if name in state.heard]
-    sure = [each for each in known if each.sigma < SURE]
+    """The value of the most trusted source that is sure, and which sources contradict it."""
+    known = [
+        _mean(state.measurements[name]) for name in state.sources if name in state.measurements
+    ]
+    sure = [each for each in known if each.sigma < MAX_SIGMA]
     if not sure:
-        return NOTHING
+        return NO_ESTIMATE
     chosen = sure[0]
     conflicts = []
     for other in sure[1:]:
         apart = np.log(other.value / chosen.value)
         if abs(apart) > 3.0 * np.hypot(chosen.sigma, other.sigma) + 0.03:
             conflicts.append(
-                f"{other.source} says {np.expm1(apart):+.0%} against {chosen.source}, which is kept"
+                f"{other.source} gives {np.expm1(apart):+.0%} against {chosen.source}, which is"
+                " kept"
             )
     return chosen._replace(conflict="; ".join(conflicts))
 
@@ -104,82 +110,81 @@ def estimate(state: ScaleState) -> Estimate:
 def correction(state: ScaleState) -> float:
     """The factor to rescale the map by now: all at first, then little by little.
 
-    All once more where a source that is trusted more is sure at last and says something else.
+    All once more where a source that is trusted more is sure at last and differs.
     """
     found = estimate(state)
     if found.source == "none":
         return 1.0
     if not state.metric or (_outranks(state, found) and abs(np.log(found.value)) > JUMP):
         return found.value
-    return float(np.clip(found.value, 1 - SLOW, 1 + SLOW))
+    return float(np.clip(found.value, 1 - MAX_STEP, 1 + MAX_STEP))
 
 
 def _outranks(state: ScaleState, found: Estimate) -> bool:
     """Whether this source is trusted more than the one whose scale the map has."""
-    ranks = {name: rank for rank, name in enumerate(state.trusted)}
-    return ranks[found.source] < ranks.get(state.taken_from, 0)
+    ranks = {name: rank for rank, name in enumerate(state.sources)}
+    return ranks[found.source] < ranks.get(state.adopted, 0)
 
 
-def is_wanting(state: ScaleState, source: str) -> bool:
+def needs_measurement(state: ScaleState, source: str) -> bool:
     """Whether more measurements by this source would make it notably surer."""
-    if source not in state.trusted:
+    if source not in state.sources:
         return False
-    heard = state.heard.get(source, ())
-    return not heard or (len(heard) < KEPT and _mean(heard).sigma > PRECISE)
+    known = state.measurements.get(source, ())
+    return not known or (len(known) < MAX_MEASUREMENTS and _mean(known).sigma > TARGET_SIGMA)
 
 
 def rescaled(state: ScaleState, factor: float) -> ScaleState:
     """The same knowledge about a map whose lengths were multiplied by `factor`."""
-    heard = {
-        name: tuple(e._replace(log_ratio=e.log_ratio - float(np.log(factor))) for e in all_of_it)
-        for name, all_of_it in state.heard.items()
+    measurements = {
+        name: tuple(m._replace(log_ratio=m.log_ratio - float(np.log(factor))) for m in known)
+        for name, known in state.measurements.items()
     }
-    return replace(state, heard=heard, metric=True, taken_from=estimate(state).source)
+    return replace(state, measurements=measurements, metric=True, adopted=estimate(state).source)
 
 
-def forgotten(state: ScaleState) -> ScaleState:
+def restarted(state: ScaleState) -> ScaleState:
     """Nothing measured yet: a new segment of the map has a unit of its own."""
-    fixed = {name: heard for name, heard in state.heard.items() if name == "fixed"}
-    return ScaleState(state.trusted, fixed)
+    fixed = {name: known for name, known in state.measurements.items() if name == "fixed"}
+    return ScaleState(state.sources, fixed)
 
 
-def _mean(heard: tuple[Evidence, ...]) -> Estimate:
+def _mean(measurements: tuple[Measurement, ...]) -> Estimate:
     """Robust mean of one source; not sure before a few measurements, unless it is given."""
-    source, stamp_ns = heard[-1].source, heard[-1].stamp_ns
-    ratios = np.array([e.log_ratio for e in heard])
-    sigmas = np.array([e.sigma for e in heard])
+    source, stamp_ns = measurements[-1].source, measurements[-1].stamp_ns
+    ratios = np.array([m.log_ratio for m in measurements])
+    sigmas = np.array([m.sigma for m in measurements])
     mean, spread = robust_mean(ratios, least_spread=float(np.median(sigmas)))
-    sigma = max(spread, float(np.median(sigmas))) / np.sqrt(len(heard))
-    if source != "fixed" and len(heard) < ENOUGH:
+    sigma = max(spread, float(np.median(sigmas))) / np.sqrt(len(measurements))
+    if source != "fixed" and len(measurements) < MIN_MEASUREMENTS:
         sigma = float("inf")
     return Estimate(source, float(np.exp(mean)), float(sigma), stamp_ns, "")
 
 
-# ---- what the sources measure -------------------------------------------------------------------
+# ---- measurements by source ---------------------------------------------------------------------
 
 
 def from_baseline(
-    seen: Float[np.ndarray, "4 4"],
+    estimated: Float[np.ndarray, "4 4"],
     mounted: Float[np.ndarray, "4 4"],
     scene_depth: float,
     stamp_ns: int,
-) -> Evidence | None:
-    """Two cameras of one rig at one time: `camera_from_companion` in world units, and in metres.
+) -> Measurement | None:
+    """Two cameras of one rig at one time: `camera_from_extra` in world units, and in metres.
 
-    Only what lies along the known direction counts: noise across it would make every baseline
-    look longer than it is.
+    Only the part along the known direction counts: noise across it would lengthen every baseline.
     """
     metres = float(np.linalg.norm(mounted[:3, 3]))
-    along = float(seen[:3, 3] @ mounted[:3, 3]) / metres if metres > 0 else 0.0
-    if along < LEAST_BASELINE * scene_depth:
+    along = float(estimated[:3, 3] @ mounted[:3, 3]) / metres if metres > 0 else 0.0
+    if along < MIN_BASELINE * scene_depth:
         return None
     sigma = CENTRE_NOISE * scene_depth / along
-    return Evidence("baseline", float(np.log(metres / along)), sigma, stamp_ns)
+    return Measurement("baseline", float(np.log(metres / along)), sigma, stamp_ns)
 
 
 def from_depth(
     depth: Float[np.ndarray, "h w"], metres: Float[np.ndarray, "h w"], stamp_ns: int
-) -> Evidence | None:
+) -> Measurement | None:
     """Another sensor's depth on the same pixels: NaN or 0 wherever either has none."""
     both = np.isfinite(depth) & (depth > 0) & np.isfinite(metres) & (metres > 0)
     if both.sum() < MIN_PIXELS:
@@ -189,10 +194,10 @@ def from_depth(
         ratios = ratios[:: len(ratios) // 5000]
     mean, spread = robust_mean(ratios)
     if np.mean(np.abs(ratios - mean) < 0.25) < 0.5:
-        return None  # they do not see the same scene
+        return None  # they do not show the same scene
     # Pixels err together; a patch of the network counts once, and half a percent is always left.
     sigma = float(np.hypot(spread / np.sqrt(max(len(ratios) / 50, 1)), 0.005))
-    return Evidence("depth", mean, sigma, stamp_ns)
+    return Measurement("depth", mean, sigma, stamp_ns)
 
 
 def from_height(
@@ -201,7 +206,7 @@ def from_height(
     height: float,
     stamp_ns: int,
     up: Float[np.ndarray, "3"] | None = None,
-) -> Evidence | None:
+) -> Measurement | None:
     """The ground below a camera that is mounted `height` metres above it.
 
     Among planes through three points each (RANSAC, Fischler and Bolles 1981; a fixed draw, so that
@@ -231,7 +236,7 @@ def from_height(
     ground = below[near[:, best]]
     middle = ground.mean(axis=0)
     _, _, axes = np.linalg.svd(ground - middle, full_matrices=False)
-    return Evidence("height", float(np.log(height / abs(middle @ axes[2]))), 0.03, stamp_ns)
+    return Measurement("height", float(np.log(height / abs(middle @ axes[2]))), 0.03, stamp_ns)
 
 
 def sparse_depth(

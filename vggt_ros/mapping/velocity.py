@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How fast the newest camera moves, from the last moments of its own poses.
+"""Velocity of the newest camera, from its own poses of the last moments.
 
 Constant velocity (linear and angular, in the camera's own axes) is fitted to the poses of the last
-`SPAN_NS`. All of them stand in one map at one scale: whoever corrects the map moves them along
-(`rescaled`), whoever begins another forgets them (`lost`), and a frame that is seen again moves to
-its better place. So a correction is never mistaken for motion.
+`SPAN_NS`. All of them are in one map at one scale: a correction of the map moves them along
+(`rescale`), another map starts empty (`reset`), and a frame that is inferred again moves to its
+better place. So a correction is never mistaken for motion.
 """
 
 from typing import NamedTuple
@@ -13,30 +13,29 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.geometry import inverse_rigid, quaternion_from_rotation
-from vggt_ros.mapping.registration import lever
+from vggt_ros.geometry import inverse_rigid, lever_arm_jacobian, rigid_logarithm, scale_pose
 
 SPAN_NS = 400_000_000  # of poses that are fitted: shorter is noisier, longer lags behind
-LONGEST_NS = 2_000_000_000  # between two poses where looks are rare; beyond, nothing is known
-ACCELERATION = 0.1  # scene depths per second squared that the fit takes no notice of (one sigma)
-TURN_ACCELERATION = 0.3  # radians per second squared, likewise
-UNKNOWN = 1e6  # variance of what was not measured: a filter makes nothing of it
+LONGEST_NS = 2_000_000_000  # between two poses where inferences are rare; beyond, unknown
+ACCELERATION = 0.1  # scene depths per second squared that the fit neglects (one sigma)
+ANGULAR_ACCELERATION = 0.3  # radians per second squared, likewise
+UNKNOWN_VARIANCE = 1e6  # of what was not measured: a filter gives it no weight
 
 
-class Motion(NamedTuple):
+class Velocity(NamedTuple):
     """Velocity of a moving frame in its own axes, per second."""
 
     linear: Float[np.ndarray, "3"]  # world units
     angular: Float[np.ndarray, "3"]  # radians
     covariance: Float[np.ndarray, "6 6"]  # linear, angular
 
-    def of(self, camera_from_body: Float[np.ndarray, "4 4"]) -> "Motion":
+    def of(self, camera_from_body: Float[np.ndarray, "4 4"]) -> "Velocity":
         """The same motion of another frame on the same rigid body, in that frame's axes."""
         body_from_camera = inverse_rigid(camera_from_body)
         turned = np.kron(np.eye(2), body_from_camera[:3, :3])
-        carry = lever(-body_from_camera[:3, 3]) @ turned
+        carry = lever_arm_jacobian(-body_from_camera[:3, 3]) @ turned
         twist = carry @ np.concatenate([self.linear, self.angular])
-        return Motion(twist[:3], twist[3:], carry @ self.covariance @ carry.T)
+        return Velocity(twist[:3], twist[3:], carry @ self.covariance @ carry.T)
 
 
 class _Pose(NamedTuple):
@@ -44,8 +43,8 @@ class _Pose(NamedTuple):
     world_from_camera: Float[np.ndarray, "4 4"]
 
 
-class Recent:
-    """The newest cameras of the last looks, by the number of their frame."""
+class VelocityEstimator:
+    """The newest cameras of the last inferences, by the number of their frame."""
 
     def __init__(self) -> None:
         self._poses: dict[int, _Pose] = {}
@@ -58,7 +57,7 @@ class Recent:
         *,
         noise: float,
         scene_depth: float,
-    ) -> Motion | None:
+    ) -> Velocity | None:
         """Take in a window whose newest frame was taken at `stamp_ns`; None: nothing to compare.
 
         `noise` is that of a camera on each of its six axes: radians, and shares of `scene_depth`.
@@ -77,22 +76,22 @@ class Recent:
         fitted = fitted if len(fitted) > 1 else poses[-2:]
         return None if len(fitted) < 2 else _fit(fitted, noise, scene_depth)
 
-    def rescaled(self, factor: float, about: Float[np.ndarray, "3"]) -> None:
+    def rescale(self, factor: float, about: Float[np.ndarray, "3"]) -> None:
         """The world was rescaled about a point: the poses follow."""
         for key, (stamp_ns, pose) in self._poses.items():
-            grown = pose.copy()
-            grown[:3, 3] = about + factor * (pose[:3, 3] - about)
-            self._poses[key] = _Pose(stamp_ns, grown)
+            self._poses[key] = _Pose(stamp_ns, scale_pose(pose, factor, about))
 
-    def lost(self) -> None:
-        """What comes next stands in another map."""
+    def reset(self) -> None:
+        """The next pose belongs to another map."""
         self._poses = {}
 
 
-def _fit(poses: list[_Pose], noise: float, scene_depth: float) -> Motion:
+def _fit(poses: list[_Pose], noise: float, scene_depth: float) -> Velocity:
     """A line through the motions (rotation vectors and shifts) that lead to the newest pose."""
     newest_from_world = inverse_rigid(poses[-1].world_from_camera)
-    steps = np.stack([logarithm(newest_from_world @ pose.world_from_camera) for pose in poses])
+    steps = np.stack(
+        [rigid_logarithm(newest_from_world @ pose.world_from_camera) for pose in poses]
+    )
     seconds = np.array([pose.stamp_ns - poses[-1].stamp_ns for pose in poses]) * 1e-9
     lag = -seconds.mean()
     ahead = seconds + lag
@@ -102,24 +101,6 @@ def _fit(poses: list[_Pose], noise: float, scene_depth: float) -> Motion:
     off = (steps - steps.mean(axis=0) - np.outer(ahead, twist)) / units
     scatter = np.sum(off**2) / (6.0 * max(len(poses) - 2, 1))
     variance = max(noise**2, float(scatter)) / spread * units**2
-    variance += (lag * np.repeat([ACCELERATION * scene_depth, TURN_ACCELERATION], 3)) ** 2
-    return Motion(twist[:3], twist[3:], np.diag(variance))
-
-
-def logarithm(motion: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "6"]:
-    """The twist (linear, angular) that makes this rigid motion in a unit of time; below pi turned.
-
-    A robot on an arc moves by a constant twist, so an arc is measured as exactly as a line.
-    """
-    quaternion = quaternion_from_rotation(motion[:3, :3])
-    sine = float(np.linalg.norm(quaternion[:3]))
-    angle = 2.0 * float(np.arctan2(sine, quaternion[3]))
-    turn = quaternion[:3] * (angle / sine if sine > 1e-12 else 2.0)
-    x, y, z = turn
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    # 1/angle^2 - (1 + cos) / (2 angle sin), whose limit at rest is 1/12
-    bend = 1.0 / 12.0
-    if angle > 1e-3:
-        bend = (1.0 - 0.5 * angle / np.tan(0.5 * angle)) / angle**2
-    shift = (np.eye(3) - 0.5 * cross + bend * cross @ cross) @ motion[:3, 3]
-    return np.concatenate([shift, turn])
+    acceleration = np.repeat([ACCELERATION * scene_depth, ANGULAR_ACCELERATION], 3)
+    variance += (lag * acceleration) ** 2
+    return Velocity(twist[:3], twist[3:], np.diag(variance))

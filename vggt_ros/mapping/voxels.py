@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The map as a cloud: one averaged point per voxel in bounded memory.
 
-The voxels live in a hash table with linear probing, all in NumPy: every point of a frame looks for
-its slot at once, the few that collide look again one slot further on.
+The voxels live in a hash table with linear probing, all in NumPy: all points of a
+frame probe their slot at once, and the few that collide probe the next one.
 """
 
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from jaxtyping import Float, Float32, Int, UInt8
 from vggt_ros.geometry import transform, unproject
 
 EMPTY = np.int64(-1)
-REACH = 1 << 20  # voxels to either side of the origin that a key can name
+MAX_CELL = 1 << 20  # voxels to either side of the origin that a key can name
 SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: scatters keys (Knuth 6.4)
-PIXELS = 26_000  # of one view that are entered; at 518 x 392 every third row and column
+MAX_PIXELS = 26_000  # of one view that are added; at 518 x 392 every third row and column
 EDGE = 0.08  # relative step of depth to a neighbour beyond which a pixel mixes two surfaces
 
 
@@ -32,7 +32,7 @@ class VoxelMap:
     """Coloured points of many views, averaged per voxel: each view has one vote in each.
 
     When more than `capacity` voxels are taken, their side doubles: far or near, nothing is
-    forgotten, only drawn more coarsely. Memory stays at about 90 bytes times `capacity`.
+    dropped, only stored more coarsely. Memory stays at about 90 bytes times `capacity`.
     """
 
     def __init__(self, voxel: float = 0.05, capacity: int = 500_000):
@@ -61,8 +61,8 @@ class VoxelMap:
         world_from_camera: Float[np.ndarray, "4 4"],
         min_confidence: float = 0.0,
     ) -> int:
-        """Enter one view; its depth is NaN or 0 where unknown. Returns how many voxels are new."""
-        step = max(1, int(np.ceil((depth.size / PIXELS) ** 0.5)))
+        """Add one view; its depth is NaN or 0 where unknown. Returns how many voxels are new."""
+        step = max(1, int(np.ceil((depth.size / MAX_PIXELS) ** 0.5)))
         thin = np.ascontiguousarray(depth[::step, ::step], np.float32)
         limit = EDGE * thin
         sound = np.zeros(thin.shape, bool)  # False at the rim, which has no neighbour
@@ -80,12 +80,12 @@ class VoxelMap:
         colours: UInt8[np.ndarray, "p 3"],
         confidence: Float[np.ndarray, "p"],
     ) -> int:
-        """Enter points; those further out than a key can name are left. Returns the new voxels."""
+        """Add points, without those beyond what a key can name. Returns how many voxels are new."""
         weight = np.maximum(confidence - 1.0, 1e-3).astype(np.float32)
         votes = np.empty((len(weight), 8), np.float32)
         votes[:, 3:6] = weight[:, None] * colours
         votes[:, 6], votes[:, 7] = weight, 1.0
-        return self._enter(np.asarray(points, np.float32), votes)
+        return self._insert(np.asarray(points, np.float32), votes)
 
     def cloud(self) -> Cloud:
         """All points: the mean of each voxel."""
@@ -108,22 +108,22 @@ class VoxelMap:
         points = self._centres(self._keys[taken]) + sums[:, :3] / sums[:, 6:7]
         self.voxel = voxel
         self.clear()
-        self._enter((factor * points + shift).astype(np.float32), sums)
+        self._insert((factor * points + shift).astype(np.float32), sums)
 
-    def _enter(self, points: Float32[np.ndarray, "p 3"], votes: Float32[np.ndarray, "p 8"]) -> int:
-        """Add what each point has to say; of the points in one voxel, only one has the word."""
+    def _insert(self, points: Float32[np.ndarray, "p 3"], votes: Float32[np.ndarray, "p 8"]) -> int:
+        """Add the votes of points; of several points in one voxel, one votes."""
         cell = np.floor(points * np.float32(1.0 / self.voxel))
-        named = (np.abs(cell) < REACH).all(axis=1)  # False for NaN as well
+        named = (np.abs(cell) < MAX_CELL).all(axis=1)  # False for NaN as well
         if not named.all():
             points, votes, cell = points[named], votes[named], cell[named]
-        x, y, z = cell.astype(np.int64).T + REACH
+        x, y, z = cell.astype(np.int64).T + MAX_CELL
         before = self._taken
         slot = self._find((x << 42) | (y << 21) | z)
         index = np.arange(len(slot), dtype=np.int32)
         self._owner[slot] = index
-        speaks = self._owner[slot] == index
-        slot, votes = slot[speaks], votes[speaks]
-        offset = points[speaks] - (cell[speaks] + np.float32(0.5)) * np.float32(self.voxel)
+        chosen = self._owner[slot] == index
+        slot, votes = slot[chosen], votes[chosen]
+        offset = points[chosen] - (cell[chosen] + np.float32(0.5)) * np.float32(self.voxel)
         votes[:, :3] = votes[:, 6:7] * offset
         self._sums[slot] += votes
         new = self._taken - before
@@ -152,5 +152,5 @@ class VoxelMap:
 
     def _centres(self, keys: Int[np.ndarray, "p"]) -> Float[np.ndarray, "p 3"]:
         low = (1 << 21) - 1
-        cells = np.stack([keys >> 42, (keys >> 21) & low, keys & low], axis=1) - REACH
+        cells = np.stack([keys >> 42, (keys >> 21) & low, keys & low], axis=1) - MAX_CELL
         return (cells + 0.5) * self.voxel

@@ -4,7 +4,7 @@
 
 import numpy as np
 import pytest
-from oracle import BASE_FROM_CAMERA, FURNITURE, INTRINSICS, ROOM, drive, sight
+from fakes.oracle import BASE_FROM_CAMERA, FURNITURE, INTRINSICS, ROOM, drive, true_depth
 
 from vggt_ros.files import write_ply
 from vggt_ros.mapping.voxels import VoxelMap
@@ -67,7 +67,7 @@ def test_a_rescaled_map_is_where_the_world_is():
 def test_a_drive_through_the_room_maps_its_surfaces():
     cloud = VoxelMap(0.05)
     for pose in (drive("room") @ BASE_FROM_CAMERA)[::10]:
-        depth = sight(pose).astype(np.float32)
+        depth = true_depth(pose).astype(np.float32)
         rgb = np.full((*depth.shape, 3), 90, np.uint8)
         cloud.add_view(depth, rgb, np.full_like(depth, 2.0), INTRINSICS, pose)
     points = cloud.cloud().points

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A network that knows the truth and errs on purpose: the test rig of the map and its scale.
+"""An engine with true geometry and chosen faults: the test rig of the map and its scale.
 
-The scene is a furnished room, the camera rides on a robot. `Oracle.look` answers as the network
-would, with the faults of a real one: every window has a unit and a first camera of its own, depth
-is noisy with gross outliers, cameras are turned and shifted a little. Frames carry their number
-in their pixels, so the rig works through image topics just as well.
+The scene is a furnished room, the camera is mounted on a robot. `Oracle.infer` returns what the
+network would, with the faults of a real one: every window has a unit and a first camera of its own,
+depth is noisy with gross outliers, cameras are turned and shifted a little. Frames carry their
+number in their pixels, so the engine works through image topics just as well.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from vggt_ros.engine.interface import Look
+from vggt_ros.engine.interface import InferenceResult
 from vggt_ros.geometry import WORLD_FROM_OPTICAL, inverse_rigid, pose_encoding_from, unproject
 
 WIDTH, HEIGHT = 84, 56
@@ -46,7 +46,7 @@ CAMERA_FROM_RIGHT = np.array(
         [0.0, 0.0, 0.0, 1.0],
     ]
 )
-RIG = (np.eye(4), CAMERA_FROM_RIGHT)  # `camera_from_each` of the pictures that there are
+RIG = (np.eye(4), CAMERA_FROM_RIGHT)  # `camera_from_each` of the images that there are
 
 
 # ---- truth --------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def drive(kind: str, frames: int = 300) -> Float[np.ndarray, "n 4 4"]:
         speed[:] = np.where(np.arange(frames) // 30 % 2 == 0, 0.04, 0.0)
         rate[:] = np.where(speed > 0, 0.04 / 3.0, 0.0)
     elif kind != "stand":
-        raise ValueError(f"no drive is called {kind!r}")
+        raise ValueError(f"there is no drive {kind!r}")
     poses = np.tile(np.eye(4), (frames, 1, 1))
     for i in range(frames):
         poses[i, :3, :3] = turn(np.array([0.0, 0.0, yaw]))
@@ -90,7 +90,7 @@ def drive(kind: str, frames: int = 300) -> Float[np.ndarray, "n 4 4"]:
     return poses
 
 
-def sight(world_from_camera: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "h w"]:
+def true_depth(world_from_camera: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "h w"]:
     """z-depth of the room and its furniture: rays against boxes, by slabs."""
     rays = unproject(np.ones((HEIGHT, WIDTH)), INTRINSICS) @ world_from_camera[:3, :3].T
     rays = np.where(np.abs(rays) < 1e-9, 1e-9, rays)
@@ -109,8 +109,8 @@ def sight(world_from_camera: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "h w
     return depth
 
 
-def picture(index: int, camera: int = 0) -> UInt8[np.ndarray, "h w 3"]:
-    """A frame that says its number, and which camera took it, in its upper left corner."""
+def numbered_image(index: int, camera: int = 0) -> UInt8[np.ndarray, "h w 3"]:
+    """An image with its number, and that of its camera, in its upper left corner."""
     rgb = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     rgb[:16, :16] = index >> 8, index & 255, camera
     return rgb
@@ -134,7 +134,7 @@ NONE = Faults(scale=(1.0, 1.0), depth=0.0, outliers=0.0, pose_degrees=0.0)
 
 
 class Oracle:
-    """An engine for `Pipeline` whose answers are the truth under `faults`."""
+    """An engine for `Pipeline` whose results are the truth under `faults`."""
 
     name, device, dtype, random_weights, default_width = "oracle", "cpu", "float32", False, WIDTH
     compiling = ()
@@ -148,12 +148,11 @@ class Oracle:
         self.world_from_camera = world_from_camera
         self.faults = faults or Faults()
         self.random = np.random.default_rng(seed)
-        self.scales: list[float] = []  # window units per metre of every look so far
-        self.looks: list[
-            list[tuple[int, int]]
-        ] = []  # every look: number and camera of each picture
-        self.pictures: dict[int, tuple[int, int]] = {}  # the same, by the pipeline's number
-        self._sights: dict[tuple[int, int], Float[np.ndarray, "h w"]] = {}
+        self.scales: list[float] = []  # window units per metre of every inference so far
+        # Number and camera of each image of every inference, and by the pipeline's frame id.
+        self.inferences: list[list[tuple[int, int]]] = []
+        self.images: dict[int, tuple[int, int]] = {}
+        self._depths: dict[tuple[int, int], Float[np.ndarray, "h w"]] = {}
 
     def prepare(self, *_: object, **__: object) -> None:
         """Nothing to compile."""
@@ -163,10 +162,10 @@ class Oracle:
         return True
 
     def reset(self) -> None:
-        """Forget which pictures the numbers name."""
-        self.pictures = {}
+        """Forget which images the frame ids name."""
+        self.images = {}
 
-    def look(
+    def infer(
         self,
         frame_ids: tuple[int, ...],
         images: list[UInt8[np.ndarray, "h w 3"]],
@@ -174,8 +173,8 @@ class Oracle:
         depth_frames: int,
         queries: Float32[np.ndarray, "n 2"] | None = None,
         query_frame: int = 0,
-    ) -> Look:
-        """What the network would say of these pictures."""
+    ) -> InferenceResult:
+        """As `Engine.infer`, with the faults of this window."""
         seen = [(int(i[4, 4, 0]) << 8 | int(i[4, 4, 1]), int(i[4, 4, 2])) for i in images]
         index = [i for i, _ in seen]
         self._remember(frame_ids, seen)
@@ -193,11 +192,11 @@ class Oracle:
         if damage == "not finite":
             encoding = encoding * np.nan
         tracks = visibility = None
-        if queries is not None:  # nobody looks where the points are, only in which frames
+        if queries is not None:  # tests read in which frames the points are, not where
             shift = np.float32([0.01 * i + 40.0 * c for i, c in seen])
             tracks = queries[None] + shift[:, None, None]
             visibility = np.ones(tracks.shape[:2], np.float32)
-        return Look(
+        return InferenceResult(
             encoding.astype(np.float32),
             (depth * self.scales[-1]).astype(np.float32),
             confidence.astype(np.float32),
@@ -206,12 +205,12 @@ class Oracle:
             visibility,
         )
 
-    def _remember(self, frame_ids: tuple[int, ...], pictures: list[tuple[int, int]]) -> None:
-        """As the engine does: a picture is known by its number, which must never name another."""
+    def _remember(self, frame_ids: tuple[int, ...], images: list[tuple[int, int]]) -> None:
+        """As the engine does: an image is known by its frame id, which must never name another."""
         assert len(set(frame_ids)) == len(frame_ids)
-        for key, seen in zip(frame_ids, pictures, strict=True):
-            assert self.pictures.setdefault(key, seen) == seen
-        self.looks.append(pictures)
+        for key, seen in zip(frame_ids, images, strict=True):
+            assert self.images.setdefault(key, seen) == seen
+        self.inferences.append(images)
 
     def _cameras(
         self, world_from_camera: Float[np.ndarray, "s 4 4"], damage: str
@@ -235,9 +234,9 @@ class Oracle:
 
     def _depth(self, index: int, camera: int, damage: str) -> Float[np.ndarray, "h w"]:
         faults, key = self.faults, (index, camera)
-        if key not in self._sights:
-            self._sights[key] = sight(self.world_from_camera[index] @ RIG[camera])
-        depth = self._sights[key]
+        if key not in self._depths:
+            self._depths[key] = true_depth(self.world_from_camera[index] @ RIG[camera])
+        depth = self._depths[key]
         if damage == "other scene":
             waves = self.random.uniform(0.05, 0.3, (2, 2))
             v, u = np.mgrid[:HEIGHT, :WIDTH]

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A second camera makes metres: without motion, now and then, and without leaving a trace."""
+"""Metric scale by a second camera: without motion, now and then, and without a trace."""
 
 import numpy as np
 import pytest
-from oracle import (
+from fakes.oracle import (
     BASE_FROM_CAMERA,
     CAMERA_FROM_RIGHT,
     NONE,
@@ -12,58 +12,58 @@ from oracle import (
     Oracle,
     absolute_error,
     drive,
+    numbered_image,
     path_length,
-    picture,
-    sight,
+    true_depth,
     turn,
 )
 
 from vggt_ros.errors import UserError
-from vggt_ros.frames import Companion, Frame
+from vggt_ros.frames import ExtraView, Frame, Observation
 from vggt_ros.geometry import inverse_rigid
 from vggt_ros.mapping import scale
+from vggt_ros.mapping.baseline import MAX_FAILURES, PERIOD_NS
 from vggt_ros.pipeline import Pipeline
-from vggt_ros.second_camera import EVERY_NS, VAIN
 from vggt_ros.settings import Settings
 
 SECOND = 1_000_000_000
 
 
 class Ride:
-    """A drive with a stereo rig; `right` makes the second picture of each frame that wants one."""
+    """A drive with a stereo rig; `right` makes the second image of each frame that needs one."""
 
     def __init__(self, kind, frames, faults=None, right=None, queries=(), **settings):
         self.truth = drive(kind, frames) @ BASE_FROM_CAMERA
         self.oracle = Oracle(self.truth, faults)
         self.pipeline = Pipeline(self.oracle, Settings(**{"scale_source": "baseline"} | settings))
-        self.updates, self.wanted, self.centres, self.looked = [], [], [], []
+        self.updates, self.needed, self.centres, self.inferred = [], [], [], []
         for i in range(frames):
             ns = SECOND + i * SECOND // 10
-            companion = None
-            if self.pipeline.wants_companion(ns):
-                self.wanted.append(i)
-                companion = (right or self.pair)(i, ns)
+            extra = None
+            if self.pipeline.needs(ns).extra_view:
+                self.needed.append(i)
+                extra = (right or self.pair)(i, ns)
             if i in queries:
                 self.pipeline.query(np.array([7], np.uint32), np.array([[20.0, 20.0]]))
-            update = self.pipeline.step(Frame(picture(i), ns, companion=companion))
+            update = self.pipeline.step(Observation(Frame(numbered_image(i), ns), extra_view=extra))
             if update is None:
                 continue
             self.centres = [update.rescaled * centre for centre in self.centres]
             self.centres.append(update.views[-1].world_from_camera[:3, 3])
             self.updates.append(update)
-            self.looked.append(i)
+            self.inferred.append(i)
 
     @staticmethod
     def pair(i, ns):
-        return Companion(picture(i, camera=1), ns, CAMERA_FROM_RIGHT)
+        return ExtraView(numbered_image(i, camera=1), ns, CAMERA_FROM_RIGHT)
 
     @property
     def unit(self) -> float:
-        """World units per metre, by the depth of the newest view."""
-        return float(np.median(self.updates[-1].views[-1].depth / sight(self.truth[-1])))
+        """Map units per metre, by the depth of the newest view."""
+        return float(np.median(self.updates[-1].views[-1].depth / true_depth(self.truth[-1])))
 
-    def guests(self) -> list[int]:
-        return [seen for look in self.oracle.looks for seen, camera in look if camera == 1]
+    def extra_views(self) -> list[int]:
+        return [seen for window in self.oracle.inferences for seen, camera in window if camera == 1]
 
 
 @pytest.mark.parametrize(
@@ -77,47 +77,50 @@ class Ride:
         ("room", {"window_size": 6}),
     ],
 )
-def test_a_stereo_rig_makes_metres(kind, settings):
+def test_a_stereo_rig_gives_metres(kind, settings):
     ride = Ride(kind, 60, **settings)
     metric = [update.metric for update in ride.updates]
     assert metric.index(True) <= 5 and all(metric[metric.index(True) :])
     assert ride.updates[-1].scale_source == "baseline" and ride.updates[-1].scale.sigma < 0.03
     assert ride.unit == pytest.approx(1.0, abs=0.03)
-    assert not any(update.join.reason for update in ride.updates) and not ride.pipeline.notices
+    assert (
+        not any(update.registration.reason for update in ride.updates) and not ride.pipeline.notices
+    )
     if kind in ("arc", "room"):
-        truth = ride.truth[ride.looked][:, :3, 3]
+        truth = ride.truth[ride.inferred][:, :3, 3]
         error = absolute_error(np.stack(ride.centres), truth, with_scale=False)
         assert error <= 0.02 * path_length(truth)
 
 
+@pytest.mark.slow
 def test_the_second_camera_is_asked_until_the_scale_is_sure_and_then_every_five_seconds():
     ride = Ride("room", 200)
-    first = next(i for i, wanted in enumerate(ride.wanted) if wanted != i)
-    assert 3 <= first < 30  # every look, until three percent are reached
-    assert np.diff(ride.wanted[first:]).min() >= EVERY_NS * 10 // SECOND
-    assert ride.guests() == ride.wanted
-    assert max(len(look) for look in ride.oracle.looks) == 5
+    first = next(i for i, needed in enumerate(ride.needed) if needed != i)
+    assert 3 <= first < 30  # every inference, until three percent are reached
+    assert np.diff(ride.needed[first:]).min() >= PERIOD_NS * 10 // SECOND
+    assert ride.extra_views() == ride.needed
+    assert max(len(window) for window in ride.oracle.inferences) == 5
 
 
 def test_another_map_asks_again_at_once():
     ride = Ride("room", 60)
     ns = SECOND + 60 * SECOND // 10
-    assert not ride.pipeline.wants_companion(ns)
+    assert not ride.pipeline.needs(ns).extra_view
     ride.pipeline.reset()
-    assert ride.pipeline.wants_companion(ns)
+    assert ride.pipeline.needs(ns).extra_view
 
 
-def test_a_look_that_is_not_due_wants_no_companion():
+def test_an_inference_that_is_not_due_needs_no_extra_view():
     ride = Ride("room", 21, stride=2)
-    assert set(ride.wanted) <= set(ride.looked)
+    assert set(ride.needed) <= set(ride.inferred)
 
 
-def test_the_guest_leaves_no_trace():
-    """All that goes out is as if it had not been there, but for the unit."""
-    with_guest = Ride("room", 40, NONE, queries=(5, 25))
+def test_the_extra_view_leaves_no_trace():
+    """All results are as if it had not been there, but for the unit."""
+    with_extra = Ride("room", 40, NONE, queries=(5, 25))
     alone = Ride("room", 40, NONE, queries=(5, 25), scale_source="none")
-    assert with_guest.guests() and not alone.guests() and not alone.wanted
-    for one, other in zip(with_guest.updates, alone.updates, strict=True):
+    assert with_extra.extra_views() and not alone.extra_views() and not alone.needed
+    for one, other in zip(with_extra.updates, alone.updates, strict=True):
         assert [view.frame_id for view in one.views] == [view.frame_id for view in other.views]
         assert [view.stamp_ns for view in one.views] == [view.stamp_ns for view in other.views]
         assert one.fresh == other.fresh and one.window_id == other.window_id
@@ -133,7 +136,7 @@ def test_the_guest_leaves_no_trace():
             assert one.tracks.stamps_ns == other.tracks.stamps_ns
             np.testing.assert_allclose(one.tracks.uv, other.tracks.uv, atol=1e-4)
     np.testing.assert_allclose(
-        np.array(with_guest.centres), np.array(alone.centres), atol=1e-4
+        np.array(with_extra.centres), np.array(alone.centres), atol=1e-4
     )  # without faults the first unit is the metre
 
 
@@ -142,41 +145,41 @@ def test_depth_of_the_newest_frames_is_still_theirs():
     views = ride.updates[-1].views
     for view in views[-2:]:
         i = (view.stamp_ns - SECOND) * 10 // SECOND
-        np.testing.assert_allclose(view.depth, sight(ride.truth[i]), rtol=2e-3)
+        np.testing.assert_allclose(view.depth, true_depth(ride.truth[i]), rtol=2e-3)
 
 
 def late(i, ns):
-    return Companion(picture(i, camera=1), ns + 6_000_000, CAMERA_FROM_RIGHT)
+    return ExtraView(numbered_image(i, camera=1), ns + 6_000_000, CAMERA_FROM_RIGHT)
 
 
 def exchanged(i, ns):
-    return Companion(picture(i, camera=1), ns, inverse_rigid(CAMERA_FROM_RIGHT))
+    return ExtraView(numbered_image(i, camera=1), ns, inverse_rigid(CAMERA_FROM_RIGHT))
 
 
 def of_another_time(i, ns):
-    return Companion(picture(max(i - 25, 0), camera=1), ns, CAMERA_FROM_RIGHT)
+    return ExtraView(numbered_image(max(i - 25, 0), camera=1), ns, CAMERA_FROM_RIGHT)
 
 
 def of_another_shape(i, ns):
-    return Companion(picture(i, camera=1)[:40], ns, CAMERA_FROM_RIGHT)
+    return ExtraView(numbered_image(i, camera=1)[:40], ns, CAMERA_FROM_RIGHT)
 
 
 def of_no_size(i, ns):
-    return Companion(np.zeros((1, 4000, 3), np.uint8), ns, CAMERA_FROM_RIGHT)
+    return ExtraView(np.zeros((1, 4000, 3), np.uint8), ns, CAMERA_FROM_RIGHT)
 
 
 def too_close(i, ns):
-    return Companion(picture(i), ns, CAMERA_FROM_RIGHT)
+    return ExtraView(numbered_image(i), ns, CAMERA_FROM_RIGHT)
 
 
 @pytest.mark.parametrize(
     "right, words",
     [
-        (late, r"taken \+6.0 ms from the image"),
+        (late, r"taken \+6.0 ms from the first"),
         (exchanged, "are left and right exchanged"),
-        (of_another_time, "the pictures and /tf disagree"),
+        (of_another_time, "the images and /tf disagree"),
         (of_another_shape, "84x40, of another shape"),
-        (of_no_size, "the second picture cannot be used"),
+        (of_no_size, "the second image cannot be used"),
         (too_close, "too close together"),
     ],
 )
@@ -186,7 +189,9 @@ def test_a_wrong_pair_is_named_and_measures_nothing(right, words):
     for notice in ride.pipeline.notices:
         with pytest.raises(UserError, match=words):
             raise UserError(notice)
-    assert len(ride.pipeline.notices) <= VAIN + 1  # ten in vain, and then every five seconds
+    assert (
+        len(ride.pipeline.notices) <= MAX_FAILURES + 1
+    )  # ten failures, and then every five seconds
 
 
 def test_wrong_pairs_between_right_ones_do_not_move_the_scale():
@@ -203,14 +208,14 @@ def test_a_broken_window_measures_nothing():
 
 
 def test_a_rig_and_wheels_that_disagree_are_named():
-    state = scale.listen_to("baseline, odometry")
+    state = scale.ScaleState(scale.parse_sources("baseline, odometry"))
     for source, ratio in (("baseline", 2.0), ("odometry", 2.6)):
         for i in range(12):
-            each = scale.Evidence(source, float(np.log(ratio)), 0.02, i * SECOND)
-            state = scale.observe(state, each)
+            each = scale.Measurement(source, float(np.log(ratio)), 0.02, i * SECOND)
+            state = scale.add_measurement(state, each)
     found = scale.estimate(state)
     assert found.source == "baseline" and found.value == pytest.approx(2.0)
-    assert "odometry says +30%" in found.conflict
+    assert "odometry gives +30%" in found.conflict
 
 
 @pytest.mark.parametrize("settings", [{"window_size": 1}, {"window_size": 3, "stride": 3}])
@@ -236,13 +241,13 @@ def test_noise_across_the_baseline_makes_it_no_longer():
 
 
 class Short(Oracle):
-    """A network that can look at so many frames at once, and leaves the oldest out."""
+    """A network whose inferences have so many frames at most, and leave the oldest out."""
 
     most = 4
 
-    def look(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0):
+    def infer(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0):
         cut = max(len(frame_ids) - self.most, 0)
-        return super().look(
+        return super().infer(
             frame_ids[cut:],
             images[cut:],
             depth_frames=min(depth_frames, self.most),
@@ -252,16 +257,16 @@ class Short(Oracle):
 
 
 @pytest.mark.parametrize("most, asked", [(1, []), (2, []), (3, []), (4, [53, 103])])
-def test_a_network_without_room_for_a_guest_is_asked_rarely_or_not_at_all(most, asked, monkeypatch):
+def test_without_room_for_an_extra_view_one_is_rarely_or_never_needed(most, asked, monkeypatch):
     monkeypatch.setattr(Short, "most", most)
     monkeypatch.setitem(globals(), "Oracle", Short)
     ride = Ride("arc", 120)
-    assert [i for i in ride.wanted if i >= 4] == asked
+    assert [i for i in ride.needed if i >= 4] == asked
     for i, update in enumerate(ride.updates[4:], 4):
         seen = len(update.views)
         assert seen == (3 if i in asked else most) and update.missing == 4 - seen
         assert update.views[-1].stamp_ns == SECOND + i * SECOND // 10
         assert update.views[-1].depth is not None
     if most > 1:
-        assert {update.join.segment for update in ride.updates} == {0}
-        assert not any(update.join.reason for update in ride.updates)
+        assert {update.registration.segment for update in ride.updates} == {0}
+        assert not any(update.registration.reason for update in ride.updates)

@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Single measurements of scale, and what is made of several."""
+
+import numpy as np
+import pytest
+from fakes.oracle import BASE_FROM_CAMERA, CAMERA_HEIGHT, INTRINSICS, drive, true_depth
+
+from vggt_ros.errors import UserError
+from vggt_ros.geometry import transform, unproject
+from vggt_ros.mapping import scale
+from vggt_ros.settings import Settings
+
+SECOND = 1_000_000_000
+
+
+def measured(*ratios, source="odometry", sigma=0.02):
+    return [
+        scale.Measurement(source, float(np.log(r)), sigma, i * SECOND) for i, r in enumerate(ratios)
+    ]
+
+
+def state_of(*measurements, sources="odometry, height"):
+    state = scale.ScaleState(scale.parse_sources(sources))
+    for each in measurements:
+        state = scale.add_measurement(state, each)
+    return state
+
+
+def test_nearly_half_of_the_measurements_may_be_nonsense():
+    good, bad = measured(*[2.0] * 11), measured(*[9.0] * 9)
+    mixed = [each for pair in zip(good, bad, strict=False) for each in pair] + good[9:]
+    assert scale.estimate(state_of(*mixed)).value == pytest.approx(2.0, rel=1e-3)
+
+
+def test_a_scale_needs_a_few_measurements():
+    assert scale.estimate(state_of(*measured(2.0, 2.0))).source == "none"
+    assert scale.estimate(state_of(*measured(2.0, 2.0, 2.0))).source == "odometry"
+
+
+def test_rescaling_keeps_what_was_measured():
+    state = scale.rescaled(state_of(*measured(2.0, 2.0, 2.0)), 2.0)
+    assert scale.estimate(state).value == pytest.approx(1.0)
+    assert scale.correction(state_of(*measured(2.0, 2.0, 2.0))) == pytest.approx(2.0)
+    state = scale.rescaled(state_of(*measured(2.0, 2.0, 2.0)), 1.5)
+    assert scale.correction(state) == pytest.approx(1.01)
+
+
+def test_the_ground_is_found_below_clutter():
+    pose = (drive("room") @ BASE_FROM_CAMERA)[20]
+    points = transform(pose, unproject(true_depth(pose), INTRINSICS)).reshape(-1, 3) / 2.0
+    found = scale.from_height(points, pose[:3, 3] / 2.0, CAMERA_HEIGHT, 1)
+    assert np.exp(found.log_ratio) == pytest.approx(2.0, rel=0.02)
+
+
+def test_no_ground_no_measurement():
+    wall = np.stack([np.full(500, 2.0), *np.random.default_rng(0).uniform(-1, 1, (2, 500))], 1)
+    assert scale.from_height(wall, np.zeros(3), 0.5, 1) is None
+
+
+def test_depths_of_different_scenes_measure_nothing():
+    random = np.random.default_rng(0)
+    a, b = random.uniform(0.3, 9.0, (2, 40, 50))
+    assert scale.from_depth(a, b, 1) is None
+
+
+def test_points_of_a_lidar_become_depth_of_the_nearest():
+    points = np.array([[0.0, 0, 2], [0.0, 0, 3], [0, 0, -1], [np.nan, 0, 1], [1.0, 0, 2]])
+    depth = scale.sparse_depth(points, INTRINSICS, 56, 84)
+    assert depth[28, 42] == 2.0 and depth[28, 72] == 2.0
+    assert np.isfinite(depth).sum() == 2
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"scale_source": "gps"}, "scale source 'gps' is not known"),
+        ({"scale_source": "height"}, "needs camera_height"),
+        ({"scale_source": "fixed"}, "needs fixed_scale"),
+    ],
+)
+def test_a_wrong_source_is_refused_by_name(settings, words):
+    with pytest.raises(UserError, match=words):
+        Settings(**settings)
