@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The whole network: every stage equals the reference, and what must not matter does not."""
+"""The whole network: every intermediate equals the reference's, and invariances hold."""
 
 from functools import partial
 
@@ -9,77 +9,91 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_model import CASES, CONFIG, TOLERANCE, case, model, off, official, recorded, stages
+from golden_model import (
+    CASES,
+    CONFIG,
+    TOLERANCE,
+    case,
+    intermediates,
+    intermediates_of,
+    max_error,
+    model,
+    official,
+)
 
 from vggt_ros.errors import UserError
+from vggt_ros.model import attention
+from vggt_ros.model.attention import attend
 from vggt_ros.model.config import Config
-from vggt_ros.model.layers import attend
-from vggt_ros.model.vggt import HEADS, PRESETS, abstract_model, functional
+from vggt_ros.model.vggt import HEAD_MODULES, PRESETS, abstract_model, functional
 from vggt_ros.model.weights import abstract, flatten, read
 
-BY_GEOMETRY = {"out.extrinsic", "out.intrinsic", "out.unprojected"}  # see test_geometry
+pytestmark = pytest.mark.slow
+
+FROM_GEOMETRY = {"out.extrinsic", "out.intrinsic", "out.unprojected"}  # see test_geometry
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_stage_equals_the_reference(name):
+def test_every_intermediate_equals_the_reference(name):
     expected = {k: v for k, v in case(name).items() if not k.startswith("in.")}
-    found = stages(name)
+    found = intermediates(name)
     wrong = []
-    for key in expected.keys() - BY_GEOMETRY:
+    for key in expected.keys() - FROM_GEOMETRY:
         assert found[key].shape == expected[key].shape, key
         tolerance = TOLERANCE[name].get(key, {"suggested_atol": 0})["suggested_atol"]  # positions
-        if not off(found[key], expected[key]) <= tolerance:
-            wrong.append((key, off(found[key], expected[key]), tolerance))
+        if not max_error(found[key], expected[key]) <= tolerance:
+            wrong.append((key, max_error(found[key], expected[key]), tolerance))
     assert not wrong
 
 
-# ---- laws -------------------------------------------------------------------------------------
+# ---- invariances --------------------------------------------------------------------------------
 
 
 def test_swapping_frames_after_the_first_swaps_the_outputs():
     golden, order = case("mini_square"), [0, 2, 1]
-    straight = stages("mini_square")
-    swapped = recorded(golden["in.images"][:, order], golden["in.query_points"])
+    straight = intermediates("mini_square")
+    swapped = intermediates_of(golden["in.images"][:, order], golden["in.query_points"])
     for name in ("out.pose_enc", "out.depth", "out.depth_conf", "out.world_points"):
         tolerance = 2 * TOLERANCE["mini_square"][name]["suggested_atol"]
-        assert off(swapped[name], straight[name][:, order]) <= tolerance
-    assert off(swapped["track.coords.0"], straight["track.coords.0"][:, order]) <= 5e-4
+        assert max_error(swapped[name], straight[name][:, order]) <= tolerance
+    assert max_error(swapped["track.coords.0"], straight["track.coords.0"][:, order]) <= 5e-4
 
 
-def test_another_first_frame_changes_everything():
+def test_another_first_frame_changes_the_outputs():
     golden, order = case("mini_square"), [1, 0, 2]
-    other = recorded(golden["in.images"][:, order], golden["in.query_points"])
-    assert off(other["out.depth"], stages("mini_square")["out.depth"][:, order]) > 1e-2
+    other = intermediates_of(golden["in.images"][:, order], golden["in.query_points"])
+    assert max_error(other["out.depth"], intermediates("mini_square")["out.depth"][:, order]) > 1e-2
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_track_starts_at_its_query(name):
     for i in range(4):
-        start = stages(name)[f"track.coords.{i}"][:, 0]
+        start = intermediates(name)[f"track.coords.{i}"][:, 0]
         assert np.array_equal(start, case(name)["in.query_points"])
 
 
-def test_how_many_frames_pass_a_dense_head_at_once_changes_nothing():
+def test_a_dense_head_gives_the_same_result_in_chunks_of_frames():
     tap = np.concatenate(
-        [stages("mini_square")["agg.frame.0"], stages("mini_square")["agg.global.0"]], axis=-1
+        [intermediates("mini_square")["agg.frame.0"], intermediates("mini_square")["agg.global.0"]],
+        axis=-1,
     )
     levels = [model().patches(jnp.asarray(tap))] * 4
-    together = jax.jit(lambda levels: model().depth(levels, (4, 4)))(levels)
-    apart = jax.jit(lambda levels: model().depth(levels, (4, 4), at_once=2))(levels)
-    assert off(together[0], apart[0]) <= 2e-5
-    assert off(together[1], apart[1]) <= 2e-5
+    whole = jax.jit(lambda levels: model().depth_head(levels, (4, 4)))(levels)
+    chunked = jax.jit(lambda levels: model().depth_head(levels, (4, 4), at_once=2))(levels)
+    assert max_error(whole[0], chunked[0]) <= 2e-5
+    assert max_error(whole[1], chunked[1]) <= 2e-5
 
 
 @pytest.fixture(scope="module")
 def track():
-    """The track head on the maps of a case: queries, mask and query frame are free."""
-    golden = stages("mini_square")
+    """The track head on the feature maps of a case, as a function of queries, mask, query frame."""
+    golden = intermediates("mini_square")
     maps = jnp.asarray(golden["track.fmaps"].transpose(0, 1, 3, 4, 2))
 
     @jax.jit
     def run(maps, queries, mask, frame):
-        tracks, *sureness = model().tracks(maps, queries, query_mask=mask, query_frame=frame)
-        return tracks[-1], *sureness
+        tracks, *scores = model().track_head(maps, queries, query_mask=mask, query_frame=frame)
+        return tracks[-1], *scores
 
     def call(queries, mask=None, frame=0, maps=maps):
         mask = np.ones(queries.shape[:2], bool) if mask is None else mask
@@ -88,7 +102,7 @@ def track():
     return call
 
 
-def test_padded_queries_are_seen_by_nobody(track):
+def test_padded_queries_have_no_influence(track):
     queries = case("mini_square")["in.query_points"]
     mask = np.arange(queries.shape[1])[None] < 4
     elsewhere = np.where(mask[..., None], queries, 11.0).astype(np.float32)
@@ -96,103 +110,99 @@ def test_padded_queries_are_seen_by_nobody(track):
     alone = track(queries[:, :4])
     for x, y, z in zip(padded, padded_elsewhere, alone, strict=True):
         assert np.array_equal(x[:, :, :4], y[:, :, :4])
-        assert off(x[:, :, :4], z) <= 5e-3  # another program: what rounding leaves of tracks
+        assert max_error(x[:, :, :4], z) <= 5e-3  # another program: what rounding leaves of tracks
 
 
-def test_queries_do_see_each_other(track):
-    """Trap 10: tracks depend on the other queries of a call, so nobody may drop any silently."""
+def test_queries_influence_each_other(track):
+    """Trap 10: tracks depend on the other queries of a call, so none may be dropped silently."""
     queries = case("mini_square")["in.query_points"]
-    assert off(track(queries)[0][:, :, :4], track(queries[:, :4])[0]) > 2e-2
+    assert max_error(track(queries)[0][:, :, :4], track(queries[:, :4])[0]) > 2e-2
 
 
-def test_queries_may_live_in_any_frame(track):
+def test_queries_may_be_in_any_frame(track):
     queries = case("mini_square")["in.query_points"]
-    maps = jnp.asarray(stages("mini_square")["track.fmaps"].transpose(0, 1, 3, 4, 2))
+    maps = jnp.asarray(intermediates("mini_square")["track.fmaps"].transpose(0, 1, 3, 4, 2))
     for frame in (1, 2):
         found = track(queries, frame=frame)
         rolled = track(queries, maps=jnp.roll(maps, -frame, axis=1))
         assert np.array_equal(found[0][:, frame], queries)
-        assert off(found[0], np.roll(rolled[0], frame, axis=1)) <= 5e-3
+        assert max_error(found[0], np.roll(rolled[0], frame, axis=1)) <= 5e-3
 
 
-# ---- attention --------------------------------------------------------------------------------
+# ---- attention ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("queries", "logits"), [(3, 1 << 20), (3, 99), (3, 1), (11, 3 * 11 * 11)])
-def test_attention_in_pieces_changes_nothing(monkeypatch, queries, logits):
+def test_attention_in_chunks_gives_the_same_result(monkeypatch, queries, logits):
     """Chunks of queries, groups of heads, both, and heads alone."""
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 3, 11, 8)) for i in range(3))
     whole = attend(q, k, v)
-    monkeypatch.setattr("vggt_ros.model.layers.QUERIES_AT_ONCE", queries)
-    monkeypatch.setattr("vggt_ros.model.layers.LOGITS_AT_ONCE", {"cpu": logits})
-    assert off(attend(q, k, v), whole) <= 1e-6
+    monkeypatch.setattr("vggt_ros.model.attention.QUERIES_AT_ONCE", queries)
+    monkeypatch.setattr("vggt_ros.model.attention.LOGITS_AT_ONCE", {"cpu": logits})
+    assert max_error(attend(q, k, v), whole) <= 1e-6
     logits = np.einsum("bnqd,bnkd->bnqk", q, k) / 8**0.5
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     expected = np.einsum("bnqk,bnkd->bnqd", weights / weights.sum(-1, keepdims=True), v)
-    assert off(whole, expected) <= 1e-6
+    assert max_error(whole, expected) <= 1e-6
 
 
-def test_flash_attention_is_asked_for_by_name_and_has_a_way_out(monkeypatch):
-    from vggt_ros.model import layers
-
-    asked = []
+def test_flash_attention_is_used_where_it_runs_with_a_fallback(monkeypatch):
+    calls = []
 
     def kernel(q, k, v, implementation):
-        asked.append((q.shape, implementation))
-        if len(asked) > 4:
+        calls.append((q.shape, implementation))
+        if len(calls) > 4:
             raise RuntimeError("no such kernel on this card")
         return q
 
     q = jnp.ones((1, 2, 5, 8), jnp.bfloat16)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
-    layers.flash_runs.cache_clear()
+    attention.flash_available.cache_clear()
     attend(q, q, q)
-    assert asked == [((1, 8, 1, 8), "cudnn"), ((1, 5, 2, 8), "cudnn")]  # a probe, then the call
+    assert calls == [((1, 8, 1, 8), "cudnn"), ((1, 5, 2, 8), "cudnn")]  # a probe, then the call
     attend(q.astype(jnp.float32), *(2 * (q.astype(jnp.float32),)))  # half precision only
     attend(q, q, q, jnp.ones((1, 1, 1, 5), bool))  # never with a mask
-    assert len(asked) == 2
-    asked += [None, None]
-    layers.flash_runs.cache_clear()
-    assert attend(q, q, q).shape == q.shape  # the probe failed; the plain path serves
-    layers.flash_runs.cache_clear()
+    assert len(calls) == 2
+    calls += [None, None]
+    attention.flash_available.cache_clear()
+    assert attend(q, q, q).shape == q.shape  # the probe failed: plain attention
+    attention.flash_available.cache_clear()
 
 
 @pytest.mark.parametrize("tokens", [(6, 8), (5, 8), (6, 7), (5, 7)])
-def test_flash_attention_learns_at_any_length(monkeypatch, tokens):
-    """cuDNN's backward pass takes even lengths only; the kernel's place is taken by XLA's here."""
-    from vggt_ros.model import layers
-
-    kernel, seen = jax.nn.dot_product_attention, []
+def test_flash_attention_has_gradients_at_any_length(monkeypatch, tokens):
+    """cuDNN's backward pass takes even lengths only; XLA's attention replaces the kernel here."""
+    kernel, lengths_of_calls = jax.nn.dot_product_attention, []
 
     def stand_in(q, k, v, implementation, **lengths):
-        seen.append((q.shape[1], k.shape[1]))
+        lengths_of_calls.append((q.shape[1], k.shape[1]))
         return kernel(q, k, v, implementation="xla", **lengths)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
     random = partial(jax.random.normal, dtype=jnp.float32)
     q, k, v = (random(jax.random.key(i), (2, 3, tokens[i > 0], 8)) for i in range(3))
-    slope = random(jax.random.key(3), q.shape)
-    found, back = jax.vjp(layers._flash, q, k, v)
-    expected, plain = jax.vjp(lambda q, k, v: layers._attend_whole(q, k, v, None), q, k, v)
-    assert off(found, expected) <= 1e-6
-    assert all(off(x, y) <= 1e-5 for x, y in zip(back(slope), plain(slope), strict=True))
-    assert all(length % 2 == 0 for pair in seen for length in pair)
-    seen.clear()
-    assert off(layers._flash(q, k, v), expected) <= 1e-6
-    assert seen == [tokens]  # nothing is added where nothing is learned
+    grad = random(jax.random.key(3), q.shape)
+    found, backward = jax.vjp(attention.flash_attention, q, k, v)
+    expected, plain = jax.vjp(lambda q, k, v: attention.plain_attention(q, k, v, None), q, k, v)
+    assert max_error(found, expected) <= 1e-6
+    assert all(max_error(x, y) <= 1e-5 for x, y in zip(backward(grad), plain(grad), strict=True))
+    assert all(length % 2 == 0 for pair in lengths_of_calls for length in pair)
+    lengths_of_calls.clear()
+    assert max_error(attention.flash_attention(q, k, v), expected) <= 1e-6
+    assert lengths_of_calls == [tokens]  # no padding without a gradient
 
 
-# ---- assembly ---------------------------------------------------------------------------------
+# ---- assembly -----------------------------------------------------------------------------------
 
 
-def test_heads_left_out_cost_nothing():
+def test_heads_that_are_off_have_no_weights_and_no_outputs():
     every = {path[0] for path in flatten(abstract(CONFIG))}
-    assert every == {"encoder", "tower", *HEADS}
+    assert every == {"encoder", "aggregator", *HEAD_MODULES.values()}
     assert {path[0] for path in flatten(abstract(CONFIG, ("depth",)))} == {
         "encoder",
-        "tower",
-        "depth",
+        "aggregator",
+        "depth_head",
     }
     apply, shapes = functional(abstract_model(CONFIG, ("depth",)))
     out = jax.eval_shape(apply, shapes, jnp.zeros((1, 2, 28, 28, 3)), jnp.zeros((1, 3, 2)))
@@ -209,15 +219,15 @@ def test_tiny_is_a_whole_small_vggt():
     assert 2e6 < sum(x.size for x in jax.tree.leaves(shapes)) < 9e6
 
 
-def test_what_is_half_precision_and_what_never_is():
+def test_only_matrices_of_encoder_and_aggregator_are_half_precision():
     leaves = flatten(abstract(CONFIG, dtype=jnp.bfloat16))
     for path, leaf in leaves.items():
-        matrix = path[0] in ("encoder", "tower") and path[-2] in (
+        matrix = path[0] in ("encoder", "aggregator") and path[-2] in (
             "qkv",
             "proj",
             "fc1",
             "fc2",
-            "patch",
+            "patch_embed",
         )
         assert leaf.dtype == (jnp.bfloat16 if matrix else jnp.float32), path
     half = abstract_model(CONFIG, (), jnp.bfloat16, jnp.bfloat16)
@@ -225,13 +235,13 @@ def test_what_is_half_precision_and_what_never_is():
 
     def run(state, images):
         network = nnx.merge(graph, state)
-        return network.tower(network.encode(images), (2, 2))
+        return network.aggregator(network.encode(images), (2, 2))
 
     taps = jax.eval_shape(run, state, jnp.zeros((1, 2, 28, 28, 3)))
     assert all(tap.dtype == jnp.float32 for tap in taps)  # the residual stream
 
 
-def test_blocks_alternate_in_the_order_and_groups_asked_for():
+def test_blocks_alternate_in_the_configured_order_and_groups():
     """Two global blocks, then two frame blocks, and so on; tap i is frame i beside global i."""
     tree = CONFIG.to_dict()
     tree["aggregator"] |= {"aa_order": ["global", "frame"], "aa_block_size": 2}
@@ -241,25 +251,25 @@ def test_blocks_alternate_in_the_order_and_groups_asked_for():
 
     @jax.jit
     def taps(weights, x):
-        return nnx.merge(graph, weights).tower(x, (2, 2))[:4]
+        return nnx.merge(graph, weights).aggregator(x, (2, 2))[:4]
 
     @jax.jit
-    def plainly(weights, x):
-        tower = nnx.merge(graph, weights).tower
-        x, out = tower.embed(x), {}
-        for stage in tower.stages:  # of two each
-            for kind, blocks in (("global", stage.scene), ("frame", stage.frame)):
+    def block_by_block(weights, x):
+        aggregator = nnx.merge(graph, weights).aggregator
+        x, out = aggregator.embed(x), {}
+        for stage in aggregator.stages:  # of two each
+            for kind, blocks in (("global", stage.global_blocks), ("frame", stage.frame_blocks)):
                 for i in range(2):
                     block = jax.tree.map(lambda w, i=i: w[i], blocks)
-                    x = tower.block(kind, block, x, tower.turn((2, 2)))
+                    x = aggregator.block(kind, block, x, aggregator.rope((2, 2)))
                     out.setdefault(kind, []).append(x)
         return [
             jnp.concatenate(pair, axis=-1) for pair in zip(out["frame"], out["global"], strict=True)
         ]
 
     x = jax.random.normal(jax.random.key(0), (1, 2, 4, 48))
-    for found, expected in zip(taps(loaded, x), plainly(loaded, x), strict=True):
-        assert off(found, expected) <= 5e-5
+    for found, expected in zip(taps(loaded, x), block_by_block(loaded, x), strict=True):
+        assert max_error(found, expected) <= 5e-5
 
 
 def test_faults_of_a_configuration_are_named():

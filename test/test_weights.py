@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The table of names balances, both ways, and says what is wrong when it does not."""
+"""The table of names balances in both directions; an imbalance is reported and refused."""
 
 import json
 
@@ -47,38 +47,38 @@ def test_paths_survive_the_round_trip():
     assert flatten(unflatten(flat)).keys() == flat.keys()
 
 
-def test_heads_switched_off_are_said_and_are_no_fault():
+def test_heads_that_are_off_are_reported_and_balance():
     loaded, report = read(CONFIG, official(), ("depth",))
-    assert loaded.keys() == {"encoder", "tower", "depth"}
+    assert loaded.keys() == {"encoder", "aggregator", "depth_head"}
     assert report.balanced and len(report.switched_off) == 41 + 62 + 186
     without = {name: x for name, x in official().items() if not name.startswith("track")}
     assert read(CONFIG, without, ("camera", "depth", "points"))[1].balanced
 
 
-def test_half_precision_is_for_the_matrices_of_the_backbone():
+def test_half_precision_is_for_the_matrices_of_the_encoder():
     half = flatten(read(CONFIG, official(), (), jnp.bfloat16)[0])
     assert half["encoder", "blocks", "mlp", "fc1", "kernel"].dtype == jnp.bfloat16
     assert half["encoder", "blocks", "norm1", "scale"].dtype == jnp.float32
 
 
-def test_each_kind_of_imbalance_is_named_and_refused():
+def test_each_kind_of_imbalance_is_reported_and_refused():
     tensors = dict(official())
     del tensors["camera_head.trunk.1.ls1.gamma"]
     tensors["depth_head.norm.weight"] = np.ones(7, np.float32)
-    tensors["point_head.surprise"] = np.ones(1, np.float32)
+    tensors["point_head.unknown"] = np.ones(1, np.float32)
     report = balance(CONFIG, {name: x.shape for name, x in tensors.items()})
     assert report.missing == ("camera_head.trunk.1.ls1.gamma",)
     assert report.wrong_shape == (("depth_head.norm.weight", (7,), (96,)),)
-    assert report.unexpected == ("point_head.surprise",)
+    assert report.unexpected == ("point_head.unknown",)
     with pytest.raises(UserError, match=r"1 of another shape.*1 missing.*1 without a place"):
         read(CONFIG, tensors)
 
 
-@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_none_are_refused(poison):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(value):
     tensors = dict(official())
     bad = tensors["aggregator.frame_blocks.2.attn.qkv.weight"].copy()
-    bad[3, 5] = poison
+    bad[3, 5] = value
     tensors["aggregator.frame_blocks.2.attn.qkv.weight"] = bad
     with pytest.raises(UserError, match=r"frame_blocks\.2\.attn\.qkv\.weight.*NaN or infinity"):
         read(CONFIG, tensors, ())

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights from wherever they are - hub, official file, our own file - and our own file written.
+"""Weights from the hub, from official files and from our own; writing our own.
 
-Ours is a safetensors file with the stacked arrays under their paths ("tower/stages/0/...") and, in
-its metadata, the format's version and the configuration, so that it needs nothing beside it.
+Ours is a safetensors file with the stacked arrays under their paths ("aggregator/stages/0/...");
+its metadata hold the format's version, the configuration and the heads, so that no other file is
+needed.  Version 1 has other paths (`legacy_names.py`); it is read, and version 2 written.
 """
 
 import json
@@ -19,12 +20,14 @@ import numpy as np
 from vggt_ros.errors import UserError
 from vggt_ros.model import hub, weights
 from vggt_ros.model.config import VGGT_1B, Config
+from vggt_ros.model.legacy_names import current_names
+from vggt_ros.model.official_names import path_name
 from vggt_ros.model.tensor_files import TORCH, TensorFiles, open_files, write_safetensors
-from vggt_ros.model.vggt import HEADS, PRESETS, Weights
+from vggt_ros.model.vggt import HEADS, PRESETS, Weights, heads_in
 from vggt_ros.model.weights import Report
 
 FORMAT = "vggt_ros"
-VERSION = "1"
+VERSION, OLDER_VERSIONS = "2", ("1",)
 TRACKER_FIXED = replace(VGGT_1B, track_head=replace(VGGT_1B.track_head, pos_embed=True))
 
 
@@ -34,13 +37,13 @@ def open_weights(
     heads: Sequence[str] | None = None,
     dtype: Any = None,
 ) -> tuple[Config, Weights, Report]:
-    """Weights on the default device: linear maps of encoder and tower in `dtype`, else float32.
+    """Weights on the default device: matrices of encoder and aggregator in `dtype`, else float32.
 
-    `source`: a hub repository (owner/name), a .safetensors or .pt file, an index of shards, a
-    directory that holds one of them, or a preset that comes with weights. Without `config` it is
-    what the file says of itself, what a config.json beside it says, or VGGT-1B. Without `heads` it
-    is all that the file was written with; without `dtype` float32. Tensors are read one at a time:
-    the host holds little more than the result. Raises UserError for whatever is wrong with it.
+    `source` is a hub repository (owner/name), a .safetensors or .pt file, an index of shards, a
+    directory with one of them, or a preset that comes with weights.  `config` defaults to the one
+    in the file, in a config.json beside it, or VGGT-1B; `heads` to all that the file was written
+    with; `dtype` to float32.  Tensors are read one at a time: the host holds little more than the
+    result.  Raises UserError for a source that does not exist, is damaged or does not fit.
     """
     paths = locate(source)
     files = open_files(paths)
@@ -52,9 +55,9 @@ def open_weights(
 
 
 def open_config(source: str | Path, heads: Sequence[str]) -> Config:
-    """What network a source's weights are for, without reading them.
+    """The configuration of a source's weights; reads no tensor.
 
-    A hub repository is downloaded. Raises UserError where the weights of these heads do not fit.
+    A hub repository is downloaded.  Raises UserError where the weights of these heads do not fit.
     """
     paths = locate(source)
     files = open_files(paths)
@@ -70,20 +73,20 @@ def load(
 ) -> tuple[Weights, Report]:
     """The weights of opened files; see `open_weights`."""
     read = _read_own if is_own(files) else weights.read
-    return read(config, files.tensors, tuple(heads), jnp.dtype(dtype))
+    return read(config, _tensors(config, files), tuple(heads), jnp.dtype(dtype))
 
 
 def balance(config: Config, files: TensorFiles, heads: Sequence[str]) -> Report:
     """Names and shapes in the files against what the model needs; reads no tensor."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in files.tensors.items()}
-    return (_balance_own if is_own(files) else weights.balance)(config, shapes, heads)
+    balance = _balance_own if is_own(files) else weights.balance
+    return balance(config, _shapes(_tensors(config, files)), heads)
 
 
 # ---- where the files are ----------------------------------------------------------------------
 
 
 def locate(source: str | Path) -> list[Path]:
-    """The weight file that a source stands for; a hub repository is downloaded if need be."""
+    """The weight file of a source; a hub repository is downloaded unless it is in the cache."""
     preset = PRESETS.get(str(source))
     if preset is not None and preset.weights is not None:
         return [preset.weights]
@@ -93,7 +96,7 @@ def locate(source: str | Path) -> list[Path]:
     if path.exists():
         return [path]
     if path.suffix in (".safetensors", ".json", *TORCH) or not hub.is_repository(str(source)):
-        raise UserError(f"{source} does not exist, and is no hub repository (owner/name) either")
+        raise UserError(f"{source} does not exist, and is not a hub repository (owner/name) either")
     return [hub.fetch(str(source))]
 
 
@@ -107,20 +110,24 @@ def _in_directory(directory: Path) -> Path:
     raise UserError(f"{directory} holds no .safetensors and no .pt file")
 
 
-# ---- what they are ----------------------------------------------------------------------------
+# ---- what they hold ----------------------------------------------------------------------------
 
 
 def is_own(files: TensorFiles) -> bool:
-    """Was this file written by `save`?  Refuses versions from the future."""
+    """Whether this file was written by `save`.  Raises UserError for a version of the future."""
     if files.metadata.get("format") != FORMAT:
         return False
-    if (version := files.metadata.get("version")) != VERSION:
-        raise UserError(f"the file has format version {version}; this vggt_ros reads {VERSION}")
+    version = files.metadata.get("version")
+    if version not in (VERSION, *OLDER_VERSIONS):
+        raise UserError(
+            f"the file has format version {version}; this vggt_ros reads versions up to {VERSION}:"
+            " update it"
+        )
     return True
 
 
 def config_of(files: TensorFiles, path: Path) -> Config:
-    """The configuration that belongs to the files: their own, the one beside them, or VGGT-1B."""
+    """The configuration of the files: their own, the one beside them, or VGGT-1B."""
     if is_own(files):
         return Config.from_dict(json.loads(files.metadata["config"]))
     beside = path.parent / "config.json"
@@ -130,7 +137,7 @@ def config_of(files: TensorFiles, path: Path) -> Config:
 
 
 def heads_of(files: TensorFiles) -> tuple[str, ...]:
-    """The heads that our own file was written with; official files have them all."""
+    """The heads that our own file was written with; official files have all."""
     return tuple(json.loads(files.metadata["heads"])) if is_own(files) else HEADS
 
 
@@ -141,9 +148,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as fault:
         raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
     except ValueError as fault:
-        raise UserError(f"{path} is no JSON: {fault}") from fault
+        raise UserError(f"{path} is not valid JSON: {fault}") from fault
     if not isinstance(tree, dict):
-        raise UserError(f"{path} holds no JSON object")
+        raise UserError(f"{path} does not hold a JSON object")
     return tree
 
 
@@ -151,53 +158,50 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def save(path: Path, config: Config, tree: Weights) -> None:
-    """Write weights as they are, each in its own dtype; they may be less precise than in use."""
-    flat = weights.flatten(tree)
+    """Write weights, each in its own dtype, which may be less precise than the one in use.
+
+    Raises UserError where the file cannot be written.
+    """
     metadata = {
         "format": FORMAT,
         "version": VERSION,
         "config": json.dumps(config.to_dict()),
-        "heads": json.dumps([head for head in HEADS if head in tree]),
+        "heads": json.dumps(heads_in(tree)),
     }
-    write_safetensors(path, {_name(key): leaf for key, leaf in flat.items()}, metadata)
+    flat = weights.flatten(tree)
+    write_safetensors(path, {path_name(key): leaf for key, leaf in flat.items()}, metadata)
 
 
-def _name(path: weights.Path) -> str:
-    return "/".join(map(str, path))
+def _tensors(config: Config, files: TensorFiles) -> dict[str, Any]:
+    """Tensors by their official name, or by today's path where the file is one of ours."""
+    if files.metadata.get("version") in OLDER_VERSIONS and is_own(files):
+        return current_names(files.tensors, _leaves(config, HEADS))
+    return files.tensors
+
+
+def _shapes(tensors: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _balance_own(
     config: Config, shapes: dict[str, tuple[int, ...]], heads: Sequence[str]
 ) -> Report:
-    needed = {_name(key): leaf.shape for key, leaf in _leaves(config, heads).items()}
-    off = {_name(key) for key in _leaves(config, HEADS)} - needed.keys()
-    wrong = tuple(
-        (name, shapes[name], shape)
-        for name, shape in needed.items()
-        if name in shapes and shapes[name] != shape
-    )
-    bad = {name for name, _, _ in wrong}
-    return Report(
-        loaded=tuple(name for name in needed if name in shapes and name not in bad),
-        missing=tuple(name for name in needed if name not in shapes),
-        unexpected=tuple(name for name in shapes if name not in needed and name not in off),
-        wrong_shape=wrong,
-        switched_off=tuple(name for name in shapes if name in off),
-    )
+    needed = {path_name(key): leaf.shape for key, leaf in _leaves(config, heads).items()}
+    return weights.compare(shapes, needed, {path_name(key) for key in _leaves(config, HEADS)})
 
 
 def _read_own(
     config: Config, tensors: dict[str, Any], heads: Sequence[str], dtype: Any
 ) -> tuple[Weights, Report]:
-    report = _balance_own(config, {name: tuple(t.shape) for name, t in tensors.items()}, heads)
-    if not report.balanced:
-        raise UserError(f"these weights do not fit this model: {report.fault()}")
+    report = _balance_own(config, _shapes(tensors), heads)
+    report.require_balance()
     flat = {}
     for key, leaf in _leaves(config, heads, dtype).items():
-        stored = weights.finite(_name(key), np.asarray(tensors[_name(key)]))
+        name = path_name(key)
+        stored = weights.check_finite(name, np.asarray(tensors[name]))
         flat[key] = jax.device_put(stored.astype(leaf.dtype, copy=False))
     return weights.unflatten(flat), report
 
 
 def _leaves(config: Config, heads: Sequence[str], dtype: Any = jnp.float32) -> dict:
-    return weights.flatten(weights.abstract(config, heads, dtype))
+    return weights.flatten(weights.abstract(config, tuple(heads), dtype))

@@ -1,16 +1,16 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Every number that makes a VGGT, under the names of the reference's own constructor."""
+"""Dimensions of a network, under the argument names of the reference, and shapes of its cache."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vggt_ros.errors import UserError
 
 
 @dataclass(frozen=True)
-class Dino:
-    """The encoder; its width is the aggregator's `embed_dim`."""
+class DinoConfig:
+    """The encoder (DINOv2); its width is the aggregator's `embed_dim`."""
 
     depth: int = 24
     num_heads: int = 16
@@ -23,8 +23,8 @@ class Dino:
 
 
 @dataclass(frozen=True)
-class Aggregator:
-    """The alternating tower; `depth` counts frame blocks, and global blocks again."""
+class AggregatorConfig:
+    """Alternating attention: `depth` frame blocks and `depth` global blocks."""
 
     img_size: int = 518
     patch_size: int = 14
@@ -41,7 +41,9 @@ class Aggregator:
 
 
 @dataclass(frozen=True)
-class Camera:
+class CameraHeadConfig:
+    """The camera head, and how often it refines its estimate."""
+
     trunk_depth: int = 4
     num_heads: int = 16
     mlp_ratio: float = 4.0
@@ -50,8 +52,8 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Dense:
-    """Depth and point heads, and in part the feature maps of the tracks."""
+class DPTConfig:
+    """Depth and point heads, and partly the feature maps of the track head."""
 
     features: int = 256
     out_channels: tuple[int, ...] = (256, 512, 1024, 1024)
@@ -61,7 +63,9 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Track:
+class TrackHeadConfig:
+    """The track head: feature maps, correlation windows, and the transformer that updates."""
+
     features: int = 128
     iters: int = 4
     stride: int = 2
@@ -79,13 +83,13 @@ class Track:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole model; the defaults are VGGT-1B."""
+    """A whole network; the defaults are VGGT-1B.  Raises UserError for impossible dimensions."""
 
-    dino: Dino = field(default_factory=Dino)
-    aggregator: Aggregator = field(default_factory=Aggregator)
-    camera_head: Camera = field(default_factory=Camera)
-    dpt: Dense = field(default_factory=Dense)
-    track_head: Track = field(default_factory=Track)
+    dino: DinoConfig = field(default_factory=DinoConfig)
+    aggregator: AggregatorConfig = field(default_factory=AggregatorConfig)
+    camera_head: CameraHeadConfig = field(default_factory=CameraHeadConfig)
+    dpt: DPTConfig = field(default_factory=DPTConfig)
+    track_head: TrackHeadConfig = field(default_factory=TrackHeadConfig)
 
     def __post_init__(self):
         a, d = self.aggregator, self.dpt
@@ -102,17 +106,38 @@ class Config:
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> "Config":
-        """The `config` object of a config.json; what it leaves out has VGGT-1B's value."""
+        """The `config` object of a config.json; what it omits has VGGT-1B's value.
+
+        Raises UserError for a key that does not exist.
+        """
         return _read(cls, tree, "config")
 
     def to_dict(self) -> dict[str, Any]:
+        """The inverse of `from_dict`."""
         return asdict(self)
+
+
+class CacheShapes(NamedTuple):
+    """Shapes (slots, tokens, channels) of what a streaming step keeps of each frame."""
+
+    patch_tokens: tuple[int, int, int]  # the encoder's
+    first_block: tuple[int, int, int]  # with special tokens, after the first frame block
+
+
+def cache_shapes(config: Config, slots: int, size: tuple[int, int]) -> CacheShapes:
+    """Shapes of the cache for `slots` frames of `size` (height, width) network pixels; float32."""
+    aggregator = config.aggregator
+    patches = (size[0] // aggregator.patch_size) * (size[1] // aggregator.patch_size)
+    special = 1 + aggregator.num_register_tokens
+    return CacheShapes(
+        (slots, patches, aggregator.embed_dim), (slots, special + patches, aggregator.embed_dim)
+    )
 
 
 def _read(kind: Any, tree: dict[str, Any], where: str):
     known = {f.name: f for f in fields(kind)}
     if unknown := sorted(set(tree) - set(known)):
-        raise UserError(f"{where} has no {unknown[0]!r}; it knows {', '.join(known)}")
+        raise UserError(f"{where} has no {unknown[0]!r}; valid names: {', '.join(known)}")
     values = {}
     for name, value in tree.items():
         default = known[name].default_factory if is_dataclass(known[name].type) else None
@@ -126,11 +151,13 @@ def _read(kind: Any, tree: dict[str, Any], where: str):
 
 VGGT_1B = Config()
 TINY = Config(
-    dino=Dino(depth=4, num_heads=2),
-    aggregator=Aggregator(img_size=224, embed_dim=128, depth=6, num_heads=2),
-    camera_head=Camera(trunk_depth=2, num_heads=4),
-    dpt=Dense(features=32, out_channels=(32, 64, 128, 128), intermediate_layer_idx=(1, 2, 4, 5)),
-    track_head=Track(
+    dino=DinoConfig(depth=4, num_heads=2),
+    aggregator=AggregatorConfig(img_size=224, embed_dim=128, depth=6, num_heads=2),
+    camera_head=CameraHeadConfig(trunk_depth=2, num_heads=4),
+    dpt=DPTConfig(
+        features=32, out_channels=(32, 64, 128, 128), intermediate_layer_idx=(1, 2, 4, 5)
+    ),
+    track_head=TrackHeadConfig(
         features=32,
         corr_levels=5,
         corr_radius=3,
@@ -142,11 +169,13 @@ TINY = Config(
     ),
 )
 SMALL = Config(
-    dino=Dino(depth=5, num_heads=3),
-    aggregator=Aggregator(img_size=224, embed_dim=192, depth=6, num_heads=3),
-    camera_head=Camera(trunk_depth=1, num_heads=6),
-    dpt=Dense(features=48, out_channels=(48, 96, 128, 128), intermediate_layer_idx=(1, 2, 4, 5)),
-    track_head=Track(
+    dino=DinoConfig(depth=5, num_heads=3),
+    aggregator=AggregatorConfig(img_size=224, embed_dim=192, depth=6, num_heads=3),
+    camera_head=CameraHeadConfig(trunk_depth=1, num_heads=6),
+    dpt=DPTConfig(
+        features=48, out_channels=(48, 96, 128, 128), intermediate_layer_idx=(1, 2, 4, 5)
+    ),
+    track_head=TrackHeadConfig(
         features=48,
         corr_levels=5,
         corr_radius=3,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What a track sees: features at a point, correlations around it, and how far it has come."""
+"""Inputs of a track's update: features at a point, correlations around it, embedded flow."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,13 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from vggt_ros.model.heads import sines
+from vggt_ros.model.positions import sincos
 
 
-def pyramid(maps: Float[Array, "b s h w c"], levels: int) -> list[Float[Array, "b s _h _w c"]]:
-    """Means of 2 x 2 cells, again and again; an odd last row or column is left out."""
+def correlation_pyramid(
+    maps: Float[Array, "b s h w c"], levels: int
+) -> list[Float[Array, "b s _h _w c"]]:
+    """Feature maps halved `levels` - 1 times by means of 2 x 2 cells, without odd remainders."""
     out = [maps]
     for _ in range(levels - 1):
         b, s, h, w, c = out[-1].shape
@@ -29,14 +31,14 @@ def pyramid(maps: Float[Array, "b s h w c"], levels: int) -> list[Float[Array, "
 
 
 def correlate(
-    layers: Sequence[Float[Array, "b s _h _w c"]],
+    pyramid: Sequence[Float[Array, "b s _h _w c"]],
     targets: Float[Array, "b s n c"],
     coords: Float[Array, "b s n 2"],
     radius: int,
 ) -> Float[Array, "b s n k"]:
-    """Similarity of each target to the features around its place, at every level of the pyramid."""
+    """Similarity of each target to the features around its `coords`, at every pyramid level."""
     windows = [
-        window(layer, targets, coords / 2**level, radius) for level, layer in enumerate(layers)
+        window(maps, targets, coords / 2**level, radius) for level, maps in enumerate(pyramid)
     ]
     return jnp.concatenate(windows, axis=-1)
 
@@ -68,13 +70,13 @@ def window(
 
 
 def _inside(index: Int[Array, "*b k"], n: int) -> tuple[Int[Array, "*b k"], Bool[Array, "*b k"]]:
-    """Clamped indices and which were inside; a single cell is met from everywhere (reference)."""
+    """Clamped indices, and which were inside; in the reference a single cell is never outside."""
     inside = (index >= 0) & (index < n) | (n == 1)
     return jnp.clip(index, 0, n - 1), inside
 
 
 def sample(maps: Float[Array, "b h w c"], points: Float[Array, "b n 2"]) -> Float[Array, "b n c"]:
-    """Bilinear features at (x, y); points outside take the border."""
+    """Bilinear features at (x, y); points outside take the border's."""
     (left, right, fx), (top, bottom, fy) = (
         _between(points[..., i], maps.shape[2 - i]) for i in (0, 1)
     )
@@ -85,7 +87,7 @@ def sample(maps: Float[Array, "b h w c"], points: Float[Array, "b n 2"]) -> Floa
 
 
 def _between(x: Float[Array, "b n"], n: int) -> tuple[Array, Array, Float[Array, "b n 1"]]:
-    """The two cells around each coordinate and how far it is on its way to the second."""
+    """The two cells around each coordinate, and the fraction of the way to the second."""
     x = jnp.clip(x, 0, n - 1)
     low = jnp.floor(x).astype(jnp.int32)
     return low, jnp.minimum(low + 1, n - 1), (x - low)[..., None]
@@ -95,21 +97,21 @@ def embed_flow(flow: Float[Array, "*b 2"], dim: int) -> Float[Array, "*b d"]:
     """Displacement as interleaved sines and cosines: those of x, then those of y.
 
     Rates reach a thousand radians a cell.  The product must round in float32 before the sine, as
-    in the reference, or nothing agrees.
+    in the reference, or results differ visibly.
     """
     rates = np.arange(0, dim // 2, 2, dtype=np.float32) * np.float32(1000 / (dim // 2))
     angles = flow[..., None] * rates
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*flow.shape[:-1], dim)
 
 
-def sample_sines(
+def sample_sincos(
     points: Float[Array, "b n 2"], size: tuple[int, int], dim: int
 ) -> Float[Array, "b n d"]:
-    """A sine table of the whole map, sampled at (x, y): separable, so a line an axis is enough."""
+    """The position embedding of a whole map, sampled at (x, y): separable, a table an axis."""
     parts = []
     for i in (0, 1):
         n = size[1 - i]
-        table = jnp.asarray(sines(np.arange(n, dtype=float), dim // 2, base=10_000.0))
+        table = jnp.asarray(sincos(np.arange(n, dtype=float), dim // 2, base=10_000.0))
         low, high, fraction = _between(points[..., i], n)
         parts.append(table[low] * (1 - fraction) + table[high] * fraction)
     return jnp.concatenate(parts, axis=-1)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A repository on the Hugging Face hub becomes a file in the local cache, or one clear sentence."""
+"""Weight files of Hugging Face hub repositories: from the local cache, or downloaded into it."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vggt_ros.errors import UserError
 
-# In order of preference; the last two are what the other checkpoints of the family are called.
+# In order of preference; the last two are file names of the other checkpoints of the family.
 FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -19,15 +19,15 @@ FILES = (
 
 
 def is_repository(source: str) -> bool:
-    """Does this read owner/name?"""
+    """Whether `source` has the form owner/name."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
 
 
 def fetch(repository: str) -> Path:
     """The weight file of a repository, from the cache or downloaded with a progress bar.
 
-    An index of shards comes with its shards beside it. HF_HUB_OFFLINE, HF_HOME and HF_TOKEN are
-    the client's own and hold here.
+    An index of shards comes with its shards beside it.  The client's own HF_HUB_OFFLINE, HF_HOME
+    and HF_TOKEN apply.  Raises UserError, in one sentence, for whatever prevents it.
     """
     unreachable: Exception | None = None
     for name in FILES:
@@ -43,15 +43,15 @@ def fetch(repository: str) -> Path:
             return path
     if unreachable:
         raise UserError(str(unreachable)) from unreachable.__cause__
-    raise UserError(f"{repository} holds none of {', '.join(FILES)}: it is no VGGT checkpoint")
+    raise UserError(f"{repository} holds none of {', '.join(FILES)}: it is not a VGGT checkpoint")
 
 
 class _Unreachable(Exception):
-    """Neither in the cache nor to be had now."""
+    """The file is not in the cache, and cannot be downloaded now."""
 
 
 def _download(repository: str, name: str, *, only_cached: bool) -> Path | None:
-    """The file; None if the repository has no such file."""
+    """The file; None where the repository has none of this name."""
     import huggingface_hub as hub
     from huggingface_hub import constants, errors
 
@@ -64,7 +64,8 @@ def _download(repository: str, name: str, *, only_cached: bool) -> Path | None:
         ) from fault
     except errors.RepositoryNotFoundError as fault:
         raise UserError(
-            f"the hub knows no repository {repository}, or it is private and you are not logged in"
+            f"the hub has no repository {repository}, or it is private and you are not logged in:"
+            " check the name, or run `hf auth login`"
         ) from fault
     except errors.LocalEntryNotFoundError as fault:
         why = (
@@ -82,7 +83,7 @@ def _download(repository: str, name: str, *, only_cached: bool) -> Path | None:
             f"the cache {constants.HF_HUB_CACHE} cannot be written ({fault.filename}); "
             "set HF_HOME to a directory of your own"
         ) from fault
-    except Exception as fault:  # a full disk, or whatever the client's transport throws
+    except Exception as fault:  # a full disk, or any error of the client's transport
         raise UserError(f"downloading {repository} failed: {_first_line(fault)}") from fault
 
 

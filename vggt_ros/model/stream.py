@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The exact streaming step: a sliding window looked at again, without computing what is known.
+"""The exact streaming step: inference on a sliding window that reuses what is already computed.
 
-When one frame is new, three things of the full forward pass need not be computed, and the numbers
-stay the same (up to the rounding of other batch sizes):
+When one frame is new, three parts of the full forward pass can be left out, and the results stay
+the same (up to the rounding of other batch sizes):
 
-- the encoder's tokens of the old frames, and the tower's first frame block, depend on one frame
-  alone. Both are kept, the second only for frames that are not the first of their window, since
-  the first has tokens of its own;
-- heads that nobody reads, and depth of frames whose depth was not asked for;
+- the encoder's tokens of the old frames, and the aggregator's first frame block, depend on one
+  frame alone. Both are cached, the second only for frames that are not the first of their window,
+  since the first has special tokens of its own;
+- heads whose output is not used, and depth of frames whose depth was not requested;
 - in the last global block, the queries that no head reads: camera tokens of every frame and all
   tokens of the newest are enough.
 
@@ -22,20 +22,22 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, UInt8
 
-from vggt_ros.model.aggregator import Tower
-from vggt_ros.model.layers import Block, Rotation
+from vggt_ros.model.aggregator import Aggregator
+from vggt_ros.model.config import cache_shapes
+from vggt_ros.model.layers import Block
+from vggt_ros.model.rope import RotaryAngles
 from vggt_ros.model.vggt import VGGT
 
 
-class Memory(NamedTuple):
-    """What is kept of each frame, in slots whose order means nothing."""
+class CachedTokens(NamedTuple):
+    """What is kept of each frame, in slots of any order; `config.cache_shapes` has the shapes."""
 
-    patches: Float[Array, "c t d"]  # the encoder's tokens
-    opened: Float[Array, "c p d"]  # after the first frame block, as any frame but the first
+    patch_tokens: Float[Array, "c t d"]  # the encoder's
+    first_block: Float[Array, "c p d"]  # after the first frame block, as any frame but the first
 
 
-class Sight(NamedTuple):
-    """One look: cameras of all frames, depth of the newest k, tracks where points were given."""
+class StreamOutput(NamedTuple):
+    """Cameras of all frames, depth of the newest k, tracks where queries were given."""
 
     pose_encoding: Float[Array, "s 9"]
     depth: Float[Array, "k h w"]
@@ -45,108 +47,117 @@ class Sight(NamedTuple):
     track_confidence: Float[Array, "s n"] | None
 
 
-def blank(model: VGGT, slots: int, size: tuple[int, int]) -> Memory:
-    """Memory for `slots` frames of `size` (height, width) pixels."""
-    rows, columns = model.grid(*size)
-    dim = model.config.aggregator.embed_dim
-    tokens = rows * columns
-    return Memory(
-        jnp.zeros((slots, tokens, dim), jnp.float32),
-        jnp.zeros((slots, model.tower.special + tokens, dim), jnp.float32),
-    )
+def empty_cache(model: VGGT, slots: int, size: tuple[int, int]) -> CachedTokens:
+    """A cache for `slots` frames of `size` (height, width) network pixels."""
+    shapes = cache_shapes(model.config, slots, size)
+    return CachedTokens(*(jnp.zeros(shape, jnp.float32) for shape in shapes))
 
 
-def remember(
-    model: VGGT, memory: Memory, image: UInt8[Array, "h w 3"], slot: Int[Array, ""]
-) -> Memory:
-    """Encode a frame into its slot; what was there is forgotten."""
+def encode_frame(
+    model: VGGT, cache: CachedTokens, image: UInt8[Array, "h w 3"], slot: Int[Array, ""]
+) -> CachedTokens:
+    """The cache with a frame encoded into its slot, in place of what was there."""
     grid = model.grid(*image.shape[:2])
     patches = model.encode(image[None, None].astype(jnp.float32) / 255)
-    other = model.tower.embed(jnp.concatenate([patches, patches], axis=1))[:, 1:]
-    opened = _open(model.tower, other, model.tower.turn(grid))
-    return Memory(
-        memory.patches.at[slot].set(patches[0, 0]), memory.opened.at[slot].set(opened[0, 0])
+    tokens = model.aggregator.embed(jnp.concatenate([patches, patches], axis=1))[:, 1:]
+    tokens = _first_frame_block(model.aggregator, tokens, model.aggregator.rope(grid))
+    return CachedTokens(
+        cache.patch_tokens.at[slot].set(patches[0, 0]), cache.first_block.at[slot].set(tokens[0, 0])
     )
 
 
-def look(
+def infer_window(
     model: VGGT,
-    memory: Memory,
+    cache: CachedTokens,
     slots: Int[Array, "s"],
     size: tuple[int, int],
     depth_frames: int,
     queries: Float[Array, "n 2"] | None = None,
     query_mask: Bool[Array, "n"] | None = None,
     query_frame: int | Int[Array, ""] = 0,
-) -> Sight:
-    """The window whose frames lie in `slots`, oldest first."""
-    assert model.camera is not None and model.depth is not None, "a look needs both heads"
+) -> StreamOutput:
+    """Inference on the window whose frames lie in `slots`, oldest first; `size` is (height, width).
+
+    Depth is computed for the newest `depth_frames`; for `queries` see `TrackHead`.
+    """
+    assert model.camera_head is not None and model.depth_head is not None, "both are needed"
     grid, s = model.grid(*size), len(slots)
-    whole = s if queries is not None else depth_frames
-    taps, cameras = _climb(model.tower, memory, slots, grid, whole)
+    dense_frames = s if queries is not None else depth_frames
+    taps, cameras = _aggregate(model.aggregator, cache, slots, grid, dense_frames)
     levels = [model.patches(tap) for tap in taps]
-    newest = [level[whole - depth_frames :] for level in levels]
-    depth, confidence = model.depth(newest, grid)
-    sight = Sight(model.camera(cameras)[-1, 0], depth[..., 0], confidence, None, None, None)
+    newest = [level[dense_frames - depth_frames :] for level in levels]
+    depth, confidence = model.depth_head(newest, grid)
+    pose_encoding = model.camera_head(cameras)[-1, 0]
+    out = StreamOutput(pose_encoding, depth[..., 0], confidence, None, None, None)
     if queries is None:
-        return sight
-    assert model.tracks is not None, "queries need the track head"
-    tracks, *sureness = model.tracks(
-        model.tracks.features(levels, grid)[None],
-        queries[None],
-        query_mask=None if query_mask is None else query_mask[None],
-        query_frame=query_frame,
+        return out
+    assert model.track_head is not None, "queries need the track head"
+    maps = model.track_head.features(levels, grid)
+    mask = None if query_mask is None else query_mask[None]
+    tracks = model.track_head(maps[None], queries[None], query_mask=mask, query_frame=query_frame)
+    return out._replace(
+        tracks=tracks.iterations[-1, 0],
+        visibility=tracks.visibility[0],
+        track_confidence=tracks.confidence[0],
     )
-    return Sight(*sight[:3], *(x[0] for x in (tracks[-1], *sureness)))
 
 
-def _climb(
-    tower: Tower, memory: Memory, slots: Int[Array, "s"], grid: tuple[int, int], whole: int
+def _aggregate(
+    aggregator: Aggregator,
+    cache: CachedTokens,
+    slots: Int[Array, "s"],
+    grid: tuple[int, int],
+    dense_frames: int,
 ) -> tuple[list[Float[Array, "1 k p e"]], Float[Array, "1 s e"]]:
-    """Taps of the newest `whole` frames for the dense heads, and the last tap's camera tokens."""
-    turn = tower.turn(grid)
-    first = _open(tower, tower.embed(memory.patches[slots[:1]][None]), turn)
-    x = jnp.concatenate([first, memory.opened[slots[1:]][None]], axis=1)
-    cut = len(slots) - whole
-    taps, last, start = {}, len(tower.stages) - 1, 0
+    """Taps of the newest `dense_frames` for the dense heads, and the last tap's camera tokens."""
+    rope = aggregator.rope(grid)
+    first = aggregator.embed(cache.patch_tokens[slots[:1]][None])
+    first = _first_frame_block(aggregator, first, rope)
+    x = jnp.concatenate([first, cache.first_block[slots[1:]][None]], axis=1)
+    cut = len(slots) - dense_frames
+    taps, last, start = {}, len(aggregator.stages) - 1, 0
     cameras = x[:, :, 0]
-    for i, stage in enumerate(tower.stages):
+    for i, stage in enumerate(aggregator.stages):
         if 0 < i < last:
-            x, kept, count = tower.rounds(stage, x, turn)
-            frame, scene = kept["frame"][0][:, cut:], x[:, cut:]
+            x, last_group, depth = aggregator.run_stage(stage, x, rope)
+            after_frame, after_global = last_group["frame"][0][:, cut:], x[:, cut:]
         else:
-            count = 1
-            x = x if i == 0 else tower.block("frame", _only(stage.frame), x, turn)
-            frame = x[:, cut:]
+            depth = 1
+            if i > 0:
+                x = aggregator.block("frame", _single_layer(stage.frame_blocks), x, rope)
+            after_frame = x[:, cut:]
+            block = _single_layer(stage.global_blocks)
             if i < last:
-                x = tower.block("global", _only(stage.scene), x, turn)
-                scene = x[:, cut:]
+                x = aggregator.block("global", block, x, rope)
+                after_global = x[:, cut:]
             else:
-                camera, scene = _asked(_only(stage.scene), x, cut, turn)
+                camera, after_global = _last_global_block(block, x, cut, rope)
                 cameras = jnp.concatenate([x[:, :, 0], camera], axis=-1)
-        start += count
-        taps[start - 1] = frame, scene
-    return [jnp.concatenate(taps[tap], axis=-1) for tap in tower.taps[:4]], cameras
+        start += depth
+        taps[start - 1] = after_frame, after_global
+    return [jnp.concatenate(taps[tap], axis=-1) for tap in aggregator.taps[:4]], cameras
 
 
-def _open(tower: Tower, x: Float[Array, "1 s p d"], turn: Rotation | None) -> Array:
-    return tower.block("frame", _only(tower.stages[0].frame), x, turn)
+def _first_frame_block(
+    aggregator: Aggregator, x: Float[Array, "1 s p d"], rope: RotaryAngles | None
+) -> Array:
+    return aggregator.block("frame", _single_layer(aggregator.stages[0].frame_blocks), x, rope)
 
 
-def _only(stacked: Any) -> Block:
+def _single_layer(stack: Any) -> Block:
     """The one layer of a stack of one."""
-    return jax.tree.map(lambda weight: weight[0], stacked)
+    return jax.tree.map(lambda weight: weight[0], stack)
 
 
-def _asked(
-    block: Block, x: Float[Array, "1 s p d"], cut: int, turn: Rotation | None
+def _last_global_block(
+    block: Block, x: Float[Array, "1 s p d"], cut: int, rope: RotaryAngles | None
 ) -> tuple[Float[Array, "1 s d"], Float[Array, "1 k p d"]]:
     """A global block for what heads read: every camera's token, all tokens from frame `cut` on."""
     _, s, p, d = x.shape
-    asked = jnp.concatenate([x[:, :cut, 0], x[:, cut:].reshape(1, -1, d)], axis=1)
-    asked_turn = turn and Rotation(
-        *(jnp.concatenate([table[:1]] * cut + [table] * (s - cut)) for table in turn)
+    queries = jnp.concatenate([x[:, :cut, 0], x[:, cut:].reshape(1, -1, d)], axis=1)
+    queries_rope = rope and RotaryAngles(
+        *(jnp.concatenate([table[:1]] * cut + [table] * (s - cut)) for table in rope)
     )
-    out = block(asked, asked_turn, x.reshape(1, s * p, d), turn)
+    out = block(queries, queries_rope, x.reshape(1, s * p, d), rope)
     newest = out[:, cut:].reshape(1, s - cut, p, d)
     return jnp.concatenate([out[:, :cut], newest[:, :, 0]], axis=1), newest

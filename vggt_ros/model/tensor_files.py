@@ -1,13 +1,12 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Tensor files, opened without reading them: names to tensors that are read when asked for.
+"""Tensor files: tensors by name, each read from disk when it is converted to an array.
 
-Plain reads into fresh memory, no mapping: what is resident is what was asked for, one tensor at a
-time, and a file that is replaced meanwhile cannot change weights under a running network.
+Plain reads into fresh memory, no mapping: only requested tensors are resident, one at a time, and
+a file that is replaced meanwhile cannot change the weights of a running network.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from vggt_ros.errors import UserError
+from vggt_ros.files import atomic_write
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -65,14 +65,17 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 class TensorFiles(NamedTuple):
-    """What one or several files hold together."""
+    """Tensors and metadata of one or several files."""
 
     tensors: dict[str, Any]  # array-likes with shape and dtype
     metadata: dict[str, str]
 
 
 def open_files(paths: Iterable[Path]) -> TensorFiles:
-    """Tensors of .safetensors files, of an index of shards, of .pt files; each name once."""
+    """Tensors of .safetensors files, of an index of shards, of .pt files; each name once.
+
+    Raises UserError for a file that is missing, damaged or of another kind.
+    """
     tensors: dict[str, Any] = {}
     metadata: dict[str, str] = {}
     for path in paths:
@@ -95,7 +98,9 @@ def _open(path: Path) -> TensorFiles:
         return open_files(_shards(path))
     if path.suffix in TORCH:
         return TensorFiles(_open_torch(path), {})
-    raise UserError(f"{path} is no weight file: known are .safetensors, its .index.json, and .pt")
+    raise UserError(
+        f"{path} is not a weight file: .safetensors, its .index.json and .pt are supported"
+    )
 
 
 # ---- safetensors ------------------------------------------------------------------------------
@@ -107,7 +112,7 @@ def _open_safetensors(path: Path) -> TensorFiles:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
-                raise UserError(f"{path} is truncated ({size} bytes) or no safetensors file")
+                raise UserError(f"{path} is truncated ({size} bytes) or not a safetensors file")
             header = json.loads(file.read(length))
         metadata = header.pop("__metadata__", {})
         tensors = {name: _stored(path, 8 + length, entry) for name, entry in header.items()}
@@ -124,7 +129,7 @@ def _open_safetensors(path: Path) -> TensorFiles:
 def _stored(path: Path, start: int, entry: Mapping[str, Any]) -> Stored:
     begin, end = entry["data_offsets"]
     if entry["dtype"] not in DTYPES:
-        raise UserError(f"{path} holds {entry['dtype']} numbers, which VGGT has no use for")
+        raise UserError(f"{path} holds tensors of type {entry['dtype']}, which VGGT does not use")
     tensor = Stored(path, start + begin, tuple(entry["shape"]), DTYPES[entry["dtype"]])
     if end - begin != prod(tensor.shape) * tensor.dtype.itemsize:
         raise ValueError(f"shape {tensor.shape} does not fit {end - begin} bytes")
@@ -135,12 +140,12 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = set(json.loads(index.read_text())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise UserError(f"{index} is no index of sharded weights ({fault!r})") from fault
+        raise UserError(f"{index} is not an index of sharded weights ({fault!r})") from fault
     return [index.parent / name for name in sorted(names)]
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, str]) -> None:
-    """Write arrays one by one; the file appears under its name only when it is whole."""
+    """Write arrays one by one, atomically.  Raises UserError where that fails."""
     entries: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     for name, tensor in tensors.items():
@@ -149,16 +154,13 @@ def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str
         entries[name] = {"dtype": code, "shape": tensor.shape, "data_offsets": (offset, end)}
         offset = end
     header = json.dumps(entries, separators=(",", ":")).encode()
-    header += b" " * (-(8 + len(header)) % 64)  # aligned data can be mapped by whoever wants to
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    header += b" " * (-(8 + len(header)) % 64)  # aligned data can be mapped by other readers
     try:
-        with partial.open("wb") as file:
+        with atomic_write(path) as file:
             file.write(len(header).to_bytes(8, "little") + header)
             for tensor in tensors.values():
                 file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
-        partial.replace(path)
     except OSError as fault:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {fault.strerror or fault}") from fault
 
 
@@ -177,7 +179,7 @@ class _Tensor:
         import torch  # pyright: ignore[reportMissingImports]
 
         raw = self.tensor.contiguous()
-        if raw.dtype == torch.bfloat16:  # NumPy has no such type of its own
+        if raw.dtype == torch.bfloat16:  # NumPy has no such type
             raw = raw.view(torch.int16)
         return raw.numpy().view(self.dtype).astype(dtype or self.dtype)
 
@@ -196,11 +198,13 @@ def _open_torch(path: Path) -> dict[str, _Tensor]:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise UserError(f"{path} is truncated or no plain PyTorch checkpoint ({reason})") from fault
+        raise UserError(
+            f"{path} is truncated or not a plain PyTorch checkpoint ({reason})"
+        ) from fault
     for key in ("model", "state_dict"):
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
-        raise UserError(f"{path} holds no dictionary of tensors")
+        raise UserError(f"{path} does not hold a dictionary of tensors")
     return {name: _Tensor(t, tuple(t.shape), _numpy_dtype(t)) for name, t in state.items()}
 
 

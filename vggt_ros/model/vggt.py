@@ -1,30 +1,34 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The assembly, and the file to read first: pictures in; cameras, depth, points and tracks out."""
+"""The whole network, the file to read first: images in; cameras, depth, points and tracks out."""
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from vggt_ros.model.aggregator import Encoder, Tower
+from vggt_ros.model.aggregator import Aggregator
 from vggt_ros.model.config import SMALL, TINY, VGGT_1B, Config
-from vggt_ros.model.heads import CameraHead, DenseHead, inverse_log
-from vggt_ros.model.layers import OneKey
-from vggt_ros.model.scan import named, recording
+from vggt_ros.model.encoder import Encoder
+from vggt_ros.model.heads import CameraHead, DPTHead, inverse_log
+from vggt_ros.model.layers import ConstantRngs
 from vggt_ros.model.tracks import TrackHead
 
-HEADS = ("camera", "depth", "points", "tracks")
+HEAD_MODULES = {  # name of a head in arguments, recipes and files: its attribute of `VGGT`
+    "camera": "camera_head",
+    "depth": "depth_head",
+    "points": "point_head",
+    "tracks": "track_head",
+}
+HEADS = tuple(HEAD_MODULES)
 
 
 class Preset(NamedTuple):
-    """A network known by name; `weights`: the file that comes with this package, if one does."""
+    """A network with a name; `weights` is the file bundled with this package, if there is one."""
 
     config: Config
     default_width: int  # network pixels
@@ -40,7 +44,7 @@ PRESETS = {
 
 
 class Prediction(NamedTuple):
-    """What the heads say; None where a head is off.  Lengths share one arbitrary unit a scene."""
+    """Outputs of the heads; None where a head is off.  Lengths share one arbitrary unit a scene."""
 
     pose_encoding: Float[Array, "b s 9"] | None = None
     pose_encodings: Float[Array, "i b s 9"] | None = None  # of each iteration
@@ -55,10 +59,11 @@ class Prediction(NamedTuple):
 
 
 class VGGT(nnx.Module):
-    """Encoder (each frame alone), tower (frames together), and the heads asked for.
+    """Encoder (within a frame), aggregator (across frames), and the requested heads.
 
-    `dtype` is the arithmetic of encoder and tower, `param_dtype` the storage of their matrices;
-    heads, norms and tokens are float32, as in the reference under autocast.
+    `dtype` is the arithmetic of encoder and aggregator, `param_dtype` the storage of their
+    matrices; heads, norms and tokens are float32, as in the reference under autocast.
+    Raises ValueError for a head that does not exist.
     """
 
     def __init__(
@@ -72,8 +77,8 @@ class VGGT(nnx.Module):
     ):
         if unknown := set(heads) - set(HEADS):
             raise ValueError(f"no head is called {min(unknown)!r}; there are {', '.join(HEADS)}")
-        dino, tower = config.dino, config.aggregator
-        dim, patch = tower.embed_dim, tower.patch_size
+        dino, aggregator = config.dino, config.aggregator
+        dim, patch = aggregator.embed_dim, aggregator.patch_size
         self.config = config
         self.encoder = Encoder(
             dim,
@@ -81,7 +86,7 @@ class VGGT(nnx.Module):
             dino.num_heads,
             dino.mlp_ratio,
             patch_size=patch,
-            grid=tower.img_size // patch,
+            grid=aggregator.img_size // patch,
             registers=dino.num_register_tokens,
             eps=dino.norm_eps,
             scale=1.0 if dino.layer_scale else None,
@@ -91,29 +96,33 @@ class VGGT(nnx.Module):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.tower = Tower(
+        self.aggregator = Aggregator(
             dim,
-            tower.depth,
-            tower.num_heads,
-            tower.mlp_ratio,
-            taps=(*config.dpt.intermediate_layer_idx, tower.depth - 1),
-            registers=tower.num_register_tokens,
-            rope_base=tower.rope_freq,
-            qk_norm=tower.qk_norm,
-            eps=tower.norm_eps,
-            order=tower.aa_order,
-            group=tower.aa_block_size,
+            aggregator.depth,
+            aggregator.num_heads,
+            aggregator.mlp_ratio,
+            taps=(*config.dpt.intermediate_layer_idx, aggregator.depth - 1),
+            registers=aggregator.num_register_tokens,
+            rope_base=aggregator.rope_freq,
+            qk_norm=aggregator.qk_norm,
+            eps=aggregator.norm_eps,
+            order=aggregator.aa_order,
+            group=aggregator.aa_block_size,
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
 
-        self.camera = self._camera(rngs) if "camera" in heads else None
-        self.depth = self._dense("depth", 1, jnp.exp, rngs) if "depth" in heads else None
-        self.points = self._dense("point", 3, inverse_log, rngs) if "points" in heads else None
-        self.tracks = self._tracks(rngs) if "tracks" in heads else None
+        self.camera_head = self._new_camera_head(rngs) if "camera" in heads else None
+        self.depth_head = (
+            self._new_dpt_head("depth", 1, jnp.exp, rngs) if "depth" in heads else None
+        )
+        self.point_head = (
+            self._new_dpt_head("point", 3, inverse_log, rngs) if "points" in heads else None
+        )
+        self.track_head = self._new_track_head(rngs) if "tracks" in heads else None
 
-    def _camera(self, rngs: nnx.Rngs) -> CameraHead:
+    def _new_camera_head(self, rngs: nnx.Rngs) -> CameraHead:
         camera = self.config.camera_head
         return CameraHead(
             2 * self.config.aggregator.embed_dim,
@@ -124,27 +133,27 @@ class VGGT(nnx.Module):
             rngs=rngs,
         )
 
-    def _dense(self, name: str, outputs: int, activation, rngs: nnx.Rngs) -> DenseHead:
-        dense = self.config.dpt
-        return DenseHead(
+    def _new_dpt_head(self, name: str, outputs: int, activation, rngs: nnx.Rngs) -> DPTHead:
+        dpt = self.config.dpt
+        return DPTHead(
             name,
             2 * self.config.aggregator.embed_dim,
-            dense.features,
-            dense.out_channels,
+            dpt.features,
+            dpt.out_channels,
             outputs,
             activation,
-            hidden=dense.head_hidden,
-            position=dense.pos_embed_ratio,
+            hidden=dpt.head_hidden,
+            position=dpt.pos_embed_ratio,
             patch_size=self.config.aggregator.patch_size,
             rngs=rngs,
         )
 
-    def _tracks(self, rngs: nnx.Rngs) -> TrackHead:
-        dense, track = self.config.dpt, self.config.track_head
+    def _new_track_head(self, rngs: nnx.Rngs) -> TrackHead:
+        dpt, track = self.config.dpt, self.config.track_head
         return TrackHead(
             2 * self.config.aggregator.embed_dim,
             track.features,
-            dense.out_channels,
+            dpt.out_channels,
             patch_size=self.config.aggregator.patch_size,
             down_ratio=track.down_ratio,
             stride=track.stride,
@@ -157,7 +166,7 @@ class VGGT(nnx.Module):
             mlp_ratio=track.mlp_ratio,
             virtual=track.num_virtual_tracks,
             max_scale=track.max_scale,
-            position=dense.pos_embed_ratio if track.pos_embed else 0.0,
+            position=dpt.pos_embed_ratio if track.pos_embed else 0.0,
             rngs=rngs,
         )
 
@@ -169,31 +178,32 @@ class VGGT(nnx.Module):
         query_mask: Bool[Array, "b n"] | None = None,
         query_frame: int | Int[Array, ""] = 0,
     ) -> Prediction:
-        """RGB in [0, 1], height and width multiples of the patch size; frame 0 is the world.
+        """Outputs of all heads for scenes of s frames; frame 0 is the frame of reference.
 
-        `queries` are (x, y) pixels of frame `query_frame`; see `TrackHead` for `query_mask`.
+        Images are RGB in [0, 1], height and width multiples of the patch size.  `queries` are
+        (x, y) pixels of frame `query_frame`; see `TrackHead` for `query_mask`.
         """
         grid = self.grid(*images.shape[2:4])
-        taps = self.tower(self.encode(images), grid)
+        taps = self.aggregator(self.encode(images), grid)
         levels = [self.patches(tap) for tap in taps[:4]]
         b, s = images.shape[:2]
 
-        def framewise(x: Array) -> Array:
+        def by_frame(x: Array) -> Array:
             return x.reshape(b, s, *x.shape[1:])
 
         out = Prediction()
-        if self.camera is not None:
-            encodings = self.camera(taps[-1][:, :, 0])
+        if self.camera_head is not None:
+            encodings = self.camera_head(taps[-1][:, :, 0])
             out = out._replace(pose_encoding=encodings[-1], pose_encodings=encodings)
-        if self.depth is not None:
-            depth, confidence = map(framewise, self.depth(levels, grid))
+        if self.depth_head is not None:
+            depth, confidence = map(by_frame, self.depth_head(levels, grid))
             out = out._replace(depth=depth[..., 0], depth_confidence=confidence)
-        if self.points is not None:
-            points, confidence = map(framewise, self.points(levels, grid))
+        if self.point_head is not None:
+            points, confidence = map(by_frame, self.point_head(levels, grid))
             out = out._replace(points=points, points_confidence=confidence)
-        if self.tracks is not None and queries is not None:
-            maps = framewise(self.tracks.features(levels, grid))
-            tracks, visibility, confidence = self.tracks(
+        if self.track_head is not None and queries is not None:
+            maps = by_frame(self.track_head.features(levels, grid))
+            tracks, visibility, confidence = self.track_head(
                 maps, queries, query_mask=query_mask, query_frame=query_frame
             )
             out = out._replace(
@@ -203,34 +213,44 @@ class VGGT(nnx.Module):
         return out
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches in a picture of that size."""
+        """Rows and columns of patches of an image.  Raises ValueError for unfit sizes."""
         size = self.config.aggregator.patch_size
         if height % size or width % size:
-            raise ValueError(f"{width}x{height} pictures: both must be multiples of {size}")
+            raise ValueError(f"images of {width}x{height}: both must be multiples of {size}")
         return height // size, width // size
 
     def encode(self, images: Float[Array, "b s h w 3"]) -> Float[Array, "b s t d"]:
-        """Patch tokens of each frame, which depend on that frame alone: they can be kept."""
+        """Patch tokens of each frame, which depend on that frame alone: they can be cached."""
         b, s = images.shape[:2]
         tokens = self.encoder(images.reshape(b * s, *images.shape[2:]))
         return tokens.reshape(b, s, *tokens.shape[1:])
 
     def patches(self, tap: Float[Array, "b s p d"]) -> Float[Array, "n t d"]:
-        """A tap as dense heads want it: frames in one row, without camera and register tokens."""
-        return tap[:, :, self.tower.special :].reshape(
-            -1, tap.shape[2] - self.tower.special, tap.shape[3]
-        )
+        """A tap as dense heads take it: patch tokens only, scenes and frames on one axis."""
+        special = self.aggregator.num_special_tokens
+        return tap[:, :, special:].reshape(-1, tap.shape[2] - special, tap.shape[3])
 
 
-Weights = dict[Any, Any]  # nested, by attribute or number
+Weights = dict[Any, Any]  # nested, by attribute or index
+
+
+def heads_in(weights: Weights) -> tuple[str, ...]:
+    """Names of the heads that these weights hold."""
+    return tuple(head for head, module in HEAD_MODULES.items() if module in weights)
+
+
+def select_heads(weights: Weights, heads: Sequence[str]) -> Weights:
+    """The weights of encoder, aggregator and these heads."""
+    modules = (HEAD_MODULES[head] for head in heads)
+    return {module: weights[module] for module in ("encoder", "aggregator", *modules)}
 
 
 def abstract_model(
     config: Config, heads: Sequence[str] = HEADS, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> VGGT:
-    """A model of shapes without numbers: for `functional`, `nnx.split` and tables."""
+    """A model of shapes without values: for `functional`, `nnx.split` and tables."""
     return nnx.eval_shape(
-        lambda: VGGT(config, heads=heads, dtype=dtype, param_dtype=param_dtype, rngs=OneKey())
+        lambda: VGGT(config, heads=heads, dtype=dtype, param_dtype=param_dtype, rngs=ConstantRngs())
     )
 
 
@@ -246,45 +266,3 @@ def functional(model: VGGT) -> tuple[Callable[..., Prediction], Weights]:
         return nnx.merge(graph, weights)(*args, **kwargs)
 
     return apply, nnx.to_pure_dict(state)
-
-
-# For one pass with every stage an output: compiled in a third of the time, and run once.
-PLAINLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-
-
-def record(
-    config: Config,
-    weights: Weights,
-    images: Float[Array, "b s h w 3"],
-    queries: Float[Array, "b n 2"] | None = None,
-) -> dict[str, Array]:
-    """One float32 forward pass with every stage under the reference's name and in its layout.
-
-    Heads are those that `weights` hold.
-    """
-    return _recorder(config, tuple(head for head in HEADS if head in weights))(
-        weights, images, queries
-    )
-
-
-@cache
-def _recorder(config: Config, heads: tuple[str, ...]) -> Callable[..., dict[str, Array]]:
-    apply = functional(abstract_model(config, heads))[0]
-
-    @partial(jax.jit, compiler_options=PLAINLY)
-    def run(weights, images, queries):
-        with recording() as tape:
-            out = apply(weights, images, queries)
-        outputs = {
-            "out.pose_enc": out.pose_encoding,
-            "out.depth": None if out.depth is None else out.depth[..., None],
-            "out.depth_conf": out.depth_confidence,
-            "out.world_points": out.points,
-            "out.world_points_conf": out.points_confidence,
-            "out.track": out.tracks,
-            "out.vis": out.visibility,
-            "out.conf": out.track_confidence,
-        }
-        return named(tape) | {name: x for name, x in outputs.items() if x is not None}
-
-    return run

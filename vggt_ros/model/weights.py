@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Official names <-> our stacked arrays: one table, and it must balance."""
+"""Official weights to our stacked arrays and back, by a table that must balance."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -14,107 +14,11 @@ import numpy as np
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
+from vggt_ros.model.official_names import Layout, Path, layout_of, official_name
 from vggt_ros.model.tensor_files import aligned
-from vggt_ros.model.vggt import HEADS, Weights, abstract_model, functional
+from vggt_ros.model.vggt import HEADS, Weights, abstract_model, functional, heads_in, select_heads
 
-Path = tuple[str | int, ...]
 Shape = tuple[int, ...]
-
-
-def _level(template: str) -> Callable[[re.Match], str]:
-    """The reference counts pyramid levels from 1, we from 0."""
-    return lambda match: template.format(int(match[1]) + 1)
-
-
-# Ours -> official, every line in turn; {row} is the place in a stack of equal layers.
-RENAMES = (
-    (r"^encoder/patch/", r"aggregator/patch_embed/patch_embed/proj/"),
-    (r"^encoder/", r"aggregator/patch_embed/"),
-    (r"^tower/stages/\d+/frame/", r"aggregator/frame_blocks/{row}/"),
-    (r"^tower/stages/\d+/scene/", r"aggregator/global_blocks/{row}/"),
-    (r"^tower/", r"aggregator/"),
-    (r"^camera/", r"camera_head/"),
-    (r"^depth/(pyramid/)?", r"depth_head/"),
-    (r"^points/(pyramid/)?", r"point_head/"),
-    (r"^tracks/pyramid/", r"track_head/feature_extractor/"),
-    (r"^tracks/", r"track_head/tracker/"),
-    # stacks
-    (r"embed/blocks/", r"embed/blocks/{row}/"),
-    (r"/trunk/", r"/trunk/{row}/"),
-    (r"/rounds/time/", r"/time_blocks/{row}/"),
-    (r"/rounds/gather/", r"/space_virtual2point_blocks/{row}/"),
-    (r"/rounds/mix/", r"/space_virtual_blocks/{row}/"),
-    (r"/rounds/scatter/", r"/space_point2virtual_blocks/{row}/"),
-    # cameras
-    (r"/modulation/", r"/poseLN_modulation/1/"),
-    # dense maps
-    (r"/quadruple/", r"/resize_layers/0/"),
-    (r"/double/", r"/resize_layers/1/"),
-    (r"/halve/", r"/resize_layers/3/"),
-    (r"/project/", r"/projects/"),
-    (r"/reduce/(\d)/", _level("/scratch/layer{}_rn/")),
-    (r"/fuse/(\d)/", _level("/scratch/refinenet{}/")),
-    (r"/skip/", r"/resConfUnit1/"),
-    (r"/unit/", r"/resConfUnit2/"),
-    (r"(refinenet\d)/out/", r"\1/out_conv/"),
-    (r"(head|extractor)/out/", r"\1/scratch/output_conv1/"),
-    (r"/refine/", r"/scratch/output_conv2/0/"),
-    (r"(depth|point)_head/predict/", r"\1_head/scratch/output_conv2/2/"),
-    # tracks
-    (r"tracker/norm/", r"tracker/fmap_norm/"),
-    (r"tracker/reference_token", r"tracker/query_ref_token"),
-    (r"tracker/correlation/", r"tracker/corr_mlp/"),
-    (r"tracker/feature_norm/", r"tracker/ffeat_norm/"),
-    (r"tracker/feature_update/", r"tracker/ffeat_updater/0/"),
-    (r"tracker/visibility/", r"tracker/vis_predictor/0/"),
-    (r"tracker/confidence/", r"tracker/conf_predictor/0/"),
-    (r"tracker/updater/", r"tracker/updateformer/"),
-    (r"updateformer/virtual$", r"updateformer/virual_tracks"),  # sic
-    (r"updateformer/norm_in/", r"updateformer/input_norm/"),
-    (r"updateformer/embed/", r"updateformer/input_transform/"),
-    (r"updateformer/norm_out/", r"updateformer/output_norm/"),
-    (r"updateformer/predict/", r"updateformer/flow_head/"),
-    (r"(updateformer/.*)/attn/qkv/kernel", r"\1/attn/in_proj_weight"),
-    (r"(updateformer/.*)/attn/qkv/bias", r"\1/attn/in_proj_bias"),
-    (r"(updateformer/.*)/attn/proj/", r"\1/attn/out_proj/"),
-    (r"(2virtual_blocks|2point_blocks)/{row}/attn/", r"\1/{row}/cross_attn/"),
-    # leaves
-    (r"/(kernel|scale)$", r"/weight"),
-    (r"/", r"."),
-)
-
-
-class Layout(NamedTuple):
-    """How an official tensor becomes ours, and back."""
-
-    ours: Callable[[Any], Any]
-    official: Callable[[Any], Any]
-
-
-AS_IS = Layout(lambda w: w, lambda w: w)
-LINEAR = Layout(lambda w: w.T, lambda w: w.T)
-POINTWISE = Layout(lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None])
-CONV = Layout(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1))
-UPSCALE = Layout(lambda w: w.transpose(0, 2, 3, 1), lambda w: w.transpose(0, 3, 1, 2))
-
-
-def _patches(size: int) -> Layout:
-    """A convolution as wide as its stride, as a matrix on flattened (row, column, rgb) patches."""
-    return Layout(
-        lambda w: w.transpose(2, 3, 1, 0).reshape(3 * size**2, -1),
-        lambda w: w.reshape(size, size, 3, -1).transpose(3, 2, 0, 1),
-    )
-
-
-# The first line that matches our path; "patches" depends on the patch size.
-LAYOUTS = (
-    (r"encoder/patch/kernel", None),
-    (r".*/(quadruple|double)/kernel", UPSCALE),
-    (r".*/pyramid/(project/\d|fuse/\d/out)/kernel|(depth|points)/predict/kernel", POINTWISE),
-    (r".*/pyramid/.*kernel|(depth|points)/refine/kernel", CONV),
-    (r".*kernel", LINEAR),
-    (r".*", AS_IS),
-)
 
 
 class Entry(NamedTuple):
@@ -129,10 +33,9 @@ class Entry(NamedTuple):
 
 @cache
 def abstract(config: Config, heads: tuple[str, ...] = HEADS, dtype: Any = jnp.float32) -> Weights:
-    """Our weights as shapes and dtypes: matrices of encoder and tower in `dtype`, else float32."""
+    """Our weights as shapes and dtypes: matrices of encoder and aggregator in `dtype`."""
     if heads != HEADS:
-        whole = abstract(config, HEADS, dtype)
-        return {part: whole[part] for part in ("encoder", "tower", *heads)}
+        return select_heads(abstract(config, HEADS, dtype), heads)
     return functional(abstract_model(config, heads, param_dtype=dtype))[1]
 
 
@@ -149,10 +52,7 @@ def _table(config: Config, heads: tuple[str, ...]) -> tuple[Entry, ...]:
 def _entries(config: Config, heads: tuple[str, ...]) -> Iterator[Entry]:
     first_row: dict[str, int] = {}
     for path, leaf in flatten(abstract(config, heads)).items():
-        name = official_name(path)
-        place = "/".join(map(str, path))
-        layout = next(found for pattern, found in LAYOUTS if re.fullmatch(pattern, place))
-        layout = layout or _patches(config.aggregator.patch_size)
+        name, layout = official_name(path), layout_of(path, config.aggregator.patch_size)
         if "{row}" not in name:
             yield Entry(name, path, None, layout, _shape(layout.official, leaf.shape))
             continue
@@ -161,13 +61,6 @@ def _entries(config: Config, heads: tuple[str, ...]) -> Iterator[Entry]:
         shape = _shape(layout.official, leaf.shape[1:])
         for row in range(leaf.shape[0]):
             yield Entry(name.format(row=start + row), path, row, layout, shape)
-
-
-def official_name(path: Path) -> str:
-    name = "/".join(map(str, path))
-    for pattern, replacement in RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _shape(function: Callable, shape: Shape) -> Shape:
@@ -181,6 +74,7 @@ def flatten(weights: Weights) -> dict[Path, Any]:
 
 
 def unflatten(flat: Mapping[Path, Any]) -> Weights:
+    """The inverse of `flatten`."""
     weights: Weights = {}
     for (*parents, last), leaf in flat.items():
         node = weights
@@ -190,14 +84,17 @@ def unflatten(flat: Mapping[Path, Any]) -> Weights:
     return weights
 
 
+# ---- balance ----------------------------------------------------------------------------------
+
+
 class Report(NamedTuple):
-    """What a checkpoint has, against what the model needs.  Printing it shows the balance."""
+    """Tensors of a checkpoint against those a model needs; as text, their numbers by module."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     wrong_shape: tuple[tuple[str, Shape, Shape], ...]  # name, found, needed
-    switched_off: tuple[str, ...]  # of heads that were not asked for
+    switched_off: tuple[str, ...]  # of heads that were not requested
 
     @property
     def balanced(self) -> bool:
@@ -211,18 +108,18 @@ class Report(NamedTuple):
             "wrong shape": tuple(name for name, _, _ in self.wrong_shape),
             "switched off": self.switched_off,
         }
-        modules = sorted({name.split(".")[0] for names in columns.values() for name in names})
+        modules = sorted({_module(name) for names in columns.values() for name in names})
         lines = [f"{'module':<14}" + "".join(f"{title:>14}" for title in columns)]
         for module in [*modules, "total"]:
             counts = [
-                sum(module in ("total", name.split(".")[0]) for name in names)
+                sum(module in ("total", _module(name)) for name in names)
                 for names in columns.values()
             ]
             lines.append(f"{module:<14}" + "".join(f"{count:>14,}" for count in counts))
         return "\n".join(lines)
 
     def fault(self) -> str:
-        """The first thing wrong, in words."""
+        """The imbalance in words, with an example of each kind."""
         parts = []
         if self.wrong_shape:
             name, found, needed = self.wrong_shape[0]
@@ -234,24 +131,44 @@ class Report(NamedTuple):
             parts.append(f"{len(self.unexpected)} without a place (e.g. {self.unexpected[0]})")
         return ", ".join(parts)
 
+    def require_balance(self) -> None:
+        """Raise UserError unless the tensors balance."""
+        if not self.balanced:
+            raise UserError(f"these weights do not fit this model: {self.fault()}")
+
+
+def _module(name: str) -> str:
+    """The first part of an official name, or of a path in our own file."""
+    return re.split("[./]", name, maxsplit=1)[0]
+
 
 def balance(config: Config, shapes: Mapping[str, Shape], heads: Sequence[str] = HEADS) -> Report:
-    """Compare names and shapes of a checkpoint with those of a model; no data is touched."""
+    """Official names and shapes against those that a model needs; no data is read."""
     needed = {entry.name: entry.shape for entry in table(config, heads)}
-    off = {entry.name for entry in table(config)} - set(needed)
-    wrong = [
-        (name, tuple(shapes[name]), shape)
+    return compare(shapes, needed, {entry.name for entry in table(config)})
+
+
+def compare(
+    found: Mapping[str, Shape], needed: Mapping[str, Shape], known: Collection[str]
+) -> Report:
+    """Balance of names and shapes; what is `known` but not needed belongs to heads that are off."""
+    wrong = tuple(
+        (name, tuple(found[name]), shape)
         for name, shape in needed.items()
-        if name in shapes and tuple(shapes[name]) != shape
-    ]
-    bad = {name for name, _, _ in wrong}
-    return Report(
-        loaded=tuple(name for name in needed if name in shapes and name not in bad),
-        missing=tuple(name for name in needed if name not in shapes),
-        unexpected=tuple(name for name in shapes if name not in needed and name not in off),
-        wrong_shape=tuple(wrong),
-        switched_off=tuple(name for name in shapes if name in off),
+        if name in found and tuple(found[name]) != shape
     )
+    bad = {name for name, _, _ in wrong}
+    extra = [name for name in found if name not in needed]
+    return Report(
+        loaded=tuple(name for name in needed if name in found and name not in bad),
+        missing=tuple(name for name in needed if name not in found),
+        unexpected=tuple(name for name in extra if name not in known),
+        wrong_shape=wrong,
+        switched_off=tuple(name for name in extra if name in known),
+    )
+
+
+# ---- reading and writing ----------------------------------------------------------------------
 
 
 def read(
@@ -262,25 +179,24 @@ def read(
 ) -> tuple[Weights, Report]:
     """Official tensors (anything NumPy can read, with `.shape`) as our weights, on the device.
 
-    Tensors are asked for one at a time and one stack is built at a time, so a lazy `tensors` keeps
-    the peak near the result.  UserError on any imbalance (`balance` only looks), and on NaN.
+    Tensors are read one at a time and stacks built one at a time, so that lazy `tensors` keep peak
+    memory near the size of the result.  Raises UserError where they do not balance, and for NaN.
     """
     report = balance(config, {name: tensor.shape for name, tensor in tensors.items()}, heads)
-    if not report.balanced:
-        raise UserError(f"these weights do not fit this model: {report.fault()}")
+    report.require_balance()
     leaves = flatten(abstract(config, tuple(heads), dtype))
     flat: dict[Path, Any] = {}
     for path, entries in groupby(table(config, heads), key=lambda entry: entry.path):
         host = aligned(leaves[path].shape, leaves[path].dtype)
         for entry in entries:
-            tensor = finite(entry.name, np.asarray(tensors[entry.name]))
+            tensor = check_finite(entry.name, np.asarray(tensors[entry.name]))
             host[... if entry.row is None else entry.row] = entry.layout.ours(tensor)
         flat[path] = jax.device_put(host)  # without a copy on a CPU
     return unflatten(flat), report
 
 
-def finite(name: str, tensor: np.ndarray) -> np.ndarray:
-    """The tensor itself, unless it would poison every output."""
+def check_finite(name: str, tensor: np.ndarray) -> np.ndarray:
+    """The tensor itself.  Raises UserError where it holds NaN or infinity."""
     if not (np.isfinite(tensor.min()) and np.isfinite(tensor.max())):
         raise UserError(f"weight {name} holds NaN or infinity: the file is damaged; fetch it again")
     return tensor
@@ -289,8 +205,7 @@ def finite(name: str, tensor: np.ndarray) -> np.ndarray:
 def official(config: Config, weights: Weights) -> Iterator[tuple[str, np.ndarray]]:
     """Our weights under their official names and in their official layout, one at a time."""
     flat = flatten(weights)
-    heads = tuple(head for head in HEADS if head in weights)
-    for path, entries in groupby(table(config, heads), key=lambda entry: entry.path):
+    for path, entries in groupby(table(config, heads_in(weights)), key=lambda entry: entry.path):
         host = np.asarray(flat[path])
         for entry in entries:
             row = host if entry.row is None else host[entry.row]
