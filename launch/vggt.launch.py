@@ -14,16 +14,16 @@ from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 HERE = Path(__file__).resolve().parent.parent  # share/vggt_ros, or a checkout
 
 TOPICS = {
-    "image": "sensor_msgs/Image to look at (with image_transport:=compressed: its base name)",
-    "camera_info": "sensor_msgs/CameraInfo of that image; need not be there",
-    "odom": "nav_msgs/Odometry for metres and map_to_odom; need not be there",
-    "imu": "sensor_msgs/Imu, which knows where up is; need not be there",
-    "scale_depth": "sensor_msgs/Image, metric depth of the same picture, for scale_source depth",
+    "image": "sensor_msgs/Image of the camera (with image_transport:=compressed: its base name)",
+    "camera_info": "sensor_msgs/CameraInfo of that image; optional",
+    "odom": "nav_msgs/Odometry, for metric scale and map_to_odom; optional",
+    "imu": "sensor_msgs/Imu, for the direction of gravity; optional",
+    "scale_depth": "sensor_msgs/Image, metric depth on the pixels of image, for scale_source depth",
     "scale_points": "sensor_msgs/PointCloud2 of a LiDAR, for scale_source depth",
-    "baseline_image": "The rig's second camera, transported as image, for scale_source baseline",
+    "baseline_image": "Image of a second camera, transported like image, for scale_source baseline",
 }
-# What config/vggt.rviz shows, in a node without a namespace.
-SHOWN = (
+# Topics in config/vggt.rviz, of a node without a namespace.
+RVIZ_TOPICS = (
     "depth/image",
     "depth/confidence",
     "rgb/image_rect_color",
@@ -34,25 +34,44 @@ SHOWN = (
     "pose",
     "odometry",
 )
-# Given, they win over params_file; not given, the file decides.
+# They override params_file where they are given. Types and descriptions as in the table of the
+# parameters (vggt_ros/ros/parameters.py), which may not be importable where launch is.
 PARAMETERS = {
     "model": (str, "Preset, Hugging Face id, file or folder"),
-    "window_size": (int, "Frames that are looked at together"),
-    "stride": (int, "New frames between two looks"),
-    "network_width": (int, "Width of the network's picture in pixels, a multiple of 14"),
+    "window_size": (int, "Frames in one inference; its cost grows faster than linearly"),
+    "stride": (int, "New frames between two inferences"),
+    "network_width": (
+        int,
+        "Width of the network's image in pixels; 0: what the model was made for",
+    ),
     "min_confidence": (float, "Pixels below it are masked; 1 is 'no evidence'"),
-    "image_transport": (str, "raw or compressed"),
-    "intrinsics": (str, "model: the network's own, camera_info: the driver's"),
-    "scale_source": (str, "none, or what makes metres: fixed, baseline, depth, odometry, height"),
-    "tf_mode": (str, "auto, none, camera, odom_to_base or map_to_odom"),
-    "world_frame": (str, "Frame of the map"),
+    "image_transport": (
+        str,
+        "compressed: subscribe to <image>/compressed instead; one of: raw, compressed",
+    ),
+    "intrinsics": (
+        str,
+        "Whose K is used and published: the network's, or camera_info's (K, never P; D is "
+        "ignored: feed rectified images); one of: model, camera_info",
+    ),
+    "scale_source": (
+        str,
+        "Sources of metric scale, most trusted first, commas between: fixed, baseline (a "
+        "second camera on baseline_image), depth, odometry, height; none: units are arbitrary",
+    ),
+    "tf_mode": (
+        str,
+        "Transform on /tf; auto: camera, unless the image's frame already has a parent; one "
+        "of: auto, none, camera, odom_to_base, map_to_odom",
+    ),
+    "world_frame": (str, "Frame of the map: z up, x ahead of the first camera"),
 }
-YES_OR_NO = ["true", "false", "True", "False"]
+BOOLEANS = ["true", "false", "True", "False"]
 AS_IN_FILE = "empty: as in params_file"
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Everything a robot changes often is an argument; the rest is in params_file."""
+    """Arguments for what is often changed; the rest is in params_file."""
 
     def argument(name: str, about: str, default: str | EnvironmentVariable = "", **more):
         return DeclareLaunchArgument(name, default_value=default, description=about, **more)
@@ -70,10 +89,10 @@ def generate_launch_description() -> LaunchDescription:
             argument(
                 "use_sim_time",
                 f"Time from /clock (bags, simulators), for RViz too; {AS_IN_FILE}",
-                choices=["", *YES_OR_NO],
+                choices=["", *BOOLEANS],
             ),
-            argument("rviz", "Start RViz with config/vggt.rviz", "false", choices=YES_OR_NO),
-            argument("log_level", "How much the node says", "info", choices=levels),
+            argument("rviz", "Start RViz with config/vggt.rviz", "false", choices=BOOLEANS),
+            argument("log_level", "Log level of the node", "info", choices=levels),
             argument("fastdds_profile", "Fast DDS profiles for the node, or none", profile),
             OpaqueFunction(function=start),
         ]
@@ -81,54 +100,54 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The processes, once the arguments have values."""
-    given = context.launch_configurations
-    params_file = Path(given["params_file"]).expanduser()
-    profile = "" if given["fastdds_profile"] == "none" else given["fastdds_profile"]
+    """The processes to start, with the values of the arguments."""
+    arguments = context.launch_configurations
+    params_file = Path(arguments["params_file"]).expanduser()
+    profile = "" if arguments["fastdds_profile"] == "none" else arguments["fastdds_profile"]
     for name, path in {"params_file": str(params_file), "fastdds_profile": profile}.items():
         if path and not Path(path).is_file():
             raise RuntimeError(f"{name}:={path}: there is no such file")
-    overrides = {name: typed(name, given[name]) for name in PARAMETERS if given[name]}
-    # Handed to each node: SetParameter would reach the nodes of whoever includes this file.
-    clock = {"use_sim_time": given["use_sim_time"].lower() == "true"}
-    clock = clock if given["use_sim_time"] else {}
+    overrides = {name: typed(name, arguments[name]) for name in PARAMETERS if arguments[name]}
+    # Set for each node: SetParameter would also affect the launch file that includes this one.
+    clock = {"use_sim_time": arguments["use_sim_time"].lower() == "true"}
+    clock = clock if arguments["use_sim_time"] else {}
     actions: list[LaunchDescriptionEntity] = [
         Node(
             package="vggt_ros",
             executable="vggt_node",
             name="vggt",
-            namespace=given["namespace"],
+            namespace=arguments["namespace"],
             parameters=[str(params_file), overrides | clock],
-            remappings=[(name, given[name]) for name in TOPICS],
+            remappings=[(name, arguments[name]) for name in TOPICS],
             additional_env={"FASTRTPS_DEFAULT_PROFILES_FILE": profile} if profile else {},
-            ros_arguments=["--log-level", given["log_level"]],
+            ros_arguments=["--log-level", arguments["log_level"]],
             output="screen",
         ),
     ]
-    if given["rviz"].lower() == "true":
-        actions.append(rviz(given, clock))
+    if arguments["rviz"].lower() == "true":
+        actions.append(rviz(arguments, clock))
     return actions
 
 
-def rviz(given: dict[str, str], clock: dict[str, bool]) -> Node:
-    """RViz on the topics of this node, wherever its namespace puts them."""
-    arguments = ["-d", str(HERE / "config/vggt.rviz")]
-    if given["world_frame"]:
-        arguments += ["-f", given["world_frame"]]
-    pushed = given.get("ros_namespace")  # by a launch file that includes this one
-    prefix = make_namespace_absolute(prefix_namespace(pushed, given["namespace"])).rstrip("/")
-    moved = [(f"/vggt/{topic}", f"{prefix}/vggt/{topic}") for topic in SHOWN if prefix]
+def rviz(arguments: dict[str, str], clock: dict[str, bool]) -> Node:
+    """RViz on the topics of the node in its namespace."""
+    options = ["-d", str(HERE / "config/vggt.rviz")]
+    if arguments["world_frame"]:
+        options += ["-f", arguments["world_frame"]]
+    outer = arguments.get("ros_namespace")  # by a launch file that includes this one
+    prefix = make_namespace_absolute(prefix_namespace(outer, arguments["namespace"])).rstrip("/")
+    remappings = [(f"/vggt/{topic}", f"{prefix}/vggt/{topic}") for topic in RVIZ_TOPICS if prefix]
     return Node(
         package="rviz2",
         executable="rviz2",
-        arguments=arguments,
+        arguments=options,
         parameters=[clock] if clock else [],
-        remappings=moved,
+        remappings=remappings,
     )
 
 
 def typed(name: str, text: str) -> int | float | ParameterValue:
-    """The value of a parameter, of its own type: 518 may be a model, and 1 a confidence."""
+    """The value of a parameter in its own type: 518 may be a string, and 1 a float."""
     kind, _ = PARAMETERS[name]
     if kind is str:
         return ParameterValue(text, value_type=str)

@@ -1,21 +1,21 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A robot on topics, with a network that errs: its frames, its wheels, one camera or two."""
+"""A simulated robot on topics: its frames, its odometry, one camera or two, and an `Oracle`."""
 
 import numpy as np
-from geometry_msgs.msg import TransformStamped
-from nav_msgs.msg import Odometry
-from node_rig import Rig
-from oracle import (
+from fakes.oracle import (
     BASE_FROM_CAMERA,
     CAMERA_FROM_RIGHT,
     Faults,
     Oracle,
     drive,
+    numbered_image,
     odometry,
-    picture,
-    sight,
+    true_depth,
 )
+from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry
+from node_rig import CAMERA, PERIOD, Rig
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
@@ -27,67 +27,74 @@ from vggt_ros.ros.messages import (
     stamp_ns,
     transform_message,
 )
+from vggt_ros.ros.node import VggtNode
 from vggt_ros.ros.tf_cache import TfCache
 
-START, PERIOD = 1_700_000_000_000_000_001, 100_000_000
-CAMERA, RIGHT = "camera_optical", "right_optical"
+START = 1_700_000_000_000_000_001
+RIGHT = "right_optical"
 
 
-class Drive:
-    """A robot that owns base -> camera, tells its odometry, and shows what its camera sees."""
+class SimulatedRobot:
+    """Publishes base -> camera, odometry and the images of its camera, along a known path."""
 
-    def __init__(self, rig: Rig, kind="arc", frames=40, faults=None):
+    def __init__(self, rig: Rig, kind="arc", frames=40, faults: Faults | None = None):
         self.rig = rig
-        self.base = drive(kind, 300)[: 3 * frames : 3]  # three times as fast
+        self.base = drive(kind, 300)[: 3 * frames : 3]  # world_from_base, three times as fast
         self.wheels = odometry(self.base)
-        self.oracle = Oracle(self.base @ BASE_FROM_CAMERA, faults or Faults())
+        self.engine = Oracle(self.base @ BASE_FROM_CAMERA, faults or Faults())
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.static = rig.robot.create_publisher(TFMessage, "/tf_static", latched)
-        self.tf = rig.robot.create_publisher(TFMessage, "/tf", 100)
-        self.odom = rig.robot.create_publisher(Odometry, "/odom", 100)
-        self.heard = TfCache()
-        self.transforms: list[TransformStamped] = []
-        rig.robot.create_subscription(TFMessage, "/tf", self._hear, QoSProfile(depth=1000))
-        rig.listen("/vggt/depth/image", Image)
-        self.depths = rig.heard["/vggt/depth/image"]
+        self.static = rig.peer.create_publisher(TFMessage, "/tf_static", latched)
+        self.tf = rig.peer.create_publisher(TFMessage, "/tf", 100)
+        self.odom = rig.peer.create_publisher(Odometry, "/odom", 100)
+        self.tree = TfCache()  # as any node has it from /tf and /tf_static
+        self.transforms: list[TransformStamped] = []  # of /tf, as received
+        rig.peer.create_subscription(TFMessage, "/tf", self._on_tf, QoSProfile(depth=1000))
+        self.depths = rig.subscribe("/vggt/depth/image", Image)
 
-    def start(self, *, described=True, **parameters):
+    def _on_tf(self, msg: TFMessage) -> None:
+        self.transforms.extend(msg.transforms)
+        self.tree.add(msg.transforms, is_static=False)
+
+    def start(self, *, described=True, **parameters) -> VggtNode:
+        """Start the node; `described`: the robot publishes where its camera is mounted."""
         if described:
-            self.describe(BASE_FROM_CAMERA)
-        node = self.rig.start(engine=lambda *_: self.oracle, network_width=84, **parameters)
-        self.rig.until(lambda: self.odom.get_subscription_count() == 1, "odom is subscribed")
-        self.rig.until(lambda: self.tf.get_subscription_count() >= 2, "/tf is subscribed")
+            transform = transform_message(header(START, "base_link"), CAMERA, BASE_FROM_CAMERA)
+            self.tree.add([transform], is_static=True)
+            self.static.publish(TFMessage(transforms=[transform]))
+        node = self.rig.start(engine=lambda *_: self.engine, network_width=84, **parameters)
+        self.rig.wait_until(lambda: self.odom.get_subscription_count() == 1, "/odom is matched")
+        self.rig.wait_until(lambda: self.tf.get_subscription_count() >= 2, "/tf is matched")
         return node
 
-    def describe(self, base_from_camera) -> None:
-        head = header(START, "base_link")
-        transform = transform_message(head, CAMERA, base_from_camera)
-        self.heard.add([transform], is_static=True)
-        self.static.publish(TFMessage(transforms=[transform]))
-
-    def show(self, *frames: int, tf=True, odom=True) -> None:
-        """Odometry just before and at the image, then the image, then the look."""
+    def infer(self, *frames: int, tf=True, odom=True) -> None:
+        """Publish transform, odometry and image of each frame, and wait for its inference."""
         for i in frames:
-            ns = START + i * PERIOD
             if tf:
-                transform = transform_message(header(ns, "odom"), "base_link", self.wheels[i])
-                self.tf.publish(TFMessage(transforms=[transform]))
+                self.publish_transform(i)
             if odom:
-                self.odom.publish(
-                    odometry_message(
-                        header(ns, "odom"), "base_link", self.wheels[i], np.eye(4), np.eye(6)
-                    )
-                )
-            looks = self.rig.count("looks")
-            self.rig.pictures.publish(image_message(header(ns, CAMERA), picture(i)))
-            self.rig.until(lambda n=looks: self.rig.count("looks") > n, f"a look at frame {i}")
+                self.publish_odometry(i)
+            done = self.rig.count("inferences")
+            self.publish_image(i)
+            self.rig.wait_until(
+                lambda n=done: self.rig.count("inferences") > n, f"inference of frame {i}"
+            )
 
-    def _hear(self, msg: TFMessage) -> None:
-        self.transforms.extend(msg.transforms)
-        self.heard.add(msg.transforms, is_static=False)
+    def publish_transform(self, i: int) -> None:
+        head = header(START + i * PERIOD, "odom")
+        transform = transform_message(head, "base_link", self.wheels[i])
+        self.tf.publish(TFMessage(transforms=[transform]))
 
-    def sent(self, parent: str, child: str) -> list[int]:
-        """Stamps of what went out under these names."""
+    def publish_odometry(self, i: int, *, ns: int | None = None) -> None:
+        """Odometry of frame `i`, at its stamp or another one."""
+        head = header(START + i * PERIOD if ns is None else ns, "odom")
+        self.odom.publish(odometry_message(head, "base_link", self.wheels[i], np.eye(4), np.eye(6)))
+
+    def publish_image(self, i: int) -> None:
+        head = header(START + i * PERIOD, CAMERA)
+        self.rig.images.publish(image_message(head, numbered_image(i)))
+
+    def stamps_of(self, parent: str, child: str) -> list[int]:
+        """Stamps of the received transforms between these frames."""
         return [
             stamp_ns(t.header.stamp)
             for t in tuple(self.transforms)
@@ -96,42 +103,42 @@ class Drive:
 
     def units_per_metre(self, i: int) -> float:
         """Of the depth that was published for frame `i`."""
-        depth = np.frombuffer(self.rig.heard["/vggt/depth/image"][i].data, np.float32)
-        return float(np.nanmedian(depth / sight(self.base[i] @ BASE_FROM_CAMERA).ravel()))
+        self.rig.wait_until(lambda: len(self.depths) > i, f"depth of frame {i}")
+        depth = np.frombuffer(self.depths[i].data, np.float32)
+        return float(np.nanmedian(depth / true_depth(self.base[i] @ BASE_FROM_CAMERA).ravel()))
 
 
-class Stereo(Drive):
-    """A robot whose rig has a second camera, described or not."""
+class StereoRobot(SimulatedRobot):
+    """A robot whose rig has a second camera, which its description may lack."""
 
     def __init__(self, rig: Rig, **options):
         super().__init__(rig, **options)
-        self.right = rig.robot.create_publisher(Image, "/baseline_image", 10)
+        self.right = rig.peer.create_publisher(Image, "/baseline_image", 10)
 
-    def start(self, *, camera_from_right=CAMERA_FROM_RIGHT, **parameters):
+    def start(self, *, camera_from_right=CAMERA_FROM_RIGHT, **parameters) -> VggtNode:
         node = super().start(scale_source="baseline", tf_mode="none", **parameters)
         if camera_from_right is not None:
             pose = BASE_FROM_CAMERA @ camera_from_right
             transform = transform_message(header(START, "base_link"), RIGHT, pose)
             self.static.publish(TFMessage(transforms=[transform]))
-            tree = node.robot._frames.tree
-            self.rig.until(lambda: tree.lookup(CAMERA, RIGHT, START) is not None, "the rig in TF")
-        self.rig.until(lambda: self.right.get_subscription_count() == 1, "baseline is subscribed")
+            frames = node.robot.frames
+            assert frames is not None
+            self.rig.wait_until(
+                lambda: frames.lookup(CAMERA, RIGHT, START) is not None, "the mount arrives"
+            )
+        self.rig.wait_until(lambda: self.right.get_subscription_count() == 1, "right is matched")
         return node
 
-    def show_pairs(self, *frames: int, late_ns: int = 0, frame_id: str = RIGHT) -> None:
+    def infer_pairs(self, *frames: int, late_ns: int = 0, frame_id: str = RIGHT) -> None:
+        """The same as `infer`, each after an image of the second camera, `late_ns` later."""
         node = self.rig.node
-        assert node is not None
+        assert node is not None and node.robot.second_camera is not None
+        second_camera = node.robot.second_camera
         for i in frames:
             ns = START + i * PERIOD + late_ns
-            self.right.publish(image_message(header(ns, frame_id), picture(i, camera=1)))
-            kept = node.robot._companions._messages
-            self.rig.until(
-                lambda ns=ns, kept=kept: ns in [stamp_ns(m.header.stamp) for m in tuple(kept)],
-                "the second picture arrives",
-            )
-            self.show(i)
+            self.publish_right(i, ns=ns, frame_id=frame_id)
+            self.rig.wait_until(lambda ns=ns: ns in second_camera.stamps, "the second image")
+            self.infer(i)
 
-
-def subscribers(rig: Rig, topic: str) -> bool:
-    assert rig.node is not None
-    return rig.node.count_subscribers(topic) > 0
+    def publish_right(self, i: int, *, ns: int, frame_id: str = RIGHT) -> None:
+        self.right.publish(image_message(header(ns, frame_id), numbered_image(i, camera=1)))

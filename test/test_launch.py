@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Launch file, parameters file and RViz view say of the node what the node says of itself."""
+"""Launch file, parameters file and RViz view agree with the node's parameters and topics."""
 
 import ast
 import re
@@ -17,11 +17,14 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.parameters import Parameters, choices
+
+pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "launch/vggt.launch.py"
-DEFAULTS = {row.name: row.default for row in fields(Parameters)}
+ROWS = {row.name: row for row in fields(Parameters)}
+DEFAULTS = {name: row.default for name, row in ROWS.items()}
 
 
 def constant(name: str) -> ast.expr:
@@ -36,12 +39,16 @@ def view() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "config/vggt.rviz").read_text())["Visualization Manager"]
 
 
-def test_launch_arguments_are_parameters_of_the_node_and_of_their_type():
+def test_launch_arguments_have_type_and_description_of_the_node_s_parameters():
     table = constant("PARAMETERS")
     assert isinstance(table, ast.Dict)
     for key, row in zip(table.keys, table.values, strict=True):
         assert isinstance(key, ast.Constant) and isinstance(row, ast.Tuple)
-        assert type(DEFAULTS[key.value]).__name__ == ast.unparse(row.elts[0])
+        kind, description = row.elts
+        expected = ROWS[key.value]
+        assert type(expected.default).__name__ == ast.unparse(kind)
+        allowed = f"; one of: {', '.join(choices(expected))}" if choices(expected) else ""
+        assert ast.literal_eval(description) == expected.metadata["about"] + allowed
 
 
 def test_the_parameters_file_holds_the_defaults_of_the_node():
@@ -49,22 +56,26 @@ def test_the_parameters_file_holds_the_defaults_of_the_node():
     assert written == {name: DEFAULTS.get(name, "no such parameter") for name in written}
 
 
-def test_every_parameter_in_the_file_has_its_reason():
-    lines = (ROOT / "config/node.yaml").read_text().splitlines()
-    for above, line in zip(lines, lines[1:], strict=False):
-        if line.startswith("    ") and not line.strip().startswith("#"):
-            assert above.strip().startswith("#") or "world_frame" in line, line
+def test_comments_of_the_parameters_file_start_with_the_description_of_the_parameter():
+    comment: list[str] = []
+    for line in (ROOT / "config/node.yaml").read_text().split("ros__parameters:\n")[1].splitlines():
+        name, _, _ = line.strip().partition(":")
+        if line.strip().startswith("#"):
+            comment.append(line.strip("# "))
+        elif name:
+            assert " ".join(comment).startswith(f"{ROWS[name].metadata['about']}."), name
+            comment = []
 
 
-def test_rviz_shows_topics_of_the_node_in_its_world():
-    shown = [
+def test_rviz_displays_topics_of_the_node_in_its_world_frame():
+    displayed = [
         display["Topic"]["Value"].removeprefix("/vggt/")
         for display in view()["Displays"]
         if "Topic" in display
     ]
-    assert shown == list(ast.literal_eval(constant("SHOWN")))
+    assert displayed == list(ast.literal_eval(constant("RVIZ_TOPICS")))
     outputs = (ROOT / "vggt_ros/ros/outputs.py").read_text()
-    assert set(shown) <= set(re.findall(r'"~/([\w/]+)"', outputs))
+    assert set(displayed) <= set(re.findall(r'"~/([\w/]+)"', outputs))
     assert view()["Global Options"]["Fixed Frame"] == DEFAULTS["world_frame"]
 
 
@@ -75,35 +86,36 @@ def test_fast_dds_sends_the_largest_cloud_through_shared_memory():
     assert segment > largest
 
 
-def test_rviz_asks_for_what_each_topic_offers():
-    """Reliable publishers serve both kinds; who latches is asked for what was latched."""
+def test_rviz_subscribes_with_the_qos_of_each_topic():
+    """Publishers are reliable; RViz subscribes as transient local to the latched topics."""
     outputs = (ROOT / "vggt_ros/ros/outputs.py").read_text()
     latched = re.findall(r'"~/([\w/]+)", lambda', outputs)
     assert latched == ["path", "map_points"]
     for display in view()["Displays"]:
         if topic := display.get("Topic"):
-            latches = topic["Value"].removeprefix("/vggt/") in latched
-            wanted = "Transient Local" if latches else "Volatile"
-            assert (topic["Reliability Policy"], topic["Durability Policy"]) == ("Reliable", wanted)
+            is_latched = topic["Value"].removeprefix("/vggt/") in latched
+            durability = "Transient Local" if is_latched else "Volatile"
+            assert topic["Reliability Policy"] == "Reliable"
+            assert topic["Durability Policy"] == durability
 
 
-# A launch that only writes down what it is told: launch itself comes with apt ROS, not with pip.
+# A fake of launch, which comes with apt ROS and not with pip.
 
 
-class Noted(SimpleNamespace):
-    """Anything of launch: its arguments, kept."""
+class Action(SimpleNamespace):
+    """Any class of launch: it keeps its arguments."""
 
     def __init__(self, *positional: Any, **named: Any):
         super().__init__(positional=positional, **named)
 
 
-Given = Callable[..., list[Noted]]
+Start = Callable[..., list[Action]]
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Given:
+def launch(monkeypatch: pytest.MonkeyPatch) -> Start:
     """What the launch file starts for these arguments: each process with its keywords."""
-    words = {
+    names = {
         "launch": "LaunchContext LaunchDescription LaunchDescriptionEntity",
         "launch.actions": "DeclareLaunchArgument OpaqueFunction",
         "launch.substitutions": "EnvironmentVariable",
@@ -112,26 +124,26 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Given:
         "launch_ros.parameter_descriptions": "ParameterValue",
         "launch_ros.utilities": "",
     }
-    modules = {name: ModuleType(name) for name in words}
+    modules = {name: ModuleType(name) for name in names}
     for name, module in modules.items():
-        vars(module).update(dict.fromkeys(words[name].split(), Noted))
+        vars(module).update(dict.fromkeys(names[name].split(), Action))
         monkeypatch.setitem(sys.modules, name, module)
-    joined = vars(modules["launch_ros.utilities"])
-    joined["prefix_namespace"] = lambda base, inner: f"{base or ''}/{inner.strip('/')}"
-    joined["make_namespace_absolute"] = lambda name: f"/{name.strip('/')}"
+    utilities = vars(modules["launch_ros.utilities"])
+    utilities["prefix_namespace"] = lambda base, inner: f"{base or ''}/{inner.strip('/')}"
+    utilities["make_namespace_absolute"] = lambda name: f"/{name.strip('/')}"
     launch_file = run_path(str(LAUNCH))
 
-    def start(**arguments: str) -> list[Noted]:
+    def start(**arguments: str) -> list[Action]:
         declared = launch_file["generate_launch_description"]().positional[0]
         defaults = {d.positional[0]: d.default_value for d in declared if d.positional}
-        given = {**defaults, "fastdds_profile": "none", **arguments}
-        return launch_file["start"](SimpleNamespace(launch_configurations=given))
+        values = {**defaults, "fastdds_profile": "none", **arguments}
+        return launch_file["start"](SimpleNamespace(launch_configurations=values))
 
     return start
 
 
-def test_the_file_decides_whatever_is_not_given(started: Given):
-    (node,) = started()
+def test_the_parameters_file_is_used_for_all_that_is_not_given(launch: Start):
+    (node,) = launch()
     file, overrides = node.parameters
     assert (file, overrides) == (str(ROOT / "config/node.yaml"), {})
     inputs = ["image", "camera_info", "odom", "imu", "scale_depth", "scale_points"]
@@ -139,42 +151,40 @@ def test_the_file_decides_whatever_is_not_given(started: Given):
 
 
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("True", True), ("false", False)])
-def test_the_clock_that_is_given_wins_over_the_file_and_reaches_rviz(
-    started: Given, word: str, value: bool
-):
-    node, rviz = started(use_sim_time=word, rviz=word if value else "true")
+def test_use_sim_time_overrides_the_file_and_reaches_rviz(launch: Start, word: str, value: bool):
+    node, rviz = launch(use_sim_time=word, rviz=word if value else "true")
     assert node.parameters[-1]["use_sim_time"] is value
     assert rviz.parameters == [{"use_sim_time": value}]
 
 
-def test_rviz_follows_the_node_into_its_namespaces_and_its_world(started: Given):
-    _, rviz = started(rviz="true", namespace="left", ros_namespace="/robot", world_frame="room")
+def test_rviz_uses_the_namespaces_and_the_world_frame_of_the_node(launch: Start):
+    _, rviz = launch(rviz="true", namespace="left", ros_namespace="/robot", world_frame="room")
     assert ("/vggt/points", "/robot/left/vggt/points") in rviz.remappings
     assert len(rviz.remappings) == sum("Topic" in display for display in view()["Displays"])
     assert rviz.arguments == ["-d", str(ROOT / "config/vggt.rviz"), "-f", "room"]
-    assert started(rviz="true")[1].remappings == []
+    assert launch(rviz="true")[1].remappings == []
 
 
 @pytest.mark.parametrize("name", ["params_file", "fastdds_profile"])
-def test_a_file_that_is_not_there_is_named(started: Given, name: str):
+def test_a_missing_file_is_an_error(launch: Start, name: str):
     with pytest.raises(RuntimeError, match=f"{name}:=/nowhere.x: there is no such file"):
-        started(**{name: "/nowhere.x"})
+        launch(**{name: "/nowhere.x"})
 
 
-def test_the_fast_dds_profile_can_be_left_out(started: Given):
-    (node,) = started()
+def test_the_fast_dds_profile_can_be_left_out(launch: Start):
+    (node,) = launch()
     assert node.additional_env == {}
     file = str(ROOT / "config/fastdds.xml")
-    (node,) = started(fastdds_profile=file)
+    (node,) = launch(fastdds_profile=file)
     assert node.additional_env == {"FASTRTPS_DEFAULT_PROFILES_FILE": file}
 
 
-def test_a_number_that_is_none_is_named(started: Given):
+def test_an_invalid_number_is_an_error(launch: Start):
     with pytest.raises(RuntimeError, match="window_size:=many: must be int"):
-        started(window_size="many")
+        launch(window_size="many")
 
 
-@pytest.mark.skipif(not find_spec("launch_ros"), reason="launch_ros is not here: apt ROS has it")
+@pytest.mark.skipif(not find_spec("launch_ros"), reason="needs launch_ros of apt ROS")
 def test_the_launch_description_is_accepted_by_launch():
     from launch import LaunchContext
 

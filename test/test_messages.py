@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays to messages and back: what a consumer reads is what we meant, bit for bit."""
+"""Arrays to messages and back: consumers read the same values, bit for bit."""
 
 import numpy as np
 import pytest
@@ -13,16 +13,18 @@ from vggt_ros.geometry import rotation_from_quaternion, unproject
 from vggt_ros.imaging.grid import grid_for
 from vggt_ros.ros import clouds, messages
 
+pytestmark = pytest.mark.ros
+
 HEAD = messages.header(1_763_680_000_123_456_789, "camera_optical")
 RNG = np.random.default_rng(7)
 K = np.array([[40.0, 0, 10.5], [0, 42.0, 7.25], [0, 0, 1]])
 
 
-def picture(height=16, width=22):
+def random_image(height=16, width=22):
     return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def depth(height=16, width=22):
+def random_depth(height=16, width=22):
     z = RNG.uniform(0.5, 4, (height, width)).astype(np.float32)
     z[:2] = np.nan
     return z
@@ -33,15 +35,15 @@ def test_a_stamp_survives_the_round_trip(ns):
     assert messages.stamp_ns(messages.time_message(ns)) == ns
 
 
-def test_a_picture_survives_the_round_trip():
-    rgb = picture()
+def test_an_image_survives_the_round_trip():
+    rgb = random_image()
     msg = messages.image_message(HEAD, rgb)
     assert (msg.header, msg.encoding, msg.step) == (HEAD, "rgb8", 66)
     np.testing.assert_array_equal(messages.rgb_from_image(msg), rgb)
 
 
 def test_a_depth_image_is_32FC1_and_is_written_in_place():
-    z = depth()
+    z = random_depth()
     kept = messages.image_message(HEAD, z)
     assert (kept.encoding, kept.step, kept.is_bigendian) == ("32FC1", 88, 0)
     buffer = kept.data
@@ -51,15 +53,15 @@ def test_a_depth_image_is_32FC1_and_is_written_in_place():
 
 
 def test_a_kept_message_follows_a_change_of_size():
-    kept = messages.image_message(HEAD, picture())
-    small = picture(3, 5)
+    kept = messages.image_message(HEAD, random_image())
+    small = random_image(3, 5)
     np.testing.assert_array_equal(
         messages.rgb_from_image(messages.image_message(HEAD, small, into=kept)), small
     )
 
 
-def test_padded_rows_and_strange_encodings_reach_the_decoder():
-    rgb = picture()
+def test_padded_rows_and_unknown_encodings_reach_the_decoder():
+    rgb = random_image()
     msg = messages.image_message(HEAD, np.pad(rgb, ((0, 0), (0, 2), (0, 0))))
     msg.width -= 2
     np.testing.assert_array_equal(messages.rgb_from_image(msg), rgb)
@@ -69,7 +71,7 @@ def test_padded_rows_and_strange_encodings_reach_the_decoder():
 
 
 def test_an_encoding_that_only_cv_bridge_knows_goes_through_it(monkeypatch):
-    """A stand-in module: what is tested is that ours is asked last and its picture is used."""
+    """With a fake module: it is used for encodings unknown to vggt_ros, and its image returned."""
     import sys
     from types import ModuleType
 
@@ -81,18 +83,18 @@ def test_an_encoding_that_only_cv_bridge_knows_goes_through_it(monkeypatch):
     fake = ModuleType("cv_bridge")
     fake.CvBridge = CvBridge  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cv_bridge", fake)
-    msg = messages.image_message(HEAD, picture())
+    msg = messages.image_message(HEAD, random_image())
     msg.encoding = "nv21"
     assert (messages.rgb_from_image(msg) == 9).all()
 
 
-def test_a_truncated_jpeg_is_named():
+def test_a_truncated_jpeg_is_an_error_of_the_user():
     from io import BytesIO
 
     from PIL import Image as Pillow
 
     whole = BytesIO()
-    Pillow.fromarray(picture(64, 64)).save(whole, "jpeg")
+    Pillow.fromarray(random_image(64, 64)).save(whole, "jpeg")
     message = CompressedImage(format="jpeg", data=whole.getvalue())
     assert messages.rgb_from_compressed(message).shape == (64, 64, 3)
     message.data = whole.getvalue()[:300]
@@ -100,7 +102,7 @@ def test_a_truncated_jpeg_is_named():
         messages.rgb_from_compressed(message)
 
 
-def test_camera_info_says_rectified_and_survives_the_round_trip():
+def test_camera_info_is_rectified_and_survives_the_round_trip():
     info = messages.camera_info_message(HEAD, K, width=22, height=16)
     assert (info.header, info.width, info.height) == (HEAD, 22, 16)
     assert list(info.d) == [0.0] * 5
@@ -116,7 +118,7 @@ def test_an_uncalibrated_camera_info_is_refused(k):
 
 
 def test_a_cloud_is_organised_packed_and_coloured():
-    z, rgb = depth(), picture()
+    z, rgb = random_depth(), random_image()
     points = clouds.camera_points(z, K)
     msg = messages.cloud_message(HEAD, points, rgb, z)
     assert (msg.height, msg.width, msg.point_step, msg.row_step) == (16, 22, 20, 440)
@@ -139,8 +141,8 @@ def test_a_kept_cloud_grows_and_shrinks(points):
     assert (msg.width, list(msg.data)) == (points, [9] * 20 * points)
 
 
-def test_the_fast_points_are_the_core_s_points():
-    z = depth()
+def test_camera_points_equal_unproject():
+    z = random_depth()
     np.testing.assert_allclose(
         clouds.camera_points(z, K), unproject(z, K.astype(np.float32)), rtol=1e-6, atol=1e-6
     )  # float32, another order of two products
@@ -151,10 +153,12 @@ def test_window_points_are_the_confident_pixels_of_every_view_in_the_world(step)
     world_from_camera = np.eye(4)
     world_from_camera[:3, :3] = rotation_from_quaternion(np.array([0.1, -0.4, 0.2, 0.9]))
     world_from_camera[:3, 3] = 1, -2, 0.5
-    z, trust, rgb = depth(), RNG.uniform(1, 3, (16, 22)).astype(np.float32), picture()
+    z, trust, rgb = random_depth(), RNG.uniform(1, 3, (16, 22)).astype(np.float32), random_image()
     seen = View(0, 1, "c", grid_for(22, 16, 14), rgb, K, world_from_camera, z, trust, rgb)
-    blind = seen._replace(depth=None, confidence=None)
-    parts = clouds.WindowCloud().records([blind, seen, seen._replace(frame_id=1)], 2.0, step)
+    without_depth = seen._replace(depth=None, confidence=None)
+    parts = clouds.WindowCloud().records(
+        [without_depth, seen, seen._replace(frame_id=1)], 2.0, step
+    )
     msg = messages.records_message(HEAD, parts)
     found = np.frombuffer(msg.data, "<f4").reshape(-1, 5)
 
@@ -172,9 +176,11 @@ def test_window_points_are_the_confident_pixels_of_every_view_in_the_world(step)
     np.testing.assert_array_equal(octets[:, 14:11:-1], np.tile(rgb[coarse][keep], (2, 1)))
 
 
-def test_a_view_of_the_window_is_computed_once_while_nothing_changes():
-    rgb = picture()
-    view = View(0, 1, "c", grid_for(22, 16, 14), rgb, K, np.eye(4), depth(), depth() + 1, rgb)
+def test_the_points_of_an_unchanged_view_are_computed_once():
+    rgb = random_image()
+    view = View(
+        0, 1, "c", grid_for(22, 16, 14), rgb, K, np.eye(4), random_depth(), random_depth() + 1, rgb
+    )
     cloud = clouds.WindowCloud()
     (first,) = cloud.records([view], 1.5, 2)
     (again,) = cloud.records([view], 1.5, 2)
@@ -190,12 +196,13 @@ def test_a_pose_and_a_transform_carry_the_same_motion():
     pose = messages.pose_message(HEAD, motion).pose
     moved = messages.transform_message(HEAD, "camera", motion)
     assert moved.child_frame_id == "camera" and moved.header == HEAD
-    for shift, turn in (
+    for translation, quaternion in (
         (pose.position, pose.orientation),
         (moved.transform.translation, moved.transform.rotation),
     ):
-        assert (shift.x, shift.y, shift.z) == (1, 2, 3)
-        np.testing.assert_allclose([turn.x, turn.y, turn.z, turn.w], [0.5, 0.5, -0.5, 0.5])
+        assert (translation.x, translation.y, translation.z) == (1, 2, 3)
+        xyzw = [quaternion.x, quaternion.y, quaternion.z, quaternion.w]
+        np.testing.assert_allclose(xyzw, [0.5, 0.5, -0.5, 0.5])
 
 
 def test_tracks_are_frame_major():
@@ -220,6 +227,6 @@ def test_queries_survive_and_unequal_or_repeated_ones_are_refused():
         messages.queries_from(QueryPoints(ids=[1, 1], u=[1.0, 2.0], v=[5.0, 5.0]))
 
 
-def test_nothing_of_a_large_message_is_inspected_element_by_element():
-    assert type(messages.image_message(HEAD, picture()).data).__name__ == "array"
-    assert isinstance(Image().data, type(messages.image_message(HEAD, picture()).data))
+def test_large_fields_are_arrays_which_are_not_checked_element_by_element():
+    assert type(messages.image_message(HEAD, random_image()).data).__name__ == "array"
+    assert isinstance(Image().data, type(messages.image_message(HEAD, random_image()).data))

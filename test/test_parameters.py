@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The one table: it declares, refuses, changes and documents."""
+"""The table of parameters: declared, validated, changed and documented from it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from rclpy.context import Context
@@ -13,6 +14,8 @@ from rclpy.parameter import Parameter
 from vggt_ros.errors import UserError
 from vggt_ros.ros.parameters import LiveParameters, Parameters, choices, markdown
 from vggt_ros.settings import Settings
+
+pytestmark = pytest.mark.ros
 
 MakeNode = Callable[..., Node]
 
@@ -35,7 +38,7 @@ def make_node() -> Iterator[MakeNode]:
     context.shutdown()
 
 
-def test_what_is_declared_is_the_table(make_node):
+def test_every_row_of_the_table_is_declared(make_node):
     node = make_node(window_size=6)
     live = LiveParameters(node)
     assert live.now == replace(Parameters(), window_size=6)
@@ -52,11 +55,11 @@ def test_min_confidence_is_a_double_and_may_change_while_running(make_node):
     before = live.now
     (result,) = node.set_parameters([Parameter("min_confidence", value=3.0)])
     assert result.successful and live.now.min_confidence == 3.0
-    assert before.min_confidence == 1.5, "a snapshot that a look works with never changes under it"
+    assert before.min_confidence == 1.5, "the values that an inference uses never change during it"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "words"),
     [
         ("min_confidence", -1.0, "out of range"),
         ("min_confidence", float("nan"), "out of range"),
@@ -67,28 +70,28 @@ def test_min_confidence_is_a_double_and_may_change_while_running(make_node):
         ("tf_mode", "none", "read-only"),
     ],
 )
-def test_a_wrong_change_is_refused_with_its_reason(make_node, name, value, said):
+def test_a_wrong_change_is_refused_with_its_reason(make_node, name, value, words):
     node = make_node()
     live = LiveParameters(node)
     before = live.now
     (result,) = node.set_parameters([Parameter(name, value=value)])
-    assert not result.successful and said in result.reason
+    assert not result.successful and words in result.reason
     assert live.now == before
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "words"),
     [
         ("window_size", 0, "window_size"),
         ("window_size", "four", "window_size must be an integer, such as 4"),
-        ("min_confidence", 2, "min_confidence must be a number with a point, such as 1.5"),
+        ("min_confidence", 2, "min_confidence must be a floating-point number, such as 1.5"),
         ("tf_mode", "map", "tf_mode is 'map'; choose one of: auto, none, camera"),
         ("stride", 5, "stride is 5"),
         ("network_width", 500, "not a valid step"),
     ],
 )
-def test_a_wrong_start_is_one_clear_error(make_node, name, value, said):
-    with pytest.raises(UserError, match=said):
+def test_a_wrong_value_at_the_start_is_one_error(make_node, name, value, words):
+    with pytest.raises(UserError, match=words):
         LiveParameters(make_node(**{name: value}))
 
 
@@ -98,7 +101,11 @@ def test_the_pipeline_s_settings_are_among_the_parameters():
     )
 
 
-def test_the_readme_table_has_a_row_for_each_parameter():
+def test_the_table_in_the_readme_is_that_of_the_parameters(root: Path):
+    assert f"\n\n{markdown()}\n" in (root / "README.md").read_text(), "paste parameters.markdown()"
+
+
+def test_the_markdown_table_has_a_row_for_each_parameter():
     lines = markdown().splitlines()
     assert len(lines) == 2 + len(fields(Parameters))
     assert all(line.count("|") == 6 for line in lines)

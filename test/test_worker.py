@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""One thread, one slot: an offered job gives way to a newer one, a handed one is never lost."""
+"""The worker's thread: `put_latest` replaces a waiting item, `put_and_wait` loses none."""
 
 from collections.abc import Iterator
 from threading import Event, Thread
@@ -9,96 +9,98 @@ import pytest
 
 from vggt_ros.ros.worker import Worker
 
-LONG = 60.0  # seconds; only ever waited for by a test that fails
+pytestmark = pytest.mark.ros  # like all of vggt_ros.ros
+
+TIMEOUT = 60.0  # seconds; only ever waited for by a test that fails
 
 
-class Gated:
-    """Work that says when it begins and ends when it is let."""
+class BlockingWork:
+    """Work that signals its start and ends when `gate` is set."""
 
     def __init__(self) -> None:
         self.done: list[object] = []
-        self.begun, self.gate = Event(), Event()
+        self.started, self.gate = Event(), Event()
 
-    def __call__(self, job: object) -> None:
-        self.begun.set()
-        assert self.gate.wait(LONG)
-        self.done.append(job)
-
-
-@pytest.fixture
-def work() -> Gated:
-    return Gated()
+    def __call__(self, item: object) -> None:
+        self.started.set()
+        assert self.gate.wait(TIMEOUT)
+        self.done.append(item)
 
 
 @pytest.fixture
-def deaths() -> list[BaseException]:
+def work() -> BlockingWork:
+    return BlockingWork()
+
+
+@pytest.fixture
+def failures() -> list[BaseException]:
     return []
 
 
 @pytest.fixture
-def worker(work: Gated, deaths: list[BaseException]) -> Iterator[Worker]:
+def worker(work: BlockingWork, failures: list[BaseException]) -> Iterator[Worker]:
     worker = Worker()
-    worker.start(lambda: None, work, deaths.append)
+    worker.start(lambda: None, work, failures.append)
     yield worker
     work.gate.set()
-    assert worker.stop(LONG)
+    assert worker.stop(TIMEOUT)
 
 
-def test_an_offered_job_gives_way_to_a_newer_one(worker: Worker, work: Gated):
-    assert not worker.offer("a")
-    assert work.begun.wait(LONG)
-    assert not worker.offer("b")
-    assert worker.offer("c")
+def test_the_latest_item_replaces_one_that_waits(worker: Worker, work: BlockingWork):
+    assert not worker.put_latest("a")
+    assert work.started.wait(TIMEOUT)
+    assert not worker.put_latest("b")
+    assert worker.put_latest("c")
     work.gate.set()
-    assert worker.rest(LONG)
+    assert worker.wait_until_idle(TIMEOUT)
     assert work.done == ["a", "c"]
 
 
-def test_a_handed_job_waits_for_its_turn_and_none_is_lost(worker: Worker, work: Gated):
-    assert worker.hand(0)
-    assert work.begun.wait(LONG)
+def test_items_that_are_put_and_waited_for_are_done_in_order(worker: Worker, work: BlockingWork):
+    assert worker.put_and_wait(0)
+    assert work.started.wait(TIMEOUT)
     returned: list[int] = []
 
-    def hand() -> None:
+    def produce() -> None:
         for i in range(1, 20):
-            assert worker.hand(i)
+            assert worker.put_and_wait(i)
             returned.append(i)
 
-    hands = Thread(target=hand)
-    hands.start()
-    assert not worker.rest(0.0)
+    producer = Thread(target=produce)
+    producer.start()
+    assert not worker.wait_until_idle(0.0)
     assert not returned, "the first is still at work"
     work.gate.set()
-    hands.join(LONG)
-    assert worker.rest(LONG)
+    producer.join(TIMEOUT)
+    assert worker.wait_until_idle(TIMEOUT)
     assert work.done == list(range(20))
 
 
-@pytest.mark.parametrize("end", ["stop", "death"])
-def test_whoever_waits_to_hand_a_job_is_let_go_when_the_thread_ends(
-    worker: Worker, work: Gated, deaths: list[BaseException], end: str
+@pytest.mark.parametrize("end", ["stop", "failure"])
+def test_a_waiting_producer_is_released_when_the_thread_ends(
+    worker: Worker, work: BlockingWork, failures: list[BaseException], end: str
 ):
-    worker.hand("a")
-    assert work.begun.wait(LONG)
-    if end == "death":
-        worker.ask(lambda: 1 / 0)  # type: ignore[arg-type]
-    answers: list[bool] = []
-    hands = Thread(target=lambda: answers.append(worker.hand("b")))
-    hands.start()
+    worker.put_and_wait("a")
+    assert work.started.wait(TIMEOUT)
+    if end == "failure":
+        worker.call_soon(lambda: 1 / 0)  # type: ignore[arg-type]
+    results: list[bool] = []
+    producer = Thread(target=lambda: results.append(worker.put_and_wait("b")))
+    producer.start()
     if end == "stop":
         assert not worker.stop(0.0), "the first is still at work"
     else:
         work.gate.set()
-    hands.join(LONG)
-    assert answers == [False]
-    assert [type(error) for error in deaths] == [ZeroDivisionError] * (end == "death")
+    producer.join(TIMEOUT)
+    assert results == [False]
+    assert [type(error) for error in failures] == [ZeroDivisionError] * (end == "failure")
 
 
-def test_errands_are_done_before_the_next_job(worker: Worker, work: Gated):
-    worker.offer("a")
-    assert work.begun.wait(LONG)
-    worker.offer("b")
-    worker.ask(lambda: work.done.append("errand"))
+def test_calls_are_made_before_the_next_item(worker: Worker, work: BlockingWork):
+    worker.put_latest("a")
+    assert work.started.wait(TIMEOUT)
+    worker.put_latest("b")
+    worker.call_soon(lambda: work.done.append("call"))
     work.gate.set()
-    assert worker.rest(LONG)
-    assert work.done == ["a", "errand", "b"]
+    assert worker.wait_until_idle(TIMEOUT)
+    assert work.done == ["a", "call", "b"]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Depth to points and points to bytes, as fast as a look needs it: float32, column by column.
+"""Depth to points and points to the bytes of a cloud, fast: float32, column by column.
 
 A point is a record of 20 bytes: x y z rgb confidence, float32 little-endian, rgb as 0x00RRGGBB.
 Columns rather than rows of three, because NumPy copies those ten times faster.
@@ -14,13 +14,13 @@ from jaxtyping import Float, Float32, Shaped, UInt8
 from vggt_ros.frames import View
 
 FIELDS = ("x", "y", "z", "rgb", "confidence")
-RECORD = 4 * len(FIELDS)  # bytes
+POINT_STEP = 4 * len(FIELDS)  # bytes
 
 
 def camera_points(
     depth: Float32[np.ndarray, "h w"], intrinsics: Float[np.ndarray, "3 3"]
 ) -> Float32[np.ndarray, "h w 3"]:
-    """`geometry.unproject` for one picture, laid out plane by plane (the result is a view of it).
+    """`geometry.unproject` for one image, laid out plane by plane (the result is a view of it).
 
     NaN depth gives NaN in all three coordinates.
     """
@@ -34,42 +34,42 @@ def camera_points(
 
 
 def write_records(
-    octets: UInt8[np.ndarray, "*p 20"],
+    data: UInt8[np.ndarray, "*p 20"],
     points: Float[np.ndarray, "*p 3"],
     rgb: UInt8[np.ndarray, "*p 3"],
     confidence: Float32[np.ndarray, "*p"],
 ) -> None:
-    """Fill `octets` with the points' records."""
-    floats = octets.view("<f4")
+    """Fill `data` with the points' records."""
+    floats = data.view("<f4")
     for i in range(3):
         floats[..., i] = points[..., i]
-        octets[..., 14 - i] = rgb[..., i]
-    octets[..., 15] = 0
+        data[..., 14 - i] = rgb[..., i]
+    data[..., 15] = 0
     floats[..., 4] = confidence
 
 
 class WindowCloud:
-    """Confident points of a window's views in the world; a view is computed once while it stays."""
+    """Confident points of a window's views in the world; an unchanged view is computed once."""
 
     def __init__(self) -> None:
-        self._done: dict[int, tuple[tuple, UInt8[np.ndarray, "p 20"]]] = {}
+        self._cached: dict[int, tuple[tuple, UInt8[np.ndarray, "p 20"]]] = {}
 
     def records(
         self, views: Sequence[View], min_confidence: float, step: int
     ) -> list[UInt8[np.ndarray, "p 20"]]:
         """Records of each view that has depth, from every `step`-th row and column."""
-        done = {}
+        cached = {}
         for view in views:
             if view.depth is None:
                 continue
             made_of = (view, min_confidence, step)
-            known = self._done.get(view.frame_id)
+            known = self._cached.get(view.frame_id)
             if known is not None and known[0][0] is view and known[0][1:] == made_of[1:]:
-                done[view.frame_id] = known
+                cached[view.frame_id] = known
             else:
-                done[view.frame_id] = made_of, world_records(view, min_confidence, step)
-        self._done = done
-        return [records for _, records in done.values()]
+                cached[view.frame_id] = made_of, world_records(view, min_confidence, step)
+        self._cached = cached
+        return [records for _, records in cached.values()]
 
 
 def world_records(view: View, min_confidence: float, step: int) -> UInt8[np.ndarray, "p 20"]:
@@ -82,12 +82,12 @@ def world_records(view: View, min_confidence: float, step: int) -> UInt8[np.ndar
     )
     kept = np.flatnonzero(np.isfinite(depth))
 
-    def columns(picture: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "3 p"]:
-        return np.stack([picture[..., i].ravel()[kept] for i in range(3)])
+    def columns(image: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "3 p"]:
+        return np.stack([image[..., i].ravel()[kept] for i in range(3)])
 
     in_camera = columns(camera_points(depth, view.intrinsics / np.array([[step], [step], [1]])))
     world_from_camera = view.world_from_camera.astype(np.float32)
     in_world = world_from_camera[:3, :3] @ in_camera + world_from_camera[:3, 3:]
-    records = np.empty((len(kept), RECORD), np.uint8)
+    records = np.empty((len(kept), POINT_STEP), np.uint8)
     write_records(records, in_world.T, columns(view.rgb[coarse]).T, confidence.ravel()[kept])
     return records

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""One view as the robot wants it: masked, on the network's pixel grid or the camera's.
+"""One view as it is published: masked, on the network's pixel grid or the camera's.
 
-Every part is computed once, and only when a topic asks for it.
+Every part is computed once, and only when a topic needs it.
 """
 
 from functools import cached_property
@@ -17,34 +17,34 @@ from vggt_ros.ros.clouds import camera_points
 SAME_SURFACE = 1.1  # neighbouring depths within this ratio are blended, others never
 
 
-class Shown:
-    """A view that has depth, masked below `min_confidence`, on the grid that was asked for."""
+class DepthOutput:
+    """A view that has depth, masked below `min_confidence`, on the chosen pixel grid."""
 
     def __init__(self, view: View, *, min_confidence: float, on_input_grid: bool):
         self.view = view
         self._min_confidence = min_confidence
-        self._enlarged = on_input_grid
+        self._on_input_grid = on_input_grid
 
     @property
     def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
-        return self.view.input_rgb if self._enlarged else self.view.rgb
+        return self.view.input_rgb if self._on_input_grid else self.view.rgb
 
     @cached_property
     def intrinsics(self) -> Float[np.ndarray, "3 3"]:
         """K of exactly this pixel grid."""
-        if self._enlarged:
+        if self._on_input_grid:
             return self.view.grid.input_from_network @ self.view.intrinsics
         return self.view.intrinsics
 
     @cached_property
     def depth(self) -> Float32[np.ndarray, "h w"]:
         masked = self.view.masked_depth(self._min_confidence)
-        return on_input_grid(masked, self.view.grid) if self._enlarged else masked
+        return on_input_grid(masked, self.view.grid) if self._on_input_grid else masked
 
     @cached_property
     def confidence(self) -> Float32[np.ndarray, "h w"]:
         assert self.view.confidence is not None
-        if self._enlarged:
+        if self._on_input_grid:
             return on_input_grid(self.view.confidence, self.view.grid)
         return self.view.confidence
 
@@ -56,9 +56,9 @@ class Shown:
 def on_input_grid(values: Float32[np.ndarray, "h w"], grid: Grid) -> Float32[np.ndarray, "H W"]:
     """Network pixels enlarged to the camera's.
 
-    The nearest pixel decides: where it is NaN, or outside the network's picture, so is the result;
+    The nearest pixel decides: where it is NaN, or outside the network's image, so is the result;
     neighbours are blended in (bilinear) only where all of them belong to the same surface, so that
-    no points appear between a thing and what is behind it.
+    no points appear between an object and the background.
     """
     affine = grid.network_from_input
     columns = affine[0, 0] * np.arange(grid.input_width) + affine[0, 2]
@@ -80,10 +80,10 @@ def on_input_grid(values: Float32[np.ndarray, "h w"], grid: Grid) -> Float32[np.
 
 
 def _neighbours(
-    places: Float[np.ndarray, "n"], size: int
+    positions: Float[np.ndarray, "n"], size: int
 ) -> tuple[np.ndarray, np.ndarray, Float32[np.ndarray, "n"], np.ndarray]:
-    """Pixels before and after each place, the share of the latter, and the nearest one."""
-    inside = np.clip(places, 0, size - 1)
+    """Pixels before and after each position, the weight of the latter, and the nearest one."""
+    inside = np.clip(positions, 0, size - 1)
     before = np.minimum(inside.astype(np.intp), max(size - 2, 0))
     after = np.minimum(before + 1, size - 1)
     return before, after, (inside - before).astype(np.float32), np.rint(inside).astype(np.intp)

@@ -1,52 +1,62 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the node knows of its own health, counted by any thread, told once a second."""
+"""The node's state for /diagnostics: counted by any thread, reported once a second."""
 
 from collections import Counter, deque
 from collections.abc import Callable
 from statistics import fmean
 from threading import Lock
+from typing import NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from vggt_ros.frames import Update
-from vggt_ros.ros.notices import Complaints
+from vggt_ros.ros.notices import ThrottledLog
 
 Clock = Callable[[], float]
-Say = Callable[[str], object]
+Log = Callable[[str], object]
 
 RECENT = 10.0  # seconds over which rates and latencies are taken
-FAR = 10.0  # seconds between an image's stamp and the clock, beyond which they are of two clocks
-STRAYS = 5  # windows in a row that do not fit the map, before that is a state and not a mishap
+MAX_STAMP_AGE = 10.0  # seconds; beyond, image and node have different clocks
+MAX_REFUSED = 5  # windows in a row that do not fit the map, from which it is a state
+
+
+class HealthSnapshot(NamedTuple):
+    """The counters at one moment."""
+
+    state: str
+    counts: Counter[str]  # received, used, dropped, skipped, inferences, ...
+    refusals: Counter[str]  # by kind
+    notices: Counter[str]  # by kind
 
 
 class Health:
-    """Counters and last words.  `warn` and `inform` go to the log; `clock` counts seconds."""
+    """Counters and last entries.  `warn` and `inform` go to the log; `clock` counts seconds."""
 
-    def __init__(self, clock: Clock, warn: Say, inform: Say):
+    def __init__(self, clock: Clock, warn: Log, inform: Log):
         self._clock, self._inform = clock, inform
         self._lock = Lock()
         self._counts: Counter[str] = Counter()
-        self._refused, self._noticed = Complaints(clock, warn), Complaints(clock, warn)
+        self._refused, self._noticed = ThrottledLog(clock, warn), ThrottledLog(clock, warn)
         self._arrivals: deque[float] = deque(maxlen=1000)
-        self._looks: deque[tuple[float, float]] = deque(maxlen=1000)  # when done, latency
-        self.seconds: dict[str, float] = {}  # by part, of the last look
+        self._inferences: deque[tuple[float, float]] = deque(maxlen=1000)  # when done, latency
+        self.seconds: dict[str, float] = {}  # by part, of the last inference
         self._began = clock()
         self._stamp_age = 0.0  # of the newest image when it arrived
         self._update: Update | None = None
-        self._strays = 0  # windows in a row that did not fit the map
+        self._refused_in_a_row = 0  # windows that did not fit the map
         self.network: dict[str, str] = {}
         self.geometry: dict[str, str] = {}
         self.state = "starting"
         self._compiling: tuple[str, ...] = ()
-        self._said: set[str] = set()  # what is logged once
-        self._death = ""
-        self._lasting: dict[str, str] = {}  # by subject: a fault that is there until it is mended
+        self._logged_states: set[str] = set()
+        self._failure = ""
+        self._warnings: dict[str, str] = {}  # by subject
 
-    # Told by the node's threads.
+    # Called by the node's threads.
 
     def image_arrived(self, age: float) -> None:
-        """One more; `age` is the node's clock less the image's stamp, in seconds."""
+        """One more image; `age` is the node's clock less the image's stamp, in seconds."""
         with self._lock:
             self._counts["received"] += 1
             self._stamp_age = age
@@ -58,71 +68,78 @@ class Health:
             self._counts[what] += 1
 
     def refuse(self, text: str) -> None:
-        """Something was turned away; `text` names the fault and the next step."""
+        """Something was refused; `text` names the fault and the next step."""
         self._refused.add(text)
 
     def notice(self, text: str) -> None:
-        """Something was accepted, but a person should know."""
+        """Something was accepted, with a limitation that the user should know of."""
         self._noticed.add(text)
 
-    def lasting(self, subject: str, text: str) -> None:
-        """A warning for as long as it holds; empty when it holds no more."""
-        self._lasting[subject] = text
+    def set_warning(self, subject: str, text: str) -> None:
+        """A warning until it is replaced; an empty text ends it."""
+        self._warnings[subject] = text
 
     def progress(self, state: str) -> None:
-        """What the worker is at, until it is ready."""
+        """What the worker is doing, until it is ready."""
         self.state = state
         self._inform(state)
 
-    def wait(self, why: str) -> None:
-        """An image had to be left out since its program is still being compiled."""
+    def wait(self, reason: str) -> None:
+        """An image was skipped, since its program is still being compiled."""
         self.count("waiting for a program")
-        self._turn(why)
+        self._enter(reason)
 
     def used(self) -> None:
         """A frame went into the window."""
         self.count("used")
-        self._turn("ready")
+        self._enter("ready")
 
-    def compiles(self, shapes: tuple[str, ...]) -> None:
+    def set_compiling(self, shapes: tuple[str, ...]) -> None:
         """What is being compiled now, then what will be; logged as it changes."""
         if shapes[:1] != self._compiling[:1]:
             self._inform(f"compiling {shapes[0]}" if shapes else "all that is needed is compiled")
         self._compiling = shapes
 
-    def die(self, why: str) -> None:
-        """The worker ended; the process will."""
-        self._death = why
+    def fail(self, reason: str) -> None:
+        """A thread ended with an error; the process is about to end."""
+        self._failure = reason
 
-    def looked(self, update: Update, latency: float, seconds: dict[str, float]) -> None:
-        """A look is done and published; `seconds` says what each part of it took."""
+    def inferred(self, update: Update, latency: float, seconds: dict[str, float]) -> None:
+        """An update was published; `latency` and `seconds` (by part) are those of its inference."""
         with self._lock:
             self._update = update
             self.seconds = seconds
-            self._looks.append((self._clock(), latency))
-            self._counts["looks"] += 1
-            self._counts["joints refused"] += bool(update.join.reason)
-            self._strays = self._strays + 1 if update.join.reason else 0
-        if update.join.reason:
-            begins = f"segment {update.join.segment} begins"
-            self.notice(f"a window does not fit the map: {update.join.reason}; {begins}")
+            self._inferences.append((self._clock(), latency))
+            self._counts["inferences"] += 1
+            self._counts["windows refused"] += bool(update.registration.reason)
+            in_a_row = self._refused_in_a_row + 1
+            self._refused_in_a_row = in_a_row if update.registration.reason else 0
+        if reason := update.registration.reason:
+            starts = f"segment {update.registration.segment} starts"
+            self.notice(f"a window does not fit the map: {reason}; {starts}")
 
-    def _turn(self, state: str) -> None:
-        """Another state, which may come and go with each image: each is logged once."""
+    def _enter(self, state: str) -> None:
+        """Set the state, which may change with each image: each state is logged once."""
         self.state = state
-        if state not in self._said:
-            self._said.add(state)
+        if state not in self._logged_states:
+            self._logged_states.add(state)
             self._inform(state)
 
-    # Told to the world.
+    # Reported.
+
+    def snapshot(self) -> HealthSnapshot:
+        """The counters now."""
+        with self._lock:
+            counts = Counter(self._counts)
+        return HealthSnapshot(self.state, counts, self._refused.counts, self._noticed.counts)
 
     @property
-    def silent_for(self) -> float:
+    def seconds_without_image(self) -> float:
         """Seconds since the last image, or since the start."""
         return self._clock() - (self._arrivals[-1] if self._arrivals else self._began)
 
     def report(self, name: str, no_image: str) -> list[DiagnosticStatus]:
-        """Three statuses; `no_image` is why none comes, empty while they do."""
+        """Three statuses; `no_image` is why no image arrives, empty while they do."""
         with self._lock:
             return [
                 self._camera(f"{name}: camera", no_image),
@@ -150,12 +167,12 @@ class Health:
             return _status(name, DiagnosticStatus.WARN, no_image, values)
         if error := self._refused.newest(within=RECENT):
             return _status(name, DiagnosticStatus.WARN, error, values)
-        if lasting := "; ".join(filter(None, [*self._lasting.values(), self._two_clocks()])):
-            return _status(name, DiagnosticStatus.WARN, lasting, values)
+        if warnings := "; ".join(filter(None, [*self._warnings.values(), self._clock_offset()])):
+            return _status(name, DiagnosticStatus.WARN, warnings, values)
         return _status(name, DiagnosticStatus.OK, "images arrive", values)
 
-    def _two_clocks(self) -> str:
-        if abs(self._stamp_age) <= FAR:
+    def _clock_offset(self) -> str:
+        if abs(self._stamp_age) <= MAX_STAMP_AGE:
             return ""
         side = "behind" if self._stamp_age > 0 else "ahead of"
         return (
@@ -166,13 +183,13 @@ class Health:
 
     def _network(self, name: str) -> DiagnosticStatus:
         now = self._clock()
-        recent = [(when, latency) for when, latency in self._looks if now - when < RECENT]
+        recent = [(when, latency) for when, latency in self._inferences if now - when < RECENT]
         values = {
             **self.network,
             "state": self.state,
             "compiling": ", ".join(self._compiling) or "nothing",
-            "looks": self._counts["looks"],
-            "look rate [Hz]": _rate([when for when, _ in self._looks], now),
+            "inferences": self._counts["inferences"],
+            "inference rate [Hz]": _rate([when for when, _ in self._inferences], now),
         }
         if recent:
             values["latency mean [ms]"] = f"{1e3 * fmean(latency for _, latency in recent):.1f}"
@@ -182,13 +199,15 @@ class Health:
         return _status(name, level, message, values)
 
     def _network_state(self) -> tuple[bytes, str]:
-        if self._death:
-            return DiagnosticStatus.ERROR, self._death
+        if self._failure:
+            return DiagnosticStatus.ERROR, self._failure
         if self.state != "ready":
             return DiagnosticStatus.WARN, self.state
         if self._update is not None and self._update.missing:
-            why = "more are being compiled" if self._compiling else "more do not run, see notices"
-            return DiagnosticStatus.WARN, f"{_window_of(self._update)}: {why}"
+            reason = "do not run, see notices"
+            if self._compiling:
+                reason = "are being compiled"
+            return DiagnosticStatus.WARN, f"{_window_of(self._update)}: more {reason}"
         if self._is_noise:
             return DiagnosticStatus.WARN, self.network["weights"]
         return DiagnosticStatus.OK, "ready"
@@ -196,8 +215,8 @@ class Health:
     def _geometry(self, name: str) -> DiagnosticStatus:
         update = self._update
         if update is None:
-            return _status(name, DiagnosticStatus.OK, "no look yet", self.geometry)
-        join = update.join
+            return _status(name, DiagnosticStatus.OK, "no inference yet", self.geometry)
+        found = update.registration
         scale = f"metres, from {update.scale_source}" if update.metric else "units are arbitrary"
         values = {
             "scale": scale,
@@ -207,23 +226,23 @@ class Health:
                 "no camera_info" if update.focal is None else f"{update.focal - 1:+.1%}"
             ),
             "window": _window_of(update),
-            "segment": join.segment,
-            "joint residual": f"{join.residual:.4f}",
-            "joint inlier share": f"{join.inlier_share:.2f}",
-            "joint": join.reason or "accepted",
-            "joints refused": self._counts["joints refused"],
+            "segment": found.segment,
+            "registration residual": f"{found.residual:.4f}",
+            "registration inlier share": f"{found.inlier_share:.2f}",
+            "registration": found.reason or "accepted",
+            "windows refused": self._counts["windows refused"],
             **self.geometry,
         }
-        if self._strays >= STRAYS:
-            return _status(name, DiagnosticStatus.WARN, self._astray(join.reason), values)
+        if self._refused_in_a_row >= MAX_REFUSED:
+            return _status(name, DiagnosticStatus.WARN, self._lost(found.reason), values)
         return _status(name, DiagnosticStatus.OK, scale, values)
 
-    def _astray(self, reason: str) -> str:
-        said = f"{self._strays} windows in a row do not fit the map: {reason}"
+    def _lost(self, reason: str) -> str:
+        fault = f"{self._refused_in_a_row} windows in a row do not fit the map: {reason}"
         if self._is_noise:
-            return f"{said}; expected, since the weights are random and their geometry is noise"
+            return f"{fault}; expected, since the weights are random and their geometry is noise"
         return (
-            f"{said}; move more slowly, towards things that stand still and have texture,"
+            f"{fault}; move more slowly, towards static surfaces with texture,"
             " then call ~/reset if it does not recover"
         )
 
@@ -233,12 +252,14 @@ class Health:
 
 
 def _window_of(update: Update) -> str:
-    seen, asked = len(update.views), len(update.views) + update.missing
-    return f"{seen} of {asked} frames" if update.missing else f"{seen} frame{'s' * (seen > 1)}"
+    count, asked = len(update.views), len(update.views) + update.missing
+    if update.missing:
+        return f"{count} of {asked} frames"
+    return f"{count} frame{'s' * (count > 1)}"
 
 
 def _scale_values(update: Update) -> dict[str, str]:
-    """What is known of the scale, once a source speaks."""
+    """The scale and its uncertainty, once a source is sure."""
     found = update.scale
     if found.source == "none":
         return {}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The accumulated map: entered keyframe by keyframe, published now and then, saved when asked."""
+"""The accumulated map: keyframes are added, the cloud is published at times, saved on request."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from vggt_ros.ros import messages
 from vggt_ros.ros.parameters import LiveParameters
 
 
-class MapCloud:
-    """One segment's cloud.  Used by the sender's thread alone.
+class MapOutput:
+    """The cloud of one segment of the map.  Used by the sender's thread alone.
 
-    A view enters once it is settled: when a newer one has been joined to it and it has stayed.
-    What windows of another segment saw does not fit and is not mixed in: that segment's map takes
-    over as soon as a window joins it.
+    A view is added once it is settled: when a newer one was registered to it and it was kept.
+    Segments do not fit together and are not mixed: the cloud starts again with another segment as
+    soon as a window is registered to that one.
     """
 
     def __init__(self, parameters: LiveParameters):
@@ -30,27 +30,27 @@ class MapCloud:
 
     def reset(self) -> None:
         """An empty map."""
-        self._entered: set[int] = set()
-        self._refusal = ""  # why the newest window did not join, if it did not
+        self._added: set[int] = set()  # frames
+        self._refusal = ""  # why the newest window was refused; empty: it was not
         self._segment, self._stamp_ns, self._sent_ns = 0, 0, 0
         if self._cloud is not None:
             self._cloud = VoxelMap(self._parameters.now.map_voxel, self._cloud.capacity)
 
     def add(self, update: Update) -> None:
-        """Enter the views that this update has settled."""
-        cloud, join = self._cloud, update.join
-        self._refusal = join.reason
-        if cloud is None or not join.accepted:
+        """Add the views that this update has settled."""
+        cloud, found = self._cloud, update.registration
+        self._refusal = found.reason
+        if cloud is None or not found.accepted:
             return
-        if join.segment != self._segment or update.fresh == len(update.views):  # another map
+        if found.segment != self._segment or update.fresh == len(update.views):  # another map
             self.reset()
-            cloud, self._segment = self._cloud, join.segment
+            cloud, self._segment = self._cloud, found.segment
             assert cloud is not None
         if update.rescaled != 1.0:
             cloud.rescale(update.rescaled, update.about)
         settled = [view for view in update.views[:-1] if view.depth is not None]
         for view in settled:
-            if view.frame_id not in self._entered:
+            if view.frame_id not in self._added:
                 assert view.depth is not None and view.confidence is not None
                 cloud.add_view(
                     view.depth,
@@ -60,12 +60,17 @@ class MapCloud:
                     view.world_from_camera,
                     self._parameters.now.min_confidence,
                 )
-        self._entered = {view.frame_id for view in settled}
+        self._added = {view.frame_id for view in settled}
         self._stamp_ns = update.views[-1].stamp_ns
 
+    @property
+    def size(self) -> int:
+        """Points in the cloud."""
+        return 0 if self._cloud is None else len(self._cloud)
+
     def is_due(self) -> bool:
-        """Whether it is time to publish again, by the images' clock."""
-        if self._cloud is None or len(self._cloud) == 0:
+        """Whether it is time to publish again, by the images' stamps."""
+        if self.size == 0:
             return False
         period = round(1e9 * self._parameters.now.map_period)
         due = self._stamp_ns - self._sent_ns >= period or self._stamp_ns < self._sent_ns
@@ -83,12 +88,12 @@ class MapCloud:
         return message
 
     def save(self) -> str:
-        """Write the file that `map_path` names; says what was written.  Raises `UserError`."""
+        """Write the file `map_path`; returns what was written.  Raises `UserError`."""
         if self._cloud is None:
             raise UserError("no map is kept: map_voxel is 0; start the node with one above 0")
         if len(self._cloud) == 0:
-            why = self._refusal and f" (the newest window did not join: {self._refusal})"
-            raise UserError(f"the map is empty{why}: move the camera, or look at /diagnostics")
+            why = self._refusal and f" (the newest window was refused: {self._refusal})"
+            raise UserError(f"the map is empty{why}: move the camera, or see /diagnostics")
         path = Path(self._parameters.now.map_path).expanduser()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

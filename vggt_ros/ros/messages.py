@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays to ROS messages and back; nothing else: no topics, no state, no frames turned.
+"""Arrays to ROS messages and back, without topics, state or changes of frame.
 
 Large fields are `array.array`s: any other type is copied, and with field checks even inspected,
-element by element. They are written in place where a kept message is passed as `into`, since fresh
-megabytes cost more in page faults than the conversion itself; publishing copies them anyway.
+element by element. They are written in place where a kept message is passed as `into`, since page
+faults of fresh megabytes cost more than the conversion itself; publishing copies them anyway.
 """
 
 from array import array
@@ -20,12 +20,11 @@ from std_msgs.msg import Header
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Tracks
-from vggt_ros.geometry import quaternion_from_rotation
+from vggt_ros.geometry import lever_arm_jacobian, quaternion_from_rotation
 from vggt_ros.imaging.encodings import UnknownEncoding, decode, decode_compressed
-from vggt_ros.mapping.registration import lever
-from vggt_ros.mapping.velocity import UNKNOWN, Motion
+from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE, Velocity
 from vggt_ros.msg import PointTracks, QueryPoints
-from vggt_ros.ros.clouds import FIELDS, RECORD, write_records
+from vggt_ros.ros.clouds import FIELDS, POINT_STEP, write_records
 
 # Time and headers: integer nanoseconds, never a float, or 99 % of stamps come back changed.
 
@@ -42,7 +41,7 @@ def time_message(ns: int) -> Time:
 
 
 def header(ns: int, frame_id: str) -> Header:
-    """The header of that instant in that frame."""
+    """A header with this stamp and frame."""
     return Header(stamp=time_message(ns), frame_id=frame_id)
 
 
@@ -50,7 +49,7 @@ def header(ns: int, frame_id: str) -> Header:
 
 
 def rgb_from_image(msg: Image) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture, whatever its encoding.  Raises `UserError` that names the fault."""
+    """The image in RGB, whatever its encoding.  Raises `UserError` that names the fault."""
     try:
         return decode(
             msg.data,
@@ -71,20 +70,20 @@ def _rgb_through_cv_bridge(msg: Image, unknown: UnknownEncoding) -> UInt8[np.nda
 
         return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(msg, "rgb8"))
     except Exception as error:
-        raise UserError(f"{unknown}; cv_bridge, which knows more, does not help: {error}") from None
+        raise UserError(f"{unknown}; cv_bridge, which has more encodings, fails: {error}") from None
 
 
 def rgb_from_compressed(msg: CompressedImage) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture of a jpeg or png.  Raises `UserError` that names the fault."""
+    """The image of a jpeg or png.  Raises `UserError` that names the fault."""
     return decode_compressed(bytes(msg.data))
 
 
 def intrinsics_from(msg: CameraInfo) -> Float[np.ndarray, "3 3"]:
-    """The calibrated K.  Raises `UserError` where it says "uncalibrated" or is no K at all."""
+    """The calibrated K.  Raises `UserError` where it is zero, not finite, or not a K."""
     k = np.asarray(msg.k, np.float64).reshape(3, 3)
     if not np.isfinite(k).all() or k[0, 0] <= 0 or k[1, 1] <= 0 or list(k[2]) != [0, 0, 1]:
         raise UserError(
-            "camera_info has no calibration (its K is zero, not finite, or no K); calibrate the"
+            "camera_info has no calibration (its K is zero, not finite, or not a K); calibrate the"
             " camera, or leave intrinsics at 'model'"
         )
     return k
@@ -112,13 +111,13 @@ def image_message(
     *,
     into: Image | None = None,
 ) -> Image:
-    """An rgb8 picture, or a 32FC1 one (depth in world units along z, NaN where invalid)."""
+    """An rgb8 image, or a 32FC1 one (depth in world units along z, NaN where invalid)."""
     msg = into or Image()
     msg.header = head
     msg.height, msg.width = pixels.shape[:2]
     msg.encoding = "rgb8" if pixels.dtype == np.uint8 else "32FC1"
     msg.step = msg.width * pixels[0, 0].nbytes
-    _octets(msg, pixels.nbytes).view(pixels.dtype).reshape(pixels.shape)[...] = pixels
+    _resized(msg, pixels.nbytes).view(pixels.dtype).reshape(pixels.shape)[...] = pixels
     return msg
 
 
@@ -149,19 +148,19 @@ def cloud_message(
     into: PointCloud2 | None = None,
 ) -> PointCloud2:
     """Coloured points in rows and columns, NaN where there is none."""
-    msg, octets = _cloud(head, confidence.shape, into)
+    msg, data = _cloud(head, confidence.shape, into)
     msg.is_dense = False
-    write_records(octets, points, rgb, confidence)
+    write_records(data, points, rgb, confidence)
     return msg
 
 
 def records_message(
     head: Header, parts: Sequence[UInt8[np.ndarray, "p 20"]], *, into: PointCloud2 | None = None
 ) -> PointCloud2:
-    """Coloured points without order, none of them NaN, from records as `clouds` writes them."""
-    msg, octets = _cloud(head, (1, sum(len(part) for part in parts)), into)
+    """Coloured points without order, none of them NaN, from records of `clouds`."""
+    msg, data = _cloud(head, (1, sum(len(part) for part in parts)), into)
     msg.is_dense = True
-    np.concatenate(parts, out=octets[0])
+    np.concatenate(parts, out=data[0])
     return msg
 
 
@@ -173,12 +172,12 @@ def _cloud(
             PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
             for i, name in enumerate(FIELDS)
         ],
-        point_step=RECORD,
+        point_step=POINT_STEP,
     )
     msg.header = head
     msg.height, msg.width = shape
-    msg.row_step = RECORD * msg.width
-    return msg, _octets(msg, msg.height * msg.row_step).reshape(*shape, RECORD)
+    msg.row_step = POINT_STEP * msg.width
+    return msg, _resized(msg, msg.height * msg.row_step).reshape(*shape, POINT_STEP)
 
 
 def pose_message(head: Header, world_from_camera: Float[np.ndarray, "4 4"]) -> PoseStamped:
@@ -194,22 +193,23 @@ def odometry_message(
     world_from_camera: Float[np.ndarray, "4 4"],
     camera_from_child: Float[np.ndarray, "4 4"],
     covariance: Float[np.ndarray, "6 6"],
-    motion: Motion | None = None,
+    velocity: Velocity | None = None,
 ) -> Odometry:
     """`child` in the frame of `head`; `covariance` is the camera's (x y z, rotation vector).
 
-    The twist is that of `child` in its own axes, from the camera's `motion`. Where that is not
-    known (the first look, a new segment of the map, a refused joint, a long gap) the twist is zero
-    and the variances on its diagonal are `UNKNOWN`. So are those of a pose from a refused window.
+    The twist is that of `child` in its own axes, from the camera's `velocity`. Where that is
+    not known (the first inference, a new segment of the map, a refused window, a long gap) the
+    twist is zero and the variances on its diagonal are `UNKNOWN_VARIANCE`. So are those of a pose
+    from a refused window.
     """
     world_from_child = world_from_camera @ camera_from_child
-    carry = lever(world_from_child[:3, 3] - world_from_camera[:3, 3])
+    carry = lever_arm_jacobian(world_from_child[:3, 3] - world_from_camera[:3, 3])
     msg = Odometry(header=head, child_frame_id=child)
     _fill(msg.pose.pose.position, msg.pose.pose.orientation, world_from_child)
     msg.pose.covariance = (carry @ covariance @ carry.T).ravel()
-    msg.twist.covariance = UNKNOWN * np.eye(6).ravel()
-    if motion is not None:
-        there = motion.of(camera_from_child)
+    msg.twist.covariance = UNKNOWN_VARIANCE * np.eye(6).ravel()
+    if velocity is not None:
+        there = velocity.of(camera_from_child)
         for axes, values in (
             (msg.twist.twist.linear, there.linear),
             (msg.twist.twist.angular, there.angular),
@@ -254,8 +254,8 @@ def _filled(kind: str, values: np.ndarray) -> array:
     return data
 
 
-def _octets(msg: Image | PointCloud2, size: int) -> UInt8[np.ndarray, "n"]:
-    """The message's own bytes, cut or stretched to `size`, to be written in place."""
+def _resized(msg: Image | PointCloud2, size: int) -> UInt8[np.ndarray, "n"]:
+    """The message's own bytes at a length of `size`, to be written in place."""
     data = msg.data
     del data[size:]
     data.frombytes(bytes(size - len(data)))

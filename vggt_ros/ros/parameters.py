@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Every parameter of the node, once: this table is declared, checked, changed and documented."""
+"""The one table of the node's parameters: declared, validated, changed and documented from it."""
 
 from dataclasses import Field, dataclass, field, fields
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rcl_interfaces.msg import (
@@ -20,123 +21,104 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
-from vggt_ros.settings import Settings
+from vggt_ros.settings import Settings, setting, settings_field
 
 
-def _parameter(
-    default: Any,
-    about: str,
-    *,
-    between: tuple[int | float, int | float] | None = None,
-    step: int = 0,
-    live: bool = False,
-) -> Any:
-    """One row: `between` and `step` bound numbers, `live` ones may change while the node runs."""
-    row = {"about": about, "between": between, "step": step, "live": live}
-    return field(default=default, metadata=row)
+def _shared(name: str) -> Any:
+    """The row of a field of `Settings`, whose description stands there."""
+    row = settings_field(name)
+    return field(default=row.default, metadata=row.metadata)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a robot may set.  Texts are chosen from their `Literal`; numbers lie in their range."""
+    """Parameters of the node, validated.  Numbers lie in their range.
+
+    Raises `UserError` for values that contradict each other.
+    """
 
     # The network.
-    model: str = _parameter("small", "Preset, Hugging Face id, file or folder")
-    dtype: Literal["auto", "float32", "bfloat16"] = _parameter(
+    model: str = setting("small", "Preset, Hugging Face id, file or folder")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "Number format of the network; auto: bfloat16 on accelerators, float32 on CPUs"
     )
-    device: str = _parameter("auto", "JAX platform (cpu, gpu); auto takes the first that is there")
-    cache_dir: str = _parameter(
-        "~/.cache/vggt_ros", "Where compiled programs are kept for the next start; empty: nowhere"
+    device: str = setting("auto", "JAX platform (cpu, gpu); auto: the first one available")
+    cache_dir: str = setting(
+        "~/.cache/vggt_ros", "Directory of compiled programs, for fast starts; empty: none"
     )
-    memory_fraction: float = _parameter(
+    memory_fraction: float = setting(
         0.5, "Share of the accelerator's memory that may be taken", between=(0.05, 1.0)
     )
-    seed: int = _parameter(
-        0, "Seed of random weights, for presets without others", between=(0, 2**31 - 1)
+    seed: int = setting(
+        0, "Seed of the weights of presets that have random ones", between=(0, 2**31 - 1)
     )
 
     # The window.
-    window_size: int = _parameter(4, "Frames that are looked at together", between=(1, 64))
-    stride: int = _parameter(1, "New frames between two looks", between=(1, 64))
-    max_rate_hz: float = _parameter(
-        0.0, "Most frames a second (by their stamps) that are used; 0: all", between=(0.0, 1000.0),
-        live=True,
+    window_size: int = _shared("window_size")
+    stride: int = _shared("stride")
+    max_rate_hz: float = setting(
+        0.0, "Frames per second that are used at most, by their stamps; 0: all",
+        between=(0.0, 1000.0), live=True,
     )  # fmt: skip
-    network_width: int = _parameter(
-        0, "Width of the network's picture in pixels; 0: what the model was made for",
-        between=(0, 2044), step=14,
-    )  # fmt: skip
+    network_width: int = _shared("network_width")
 
-    keyframes: bool = _parameter(
-        True, "The newest frame gives way to the next while it shows nothing new (standstill)"
-    )
+    keyframes: bool = _shared("keyframes")
 
     # The scale.
-    scale_source: str = _parameter(
-        "none",
-        "What makes metres, most trusted first, commas between: fixed, baseline (a second camera on"
-        " baseline_image), depth, odometry, height; none: units are arbitrary",
-    )
-    camera_height: float = _parameter(
-        0.0, "Metres from the ground to the camera, for scale_source height", between=(0.0, 1000.0)
-    )
-    fixed_scale: float = _parameter(
-        0.0, "Metres per unit of the first window, for scale_source fixed", between=(0.0, 1e6)
-    )
+    scale_source: str = _shared("scale_source")
+    camera_height: float = _shared("camera_height")
+    fixed_scale: float = _shared("fixed_scale")
 
     # The camera.
-    image_transport: Literal["raw", "compressed"] = _parameter(
-        "raw", "compressed subscribes to <image>/compressed instead"
+    image_transport: Literal["raw", "compressed"] = setting(
+        "raw", "compressed: subscribe to <image>/compressed instead"
     )
-    image_reliability: Literal["best_effort", "reliable"] = _parameter(
+    image_reliability: Literal["best_effort", "reliable"] = setting(
         "best_effort", "Reliability of the image and camera_info subscriptions"
     )
-    intrinsics: Literal["model", "camera_info"] = _parameter(
-        "model",
-        "Whose K is used and published: the network's, or camera_info's (K, never P; D is ignored:"
-        " feed rectified images)",
-    )
+    intrinsics: Literal["model", "camera_info"] = _shared("intrinsics")
 
     # What is published.
-    min_confidence: float = _parameter(
-        1.5, "Pixels below it are masked; 1 is 'no evidence'", between=(0.0, 1e6), live=True
-    )
-    depth_resolution: Literal["network", "input"] = _parameter(
+    min_confidence: float = _shared("min_confidence")
+    depth_resolution: Literal["network", "input"] = setting(
         "network", "Pixel grid of depth, confidence, rgb: the network's or the camera's", live=True
     )
-    window_points_step: int = _parameter(
+    window_points_step: int = setting(
         3, "~/window_points takes every n-th row and column", between=(1, 32), live=True
     )
-    path_length: int = _parameter(
-        10_000, "Poses kept in ~/path; the oldest go first", between=(1, 1_000_000), live=True
+    path_length: int = setting(
+        10_000, "Poses kept in ~/path; older ones are discarded", between=(1, 1_000_000), live=True
     )
 
     # The map.
-    map_voxel: float = _parameter(
+    map_voxel: float = setting(
         0.05, "Side of a voxel of ~/map_points in world units; 0: no map is kept",
         between=(0.0, 100.0),
     )  # fmt: skip
-    map_points_max: int = _parameter(
-        500_000, "Points at which the map's voxels double their side", between=(1000, 20_000_000)
+    map_points_max: int = setting(
+        500_000,
+        "Number of points above which the map's voxels double their side",
+        between=(1000, 20_000_000),
     )
-    map_period: float = _parameter(
-        2.0, "Least seconds between two ~/map_points", between=(0.1, 3600.0), live=True
+    map_period: float = setting(
+        2.0, "Shortest time in seconds between two ~/map_points", between=(0.1, 3600.0), live=True
     )
-    map_path: str = _parameter("~/vggt_map.ply", "Where ~/save_map writes the map", live=True)
+    map_path: str = setting("~/vggt_map.ply", "File that ~/save_map writes", live=True)
 
     # Frames.
-    world_frame: str = _parameter(
-        "vggt_world", "Frame of the map: z up, x as the first camera looks"
+    world_frame: str = setting("vggt_world", "Frame of the map: z up, x ahead of the first camera")
+    base_frame: str = setting(
+        "base_link", "Frame of the robot's base, for odom_to_base and map_to_odom"
     )
-    base_frame: str = _parameter("base_link", "The robot's body, for odom_to_base and map_to_odom")
-    odom_frame: str = _parameter("odom", "The robot's odometry, for odom_to_base and map_to_odom")
-    camera_frame: str = _parameter("", "Child of tf_mode camera; empty: the image's own frame_id")
-    tf_mode: Literal["auto", "none", "camera", "odom_to_base", "map_to_odom"] = _parameter(
-        "auto", "Which transform goes to /tf; auto: camera, unless that frame already has a parent"
+    odom_frame: str = setting(
+        "odom", "Frame of the robot's odometry, for odom_to_base and map_to_odom"
+    )
+    camera_frame: str = setting("", "Child of tf_mode camera; empty: the image's own frame_id")
+    tf_mode: Literal["auto", "none", "camera", "odom_to_base", "map_to_odom"] = setting(
+        "auto", "Transform on /tf; auto: camera, unless the image's frame already has a parent"
     )
 
-    tf_wait: float = _parameter(
+    tf_wait: float = setting(
         0.2, "Longest wait in seconds for a transform at an image's stamp", between=(0.0, 5.0)
     )
 
@@ -145,11 +127,11 @@ class Parameters:
 
     @property
     def map_frame(self) -> str:
-        """What the world is called: in mode odom_to_base it is the odometry's own frame."""
+        """Frame of the map as published: in mode odom_to_base it is `odom_frame`."""
         return self.odom_frame if self.tf_mode == "odom_to_base" else self.world_frame
 
     def settings(self) -> Settings:
-        """The part that the pipeline knows.  Raises `UserError` where it does not hold together."""
+        """The pipeline's settings.  Raises `UserError` where they contradict each other."""
         shared = {row.name for row in fields(Settings)} & {row.name for row in fields(self)}
         return Settings(**{name: getattr(self, name) for name in shared})
 
@@ -158,27 +140,27 @@ class LiveParameters:
     """The parameters of a running node; `now` is replaced whole whenever a change is accepted."""
 
     def __init__(self, node: Node):
-        self.now = _judged({row.name: _declare(node, row) for row in fields(Parameters)})
-        node.add_on_set_parameters_callback(self._judge)
-        node.add_post_set_parameters_callback(self._take)
+        self.now = _validated({row.name: _declare(node, row) for row in fields(Parameters)})
+        node.add_on_set_parameters_callback(self._validate)
+        node.add_post_set_parameters_callback(self._apply)
 
-    def _judge(self, changes: list[Parameter]) -> SetParametersResult:
+    def _validate(self, changes: list[Parameter]) -> SetParametersResult:
         try:
-            self._with(changes)
+            self._changed(changes)
         except UserError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    def _take(self, changes: list[Parameter]) -> None:
-        self.now = self._with(changes)
+    def _apply(self, changes: list[Parameter]) -> None:
+        self.now = self._changed(changes)
 
-    def _with(self, changes: list[Parameter]) -> Parameters:
+    def _changed(self, changes: list[Parameter]) -> Parameters:
         ours = {row.name for row in fields(Parameters)}
-        return _judged(vars(self.now) | {p.name: p.value for p in changes if p.name in ours})
+        return _validated(vars(self.now) | {p.name: p.value for p in changes if p.name in ours})
 
 
-def _judged(values: dict[str, Any]) -> Parameters:
-    """The parameters, unless a text is none of its choices, which a `UserError` then names."""
+def _validated(values: dict[str, Any]) -> Parameters:
+    """The parameters.  Raises `UserError` for a text that is none of its choices."""
     for row in fields(Parameters):
         allowed, value = choices(row), values[row.name]
         if allowed and value not in allowed:
@@ -186,9 +168,14 @@ def _judged(values: dict[str, Any]) -> Parameters:
     return Parameters(**values)
 
 
+@cache
+def _type_hints() -> dict[str, Any]:
+    return get_type_hints(Parameters)
+
+
 def choices(row: Field) -> tuple[str, ...]:
-    """The texts that a parameter may be, empty where it is free."""
-    hint = get_type_hints(Parameters)[row.name]
+    """The texts that a parameter may have; empty: any."""
+    hint = _type_hints()[row.name]
     return get_args(hint) if get_origin(hint) is Literal else ()
 
 
@@ -197,9 +184,9 @@ def _declare(node: Node, row: Field) -> Any:
         return node.declare_parameter(row.name, row.default, _descriptor(row)).value
     except InvalidParameterTypeException as error:
         kind = {
-            str: "a text",
+            str: "a string",
             int: "an integer",
-            float: "a number with a point",
+            float: "a floating-point number",
             bool: "true or false",
         }
         raise UserError(
@@ -224,8 +211,11 @@ def _descriptor(row: Field) -> ParameterDescriptor:
 
 
 def markdown() -> str:
-    """The table as the README shows it."""
-    lines = ["| parameter | default | values | at run time | what it is |", "|---|---|---|---|---|"]
+    """The table of the README, a row for each parameter."""
+    lines = [
+        "| parameter | default | values | at run time | description |",
+        "|---|---|---|---|---|",
+    ]
     for row in fields(Parameters):
         default = f"`{row.default}`" if row.default != "" else "empty"
         live = "yes" if row.metadata["live"] else "-"
@@ -241,4 +231,4 @@ def _values(row: Field) -> str:
         low, high = row.metadata["between"]
         step = f", step {row.metadata['step']}" if row.metadata["step"] else ""
         return f"{low:g} to {high:g}{step}"
-    return {str: "text", int: "integer", float: "number", bool: "true, false"}[type(row.default)]
+    return {str: "string", int: "integer", float: "number", bool: "true, false"}[type(row.default)]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The life of the process: spin until SIGINT, SIGTERM or an error; 0 for signals, 1 for errors."""
+"""The node's process: spin until SIGINT, SIGTERM or an error; exit with 0 or, for errors, 1."""
 
 import os
 import signal
@@ -19,19 +19,18 @@ from rclpy.utilities import try_shutdown
 
 from vggt_ros.errors import UserError
 
-PATIENCE = 3.0  # seconds for the worker to finish what it is at
+CLOSE_TIMEOUT = 3.0  # seconds for the worker to finish its inference
 
-
-OnDeath = Callable[[BaseException], object]
+OnFailure = Callable[[BaseException], object]
 AnyNode = TypeVar("AnyNode", bound=Node)
 
 
 def run(
     name: str,
-    open_node: Callable[[OnDeath], AnyNode],
+    open_node: Callable[[OnFailure], AnyNode],
     close: Callable[[AnyNode, float], bool],
 ) -> int:
-    """Live, and return the exit code.  `close` ends the node's worker: True if that came in time.
+    """Spin the node and return the exit code.  `close` ends its worker: True if it did in time.
 
     The main thread only waits, because that is where Python runs signal handlers: nothing that
     computes or compiles can delay them. rclpy spins in a thread of its own.
@@ -54,7 +53,7 @@ def run(
         spinner = Thread(target=_spin, args=(executor.spin, fail), name="vggt_spin", daemon=True)
         spinner.start()
         end.wait()
-        ended_in_time = close(node, PATIENCE)
+        ended_in_time = close(node, CLOSE_TIMEOUT)
         executor.shutdown(timeout_sec=1.0)
         spinner.join(1.0)
         node.destroy_node()
@@ -66,24 +65,24 @@ def run(
     code = 1 if errors else 0
     if not ended_in_time:
         # XLA cannot be interrupted while it compiles or computes, and an interpreter that is torn
-        # down around it crashes. Nothing here is worth waiting for: the node is destroyed by now.
+        # down around it crashes. Nothing is lost without it: the node is destroyed by now.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code
 
 
-def _spin(spin: Callable[[], None], fail: OnDeath) -> None:
+def _spin(spin: Callable[[], None], fail: OnFailure) -> None:
     try:
         spin()
     except ExternalShutdownException:
         pass
-    except BaseException as error:  # a callback's fault must end the process, not just this thread
+    except BaseException as error:  # of a callback: it must end the process, not just this thread
         fail(error)
 
 
 def _one_line(error: BaseException) -> str:
-    """What a person can mend in one line; a traceback only for what is a fault of ours."""
+    """One line for errors that the user can mend; a traceback for programming errors."""
     if isinstance(error, UserError):
         return str(error)
     return "".join(traceback.format_exception(error)).rstrip()

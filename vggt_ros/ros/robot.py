@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the robot knows and the pictures do not say: odometry, where the camera sits, up, metres.
+"""The robot's sensors and frames at an image's stamp: odometry, mount, gravity, other depth.
 
-Subscriptions only keep the newest; before each look the worker's thread asks for it.
+Subscriptions only keep the newest messages; the worker's thread reads them for each frame.
 """
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -17,102 +17,125 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, Imu, PointCloud2
 
 from vggt_ros.errors import UserError
-from vggt_ros.frames import Frame
+from vggt_ros.frames import Frame, Needs, Observation
 from vggt_ros.geometry import transform
-from vggt_ros.mapping.alignment import upright
-from vggt_ros.mapping.odometry import KEPT_NS, Odometry
-from vggt_ros.mapping.scale import listen_to, sparse_depth
-from vggt_ros.pipeline import Pipeline
+from vggt_ros.mapping.odometry import KEPT_NS, OdometryBuffer
+from vggt_ros.mapping.scale import parse_sources, sparse_depth
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.second_camera import Companions
+from vggt_ros.ros.second_camera import SecondCamera
 from vggt_ros.ros.tf_cache import Frames, pose_of
 
-SAME_TIME_NS = 50_000_000  # between an image and another sensor's view of the same scene
+SAME_TIME_NS = 50_000_000  # between an image and another sensor's measurement
 GRAVITY = 50  # measurements of acceleration that are averaged
-SILENCE_NS = 2_000_000_000  # of odometry, before somebody is told
+MAX_GAP_NS = 2_000_000_000  # without odometry, before it is a notice
 
-Say = Callable[[str], object]
+Notify = Callable[[str], object]
+
+
+class _Mount(NamedTuple):
+    """Where a camera is mounted on the robot, and where its map starts."""
+
+    camera: str
+    base_from_camera: Float[np.ndarray, "4 4"]
+    world_from_base: Float[np.ndarray, "4 4"]
 
 
 class Robot:
-    """The robot as the map needs it.  Callbacks store; `brief` runs in the worker's thread."""
+    """The robot's sensors and frames.  Callbacks store; `observe` runs in the worker's thread."""
 
-    def __init__(self, node: Node, parameters: Parameters, frames: Frames | None, say: Say):
-        self._parameters, self._frames, self._say = parameters, frames, say
-        self._odometry: Odometry | None = None
+    def __init__(self, node: Node, parameters: Parameters, frames: Frames | None, notify: Notify):
+        self._parameters, self.frames, self._notify = parameters, frames, notify
+        self._odometry = OdometryBuffer()
         self._odom_ns = 0  # of the newest message, not the latest stamp: one may be far off
-        self._mounted = ""  # the camera whose place on the robot is known
+        self._mount: _Mount | None = None
         self._up: deque[tuple[str, np.ndarray]] = deque(maxlen=GRAVITY)  # frame, m/s^2
         self._depth: deque[Image | PointCloud2] = deque(maxlen=20)
-        self._sources = listen_to(parameters.scale_source).trusted
+        self._sources = parse_sources(parameters.scale_source)
         sensor = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
         node.create_subscription(OdometryMessage, "odom", self._on_odometry, sensor)
         node.create_subscription(Imu, "imu", self._on_imu, sensor)
         if "depth" in self._sources:
             node.create_subscription(Image, "scale_depth", self._on_depth, sensor)
             node.create_subscription(PointCloud2, "scale_points", self._on_depth, sensor)
-        self._companions = (
-            Companions(node, parameters, frames, say) if "baseline" in self._sources else None
+        self.second_camera = (
+            SecondCamera(node, parameters, frames, notify) if "baseline" in self._sources else None
         )
 
-    def brief(self, pipeline: Pipeline, frame: Frame) -> Frame:
-        """Tell the pipeline what it should know before it takes this frame."""
-        self._odometry = pipeline.odometry
-        if self._mounted != frame.camera:
-            self._mount(pipeline, frame)
-        for notice in pipeline.odometry.notices:
-            self._say(notice)
-        pipeline.odometry.notices.clear()
+    def observe(self, frame: Frame, needs: Needs) -> Observation:
+        """The frame and what the robot measured at its stamp, as far as the pipeline needs it."""
+        if self._mount is None or self._mount.camera != frame.camera:
+            self._mount = self._find_mount(frame)
+        mount, up, depth, extra = self._mount, None, None, None
+        if mount is None:
+            up = self._up_in(frame.camera, frame.stamp_ns)
+        for notice in self._odometry.notices:
+            self._notify(notice)
+        self._odometry.notices.clear()
         if "odometry" in self._sources:
-            self._miss_odometry(frame.stamp_ns - self._odom_ns)
-        if self._companions is not None and pipeline.wants_companion(frame.stamp_ns):
-            frame = frame._replace(companion=self._companions.of(frame))
-        return frame._replace(metres=self._metres(frame)) if self._depth else frame
+            self._check_odometry(frame.stamp_ns - self._odom_ns)
+        if self.second_camera is not None and needs.extra_view:
+            extra = self.second_camera.view_at(frame)
+        if self._depth and needs.sensor_depth:
+            depth = self._sensor_depth(frame)
+        return Observation(
+            frame,
+            base_from_camera=None if mount is None else mount.base_from_camera,
+            world_from_base=None if mount is None else mount.world_from_base,
+            odom_from_base=self._odometry,
+            up_in_camera=up,
+            sensor_depth=depth,
+            extra_view=extra,
+        )
+
+    @property
+    def gravity_samples(self) -> int:
+        """How many measurements of acceleration are kept."""
+        return len(self._up)
+
+    @property
+    def depth_stamps(self) -> tuple[int, ...]:
+        """Stamps of the kept messages of the other depth sensor."""
+        return tuple(stamp_ns(msg.header.stamp) for msg in tuple(self._depth))
 
     def base_from_camera(self, camera: str, ns: int) -> Float[np.ndarray, "4 4"] | None:
-        """Where the camera sits, if the robot's frames tell."""
-        if self._frames is None:
+        """Where the camera is mounted; None where /tf does not connect it with `base_frame`."""
+        if self.frames is None:
             return None
-        return self._frames.lookup(self._parameters.base_frame, camera, ns)
+        return self.frames.lookup(self._parameters.base_frame, camera, ns)
 
-    # The worker's side.
+    # In the worker's thread.
 
-    def _miss_odometry(self, late_ns: int) -> None:
-        """Say so where its newest message is too far from the image to be of use."""
-        if late_ns > SILENCE_NS:
-            self._say(
+    def _check_odometry(self, late_ns: int) -> None:
+        """A notice where the newest message is too far from the image in time."""
+        if late_ns > MAX_GAP_NS:
+            self._notify(
                 "scale_source odometry: nothing came on 'odom' for two seconds;"
                 " remap odom to the robot's odometry"
             )
-        elif late_ns < -KEPT_NS:  # where images come late, what was there then is still known
-            self._say(
+        elif late_ns < -KEPT_NS:  # poses as old as a late image are still kept
+            self._notify(
                 f"odometry is stamped ahead of the images: by {-late_ns * 1e-9:.0f} s;"
                 " give both one clock"
             )
 
-    def _mount(self, pipeline: Pipeline, frame: Frame) -> None:
-        """Level world and lever arm, from the robot's description, gravity, or not at all."""
+    def _find_mount(self, frame: Frame) -> "_Mount | None":
+        """The camera's mount, from the robot's description; None where /tf does not have it."""
+        if self.frames is None:
+            return None
         needed = self._parameters.tf_mode in ("odom_to_base", "map_to_odom")
-        base = self._parameters.base_frame
-        mount = None
-        if self._frames is not None:
-            ask = self._frames.late if needed else self._frames.lookup
-            mount = ask(base, frame.camera, frame.stamp_ns)
-        if mount is not None:
-            world_from_base = self._world_from_base(frame.stamp_ns)
-            pipeline.mounted(mount, world_from_base @ mount)
-            self._mounted = frame.camera
-            return
-        up = self._up_in(frame.camera, frame.stamp_ns)
-        if up is not None:
-            pipeline.mounted(None, upright(up))
+        lookup = self.frames.wait_for if needed else self.frames.lookup
+        found = lookup(self._parameters.base_frame, frame.camera, frame.stamp_ns)
+        if found is None:
+            return None
+        return _Mount(frame.camera, found, self._world_from_base(frame.stamp_ns))
 
     def _world_from_base(self, ns: int) -> Float[np.ndarray, "4 4"]:
-        """A map begins where odometry is, so that the two start out as one; else at the base."""
+        """In mode map_to_odom a map starts where odometry is, so that both agree; else at zero."""
         found = None
-        if self._parameters.tf_mode == "map_to_odom" and self._frames is not None:
-            found = self._frames.late(self._parameters.odom_frame, self._parameters.base_frame, ns)
+        if self._parameters.tf_mode == "map_to_odom" and self.frames is not None:
+            odom, base = self._parameters.odom_frame, self._parameters.base_frame
+            found = self.frames.wait_for(odom, base, ns)
         return np.eye(4) if found is None else found
 
     def _up_in(self, camera: str, ns: int) -> Float[np.ndarray, "3"] | None:
@@ -122,34 +145,34 @@ class Robot:
         imu = self._up[-1][0]
         mean = np.mean([up for frame, up in self._up if frame == imu], axis=0)
         if not 8.0 < np.linalg.norm(mean) < 11.5:
-            return None  # the robot is being pushed about, or the unit is no m/s^2
+            return None  # the robot accelerates, or the unit is not m/s^2
         if imu == camera:
             return mean
-        camera_from_imu = self._frames.lookup(camera, imu, ns) if self._frames else None
+        camera_from_imu = self.frames.lookup(camera, imu, ns) if self.frames else None
         if camera_from_imu is None:
-            self._say(f"gravity is not used: /tf does not connect '{imu}' and '{camera}'")
+            self._notify(f"gravity is not used: /tf does not connect '{imu}' and '{camera}'")
             return None
         return camera_from_imu[:3, :3] @ mean
 
-    def _metres(self, frame: Frame) -> Float32[np.ndarray, "h w"] | None:
-        """The other sensor's depth on this picture's pixels, if it saw the scene just then."""
+    def _sensor_depth(self, frame: Frame) -> Float32[np.ndarray, "h w"] | None:
+        """The other sensor's depth on this image's pixels, if it measured at that time."""
         msg = min(tuple(self._depth), key=lambda m: abs(stamp_ns(m.header.stamp) - frame.stamp_ns))
         if abs(stamp_ns(msg.header.stamp) - frame.stamp_ns) > SAME_TIME_NS:
             return None
         try:
             if isinstance(msg, Image):
-                return metres_from_image(msg, frame.rgb.shape[:2])
-            return self._metres_from_cloud(msg, frame)
+                return depth_from_image(msg, frame.rgb.shape[:2])
+            return self._depth_from_cloud(msg, frame)
         except UserError as error:
-            self._say(str(error))
+            self._notify(str(error))
             return None
 
-    def _metres_from_cloud(self, msg: PointCloud2, frame: Frame) -> Float32[np.ndarray, "h w"]:
+    def _depth_from_cloud(self, msg: PointCloud2, frame: Frame) -> Float32[np.ndarray, "h w"]:
         if frame.intrinsics is None:
-            raise UserError("scale_points needs camera_info: which pixel sees which point?")
+            raise UserError("scale_points needs camera_info: it maps points to pixels")
         camera_from_cloud = None
-        if self._frames is not None:
-            camera_from_cloud = self._frames.lookup(
+        if self.frames is not None:
+            camera_from_cloud = self.frames.lookup(
                 frame.camera, msg.header.frame_id, frame.stamp_ns
             )
         if camera_from_cloud is None:
@@ -161,17 +184,15 @@ class Robot:
         height, width = frame.rgb.shape[:2]
         return sparse_depth(points, frame.intrinsics, height, width).astype(np.float32)
 
-    # The callbacks' side.
+    # Callbacks.
 
     def _on_odometry(self, msg: Any) -> None:
         self._odom_ns = stamp_ns(msg.header.stamp)
         pose = pose_of(msg.pose.pose.position, msg.pose.pose.orientation)
-        if self._odometry is None:
-            return
         if pose is None:
-            self._say("odometry is refused: its pose is not finite, or its quaternion is zero")
+            self._notify("odometry is refused: its pose is not finite, or its quaternion is zero")
         elif msg.child_frame_id not in ("", self._parameters.base_frame):
-            self._say(
+            self._notify(
                 f"odometry is refused: it places '{msg.child_frame_id}', not base_frame"
                 f" '{self._parameters.base_frame}'"
             )
@@ -189,12 +210,12 @@ class Robot:
             self._up.append((msg.header.frame_id, up))
 
 
-def metres_from_image(msg: Image, shape: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
-    """A depth image (32FC1 metres, 16UC1 millimetres) registered to a picture of this shape."""
+def depth_from_image(msg: Image, shape: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
+    """A depth image (32FC1 metres, 16UC1 millimetres) registered to an image of this shape."""
     if (msg.height, msg.width) != shape:
         raise UserError(
             f"scale_depth is {msg.width}x{msg.height} but the image {shape[1]}x{shape[0]};"
-            " register it to the camera's picture"
+            " register it to the camera's image"
         )
     kinds = {"32FC1": ("f4", 1.0), "16UC1": ("u2", 1e-3), "mono16": ("u2", 1e-3)}
     if msg.encoding not in kinds:
@@ -202,7 +223,7 @@ def metres_from_image(msg: Image, shape: tuple[int, int]) -> Float32[np.ndarray,
     kind, unit = kinds[msg.encoding]
     dtype = np.dtype((">" if msg.is_bigendian else "<") + kind)
     if msg.step < msg.width * dtype.itemsize or len(msg.data) < msg.height * msg.step:
-        raise UserError("scale_depth has less data than its size says")
+        raise UserError("scale_depth has less data than its size needs")
     rows = np.frombuffer(msg.data, np.uint8)[: msg.height * msg.step].reshape(msg.height, msg.step)
     depth = rows[:, : msg.width * dtype.itemsize].copy().view(dtype).astype(np.float32) * unit
     return np.where(depth > 0, depth, np.nan).astype(np.float32)
@@ -231,6 +252,6 @@ def points_from(msg: PointCloud2) -> Float[np.ndarray, "p 3"]:
         }
     )
     if len(msg.data) < msg.width * msg.height * msg.point_step:
-        raise UserError("scale_points has less data than its size says")
+        raise UserError("scale_points has less data than its size needs")
     rows = np.frombuffer(msg.data, layout, count=msg.width * msg.height)
     return np.stack([rows[name] for name in "xyz"], axis=-1).astype(np.float64)

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the robot's tree of frames says at a stamp: our own small cache, and tf2_ros where it is.
+"""The robot's tree of frames at a stamp: a small cache of its own, and tf2_ros if installed.
 
-Ours holds static transforms and the last seconds of moving ones, interpolates between two stamps
-and never extends beyond them. It knows who is whose parent, which tf2 does not tell in time.
+The cache holds static transforms and the last seconds of moving ones, interpolates between two
+stamps and never extrapolates. It also has each frame's parent, which tf2 does not offer in time.
 """
 
 import time
@@ -19,18 +19,17 @@ from jaxtyping import Float
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from vggt_ros.geometry import inverse_rigid, rotation_from_quaternion
-from vggt_ros.mapping.odometry import between
+from vggt_ros.geometry import interpolate_rigid, inverse_rigid, rotation_from_quaternion
 from vggt_ros.ros.messages import stamp_ns, time_message
 
-KEPT_NS = 10_000_000_000
-PATIENCE = 5  # waits in vain for one transform before it is waited for no more
+KEPT_NS = 10_000_000_000  # of moving transforms
+MAX_FAILED_WAITS = 5  # for one transform in a row, from which there is no wait for it
 
 Pose = Float[np.ndarray, "4 4"]
 
 
 class _Link:
-    """A frame below its parent."""
+    """A frame's transform to its parent, static or over time."""
 
     def __init__(self, parent: str, is_static: bool):
         self.parent, self.is_static = parent, is_static
@@ -58,18 +57,19 @@ class _Link:
         if i == 0:
             return None
         before, after = self.stamps[i - 1], self.stamps[i]
-        return between(self.poses[before], self.poses[after], (ns - before) / (after - before))
+        share = (ns - before) / (after - before)
+        return interpolate_rigid(self.poses[before], self.poses[after], share)
 
 
 class TfCache:
-    """The frames of /tf and /tf_static.  Callbacks add, any thread asks."""
+    """The frames of /tf and /tf_static.  Callbacks add, any thread looks up."""
 
     def __init__(self) -> None:
         self._links: dict[str, _Link] = {}
         self._lock = Lock()
 
     def add(self, transforms: Sequence[TransformStamped], *, is_static: bool) -> None:
-        """Take in the transforms of one message; what is no motion at all is left out."""
+        """Add the transforms of one message; those that are not finite or not rigid are skipped."""
         for found in transforms:
             child, parent = found.child_frame_id.lstrip("/"), found.header.frame_id.lstrip("/")
             pose = pose_of(found.transform.translation, found.transform.rotation)
@@ -82,44 +82,44 @@ class TfCache:
                 link.add(stamp_ns(found.header.stamp), pose)
 
     def parent(self, frame: str) -> str | None:
-        """Who the frame hangs on, if anybody said so."""
+        """The frame's parent; None where it is not known."""
         link = self._links.get(frame)
         return link.parent if link else None
 
     def stamps(self, frame: str) -> tuple[int, ...]:
-        """When the frame's place in its parent was told; none for static ones."""
+        """Stamps at which the transform to the parent is known; none for static ones."""
         with self._lock:
             link = self._links.get(frame)
             return tuple(link.stamps) if link else ()
 
     def lookup(self, target: str, source: str, ns: int) -> Pose | None:
-        """`target_from_source` at a stamp; None where the tree does not tell."""
+        """`target_from_source` at a stamp; None where the tree does not connect them."""
         with self._lock:
-            ours, theirs = self._line(target, ns), self._line(source, ns)
-        meeting = next((frame for frame in theirs if frame in ours), None)
-        if meeting is None:
+            of_target, of_source = self._ancestors(target, ns), self._ancestors(source, ns)
+        common = next((frame for frame in of_source if frame in of_target), None)
+        if common is None:
             return None
-        return inverse_rigid(ours[meeting]) @ theirs[meeting]
+        return inverse_rigid(of_target[common]) @ of_source[common]
 
-    def _line(self, frame: str, ns: int) -> dict[str, Pose]:
-        """Every ancestor, nearest first, as `ancestor_from_frame`; as far as is known at `ns`."""
-        line = {frame: np.eye(4)}
-        while (link := self._links.get(frame)) is not None and link.parent not in line:
+    def _ancestors(self, frame: str, ns: int) -> dict[str, Pose]:
+        """The frame and its ancestors in this order, as `ancestor_from_frame`, as known at `ns`."""
+        found = {frame: np.eye(4)}
+        while (link := self._links.get(frame)) is not None and link.parent not in found:
             pose = link.at(ns)
             if pose is None:
                 break
-            line[link.parent] = pose @ line[frame]
+            found[link.parent] = pose @ found[frame]
             frame = link.parent
-        return line
+        return found
 
 
 class Frames:
-    """The robot's frames to whoever works with them; waits for a late one, but not for ever."""
+    """Transforms between the robot's frames, with a bounded wait for late ones."""
 
     def __init__(self, node: Node, message: type, wait: float):
         self.tree = TfCache()
         self._wait = wait
-        self._vain: Counter[tuple[str, str]] = Counter()  # waits in a row for nothing
+        self._failed_waits: Counter[tuple[str, str]] = Counter()  # in a row
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         node.create_subscription(message, "/tf", self._on_tf, QoSProfile(depth=100))
         node.create_subscription(message, "/tf_static", self._on_static, latched)
@@ -136,13 +136,14 @@ class Frames:
         found = self.tree.lookup(target, source, ns)
         return found if found is not None or self._tf2 is None else self._tf2(target, source, ns)
 
-    def late(self, target: str, source: str, ns: int) -> Pose | None:
-        """The same, with a little patience; what was late too often is waited for no longer."""
+    def wait_for(self, target: str, source: str, ns: int) -> Pose | None:
+        """The same, after a short wait; there is none for what was late too often."""
         pair = target, source
-        end = time.monotonic() + (self._wait if self._vain[pair] < PATIENCE else 0.0)
+        wait = self._wait if self._failed_waits[pair] < MAX_FAILED_WAITS else 0.0
+        end = time.monotonic() + wait
         while (found := self.lookup(target, source, ns)) is None and time.monotonic() < end:
             time.sleep(0.005)
-        self._vain[pair] = self._vain[pair] + 1 if found is None else 0
+        self._failed_waits[pair] = self._failed_waits[pair] + 1 if found is None else 0
         return found
 
 
@@ -156,12 +157,12 @@ def open_frames(node: Node, wait: float) -> Frames | None:
 
 
 def pose_of(translation: Any, rotation: Any) -> Pose | None:
-    """A message's translation and quaternion as a matrix; None where they are no motion."""
+    """A message's translation and quaternion as a matrix; None where they are not rigid."""
     quaternion = np.array([rotation.x, rotation.y, rotation.z, rotation.w])
     pose = np.eye(4)
     pose[:3, 3] = translation.x, translation.y, translation.z
-    sane = np.isfinite(pose).all() and (np.abs(quaternion) < 2.0).all()  # nothing overflows
-    if not sane or not 0.5 < float(np.linalg.norm(quaternion)) < 2.0:
+    valid = np.isfinite(pose).all() and (np.abs(quaternion) < 2.0).all()  # nothing overflows
+    if not valid or not 0.5 < float(np.linalg.norm(quaternion)) < 2.0:
         return None
     pose[:3, :3] = rotation_from_quaternion(quaternion)
     return pose

@@ -1,90 +1,91 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""One thread with a slot of one in front of it: the newest job wins, or the next one waits.
+"""A thread with room for one waiting item: a newer item replaces it, or its producer waits.
 
-The node has two: one owns the network, where an image gives way to a newer one (`offer`); the
-other publishes what the first has seen, where nothing may be lost (`hand`).
+The node has two: one owns the network, where a newer image replaces an older one (`put_latest`);
+the other publishes the results, none of which may be lost (`put_and_wait`).
 """
 
 from collections.abc import Callable
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
-Job = TypeVar("Job")
-Errand = Callable[[], None]
+Item = TypeVar("Item")
+Call = Callable[[], None]
 
 
-class Worker(Generic[Job]):
-    """Runs errands in order and the newest job, all in its own thread, once it is started."""
+class Worker(Generic[Item]):
+    """Processes items and short calls one at a time in its own thread, once it is started."""
 
     def __init__(self) -> None:
-        self._news = Condition()
-        self._job: Job | None = None
-        self._errands: list[Errand] = []
+        self._changed = Condition()
+        self._item: Item | None = None
+        self._calls: list[Call] = []
         self._busy = False
         self._stopping = False
         self._thread: Thread | None = None
 
     def start(
         self,
-        begin: Errand,
-        work: Callable[[Job], None],
-        on_death: Callable[[BaseException], object],
+        begin: Call,
+        work: Callable[[Item], None],
+        on_failure: Callable[[BaseException], object],
     ) -> None:
-        """Run `begin`, then errands and jobs until `stop`.
+        """Run `begin`, then calls and items until `stop`.
 
-        These deal with their own errors; one that escapes ends the thread and goes to `on_death`.
+        These handle their own errors; one that escapes ends the thread and goes to `on_failure`.
         """
         self._thread = Thread(
-            target=self._run, args=(begin, work, on_death), name="vggt_worker", daemon=True
+            target=self._run, args=(begin, work, on_failure), name="vggt_worker", daemon=True
         )
         self._thread.start()
 
-    def offer(self, job: Job) -> bool:
-        """Leave a job; True if an older one that nobody had begun gave way to it."""
-        with self._news:
-            gave_way, self._job = self._job is not None, job
-            self._news.notify_all()
-        return gave_way
+    def put_latest(self, item: Item) -> bool:
+        """Leave an item; True if it replaced one that was still waiting."""
+        with self._changed:
+            replaced, self._item = self._item is not None, item
+            self._changed.notify_all()
+        return replaced
 
-    def hand(self, job: Job) -> bool:
-        """Leave a job once all before it is done, and wait for that; False if the thread ends."""
-        with self._news:
-            self._news.wait_for(lambda: self._stopping or self._is_idle)
+    def put_and_wait(self, item: Item) -> bool:
+        """Wait until all before it is done, then leave an item; False if the thread ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._is_idle)
             if not self._stopping:
-                self._job = job
-                self._news.notify_all()
+                self._item = item
+                self._changed.notify_all()
             return not self._stopping
 
-    def rest(self, timeout: float) -> bool:
-        """Wait until nothing is left to do; True if that came within `timeout` seconds."""
-        with self._news:
-            return self._news.wait_for(lambda: self._is_idle, timeout)
+    def wait_until_idle(self, timeout: float) -> bool:
+        """Wait until nothing is left to do; False if that takes longer than `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._is_idle, timeout)
 
-    def ask(self, errand: Errand) -> None:
-        """Have something small done in the worker's thread, before the next job."""
-        with self._news:
-            self._errands.append(errand)
-            self._news.notify_all()
+    def call_soon(self, function: Call) -> None:
+        """Have a short function called in the worker's thread, before the next item."""
+        with self._changed:
+            self._calls.append(function)
+            self._changed.notify_all()
 
     def clear(self) -> None:
-        """Forget the waiting job."""
-        with self._news:
-            self._job = None
+        """Discard the waiting item."""
+        with self._changed:
+            self._item = None
 
     @property
     def _is_idle(self) -> bool:
-        return not (self._busy or self._errands or self._job is not None)
+        return not (self._busy or self._calls or self._item is not None)
 
     @property
     def stopping(self) -> bool:
+        """Whether the thread was asked to end, or has failed."""
         return self._stopping
 
     def stop(self, timeout: float) -> bool:
         """Ask the thread to end; True if it did within `timeout` seconds."""
-        with self._news:
+        with self._changed:
             self._stopping = True
-            self._news.notify_all()
+            self._changed.notify_all()
         if self._thread is None:
             return True
         self._thread.join(timeout)
@@ -92,35 +93,35 @@ class Worker(Generic[Job]):
 
     def _run(
         self,
-        begin: Errand,
-        work: Callable[[Job], None],
-        on_death: Callable[[BaseException], object],
+        begin: Call,
+        work: Callable[[Item], None],
+        on_failure: Callable[[BaseException], object],
     ) -> None:
         try:
             begin()
             while not self._stopping:
                 self._next(work)
         except BaseException as error:
-            with self._news:
+            with self._changed:
                 asked, self._stopping = self._stopping, True
-                self._news.notify_all()
+                self._changed.notify_all()
             if not asked:
-                on_death(error)
+                on_failure(error)
 
-    def _next(self, work: Callable[[Job], None]) -> None:
-        with self._news:
-            self._news.wait_for(lambda: self._stopping or not self._is_idle)
-            errands, self._errands = self._errands, []
-            job = None
-            if not errands:  # a job that waits behind errands is taken next time, still the newest
-                job, self._job = self._job, None
+    def _next(self, work: Callable[[Item], None]) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._is_idle)
+            calls, self._calls = self._calls, []
+            item = None
+            if not calls:  # an item behind calls is taken next time, when it is still the newest
+                item, self._item = self._item, None
             self._busy = True
         if self._stopping:
             return
-        for errand in errands:
-            errand()
-        if job is not None:
-            work(job)
-        with self._news:
+        for call in calls:
+            call()
+        if item is not None:
+            work(item)
+        with self._changed:
             self._busy = False
-            self._news.notify_all()
+            self._changed.notify_all()

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Everything the node says, as plain arrays: nobody outside this folder meets a message.
+"""The node's outputs as plain arrays, for callers without ROS messages.
 
-Outputs of one stamp are put together again; each topic is counted, so that silence has a name.
+Outputs of one stamp are put together, and the messages of each topic are counted.
 """
 
 import threading
@@ -42,12 +42,12 @@ OUTPUTS = {
     "/tf": TFMessage,
     "/diagnostics": DiagnosticArray,
 }
-INPUT = "camera_info"  # comes with every image, and is small: counts what was played
-OPEN_STAMPS = 16  # of which some outputs are still awaited
+INPUT = "camera_info"  # comes with every image and is small: its messages are counted as images
+MAX_INCOMPLETE = 16  # stamps of which some outputs have not arrived yet
 
 
-class Sight(NamedTuple):
-    """All that one stamp brought, on one pixel grid."""
+class ReceivedView(NamedTuple):
+    """The outputs of one stamp, on one pixel grid."""
 
     stamp_ns: int
     frame_id: str
@@ -58,48 +58,51 @@ class Sight(NamedTuple):
     world_from_camera: Float64[np.ndarray, "4 4"]
 
 
-class Followed(NamedTuple):
-    """Where the queried points were last seen."""
+class ReceivedTracks(NamedTuple):
+    """The newest tracks of the queried points."""
 
     ids: UInt32[np.ndarray, " n"]
     uv: Float32[np.ndarray, "s n 2"]
     visibility: Float32[np.ndarray, "s n"]
 
 
-class Heard(NamedTuple):
-    """A summary of the time since the start."""
+class Received(NamedTuple):
+    """A summary of the messages since the start."""
 
-    frames: int  # that were played
+    frames: int  # images that were published
     counts: dict[str, int]  # messages by topic
     points: int  # finite ones in the newest cloud
     latency_s: float  # from the newest depth's stamp to its arrival; NaN before it
-    input_size: tuple[int, int]  # width and height of the camera's picture; zeros before it
+    input_size: tuple[int, int]  # width and height of the camera's image; zeros before it
     diagnostics: dict[str, str]
-    followed: Followed | None
+    tracks: ReceivedTracks | None
 
     @property
-    def silent(self) -> list[str]:
-        """Promised topics on which nothing came."""
+    def missing_topics(self) -> list[str]:
+        """Topics of `OUTPUTS` without a message."""
         return [topic for topic in OUTPUTS if not self.counts.get(topic)]
 
 
 class Listener:
-    """A node with its own thread; `on_sight` is called from there."""
+    """Subscribes to all outputs of a node, in a thread of its own, which calls `on_view`."""
 
     def __init__(
-        self, node_name: str = "vggt", *, on_sight: Callable[[Sight], None] = lambda sight: None
+        self,
+        node_name: str = "vggt",
+        *,
+        on_view: Callable[[ReceivedView], None] = lambda view: None,
     ):
         self._context = Context()
         self._context.init()
         self._node = Node("vggt_listener", context=self._context)
-        self._on_sight = on_sight
+        self._on_view = on_view
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._parts: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._points, self._latency = 0, float("nan")
         self._input_size = (0, 0)
         self._diagnostics: dict[str, str] = {}
-        self._followed: Followed | None = None
+        self._tracks: ReceivedTracks | None = None
         self._subscribe(node_name)
         self._queries = self._node.create_publisher(QueryPoints, f"{node_name}/query_points", 1)
         self._reset = self._node.create_client(Trigger, f"{node_name}/reset")
@@ -117,22 +120,22 @@ class Listener:
         self._executor.shutdown()
         self._node.destroy_node()
 
-    def heard(self) -> Heard:
-        """What came so far."""
+    def received(self) -> Received:
+        """What has arrived so far."""
         with self._lock:
             counts = {topic: self._counts[topic] for topic in OUTPUTS}
-            return Heard(
+            return Received(
                 self._counts[INPUT],
                 counts,
                 self._points,
                 self._latency,
                 self._input_size,
                 dict(self._diagnostics),
-                self._followed,
+                self._tracks,
             )
 
-    def follow(self, uv: Float[np.ndarray, "n 2"]) -> None:
-        """Ask for tracks of these pixels of the newest image; their ids count from 0."""
+    def query(self, uv: Float[np.ndarray, "n 2"]) -> None:
+        """Have these pixels of the newest image tracked; their ids count from 0."""
         ids = range(len(uv))
         u, v = (uv[:, axis].astype(float).tolist() for axis in range(2))
         self._queries.publish(QueryPoints(ids=list(ids), u=u, v=v))
@@ -162,58 +165,58 @@ class Listener:
         topics = {topic: topic.replace("~", node_name) for topic in OUTPUTS} | {INPUT: INPUT}
         for topic, name in topics.items():
             kind = OUTPUTS.get(topic, CameraInfo)
-            self._node.create_subscription(kind, name, self._taker(topic), qos)
+            self._node.create_subscription(kind, name, self._callback(topic), qos)
 
-    def _taker(self, topic: str) -> Callable[[Any], None]:
-        read = {
-            "~/depth/image": self._take_depth,
-            "~/depth/camera_info": lambda msg: self._gather(msg, "k", np.reshape(msg.k, (3, 3))),
-            "~/depth/confidence": lambda msg: self._gather(msg, "confidence", _floats(msg)),
-            "~/rgb/image_rect_color": lambda msg: self._gather(msg, "rgb", _rgb(msg)),
-            "~/pose": lambda msg: self._gather(msg, "pose", _matrix(msg)),
-            "~/points": self._take_points,
-            "~/tracks": self._take_tracks,
-            "/diagnostics": self._take_diagnostics,
-            INPUT: self._take_input,
+    def _callback(self, topic: str) -> Callable[[Any], None]:
+        convert = {
+            "~/depth/image": self._on_depth,
+            "~/depth/camera_info": lambda msg: self._add_part(msg, "k", np.reshape(msg.k, (3, 3))),
+            "~/depth/confidence": lambda msg: self._add_part(msg, "confidence", _floats(msg)),
+            "~/rgb/image_rect_color": lambda msg: self._add_part(msg, "rgb", _rgb(msg)),
+            "~/pose": lambda msg: self._add_part(msg, "pose", _matrix(msg)),
+            "~/points": self._on_points,
+            "~/tracks": self._on_tracks,
+            "/diagnostics": self._on_diagnostics,
+            INPUT: self._on_input,
         }.get(topic, lambda msg: None)
 
-        def take(msg: Any) -> None:
+        def receive(msg: Any) -> None:
             with self._lock:
                 self._counts[topic] += 1
-            read(msg)
+            convert(msg)
 
-        return take
+        return receive
 
-    def _take_input(self, msg: CameraInfo) -> None:
+    def _on_input(self, msg: CameraInfo) -> None:
         with self._lock:
             self._input_size = msg.width, msg.height
 
-    def _take_depth(self, msg: Image) -> None:
+    def _on_depth(self, msg: Image) -> None:
         with self._lock:
             self._latency = (time.time_ns() - stamp_ns(msg.header.stamp)) / 1e9
-        self._gather(msg, "depth", _floats(msg))
+        self._add_part(msg, "depth", _floats(msg))
 
-    def _take_points(self, msg: PointCloud2) -> None:
+    def _on_points(self, msg: PointCloud2) -> None:
         xyz = np.frombuffer(msg.data, np.uint8).reshape(-1, msg.point_step)[:, :4].view("<f4")
         with self._lock:
             self._points = int(np.isfinite(xyz).sum())
 
-    def _take_tracks(self, msg: PointTracks) -> None:
+    def _on_tracks(self, msg: PointTracks) -> None:
         shape = (len(msg.stamps), len(msg.ids))
         u, v, visibility = (
             np.array(field, np.float32).reshape(shape) for field in (msg.u, msg.v, msg.visibility)
         )
-        followed = Followed(np.array(msg.ids, np.uint32), np.stack([u, v], -1), visibility)
+        tracks = ReceivedTracks(np.array(msg.ids, np.uint32), np.stack([u, v], -1), visibility)
         with self._lock:
-            self._followed = followed
+            self._tracks = tracks
 
-    def _take_diagnostics(self, msg: DiagnosticArray) -> None:
+    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         with self._lock:
             for status in msg.status:
                 self._diagnostics.update((pair.key, pair.value) for pair in status.values)
 
-    def _gather(self, msg: Any, part: str, value: Any) -> None:
-        """Keep one part of a stamp; hand all of them on when the last has come."""
+    def _add_part(self, msg: Any, part: str, value: Any) -> None:
+        """Keep one output of a stamp; pass all of them on when the last has arrived."""
         stamp = stamp_ns(msg.header.stamp)
         parts = self._parts.setdefault(stamp, {})
         parts[part] = value
@@ -221,8 +224,8 @@ class Listener:
             parts["frame_id"] = msg.header.frame_id
         if {"rgb", "depth", "confidence", "k", "pose"} <= parts.keys():
             del self._parts[stamp]
-            self._on_sight(
-                Sight(
+            self._on_view(
+                ReceivedView(
                     stamp,
                     parts["frame_id"],
                     parts["rgb"],
@@ -232,7 +235,7 @@ class Listener:
                     parts["pose"],
                 )
             )
-        while len(self._parts) > OPEN_STAMPS:
+        while len(self._parts) > MAX_INCOMPLETE:
             self._parts.popitem(last=False)
 
 
@@ -245,8 +248,9 @@ def _rgb(msg: Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _matrix(msg: PoseStamped) -> Float64[np.ndarray, "4 4"]:
-    turn, place = msg.pose.orientation, msg.pose.position
+    quaternion, position = msg.pose.orientation, msg.pose.position
+    xyzw = [quaternion.x, quaternion.y, quaternion.z, quaternion.w]
     matrix = np.eye(4)
-    matrix[:3, :3] = rotation_from_quaternion(np.array([turn.x, turn.y, turn.z, turn.w]))
-    matrix[:3, 3] = place.x, place.y, place.z
+    matrix[:3, :3] = rotation_from_quaternion(np.array(xyzw))
+    matrix[:3, 3] = position.x, position.y, position.z
     return matrix

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A rosbag2 onto live topics, without `ros2 bag`.
+"""Plays a rosbag2 onto live topics, without `ros2 bag`.
 
     python -m vggt_ros.ros.harness.player BAG --loop
 
 Messages keep their spacing and their bytes; only header stamps are moved to the present, so that a
-looping clip is to its readers a camera that never stops.  With `--as-camera` one camera of the bag
-is played onto `image`, decompressed, and `camera_info`; the topics of the bag stay away.
+looping clip appears as a camera that never stops.  With `--as-camera` only one camera of the bag is
+played, onto `image`, decompressed, and `camera_info`.
 """
 
 import argparse
@@ -33,28 +33,28 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vggt_ros.errors import UserError
 from vggt_ros.ros.messages import image_message, rgb_from_compressed
 
-Outlet = Callable[[bytes], object]  # what becomes of the raw messages of one topic
+Publish = Callable[[bytes], object]  # for the serialized messages of one topic
 STAMP = struct.Struct("<iI")  # sec and nanosec of a leading Header
 STAMP_AT = 4  # after the preamble of CDR
 
 
-class Recorded(NamedTuple):
-    """One message of a bag; `time_ns` says when it was recorded, or when it is due."""
+class BagMessage(NamedTuple):
+    """One message of a bag; `time_ns` is when it was recorded, or when it is due."""
 
     topic: str
     time_ns: int
     raw: bytes  # CDR
-    stamped: bool  # its type begins with a Header
+    stamped: bool  # its type starts with a Header
 
 
 def main() -> None:
-    """Play until the end, or for ever with --loop; Ctrl-C ends quietly."""
+    """Play until the end, or with --loop until Ctrl-C, which ends without a traceback."""
     parser = argparse.ArgumentParser(description="Play a rosbag2 onto live topics.")
     parser.add_argument("bag", type=Path, help="folder of a rosbag2, or its .mcap or .db3 file")
-    parser.add_argument("--loop", action="store_true", help="begin again at the end, for ever")
+    parser.add_argument("--loop", action="store_true", help="start again at the end, until Ctrl-C")
     parser.add_argument(
         "--there-and-back", action="store_true",
-        help="with --loop: every second time from the end to the beginning, so that nothing jumps",
+        help="with --loop: every second time backwards, so that the camera never jumps",
     )  # fmt: skip
     parser.add_argument("--rate", type=float, default=1.0, help="2 plays twice as fast")
     parser.add_argument(
@@ -64,9 +64,9 @@ def main() -> None:
     try:
         rclpy.init()
         node = Node("player")
-        outlets = camera_outlets(node, options.bag) if options.as_camera else None
+        topics = camera_topics(node, options.bag) if options.as_camera else None
         play(
-            node, options.bag, outlets,
+            node, options.bag, topics,
             loop=options.loop, there_and_back=options.there_and_back, rate=options.rate,
         )  # fmt: skip
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -80,40 +80,43 @@ def main() -> None:
 def play(
     node: Node,
     bag: Path,
-    outlets: dict[str, Outlet] | None = None,
+    topics: dict[str, Publish] | None = None,
     *,
     loop: bool = False,
     there_and_back: bool = False,
     rate: float = 1.0,
 ) -> None:
-    """Publish every message at its time, each topic through its outlet (None: all as they are).
+    """Publish every message of these topics of the bag at its time (None: all, as they are).
 
-    On the way back, which there is with `loop` only, the whole bag is held in memory.
+    Playing backwards, which needs `loop`, holds the whole bag in memory.
 
-    Raises `UserError` for a bag or a rate of no use.
+    Raises `UserError` for a bag that cannot be read or has no messages, and for an invalid rate.
     """
     if not rate > 0:
-        raise UserError(f"--rate {rate:g} would never play; give a number above 0")
-    if outlets is None:
-        outlets = all_outlets(node, bag)
+        raise UserError(f"--rate is {rate:g}; give a number above 0")
+    if topics is None:
+        topics = all_topics(node, bag)
     laps = (
-        backwards(read(bag)) if there_and_back and lap % 2 else read(bag)
+        time_reversed(read(bag)) if there_and_back and lap % 2 else read(bag)
         for lap in (count() if loop else range(1))
     )
     for message in scheduled(laps, time.time_ns(), rate):
         time.sleep(max(0, message.time_ns - time.time_ns()) / 1e9)
         if not node.context.ok():
             return
-        if message.topic in outlets:
-            outlets[message.topic](message.raw)
-    for publisher in node.publishers:  # the last images are still on their way
+        if message.topic in topics:
+            topics[message.topic](message.raw)
+    for publisher in node.publishers:  # the last images are still being delivered
         publisher.wait_for_all_acked(Duration(seconds=1))
 
 
 def scheduled(
-    laps: Iterable[Iterable[Recorded]], start_ns: int, rate: float = 1.0
-) -> Iterator[Recorded]:
-    """Messages with the times when they are due; stamps keep their distance to those times."""
+    laps: Iterable[Iterable[BagMessage]], start_ns: int, rate: float = 1.0
+) -> Iterator[BagMessage]:
+    """Messages of consecutive laps with the times when they are due.
+
+    Stamps keep their offset to those times.  Raises `UserError` for a lap without messages.
+    """
     for lap in laps:
         number, due, first, offset = 0, start_ns, None, None
         for message in lap:
@@ -126,17 +129,17 @@ def scheduled(
             ahead = stamp - message.time_ns - offset if stamp and offset is not None else 0
             raw = message.raw
             if message.stamped:
-                raw = restamped(raw, due + int(ahead / rate))
+                raw = with_stamp(raw, due + int(ahead / rate))
             yield message._replace(time_ns=due, raw=raw)
         if not number:
             raise UserError("the bag holds no messages; record one with: ros2 bag record")
         start_ns = due + max((due - start_ns) // max(number - 1, 1), 1_000_000)
 
 
-def backwards(lap: Iterable[Recorded]) -> Iterator[Recorded]:
-    """The same messages from last to first; their times and stamps run forward all the same.
+def time_reversed(lap: Iterable[BagMessage]) -> Iterator[BagMessage]:
+    """The same messages from last to first, with times and stamps that increase.
 
-    Times are mirrored, and stamps likewise: what had one stamp has one stamp again.
+    Times are mirrored, and so are stamps: messages that shared a stamp share one again.
     """
     messages = list(lap)
     stamps = [header_stamp(message.raw) if message.stamped else 0 for message in messages]
@@ -146,66 +149,66 @@ def backwards(lap: Iterable[Recorded]) -> Iterator[Recorded]:
     lag = next(lags, 0)
     both = messages[0].time_ns + messages[-1].time_ns if messages else 0
     for message, stamp in zip(reversed(messages), reversed(stamps), strict=True):
-        raw = restamped(message.raw, both + 2 * lag - stamp) if stamp else message.raw
+        raw = with_stamp(message.raw, both + 2 * lag - stamp) if stamp else message.raw
         yield message._replace(time_ns=both - message.time_ns, raw=raw)
 
 
 def header_stamp(raw: bytes) -> int:
-    """Nanoseconds of the Header that `raw` begins with."""
+    """Stamp in nanoseconds of the Header at the start of a serialized message."""
     sec, nanosec = STAMP.unpack_from(raw, STAMP_AT)
     return sec * 1_000_000_000 + nanosec
 
 
-def restamped(raw: bytes, stamp_ns: int) -> bytes:
-    """The same message, its leading Header at another time."""
+def with_stamp(raw: bytes, stamp_ns: int) -> bytes:
+    """The same serialized message with another stamp in its leading Header."""
     patched = bytearray(raw)
     STAMP.pack_into(patched, STAMP_AT, *divmod(stamp_ns, 1_000_000_000))
     return bytes(patched)
 
 
-def read(bag: Path) -> Iterator[Recorded]:
+def read(bag: Path) -> Iterator[BagMessage]:
     """All messages of a rosbag2 in the order of their recording."""
     with reading(bag) as reader:
         for connection, time_ns, raw in reader.messages():
-            stamped = begins_with_header(connection.msgtype)
-            yield Recorded(connection.topic, time_ns, bytes(raw), stamped)
+            stamped = starts_with_header(connection.msgtype)
+            yield BagMessage(connection.topic, time_ns, bytes(raw), stamped)
 
 
-def all_outlets(node: Node, bag: Path) -> dict[str, Outlet]:
-    """Every topic under its own name; those whose type is not installed are named in the log."""
-    outlets = {}
+def all_topics(node: Node, bag: Path) -> dict[str, Publish]:
+    """A publisher for every topic of the bag; a warning for types that are not installed."""
+    publishers = {}
     for topic, msgtype in topics_of(bag).items():
-        message_class = class_of(msgtype)
-        if message_class is None:
-            node.get_logger().warning(f"{topic} is left out: {msgtype} is not installed here")
+        kind = message_class(msgtype)
+        if kind is None:
+            node.get_logger().warning(f"{topic} is not played: {msgtype} is not installed")
             continue
         qos = QoSProfile(depth=10)
         if topic == "/tf_static":
             qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
-        outlets[topic] = node.create_publisher(message_class, topic, qos).publish
-    return outlets
+        publishers[topic] = node.create_publisher(kind, topic, qos).publish
+    return publishers
 
 
-def camera_outlets(node: Node, bag: Path) -> dict[str, Outlet]:
-    """The bag's first camera onto `image` and `camera_info`.  Raises `UserError` without one."""
+def camera_topics(node: Node, bag: Path) -> dict[str, Publish]:
+    """Publishers of the first camera, on `image` and `camera_info`; `UserError` without one."""
     topics = topics_of(bag)
     first = {msgtype: topic for topic, msgtype in reversed(topics.items())}
     image = node.create_publisher(Image, "image", 10)
     info = node.create_publisher(CameraInfo, "camera_info", 10)
-    outlets: dict[str, Outlet] = {}
+    publishers: dict[str, Publish] = {}
     if raw := first.get("sensor_msgs/msg/Image"):
-        outlets[raw] = image.publish
+        publishers[raw] = image.publish
     elif compressed := first.get("sensor_msgs/msg/CompressedImage"):
-        outlets[compressed] = lambda raw: image.publish(decompressed(raw))
+        publishers[compressed] = lambda raw: image.publish(decompressed(raw))
     else:
         raise UserError(f"{bag} has no image topic; its topics: {', '.join(topics)}")
     if calibration := first.get("sensor_msgs/msg/CameraInfo"):
-        outlets[calibration] = info.publish
-    return outlets
+        publishers[calibration] = info.publish
+    return publishers
 
 
 def decompressed(raw: bytes) -> Image:
-    """A serialized CompressedImage as the rgb8 Image that it holds."""
+    """The rgb8 Image in a serialized CompressedImage."""
     message = deserialize_message(raw, CompressedImage)
     return image_message(message.header, rgb_from_compressed(message))
 
@@ -218,7 +221,7 @@ def topics_of(bag: Path) -> dict[str, str]:
 
 @contextmanager
 def reading(bag: Path) -> Iterator[Any]:
-    """The bag, opened; `UserError` where it cannot be."""
+    """An open reader of the bag.  Raises `UserError` where it cannot be opened."""
     from rosbags.highlevel import AnyReader, AnyReaderError  # pip install 'vggt_ros[tools]'
 
     try:
@@ -229,7 +232,7 @@ def reading(bag: Path) -> Iterator[Any]:
 
 
 @cache
-def class_of(msgtype: str) -> Any:
+def message_class(msgtype: str) -> Any:
     """The Python class of e.g. "sensor_msgs/msg/Image"; None where it is not installed."""
     package, _, name = msgtype.split("/")
     try:
@@ -239,10 +242,10 @@ def class_of(msgtype: str) -> Any:
 
 
 @cache
-def begins_with_header(msgtype: str) -> bool:
+def starts_with_header(msgtype: str) -> bool:
     """Whether the first field is a std_msgs/Header."""
-    message_class = class_of(msgtype)
-    fields = list(message_class.get_fields_and_field_types().items()) if message_class else []
+    kind = message_class(msgtype)
+    fields = list(kind.get_fields_and_field_types().items()) if kind else []
     return bool(fields) and fields[0][1] == "std_msgs/Header"
 
 

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What a look costs beside the network: from an Image message to every output, timed by part.
+"""Time of an inference beside the network: from an Image message to every output, by part.
 
-The node's own code runs, with a network that answers at once; another process subscribes to all.
+The node's own code runs with a network that returns at once; another process subscribes to all.
 """
 
 import subprocess
@@ -25,10 +25,10 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from vggt_ros.engine.interface import Look
+from vggt_ros.engine.interface import InferenceResult
 from vggt_ros.errors import UserError
 from vggt_ros.msg import PointTracks, QueryPoints
-from vggt_ros.ros.inference import Job
+from vggt_ros.ros.inference import Task
 from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.messages import header, image_message
 from vggt_ros.ros.node import VggtNode
@@ -46,18 +46,18 @@ TOPICS = {
     "/vggt/tracks": PointTracks,
 }
 START, PERIOD = 1_700_000_000_000_000_000, 100_000_000  # nanoseconds
-PATIENCE = 30.0  # seconds for the subscribers to appear
+TIMEOUT = 30.0  # seconds for the subscribers to appear, and for an update to be published
 
 
 class Part(NamedTuple):
-    """One row: what is timed, and its median in milliseconds."""
+    """One row: a part of the work, and its median time in milliseconds."""
 
     name: str
     milliseconds: float
 
 
-class Instant:
-    """A network that answers at once: a tilted plane ahead, every pixel sure, all queries seen."""
+class InstantEngine:
+    """A network that returns at once: a tilted plane, high confidence, all queries visible."""
 
     name, device, dtype, random_weights = "instant", "none", "float32", False
     compiling = ()
@@ -72,9 +72,9 @@ class Instant:
     def close(self, timeout: float) -> bool:
         return True
 
-    def look(
+    def infer(
         self, frame_ids, images, *, depth_frames: int, queries=None, query_frame: int = 0
-    ) -> Look:
+    ) -> InferenceResult:
         height, width = images[-1].shape[:2]
         encoding = np.zeros((len(frame_ids), 9), np.float32)
         encoding[:, 0] = [-0.02 * (i - frame_ids[0]) for i in frame_ids]
@@ -83,10 +83,10 @@ class Instant:
         depth = np.broadcast_to(plane, (depth_frames, height, width))
         confidence = np.full_like(depth, 4.0)
         if queries is None:
-            return Look(encoding, depth, confidence)
+            return InferenceResult(encoding, depth, confidence)
         tracks = np.broadcast_to(queries, (len(frame_ids), *queries.shape))
-        sure = np.ones(tracks.shape[:2], np.float32)
-        return Look(encoding, depth, confidence, tracks, sure, sure)
+        ones = np.ones(tracks.shape[:2], np.float32)
+        return InferenceResult(encoding, depth, confidence, tracks, ones, ones)
 
 
 def message_times(
@@ -97,25 +97,26 @@ def message_times(
     window_size: int = 4,
     queries: int = 16,
 ) -> list[Part]:
-    """Medians by part over `repeats` looks; the last row is all of them together, for one frame.
+    """Medians by part over `repeats` inferences; the last row is their sum for one frame.
 
-    Decoding to geometry run as they are; the rows of topics say what building and publishing took,
-    where a part that two topics share counts for the first.  `image_size` is width and height.
+    Decoding to geometry run as they are; the rows of topics are the time to build and publish the
+    message, where a part that two topics share counts for the first.  `image_size` is width and
+    height.
     """
-    with _node(Instant(network_width), window_size) as node:
+    with _node(InstantEngine(network_width), window_size) as node:
         rng = np.random.default_rng(0)
-        picture = rng.integers(0, 255, (*reversed(image_size), 3), dtype=np.uint8)
-        node.looker.look(Job(_image(0, picture), time.monotonic()))
+        image = rng.integers(0, 255, (*reversed(image_size), 3), dtype=np.uint8)
+        node.inference.infer(Task(_image(0, image), time.monotonic()))
         ids = list(range(queries))
-        node.looker.query(QueryPoints(ids=ids, u=[50.0 + i for i in ids], v=[40.0 for _ in ids]))
+        node.inference.query(QueryPoints(ids=ids, u=[50.0 + i for i in ids], v=[40.0 for _ in ids]))
         samples: dict[str, list[float]] = {}
         for i in range(1, repeats + window_size + 1):
-            msg = _image(i, picture)
+            msg = _image(i, image)
             began = time.perf_counter()
             frame_from(msg)
             decoded = time.perf_counter()
-            node.looker.look(Job(msg, time.monotonic()))
-            node.sender.rest(PATIENCE)
+            node.inference.infer(Task(msg, time.monotonic()))
+            node.sender.wait_until_idle(TIMEOUT)
             parts = dict(node.health.seconds)
             total = time.perf_counter() - decoded - parts.pop("network")
             parts = {"decode": decoded - began, **parts, "total": total}
@@ -124,39 +125,39 @@ def message_times(
     return [Part(name, median(times)) for name, times in samples.items()]
 
 
-def _image(i: int, picture: UInt8[np.ndarray, "h w 3"]) -> Image:
-    return image_message(header(START + i * PERIOD, "camera"), picture)
+def _image(i: int, image: UInt8[np.ndarray, "h w 3"]) -> Image:
+    return image_message(header(START + i * PERIOD, "camera"), image)
 
 
 @contextmanager
-def _node(engine: Instant, window_size: int) -> Iterator[VggtNode]:
-    """A node on a context of its own, with every topic heard by another process."""
+def _node(engine: InstantEngine, window_size: int) -> Iterator[VggtNode]:
+    """A node on a context of its own, and a process that subscribes to every topic."""
     context = Context()
     context.init()
     overrides = [Parameter("window_size", value=window_size), Parameter("cache_dir", value="")]
     node = VggtNode(open_engine=lambda *_: engine, context=context, parameter_overrides=overrides)
-    listener = subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.harness.timing"])
+    subscriber = subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.harness.timing"])
     try:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while node.health.state != "waiting for the first image" or not all(
             node.count_subscribers(topic) for topic in TOPICS
         ):
-            if time.monotonic() > end or listener.poll() is not None:
-                raise UserError("the process that listens did not start; is the ROS domain in use?")
+            if time.monotonic() > end or subscriber.poll() is not None:
+                raise UserError("the subscribing process did not start; is the ROS domain in use?")
             time.sleep(0.05)
         yield node
     finally:
-        listener.terminate()
-        listener.wait()
-        node.close(PATIENCE)
+        subscriber.terminate()
+        subscriber.wait()
+        node.close(TIMEOUT)
         node.destroy_node()
         context.shutdown()
 
 
-def _listen(topics: dict[str, type]) -> None:
-    """Take every message as bytes: what listeners in other processes cost is their own business."""
+def _subscribe(topics: dict[str, type]) -> None:
+    """Receive every message as bytes: the subscribers' own work is not part of the timing."""
     rclpy.init()
-    node = Node("bench_listener")
+    node = Node("bench_subscriber")
     for topic, kind in topics.items():
         node.create_subscription(kind, topic, lambda _: None, QoSProfile(depth=5), raw=True)
     rclpy.spin(node)
@@ -164,6 +165,6 @@ def _listen(topics: dict[str, type]) -> None:
 
 if __name__ == "__main__":
     try:
-        _listen(TOPICS)
+        _subscribe(TOPICS)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

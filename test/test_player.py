@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The player of the demo: stamps and schedule of a bag that is played in laps."""
+
+import numpy as np
+import pytest
+
+from vggt_ros.errors import UserError
+from vggt_ros.ros.harness.player import (
+    STAMP,
+    STAMP_AT,
+    BagMessage,
+    header_stamp,
+    scheduled,
+    time_reversed,
+    with_stamp,
+)
+
+pytestmark = pytest.mark.ros
+
+
+def recorded(time_ns: int, stamp_ns: int) -> BagMessage:
+    raw = bytearray(20)
+    STAMP.pack_into(raw, STAMP_AT, *divmod(stamp_ns, 10**9))
+    return BagMessage("/image", time_ns, bytes(raw), True)
+
+
+def test_a_restamped_message_keeps_every_other_byte():
+    raw = bytes(range(32))
+    moved = with_stamp(raw, 1_700_000_000_123_456_789)
+    assert header_stamp(moved) == 1_700_000_000_123_456_789
+    assert moved[:4] == raw[:4] and moved[12:] == raw[12:]
+
+
+@pytest.mark.parametrize("rate", [1.0, 2.0])
+def test_stamps_keep_their_spacing_over_all_laps(rate):
+    clip = [recorded(5_000 + 100_000_000 * i, 7_000 + 100_000_000 * i) for i in range(4)]
+    played = list(scheduled([clip] * 3, 10**18, rate))
+    stamps = np.array([header_stamp(message.raw) for message in played])
+    assert np.allclose(np.diff(stamps), 100_000_000 / rate)
+    assert (stamps == [message.time_ns for message in played]).all() and stamps[0] == 10**18
+
+
+def test_the_delay_between_stamp_and_recording_is_kept():
+    clip = [recorded(0, 0), recorded(100, 100), recorded(200, 190)]
+    clip = [message._replace(time_ns=message.time_ns + 10**9) for message in clip]
+    clip[0] = recorded(10**9, 50)
+    lags = [m.time_ns - header_stamp(m.raw) for m in scheduled([clip], 10**18)]
+    assert lags == [0, 50, 60]
+
+
+def test_there_and_back_the_camera_does_not_jump():
+    """Image and camera_info of a frame share their stamp on the way back too."""
+    frames = [
+        recorded(10**9 + 100 * i + late, 10**9 + 100 * i - 7)._replace(topic=topic)
+        for i in range(3)
+        for late, topic in ((0, f"/image/{i}"), (3, f"/camera_info/{i}"))
+    ]
+    played = list(scheduled([frames, time_reversed(frames), frames], 10**18))
+    assert [m.topic[-1] for m in played] == list("001122221100001122")
+    stamps = np.array([header_stamp(message.raw) for message in played])
+    assert (stamps[::2] == stamps[1::2]).all() and (np.diff(stamps[::2]) > 50).all()
+    assert (np.diff([message.time_ns for message in played]) > 0).all()
+    assert not list(time_reversed([]))
+
+
+def test_an_empty_bag_is_refused():
+    with pytest.raises(UserError, match="holds no messages"):
+        list(scheduled([[]], 0))
