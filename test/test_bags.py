@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A bag gives back pixels, nanoseconds, frames and calibration; also one that lost its end."""
+"""Bags: pixels, stamps, frame ids and calibration; also of truncated bags."""
 
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
-from shades import EPOCH, HEIGHT, WIDTH, numbers, shade
+from tagged_images import EPOCH, HEIGHT, WIDTH, tagged_image, tags
 
 from vggt_ros.errors import UserError
 from vggt_ros.tools.sources.open import open_source
@@ -28,14 +28,14 @@ def header(stamp_ns: int, frame_id: str = "cam_optical"):
 
 
 def image(i: int, stamp_ns: int):
-    data = shade(i)[..., ::-1].reshape(-1)
+    data = tagged_image(i)[..., ::-1].reshape(-1)
     step = 3 * WIDTH
     return T["sensor_msgs/msg/Image"](header(stamp_ns), HEIGHT, WIDTH, "bgr8", 0, step, data)
 
 
 def compressed(i: int, stamp_ns: int):
     file = BytesIO()
-    Image.fromarray(shade(i)).save(file, "png")
+    Image.fromarray(tagged_image(i)).save(file, "png")
     data = np.frombuffer(file.getvalue(), np.uint8)
     return T["sensor_msgs/msg/CompressedImage"](header(stamp_ns), "rgb8; png compressed", data)
 
@@ -79,7 +79,7 @@ def test_a_bag_keeps_pixels_stamps_frame_and_calibration(tmp_path, kind, message
     path = bag(tmp_path / "bag", {topic: messages, "/cam/camera_info": [camera_info()]}, kind)
     source = open_source(path)
     frames = list(source)
-    assert source.total == 5 and numbers(frames) == [0, 1, 2, 3, 4]
+    assert source.total == 5 and tags(frames) == [0, 1, 2, 3, 4]
     assert [f.stamp_ns for f in frames] == STAMPS
     for frame in frames:
         assert frame.camera == "cam_optical"
@@ -89,77 +89,77 @@ def test_a_bag_keeps_pixels_stamps_frame_and_calibration(tmp_path, kind, message
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bag_of_compressed_messages_is_read(tmp_path, kind):
     path = bag(tmp_path / "bag", {"/image": IMAGES}, kind, zipped=True)
-    assert numbers(open_source(path)) == [0, 1, 2, 3, 4]
+    assert tags(open_source(path)) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_bag_that_lost_its_end_gives_its_beginning_and_says_so(tmp_path, kind, whole):
+@pytest.mark.parametrize("metadata", [False, True])
+def test_a_truncated_bag_is_read_up_to_the_cut_with_a_note(tmp_path, kind, metadata):
     many = [image(i % 5, EPOCH + i) for i in range(100)]
-    for message in many:  # as tall as it takes for a file of several chunks
+    for message in many:  # tall, so that the file has several chunks
         message.height, message.data = 16 * HEIGHT, np.tile(message.data, 16)
     path = bag(
         tmp_path / "bag", {"/cam/image_raw": many, "/cam/camera_info": [camera_info()]}, kind
     )
     file = next(p for p in path.iterdir() if p.suffix != ".yaml")
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.6)])
-    if not whole:
+    if not metadata:
         (path / "metadata.yaml").unlink()
     source = open_source(path)
     stamps = [f.stamp_ns for f in source]
     assert stamps == [EPOCH + i for i in range(len(stamps))]
     assert 25 < len(stamps) < 61  # an mcap is written in chunks
-    assert any("not whole" in note for note in source.notes)
+    assert any("truncated" in note for note in source.notes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bag_without_metadata_is_still_a_bag(tmp_path, kind):
+def test_a_bag_without_metadata_is_read(tmp_path, kind):
     path = bag(tmp_path / "bag", {"/image": IMAGES}, kind)
     (path / "metadata.yaml").unlink()
-    assert numbers(open_source(path)) == [0, 1, 2, 3, 4]
+    assert tags(open_source(path)) == [0, 1, 2, 3, 4]
 
 
-def test_a_storage_file_alone_is_a_bag(tmp_path):
+def test_a_single_storage_file_is_read(tmp_path):
     path = bag(tmp_path / "bag", {"/image": IMAGES})
-    assert numbers(open_source(path / "bag.mcap")) == [0, 1, 2, 3, 4]
+    assert tags(open_source(path / "bag.mcap")) == [0, 1, 2, 3, 4]
 
 
-def test_of_several_topics_one_must_be_chosen(tmp_path):
+def test_several_image_topics_need_a_choice(tmp_path):
     path = bag(tmp_path / "bag", {"/left/image": IMAGES, "/right/image": IMAGES[::-1]})
     with pytest.raises(UserError, match=r"--topic .*/left/image .*/right/image"):
         open_source(path)
     with pytest.raises(UserError, match=r"no image topic /up.*/left/image"):
         open_source(path, topic="/up")
-    assert numbers(open_source(path, topic="right/image")) == [4, 3, 2, 1, 0]
+    assert tags(open_source(path, topic="right/image")) == [4, 3, 2, 1, 0]
 
 
-def test_one_camera_recorded_raw_and_compressed_is_one_topic(tmp_path):
+def test_a_camera_recorded_raw_and_compressed_counts_once(tmp_path):
     both = {"/image/compressed": [compressed(1, EPOCH)], "/image": IMAGES}
-    assert numbers(open_source(bag(tmp_path / "bag", both))) == [0, 1, 2, 3, 4]
+    assert tags(open_source(bag(tmp_path / "bag", both))) == [0, 1, 2, 3, 4]
 
 
-def test_a_bag_without_images_names_what_it_has(tmp_path):
+def test_a_bag_without_images_is_refused_with_its_topics(tmp_path):
     path = bag(tmp_path / "bag", {"/cam/camera_info": [camera_info()]})
     with pytest.raises(UserError, match="no image topic; its topics: /cam/camera_info"):
         open_source(path)
 
 
-def test_images_without_stamps_take_the_time_of_recording_and_say_so(tmp_path):
+def test_images_without_stamps_use_the_time_of_recording_with_a_note(tmp_path):
     source = open_source(bag(tmp_path / "bag", {"/image": [image(i, 0) for i in range(3)]}))
     assert [f.stamp_ns for f in source] == [EPOCH + 10**9 + i * 10**8 for i in range(3)]
-    assert sum("time of recording" in n or "times of recording" in n for n in source.notes) == 1
+    assert sum("times of recording" in note for note in source.notes) == 1
 
 
 @pytest.mark.parametrize(
     ("image_topic", "info_topic", "info", "expected"),
     [
         ("/cam/image_raw", "/elsewhere/info", camera_info(), K),  # found by its frame_id
-        ("/cam/image_raw", "/cam/camera_info", camera_info(scale=2), K),  # of a resized picture
+        ("/cam/image_raw", "/cam/camera_info", camera_info(scale=2), K),  # of a resized image
         ("/cam/image_rect", "/cam/camera_info", camera_info(), np.diag([7.0, 7, 1]).reshape(-1)),
         ("/cam/image_raw", "/elsewhere/info", camera_info(frame_id="other"), None),
     ],
 )
-def test_the_calibration_is_that_of_the_picture(tmp_path, image_topic, info_topic, info, expected):
+def test_the_calibration_fits_the_image(tmp_path, image_topic, info_topic, info, expected):
     frame = next(
         iter(open_source(bag(tmp_path / "bag", {image_topic: IMAGES, info_topic: [info]})))
     )
@@ -169,15 +169,15 @@ def test_the_calibration_is_that_of_the_picture(tmp_path, image_topic, info_topi
         np.testing.assert_allclose(frame.intrinsics, expected.reshape(3, 3), atol=1e-9)
 
 
-def test_a_broken_image_in_a_bag_is_passed_by(tmp_path):
+def test_an_image_of_unknown_encoding_is_skipped(tmp_path):
     broken = image(1, STAMPS[1])
     broken.encoding = "nonsense8"
     source = open_source(bag(tmp_path / "bag", {"/image": [IMAGES[0], broken, IMAGES[2]]}))
-    assert numbers(source) == [0, 2]
+    assert tags(source) == [0, 2]
     assert "nonsense8" in source.skipped[0].reason
 
 
-def test_a_message_that_is_none_is_passed_by(tmp_path):
+def test_a_damaged_message_is_skipped(tmp_path):
     path = tmp_path / "bag"
     with Writer(path, version=9) as writer:
         kind = IMAGES[0].__msgtype__
@@ -186,5 +186,5 @@ def test_a_message_that_is_none_is_passed_by(tmp_path):
             raw = bytes(ROS.serialize_cdr(message, kind))
             writer.write(connection, EPOCH + i, raw[:60] if i == 1 else raw)
     source = open_source(path)
-    assert numbers(source) == [0, 2, 3, 4]
+    assert tags(source) == [0, 2, 3, 4]
     assert [s.name for s in source.skipped] == ["image 1"]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Figures come in one form, from sides that took turns."""
+"""`vggt bench`: alternating sides, formats of the output, options."""
 
 import json
 import sys
@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from vggt_ros.errors import UserError
-from vggt_ros.tools.bench.main import Options, Row, bench, interleaved, picture_size
+from vggt_ros.tools.bench.main import Options, Row, bench, image_size, interleaved
 
 OPTIONS = Options("tiny", (1,), 0, 0, 1, None, "float32")
 
 
-def test_sides_take_turns_after_one_run_that_is_not_counted():
+def test_sides_alternate_after_a_warm_up_run():
     calls: list[str] = []
     ticks = iter(range(100))
     sides = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
@@ -22,13 +22,13 @@ def test_sides_take_turns_after_one_run_that_is_not_counted():
     assert calls == ["a", "b", "a", "b", "a", "b"]
 
 
-def test_one_slow_run_does_not_move_the_figure():
+def test_one_slow_run_does_not_change_the_median():
     ticks = iter([0.0, 1.0, 1.0, 2.0, 2.0, 99.0])
     assert interleaved({"a": lambda: None}, 3, lambda: next(ticks)) == {"a": 1.0}
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_rows_come_as_a_table_or_as_one_object(as_json, capsys, monkeypatch):
+def test_rows_are_printed_as_a_table_or_as_one_object(as_json, capsys, monkeypatch):
     row = Row("stream_over_full/tiny/224x168/S4", 0.5, "ratio", "lower", "at most 0.7")
     module = SimpleNamespace(rows=lambda options: iter([row]))
     monkeypatch.setitem(sys.modules, "vggt_ros.tools.bench.stream", module)
@@ -39,14 +39,14 @@ def test_rows_come_as_a_table_or_as_one_object(as_json, capsys, monkeypatch):
         assert report["machine"] and report["rows"] == [row._asdict()]
     else:
         assert "| `stream_over_full/tiny/224x168/S4` | 0.5 | ratio | at most 0.7 |" in output.out
-    assert row.name in output.err  # as soon as it is known
+    assert row.name in output.err  # as progress
 
 
-def test_the_picture_is_the_models_own_unless_told():
-    assert picture_size(OPTIONS) == (168, 224)
-    assert picture_size(Options("vggt-1b", (1,), 518, 392, 1, None, "auto")) == (392, 518)
+def test_the_image_size_is_the_models_own_by_default():
+    assert image_size(OPTIONS) == (168, 224)
+    assert image_size(Options("vggt-1b", (1,), 518, 392, 1, None, "auto")) == (392, 518)
     with pytest.raises(UserError, match="multiples of 14"):
-        picture_size(Options("tiny", (1,), 100, 0, 1, None, "auto"))
+        image_size(Options("tiny", (1,), 100, 0, 1, None, "auto"))
 
 
 def test_dispatch_is_measured_in_milliseconds(capsys):
@@ -57,6 +57,6 @@ def test_dispatch_is_measured_in_milliseconds(capsys):
 
 
 @pytest.mark.parametrize("wrong", [{"repeats": 0}, {"windows": (0,)}, {"model": "huge"}])
-def test_wrong_options_are_refused(wrong):
+def test_invalid_options_are_refused(wrong):
     with pytest.raises(UserError):
         bench("dispatch", **wrong)

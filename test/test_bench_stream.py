@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Measured steps against the cost model: rates are found again, and the picture is drawn."""
+"""`vggt bench stream`: rates fitted to measured steps, the plot, random weights."""
 
 import json
 
@@ -9,35 +9,37 @@ import pytest
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import TINY, VGGT_1B
+from vggt_ros.model.random_weights import random_weights
 from vggt_ros.tools.bench import flops, main, plot
 from vggt_ros.tools.bench.flops import Work
 from vggt_ros.tools.bench.plot import Rates, fit
-from vggt_ros.tools.bench.step import quick_weights
+
+pytestmark = pytest.mark.slow
 
 WORK = {s: flops.step(VGGT_1B, s, (392, 518)).total for s in range(1, 17)}
 
 
-def test_the_rates_of_a_machine_are_found_in_its_times():
+def test_rates_are_recovered_from_exact_times():
     truth = Rates(600e12, 300e12)
     found = fit(WORK, {s: truth.seconds(work) for s, work in WORK.items()})
     assert found == pytest.approx(truth, rel=1e-9)
 
 
-def test_noise_moves_the_rates_little():
+def test_noise_changes_the_rates_little():
     truth, random = Rates(600e12, 300e12), np.random.default_rng(0)
     times = {s: truth.seconds(work) * random.uniform(0.98, 1.02) for s, work in WORK.items()}
     assert fit(WORK, times) == pytest.approx(truth, rel=0.1)
 
 
-def test_one_window_or_free_attention_leave_one_rate():
+def test_one_window_or_negative_attention_give_one_rate():
     assert fit({4: WORK[4]}, {4: 2.0}) == pytest.approx((WORK[4].total / 2,) * 2)
     free = {s: work.gemm / 1e12 for s, work in WORK.items()}
-    free[16] /= 2  # as if attention cost less than nothing
+    free[16] /= 2  # attention of negative time
     gemm, attention = fit(WORK, free)
     assert gemm == attention > 0
 
 
-def test_the_plot_times_the_step_alone(tmp_path, monkeypatch, capsys):
+def test_the_plot_measures_only_the_step(tmp_path, monkeypatch, capsys):
     class Stepper:
         size, config, dtype = (168, 224), TINY, np.dtype(np.float32)
 
@@ -52,32 +54,32 @@ def test_the_plot_times_the_step_alone(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(plot, "Stepper", Stepper)
     monkeypatch.setattr(plot, "interleaved", interleaved)
-    picture = tmp_path / "step.png"
-    main.bench("stream", json=True, plot=picture)
+    plot_file = tmp_path / "step.png"
+    main.bench("stream", json=True, plot=plot_file)
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert plot_file.read_bytes().startswith(b"\x89PNG")
     assert len(rows) == 16 + 3 and "step_s/tiny/224x168/S16" in rows
     assert rows["model_off/tiny/224x168"]["value"] < 1e-6
     assert rows["gemm_rate/tiny/224x168"]["value"] == pytest.approx(1000)
 
 
-def test_a_plot_that_cannot_be_is_refused(tmp_path):
+def test_an_impossible_plot_is_refused(tmp_path):
     with pytest.raises(UserError, match="bench stream --plot"):
         main.bench("full", plot=tmp_path / "full.png")
     with pytest.raises(UserError, match=r"\.png"):
         main.bench("stream", plot=tmp_path / "stream.jpeg")
 
 
-def test_quick_weights_have_the_shapes_and_keep_the_variance():
+def test_pooled_weights_have_the_shapes_and_keep_the_variance():
     import jax
 
     from vggt_ros.model.weights import abstract
 
     heads = ("camera", "depth")
-    weights = quick_weights(TINY, heads, np.float32, jax.devices()[0])
+    weights = random_weights(TINY, heads, np.float32, pooled_on=jax.devices()[0])
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract(TINY, heads, np.float32))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), weights) == shapes
-    kernel = weights["tower"]["stages"][1]["frame"]["mlp"]["fc1"]["kernel"]
+    kernel = weights["aggregator"]["stages"][1]["frame_blocks"]["mlp"]["fc1"]["kernel"]
     assert np.std(kernel) == pytest.approx(TINY.aggregator.embed_dim**-0.5, rel=0.02)
 
 

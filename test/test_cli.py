@@ -1,14 +1,16 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt` answers at once, says errors in one line, and lists only what is there."""
+"""The program `vggt`: help without JAX, errors in one line, exit codes."""
 
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from vggt_ros.settings import Settings
 from vggt_ros.tools import cli
 
 
@@ -29,7 +31,7 @@ def command(monkeypatch, tmp_path):
     return install
 
 
-def test_help_lists_commands_that_exist_and_no_others(capsys, monkeypatch):
+def test_help_lists_only_commands_that_exist(capsys, monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "fly", cli.Command("vggt_ros.tools.fly", "fly", "not yet"))
     assert cli.call(["--help"]) == 0
     listed = capsys.readouterr().out
@@ -38,7 +40,7 @@ def test_help_lists_commands_that_exist_and_no_others(capsys, monkeypatch):
     assert "fly" not in listed
 
 
-def test_help_does_not_wait_for_jax_or_ros():
+def test_help_does_not_import_jax_or_ros():
     program = """
 import sys
 from vggt_ros.tools.cli import call
@@ -55,35 +57,54 @@ for name in ([], ["demo"], ["run"], ["view"], ["verify"], ["weights"], ["warm"],
     assert "usage: vggt weights" in done.stdout
 
 
-def test_arguments_arrive_with_their_types_and_the_result_is_the_exit_code(command):
+def test_arguments_have_their_types_and_the_result_is_the_exit_code(command):
     command("return count if path == Path('here') else 99")
     assert cli.call(["probe", "here", "--count", "7"]) == 7
 
 
-def test_a_fault_of_the_user_is_one_line_and_exit_1(command, capsys):
+@pytest.mark.parametrize(
+    "command, names",
+    [
+        ("run", "window_size stride network_width min_confidence scale_source fixed_scale"),
+        ("warm", "window_size stride network_width"),
+        ("demo", "window_size"),
+    ],
+)
+def test_help_of_settings_is_their_description(capsys, monkeypatch, command, names):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit, match="0"):
+        cli.call([command, "--help"])
+    help_text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    about = {row.name: row.metadata["about"] for row in fields(Settings)}
+    for name in names.split():
+        assert about[name] in help_text
+
+
+def test_a_user_error_is_one_line_and_exit_code_1(command, capsys):
     command("raise UserError('no such thing; make one')")
     assert cli.call(["probe", "here"]) == 1
     assert capsys.readouterr().err == "vggt: no such thing; make one\n"
 
 
-def test_an_unknown_command_names_the_known_ones(capsys):
+def test_an_unknown_command_lists_the_known_ones(capsys):
     assert cli.call(["vew"]) == 1
     assert "choose from: demo, run, view" in capsys.readouterr().err
 
 
-def test_a_fault_of_ours_keeps_its_traceback(command):
+def test_another_exception_keeps_its_traceback(command):
     command("raise RuntimeError('a bug')")
     with pytest.raises(RuntimeError, match="a bug"):
         cli.call(["probe", "here"])
 
 
-def test_ctrl_c_ends_with_130_and_without_a_traceback(tmp_path: Path):
+def test_ctrl_c_exits_with_130_and_without_a_traceback(tmp_path: Path):
     (tmp_path / "waits.py").write_text(
         "import time\ndef wait(): print('waiting', flush=True); time.sleep(60)\n"
     )
     program = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
+from vggt_ros.settings import Settings
 from vggt_ros.tools import cli
 cli.COMMANDS["wait"] = cli.Command("waits", "wait", "waits")
 sys.argv = ["vggt", "wait"]
@@ -99,7 +120,7 @@ cli.main()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["tiny", "--queries", "-1"], "--queries -1"),
         (["tiny", "--queries", "5000"], "at most 1024"),
@@ -109,8 +130,10 @@ cli.main()
         (["no/such/file.safetensors"], "no/such/file.safetensors"),
     ],
 )
-def test_warm_refuses_what_no_node_could_run(capsys, tmp_path, monkeypatch, arguments, words):
+def test_warm_refuses_parameters_that_the_node_refuses(
+    capsys, tmp_path, monkeypatch, arguments, message
+):
     monkeypatch.setattr("vggt_ros.engine.device.keep_compiled", lambda _: None)
     monkeypatch.setattr("vggt_ros.engine.compiler.Compiler.__call__", None)
     assert cli.call(["warm", *arguments, "--cache-dir", str(tmp_path)]) == 1
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""COLMAP's files say what the run says, in COLMAP's conventions, as its documentation has them."""
+"""COLMAP files of a run, in the conventions of COLMAP's documentation."""
 
 import struct
 
@@ -11,17 +11,17 @@ from PIL import Image
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import WORLD_FROM_OPTICAL, rotation_from_quaternion
 from vggt_ros.tools.colmap import colmap
-from vggt_ros.tools.runs.format import Shot
-from vggt_ros.tools.runs.writer import Recorder
+from vggt_ros.tools.runs.format import RunFrame
+from vggt_ros.tools.runs.writer import RunWriter
 
 HEIGHT, WIDTH = 28, 42
 
 
 @pytest.fixture(scope="module")
-def shots() -> list[Shot]:
-    """A few cameras here and there; the last two share their intrinsics."""
+def frames() -> list[RunFrame]:
+    """Frames of a few random cameras; the last two share their intrinsics."""
     random = np.random.default_rng(0)
-    shots = []
+    frames = []
     for i in range(4):
         pose = np.eye(4)
         turn = rotation_from_quaternion(random.normal(size=4) * 0.2 + [0, 0, 0, 1])
@@ -32,17 +32,17 @@ def shots() -> list[Shot]:
         depth = random.uniform(1, 5, (HEIGHT, WIDTH)).astype(np.float32)
         depth[:5] = np.nan
         image = random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-        shots.append(Shot(depth, np.full_like(depth, 2), k, pose, 1 + i, image))
-    return shots
+        frames.append(RunFrame(depth, np.full_like(depth, 2), k, pose, 1 + i, image))
+    return frames
 
 
 @pytest.fixture(scope="module")
-def folder(shots, tmp_path_factory):
-    """What `vggt colmap` wrote of them."""
+def folder(frames, tmp_path_factory):
+    """The COLMAP workspace of these frames."""
     path = tmp_path_factory.mktemp("colmap")
-    with Recorder(path / "run", {}) as recorder:
-        for shot in shots:
-            recorder.add(shot)
+    with RunWriter(path / "run", {}) as writer:
+        for frame in frames:
+            writer.add(frame)
     assert colmap(path / "run", path / "out", max_points=400) == path / "out" / "sparse" / "0"
     return path / "out"
 
@@ -52,48 +52,48 @@ def rows(path) -> list[list[str]]:
 
 
 def read_views(sparse):
-    """name -> camera from world, parameters, seen pixels and their points, all as in COLMAP."""
+    """name -> camera from world, parameters, pixels and their points, in COLMAP's conventions."""
     cameras = {row[0]: [float(x) for x in row[4:]] for row in rows(sparse / "cameras.txt")}
     lines = rows(sparse / "images.txt")
     views = {}
-    for head, seen in zip(lines[::2], lines[1::2], strict=True):
+    for head, pixels in zip(lines[::2], lines[1::2], strict=True):
         w, x, y, z, *t = map(float, head[1:8])
         rotation = rotation_from_quaternion(np.array([x, y, z, w]))
         views[head[9]] = (
             rotation,
             np.array(t),
             cameras[head[8]],
-            np.array(seen, float).reshape(-1, 3),
+            np.array(pixels, float).reshape(-1, 3),
         )
     return views
 
 
-def test_every_point_projects_onto_the_centre_of_the_pixel_it_came_from(folder, shots):
+def test_every_point_projects_to_the_centre_of_its_pixel(folder, frames):
     points = {row[0]: row for row in rows(folder / "sparse" / "0" / "points3D.txt")}
     views = read_views(folder / "sparse" / "0")
     assert list(views) == [f"{i:06d}.png" for i in range(4)]
-    for shot, (rotation, translation, (fx, fy, cx, cy), seen) in zip(
-        shots, views.values(), strict=True
+    for frame, (rotation, translation, (fx, fy, cx, cy), pixels) in zip(
+        frames, views.values(), strict=True
     ):
-        assert len(seen) == 100
-        for u, v, number in seen:
+        assert len(pixels) == 100
+        for u, v, number in pixels:
             row = points[str(int(number))]
             x, y, z = rotation @ np.array(row[1:4], float) + translation
             np.testing.assert_allclose([fx * x / z + cx, fy * y / z + cy], [u, v], atol=1e-6)
             i, j = int(v - 0.5), int(u - 0.5)
-            assert (v - 0.5, u - 0.5) == (i, j)  # a pixel's centre lies on the half
-            np.testing.assert_allclose(z, shot.depth[i, j], rtol=1e-6)
-            assert [int(c) for c in row[4:7]] == shot.image[i, j].tolist()
+            assert (v - 0.5, u - 0.5) == (i, j)  # a pixel's centre is at the half
+            np.testing.assert_allclose(z, frame.depth[i, j], rtol=1e-6)
+            assert [int(c) for c in row[4:7]] == frame.image[i, j].tolist()
 
 
-def test_a_track_points_back_at_the_pixel(folder):
+def test_the_track_of_a_point_refers_to_its_pixel(folder):
     views = read_views(folder / "sparse" / "0")
     for row in rows(folder / "sparse" / "0" / "points3D.txt"):
         view, pixel = int(row[8]), int(row[9])
         assert views[f"{view - 1:06d}.png"][3][pixel, 2] == int(row[0])
 
 
-def test_equal_intrinsics_are_one_camera_with_its_centre_moved_by_half_a_pixel(folder):
+def test_frames_of_equal_intrinsics_share_a_camera_with_the_half_pixel_offset(folder):
     cameras = rows(folder / "sparse" / "0" / "cameras.txt")
     assert [row[4] for row in cameras] == ["40.0", "41.0", "42.0"]
     assert all(
@@ -101,13 +101,13 @@ def test_equal_intrinsics_are_one_camera_with_its_centre_moved_by_half_a_pixel(f
     )
 
 
-def test_pictures_lie_beside_the_model(folder, shots):
-    for i, shot in enumerate(shots):
-        with Image.open(folder / "images" / f"{i:06d}.png") as picture:
-            np.testing.assert_array_equal(np.asarray(picture), shot.image)
+def test_images_are_written_beside_the_model(folder, frames):
+    for i, frame in enumerate(frames):
+        with Image.open(folder / "images" / f"{i:06d}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), frame.image)
 
 
-def test_the_binary_files_say_the_same_as_the_text(folder):
+def test_the_binary_files_equal_the_text_files(folder):
     sparse = folder / "sparse" / "0"
     data = (sparse / "cameras.bin").read_bytes()
     (count,) = struct.unpack_from("<Q", data)
@@ -116,7 +116,7 @@ def test_the_binary_files_say_the_same_as_the_text(folder):
     assert count == 3 and [list(record[1:]) for record in records] == text
 
     data, at = (sparse / "images.bin").read_bytes(), 8
-    for head, seen in zip(*[iter(rows(sparse / "images.txt"))] * 2, strict=True):
+    for head, pixels in zip(*[iter(rows(sparse / "images.txt"))] * 2, strict=True):
         number, *pose, camera = struct.unpack_from("<i7di", data, at)
         end = data.index(b"\0", at + 64)
         name = data[at + 64 : end].decode()
@@ -129,7 +129,7 @@ def test_the_binary_files_say_the_same_as_the_text(folder):
         ]
         for k in range(n):
             assert list(struct.unpack_from("<2dq", data, end + 9 + 24 * k)) == [
-                *map(float, seen[3 * k : 3 * k + 2]), int(seen[3 * k + 2]),
+                *map(float, pixels[3 * k : 3 * k + 2]), int(pixels[3 * k + 2]),
             ]  # fmt: skip
         at = end + 9 + 24 * n
     assert at == len(data)
@@ -142,6 +142,6 @@ def test_the_binary_files_say_the_same_as_the_text(folder):
         assert [*before, view, pixel] == [float(word) for word in row] and length == 1
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not a run"):
         colmap(tmp_path, tmp_path / "out")

@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt eval` on runs whose errors are known: a unit, a motion, noise; truths in every format."""
+"""`vggt eval` on runs with known errors, and ground truth in every format."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from oracle import BASE_FROM_CAMERA, drive, turn
+from fakes.oracle import BASE_FROM_CAMERA, drive, turn
 from PIL import Image
 
 from vggt_ros.errors import UserError
@@ -15,15 +15,15 @@ from vggt_ros.geometry import quaternion_from_rotation
 from vggt_ros.tools.cli import call
 from vggt_ros.tools.depth_scores import depth_scores
 from vggt_ros.tools.evaluate import POSES, evaluate
-from vggt_ros.tools.runs.format import Shot
-from vggt_ros.tools.runs.writer import Recorder
+from vggt_ros.tools.runs.format import RunFrame
+from vggt_ros.tools.runs.writer import RunWriter
 
 START, PERIOD = 1_700_000_000_000_000_000, 100_000_000
 TRUE = (drive("room") @ BASE_FROM_CAMERA)[::5]
 
 
 def moved(unit: float, noise: float = 0.0) -> np.ndarray:
-    """The truth in another unit, from another origin, with noise in metres on every axis."""
+    """The true poses in another unit, from another origin, with noise in metres on every axis."""
     random = np.random.default_rng(0)
     motion = np.eye(4)
     motion[:3, :3], motion[:3, 3] = turn(np.array([0.1, 0.2, 0.9])), [3, 1, 2]
@@ -46,7 +46,7 @@ def scores(path: Path) -> dict:
     return json.loads((path / "errors.json").read_text())
 
 
-def test_a_free_scale_forgives_a_wrong_unit_and_se3_does_not(tmp_path, capsys):
+def test_sim3_removes_an_error_of_scale_and_se3_does_not(tmp_path, capsys):
     run = tum(tmp_path / "run.txt", moved(0.5))
     evaluate(run, tum(tmp_path / "truth.txt", TRUE), out=tmp_path)
     found = scores(tmp_path)
@@ -58,7 +58,7 @@ def test_a_free_scale_forgives_a_wrong_unit_and_se3_does_not(tmp_path, capsys):
     assert "Sim(3)" in capsys.readouterr().out
 
 
-def test_ate_is_the_noise_that_was_added(tmp_path):
+def test_ate_equals_the_added_noise(tmp_path):
     run = tum(tmp_path / "run.txt", moved(1.0, noise=0.05))
     evaluate(run, tum(tmp_path / "truth.txt", TRUE), out=tmp_path)
     assert scores(tmp_path)["ate_se3"] == pytest.approx(0.05 * np.sqrt(3), rel=0.15)
@@ -88,7 +88,7 @@ def test_euroc_truth(tmp_path, place, given):
 
 
 def bag(path: Path, poses: np.ndarray, kind: str) -> Path:
-    """A rosbag2 of poses on /truth as messages of that kind, recorded later than they were true."""
+    """A rosbag2 of poses on /truth as messages of that type, recorded later than stamped."""
     from rosbags.rosbag2 import Writer
     from rosbags.typesys import Stores, get_typestore
 
@@ -103,21 +103,23 @@ def bag(path: Path, poses: np.ndarray, kind: str) -> Path:
             ns = START + i * PERIOD
             stamp = make("builtin_interfaces/msg/Time", ns // 10**9, ns % 10**9)
             head = make("std_msgs/msg/Header", stamp, "world")
-            at = tuple(map(float, pose[:3, 3]))
-            turned = make(
+            position = tuple(map(float, pose[:3, 3]))
+            orientation = make(
                 "geometry_msgs/msg/Quaternion", *map(float, quaternion_from_rotation(pose[:3, :3]))
             )
-            held = make("geometry_msgs/msg/Pose", make("geometry_msgs/msg/Point", *at), turned)
-            with_covariance = make("geometry_msgs/msg/PoseWithCovariance", held, np.zeros(36))
-            vector = make("geometry_msgs/msg/Vector3", *at)
+            pose_msg = make(
+                "geometry_msgs/msg/Pose", make("geometry_msgs/msg/Point", *position), orientation
+            )
+            with_covariance = make("geometry_msgs/msg/PoseWithCovariance", pose_msg, np.zeros(36))
+            vector = make("geometry_msgs/msg/Vector3", *position)
             twist = make("geometry_msgs/msg/Twist", vector, vector)
             fields = {
-                "geometry_msgs/msg/PoseStamped": (head, held),
+                "geometry_msgs/msg/PoseStamped": (head, pose_msg),
                 "geometry_msgs/msg/PoseWithCovarianceStamped": (head, with_covariance),
                 "geometry_msgs/msg/TransformStamped": (
                     head,
                     "camera",
-                    make("geometry_msgs/msg/Transform", vector, turned),
+                    make("geometry_msgs/msg/Transform", vector, orientation),
                 ),
                 "nav_msgs/msg/Odometry": (
                     head,
@@ -142,22 +144,22 @@ def test_bag_truth(tmp_path, kind):
 
 
 def test_from_the_command_line(tmp_path, capsys):
-    """The table, the figures and the picture; a wrong truth is one line and status 1."""
+    """Table, figures and plot; a missing ground truth is an error of one line and status 1."""
     run, truth = tum(tmp_path / "run.txt", moved(0.5)), tum(tmp_path / "truth.txt", TRUE)
     assert call(["eval", str(run), str(truth), "--out", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert "Sim(3)" in said and "SE(3)" in said and "2.0000" in said
+    text = capsys.readouterr().out
+    assert "Sim(3)" in text and "SE(3)" in text and "2.0000" in text
     assert (tmp_path / "out" / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert scores(tmp_path / "out")["scale"] == pytest.approx(2.0, rel=1e-5)
     assert call(["eval", str(run), str(tmp_path / "nothing.txt")]) == 1
     assert "does not exist" in capsys.readouterr().err
 
 
-def record(path: Path, depth: np.ndarray, frames: int = 6) -> Path:
+def write_run(path: Path, depth: np.ndarray, frames: int = 6) -> Path:
     """A run whose frames all have this depth."""
-    with Recorder(path, {}) as recorder:
+    with RunWriter(path, {}) as writer:
         for i, pose in enumerate(TRUE[:frames]):
-            shot = Shot(
+            frame = RunFrame(
                 depth=depth,
                 confidence=np.full_like(depth, 2.0),
                 intrinsics=np.eye(3),
@@ -165,59 +167,59 @@ def record(path: Path, depth: np.ndarray, frames: int = 6) -> Path:
                 stamp_ns=START + i * PERIOD,
                 image=np.zeros((*depth.shape, 3), np.uint8),
             )
-            recorder.add(shot)
-        recorder.summarise({})
+            writer.add(frame)
+        writer.summarise({})
     return path
 
 
-def test_depth_pictures_as_tum_has_them(tmp_path, capsys):
-    """16 bits, 5000 to the metre, named by their seconds; 0 is no depth."""
+def test_depth_images_in_the_format_of_tum(tmp_path, capsys):
+    """16 bits, 5000 steps per metre, named by their seconds; 0 is invalid."""
     ours = np.full((20, 30), 2.2, np.float32)
-    run, pictures = record(tmp_path / "run", ours), tmp_path / "depth"
-    pictures.mkdir()
+    run, images = write_run(tmp_path / "run", ours), tmp_path / "depth"
+    images.mkdir()
     for i in range(6):
         theirs = np.full((40, 60), 2.0 * 5000, np.uint16)
         theirs[:20] = 0
-        seconds = (START + i * PERIOD) * 1e-9 + 0.004  # another camera, a little later
-        Image.fromarray(theirs).save(pictures / f"{seconds:.6f}.png")
-    evaluate(run, tum(tmp_path / "truth.txt", TRUE), depth=pictures)
+        seconds = (START + i * PERIOD) * 1e-9 + 0.004  # another camera, slightly later
+        Image.fromarray(theirs).save(images / f"{seconds:.6f}.png")
+    evaluate(run, tum(tmp_path / "truth.txt", TRUE), depth=images)
     depth = scores(run)["depth"]
     assert depth["abs_rel"] == pytest.approx(0.1, abs=1e-5) and depth["pixels"] == 6 * 10 * 30
     assert depth["scaled_abs_rel"] == pytest.approx(0.0, abs=1e-5)
     assert "AbsRel" in capsys.readouterr().out
-    evaluate(run, tmp_path / "truth.txt", depth=pictures, depth_unit=1000.0)
-    assert scores(run)["depth"]["delta"] == 0.0  # the unit does count
+    evaluate(run, tmp_path / "truth.txt", depth=images, depth_unit=1000.0)
+    assert scores(run)["depth"]["delta"] == 0.0  # of another unit
 
 
 @pytest.mark.parametrize(
-    "name, words",
+    "name, message",
     [("1000.0.png", "no frame of .* has a true depth"), ("first.png", "named by their seconds")],
 )
-def test_depth_pictures_of_another_time_or_name_are_refused(tmp_path, name, words):
-    run, pictures = record(tmp_path / "run", np.ones((20, 30), np.float32)), tmp_path / "depth"
-    pictures.mkdir()
-    Image.fromarray(np.ones((20, 30), np.uint16)).save(pictures / name)
-    with pytest.raises(UserError, match=words):
-        evaluate(run, tum(tmp_path / "truth.txt", TRUE), depth=pictures)
+def test_depth_images_of_other_times_or_names_are_refused(tmp_path, name, message):
+    run, images = write_run(tmp_path / "run", np.ones((20, 30), np.float32)), tmp_path / "depth"
+    images.mkdir()
+    Image.fromarray(np.ones((20, 30), np.uint16)).save(images / name)
+    with pytest.raises(UserError, match=message):
+        evaluate(run, tum(tmp_path / "truth.txt", TRUE), depth=images)
 
 
-def test_an_empty_folder_is_no_depth(tmp_path):
-    run = record(tmp_path / "run", np.ones((20, 30), np.float32))
+def test_an_empty_folder_of_depth_is_refused(tmp_path):
+    run = write_run(tmp_path / "run", np.ones((20, 30), np.float32))
     (tmp_path / "depth").mkdir()
     with pytest.raises(UserError, match="holds no true depth"):
         evaluate(run, tum(tmp_path / "truth.txt", TRUE), depth=tmp_path / "depth")
 
 
-def test_runs_are_compared_with_their_depth(tmp_path):
+def test_depth_of_two_runs_is_compared(tmp_path):
     for name, factor in (("truth", 1.0), ("run", 1.1)):
-        record(tmp_path / name, np.full((20, 30), 2.0 * factor, np.float32))
+        write_run(tmp_path / name, np.full((20, 30), 2.0 * factor, np.float32))
     evaluate(tmp_path / "run", tmp_path / "truth")
     depth = scores(tmp_path / "run")["depth"]
     assert depth["abs_rel"] == pytest.approx(0.1, abs=1e-5) and depth["delta"] == 1.0
     assert depth["scaled_abs_rel"] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_depth_scores_of_a_hand_made_case():
+def test_depth_scores_of_a_small_example():
     true = [np.array([[1.0, 2.0], [4.0, np.nan]])]
     found = [np.array([[2.0, 4.0], [8.0, 1.0]], np.float32)]
     result = depth_scores(found, true)
@@ -227,19 +229,19 @@ def test_depth_scores_of_a_hand_made_case():
 
 
 @pytest.mark.parametrize(
-    "truth, words",
+    "truth, message",
     [
         ("missing.txt", "does not exist"),
-        ("words.txt", "holds no trajectory"),
+        ("text.txt", "holds no trajectory"),
         ("late.txt", "within 0.02 s"),
         (".", "nor a bag, nor a EuRoC recording"),
     ],
 )
-def test_a_wrong_truth_is_one_clear_error(tmp_path, truth, words):
+def test_an_unusable_truth_is_refused(tmp_path, truth, message):
     run = tum(tmp_path / "run.txt", moved(1.0))
-    (tmp_path / "words.txt").write_text("this is no trajectory\n")
+    (tmp_path / "text.txt").write_text("this is no trajectory\n")
     rows = np.loadtxt(run)
     rows[:, 0] += 1000.0
     np.savetxt(tmp_path / "late.txt", rows, fmt="%.9f")
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         evaluate(run, tmp_path / truth, out=tmp_path)

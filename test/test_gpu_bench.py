@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The script for a GPU, rehearsed: rows by name, failures as rows, nothing it needs is missing."""
+"""benchmarks/gpu.py on a CPU: names of rows, failures as rows, few packages needed."""
 
 import argparse
 import math
@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu_rows.correctness import _worst
+from benchmarks.gpu_rows.correctness import worst_output
 from benchmarks.gpu_rows.setup import Setup, attempt
 from vggt_ros.errors import UserError
 from vggt_ros.tools.bench.main import Options, Row
+
+pytestmark = pytest.mark.slow
 
 TINY = ["--model", "tiny", "--device", "cpu", "--width", "56", "--height", "42",
         "--windows", "2", "--repeats", "1"]  # fmt: skip
@@ -31,11 +33,11 @@ def table(root: Path, *arguments: str) -> dict[str, tuple[str, str]]:
     machine, *_ = done.stdout.splitlines()
     assert "jax " in machine and "Python " in machine
     found = re.findall(r"^\| `(.*)` \| (.*) \| .* \| (.*) \|$", done.stdout, re.MULTILINE)
-    assert all(name in done.stderr for name, _, _ in found)  # progress says them too
+    assert all(name in done.stderr for name, _, _ in found)  # in the progress too
     return {name: (value, remark) for name, value, remark in found}
 
 
-def test_rows_have_their_names_and_a_failing_one_says_so(root):
+def test_rows_are_named_and_a_failure_is_a_row(root):
     rows = table(root, "--groups", "attention", "machine")
     kernels = {f"attention_ms/{kernel}/tiny/{place}"
                for kernel in ("cudnn", "xla") for place in ("frame", "global/S2")}  # fmt: skip
@@ -50,20 +52,20 @@ def test_rows_have_their_names_and_a_failing_one_says_so(root):
     assert first.startswith("gemm_tflops") and last.startswith("cudnn_over")  # by priority
 
 
-def test_what_the_minutes_do_not_allow_is_skipped_and_named(root):
+def test_groups_without_time_left_are_listed_as_skipped(root):
     rows = table(root, "--minutes", "0")
     assert list(rows) == [f"skipped/{name}" for name in gpu.GROUPS]
     assert rows["skipped/scan"] == ("-", "0 minutes are over")
 
 
-def test_without_an_accelerator_the_groups_say_so(root):
+def test_without_an_accelerator_every_group_fails_with_the_reason(root):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "benchmarks/gpu.py", "--groups", "dispatch"]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert "| `dispatch` | - | - | failed: JAX finds no accelerator" in done.stdout
 
 
-def test_a_group_that_hangs_is_ended_and_reported(tmp_path):
+def test_a_group_that_hangs_is_killed_and_reported(tmp_path):
     options = argparse.Namespace(given=[*TINY])
     (row,) = gpu.run("golden", options, tmp_path, 0.5)
     assert row["name"] == "unfinished/golden" and math.isnan(row["value"])
@@ -76,7 +78,7 @@ def test_a_group_that_crashes_is_reported(tmp_path):
     assert row["against"] == "failed: ended with code 2"
 
 
-def test_ours_are_taken_alone_where_the_official_model_ends_the_process(monkeypatch, capsys):
+def test_a_crash_of_the_official_model_repeats_the_group_without_it(monkeypatch, capsys):
     runs = []
 
     def run(name, options, folder, limit, *more):
@@ -95,7 +97,7 @@ def test_ours_are_taken_alone_where_the_official_model_ends_the_process(monkeypa
     assert "| `stream_ms/ours` | 1 | ms |" in capsys.readouterr().out
 
 
-def test_rows_before_a_failure_stay():
+def test_rows_before_a_failure_are_kept():
     def rows():
         yield Row("first", 1.0, "s", "lower")
         raise UserError("no | such card\nmore")
@@ -107,30 +109,30 @@ def test_rows_before_a_failure_stay():
     assert broken.against == "failed: ZeroDivisionError: division by zero"
 
 
-def test_the_worst_output_is_the_one_that_is_no_number():
+def test_the_worst_output_is_the_one_with_nan():
     expected = {name: np.zeros(2) for name in "abc"}
     found = {"a": np.ones(2), "b": np.array([0.0, np.nan]), "c": np.full(2, 5.0)}
     allowed = {name: {"suggested_atol": 2.0} for name in "abc"}
-    assert _worst({**found, "b": np.zeros(2)}, expected, allowed) == ("c", 2.5)
-    worst, share = _worst(found, expected, allowed)
+    assert worst_output({**found, "b": np.zeros(2)}, expected, allowed) == ("c", 2.5)
+    worst, share = worst_output(found, expected, allowed)
     assert worst == "b" and not share <= 1
 
 
-def test_rows_of_one_window_are_taken_in_the_middle(tmp_path):
+def test_figures_of_one_window_use_the_middle_one(tmp_path):
     options = Options("vggt-1b", (16, 4, 8), 518, 392, 1, None, "bfloat16")
     setup = Setup(options, tmp_path)
     assert setup.middle == 8 and setup.name(8) == "vggt-1b/518x392/S8"
 
 
 @pytest.mark.parametrize("wrong", [["--windows", "0"], ["--width", "100"], ["--groups", "all"]])
-def test_wrong_options_are_refused(wrong, capsys):
+def test_invalid_options_are_refused(wrong, capsys):
     with pytest.raises(SystemExit, match="2"):
         gpu.main(wrong)
     assert "error:" in capsys.readouterr().err
 
 
-def test_the_network_is_imported_without_jaxtyping_and_optax(root):
-    """What stands in for them, first on the path, takes their place."""
+def test_the_network_is_imported_with_stand_ins_of_jaxtyping_and_optax(root):
+    """The stand-ins, first on the path, replace the packages."""
     code = """
 import jaxtyping, jax
 assert "absent" in jaxtyping.__file__

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the card itself can do: products of large matrices, and moving memory."""
+"""Peak rates of the GPU, measured: products of large matrices, and copies in memory."""
 
 from collections.abc import Iterator
 
@@ -13,11 +13,11 @@ from vggt_ros.engine.device import choose_device, choose_dtype
 from vggt_ros.tools.bench import flops
 from vggt_ros.tools.bench.main import Row, interleaved
 
-AT_ONCE = 8  # products in flight, so that dispatch is hidden
+AT_ONCE = 8  # products in flight, to hide the dispatch
 
 
 def machine(setup: Setup) -> Iterator[Row]:
-    """A square product, the ceiling of all shares; the step's own largest one; a copy."""
+    """A square product, the reference of all shares; the largest one of a step; a copy."""
     side = _side()
     tokens = setup.middle * flops.tokens_of(setup.config, setup.size)
     dim = setup.config.aggregator.embed_dim
@@ -34,7 +34,7 @@ def machine(setup: Setup) -> Iterator[Row]:
 
 
 def ceiling(setup: Setup) -> float:
-    """Operations a second of the largest product, in the arithmetic of the step."""
+    """Operations a second of the square product, in the arithmetic of the step."""
     side = _side()
     return gemm_rate(setup, side, side, side)
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Are the numbers right on this device?  Before any of them is timed."""
+"""Accuracy on this device, against recorded outputs and between precisions."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,13 @@ from safetensors.numpy import load_file
 from benchmarks.gpu_rows.setup import Setup, attempt
 from vggt_ros.engine.compiler import Compiler
 from vggt_ros.engine.device import choose_device
+from vggt_ros.model.capture import capture_intermediates
 from vggt_ros.model.config import Config
-from vggt_ros.model.vggt import HEADS, Prediction, abstract_model, functional, record
+from vggt_ros.model.random_weights import random_weights
+from vggt_ros.model.vggt import HEADS, Prediction, abstract_model, functional
 from vggt_ros.model.weights import abstract, read
 from vggt_ros.tools.bench.main import Row
-from vggt_ros.tools.bench.step import Stepper, quick_weights
+from vggt_ros.tools.bench.step import Stepper
 
 GOLDEN = Path(__file__).resolve().parents[2] / "test" / "golden"
 NAMES = {  # ours: the reference's
@@ -36,7 +38,7 @@ QUERIES = 16
 
 
 def golden(setup: Setup) -> Iterator[Row]:
-    """The reference's recorded outputs in float32, as shares of their tolerances: at most 1."""
+    """Errors against the reference's recorded outputs in float32, over their tolerances."""
     tree = json.loads((GOLDEN / "config.json").read_text())
     config = Config.from_dict(tree["config"])
     tensors = {k: v for file in tree["weight_files"] for k, v in load_file(GOLDEN / file).items()}
@@ -51,23 +53,23 @@ def golden(setup: Setup) -> Iterator[Row]:
             queries = jnp.asarray(expected["in.query_points"])
             with jax.default_matmul_precision("highest"):
                 found = _named(forward(weights, images, queries))
-                worst, share = _worst(found, expected, allowed)
+                worst, share = worst_output(found, expected, allowed)
                 against = f"at most 1; worst is {worst}"
                 if not share <= 1:
                     try:
-                        stages = record(config, weights, images, queries)
+                        stages = capture_intermediates(config, weights, images, queries)
                         against += f"; first beyond is {_first_beyond(stages, expected, allowed)}"
-                    except Exception as fault:  # the figure above is what matters
-                        against += f"; its stages cannot be told ({type(fault).__name__})"
+                    except Exception as fault:  # the figure itself is known
+                        against += f"; its stages could not be recorded ({type(fault).__name__})"
             return [Row(f"golden_over_tolerance/float32/{case}", share, "ratio", "lower", against)]
 
         yield from attempt(f"golden_over_tolerance/float32/{case}", row)
 
 
 def errors(setup: Setup) -> Iterator[Row]:
-    """A step against a full pass in float32, then bfloat16 against float32; untrained weights."""
+    """A step against a full pass in float32, bfloat16 against float32; untrained weights."""
     device, s = choose_device(), min(setup.options.windows)
-    whole = quick_weights(setup.config, HEADS, np.float32, device)
+    whole = random_weights(setup.config, HEADS, np.float32, pooled_on=device)
     frames = np.random.default_rng(0).integers(0, 256, (s, *setup.size, 3), np.uint8)
     images = jax.device_put(frames[None].astype(np.float32) / 255, device)
     across = np.linspace(0.2, 0.8, QUERIES, dtype=np.float32)[None, :, None]
@@ -95,17 +97,17 @@ def errors(setup: Setup) -> Iterator[Row]:
 
 
 def _stream_rows(setup: Setup, weights: Any, frames: np.ndarray, full: Prediction) -> Iterator:
-    """The step's outputs where the full pass has them: every camera, the newest frame's depth."""
+    """Outputs of a step and of the full pass: all cameras, depth of the newest frame."""
     s = len(frames)
     stepper = Stepper(setup.options, weights=weights)
     stepper.compile = Compiler(setup.config, np.dtype(np.float32), stepper.device, None)
-    encode, see = stepper.compiled(s)
-    memory = stepper.blank(s)
+    encode, infer = stepper.compiled(s)
+    cache = stepper.empty_cache(s)
     for slot, frame in enumerate(frames):
-        memory = encode(stepper.weights, memory, frame, np.int32(slot))
+        cache = encode(stepper.weights, cache, frame, np.int32(slot))
     nothing = np.zeros((0, 2), np.float32), np.zeros(0, bool), np.int32(0)
-    pose, depth, confidence, *_ = see(stepper.weights, memory, np.arange(s, dtype=np.int32),
-                                      *nothing)  # fmt: skip
+    order = np.arange(s, dtype=np.int32)
+    pose, depth, confidence, *_ = infer(stepper.weights, cache, order, *nothing)
     found = Prediction(pose_encoding=pose, depth=depth, depth_confidence=confidence)
     assert full.pose_encoding is not None
     assert full.depth is not None and full.depth_confidence is not None
@@ -119,7 +121,7 @@ def _stream_rows(setup: Setup, weights: Any, frames: np.ndarray, full: Predictio
 
 
 def _off(row: str, found: Prediction, expected: Prediction, name: str) -> Row:
-    """Root mean square of the difference over that of the values."""
+    """Root mean square of the difference over that of the expected values."""
     x, y = (np.asarray(getattr(side, name), np.float64) for side in (found, expected))
     share = np.sqrt(((x - y) ** 2).mean() / (y**2).mean())
     against = f"of the values' root mean square; largest {np.abs(x - y).max():.3g}"
@@ -131,10 +133,10 @@ def _named(prediction: Prediction) -> dict[str, np.ndarray]:
     return found | {"out.depth": found["out.depth"][..., None]}
 
 
-def _worst(
+def worst_output(
     found: Mapping[str, Any], expected: Mapping[str, np.ndarray], allowed: Mapping[str, dict]
 ) -> tuple[str, float]:
-    """The output that is furthest off, and its error over its tolerance; what is no number wins."""
+    """The output of the largest error over its tolerance, and that ratio; NaN counts as largest."""
     shares = {
         name: float(np.abs(np.asarray(found[name], np.float64) - expected[name]).max())
         / allowed[name]["suggested_atol"]
@@ -148,8 +150,8 @@ def _worst(
 def _first_beyond(
     stages: Mapping[str, Any], expected: Mapping[str, np.ndarray], allowed: Mapping[str, dict]
 ) -> str:
-    for name in allowed:  # in the order of the computation; a compiled program's are sorted
+    for name in allowed:  # in the order of computation; those of a compiled program are sorted
         if name in expected and name in stages:
-            if not _worst({name: stages[name]}, expected, allowed)[1] <= 1:
+            if not worst_output({name: stages[name]}, expected, allowed)[1] <= 1:
                 return name
-    return "none when compiled plainly"
+    return "none when compiled by itself"

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""From a camera's pixels on the host to depth, confidence and cameras on the host."""
+"""Latency from a camera's pixels on the host to depth, confidence and cameras on the host."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,22 +12,23 @@ from vggt_ros.engine.compiler import HEADS
 from vggt_ros.engine.device import choose_device, choose_dtype, keep_compiled
 from vggt_ros.engine.engine import Engine
 from vggt_ros.errors import UserError
+from vggt_ros.model.random_weights import random_weights
 from vggt_ros.tools.bench.dispatch import rows as dispatch_rows
 from vggt_ros.tools.bench.main import Row, preset
-from vggt_ros.tools.bench.step import export_dir, quick_weights
+from vggt_ros.tools.bench.step import export_dir
 
 CAMERA = (480, 640)  # height and width in pixels
 
 
 def latency(setup: Setup) -> Iterator[Row]:
-    """One frame of 640x480 at a time: resized as the pipeline does it, sent, looked at, fetched."""
+    """One frame of 640x480 at a time: resized as in the pipeline, sent, inference, fetched."""
     device = choose_device()
     dtype = choose_dtype(setup.options.dtype, device)
     keep_compiled(setup.programs)
     engine = Engine(
         setup.options.model,
         setup.config,
-        quick_weights(setup.config, HEADS, dtype, device),
+        random_weights(setup.config, HEADS, dtype, pooled_on=device),
         device=device,
         dtype=dtype,
         default_width=preset(setup.options.model).default_width,
@@ -51,9 +52,9 @@ def _latency(setup: Setup, engine: Engine, s: int) -> Iterator[Row]:
         window = [*window[1:], resize(camera[newest % 4])]
         resized = time.perf_counter()
         ids = tuple(range(newest - s + 1, newest + 1))
-        look = engine.look(ids, window, depth_frames=1)
-        if look.notice:  # a smaller window served
-            raise UserError(look.notice)
+        result = engine.infer(ids, window, depth_frames=1)
+        if result.notice:  # the memory was too small for this window
+            raise UserError(result.notice)
         whole.append(time.perf_counter() - began)
         resizing.append(resized - began)
     whole, resizing = whole[2:], resizing[2:]  # the first ones fill the window
@@ -70,13 +71,13 @@ def _resizer(setup: Setup) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
         height, width = setup.size
         rows = np.arange(height) * CAMERA[0] // height
         columns = np.arange(width) * CAMERA[1] // width
-        # The cost of Pillow's filter is missing; what is sent has the same size.
+        # Without Pillow's filter, whose time is missing then; the size is the same.
         note = f"nearest pixels ({missing.name} is missing) are"
-        return lambda picture: np.ascontiguousarray(picture[rows][:, columns]), note
+        return lambda image: np.ascontiguousarray(image[rows][:, columns]), note
     grid = grid_for(CAMERA[1], CAMERA[0], setup.size[1])
-    return lambda picture: to_network(picture, grid), "resizing is"
+    return lambda image: to_network(image, grid), "resizing is"
 
 
 def dispatch(setup: Setup) -> Iterator[Row]:
-    """Python's share of a call that carries every weight."""
+    """Python's time for a call with all weights."""
     yield from dispatch_rows(setup.options)

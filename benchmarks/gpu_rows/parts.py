@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time goes: stages of the network, kernels of attention, one scan or many layers."""
+"""Times of parts: stages of the network, kernels of attention, scanned or unrolled layers."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,23 +14,29 @@ from flax import nnx
 from benchmarks.gpu_rows.setup import Setup, attempt
 from vggt_ros.engine.device import choose_device, choose_dtype
 from vggt_ros.errors import UserError
-from vggt_ros.model import layers
+from vggt_ros.model import attention as kernels
+from vggt_ros.model.random_weights import random_weights
+from vggt_ros.model.scan import scan_layers
 from vggt_ros.model.vggt import HEADS, VGGT, abstract_model
 from vggt_ros.tools.bench import flops
 from vggt_ros.tools.bench.main import Row, interleaved
-from vggt_ros.tools.bench.step import Stepper, quick_weights
+from vggt_ros.tools.bench.step import Stepper
 
 QUERIES = 64
-LABELS = {"scene": "global", "tracks": "track"}  # as the reference calls them
+LABELS = {  # in the names of rows
+    "frame_blocks": "frame",
+    "global_blocks": "global",
+    "tracks": "track",
+}
 
 
 def stages(setup: Setup) -> Iterator[Row]:
-    """Each stage by itself, on numbers of the right shape; blocks of the tower for all frames."""
+    """Each stage by itself, on random inputs; blocks of the aggregator for all frames."""
     s, device = setup.middle, choose_device()
     dtype = choose_dtype(setup.options.dtype, device)
     model = abstract_model(setup.config, HEADS, dtype, dtype)
     graph = nnx.split(model)[0]
-    weights = quick_weights(setup.config, HEADS, dtype, device)
+    weights = random_weights(setup.config, HEADS, dtype, pooled_on=device)
     whole = flops.full_pass(setup.config, s, setup.size, HEADS, QUERIES)
     once = flops.step(setup.config, s, setup.size)
     works = whole._replace(encoder=once.encoder, depth=once.depth)
@@ -50,26 +56,29 @@ def stages(setup: Setup) -> Iterator[Row]:
 
 
 def _stages(setup: Setup, model: VGGT, s: int) -> dict[str, tuple[Any, ...]]:
-    """Function of the model, and its inputs.  Encoder and depth: one frame, as in a step."""
+    """Functions of the model, and their inputs.  Encoder and depth: one frame, as in a step."""
     random, grid = np.random.default_rng(0), model.grid(*setup.size)
     dim, patches = setup.config.aggregator.embed_dim, grid[0] * grid[1]
-    tokens = patches + model.tower.special
+    tokens = patches + model.aggregator.num_special_tokens
 
     def normal(*shape: int) -> np.ndarray:
         return random.standard_normal(shape, np.float32)
 
-    def blocks(kind: str, stack: str) -> Callable:
-        def climb(model: VGGT, x: jax.Array) -> jax.Array:
-            turn = model.tower.turn(grid)
-            for stage in model.tower.stages:
-                x = climb(lambda x, block: model.tower.block(kind, block, x, turn), x,
-                               getattr(stage, stack))  # fmt: skip
+    def blocks(kind: str) -> Callable:
+        def run(model: VGGT, x: jax.Array) -> jax.Array:
+            aggregator, rope = model.aggregator, model.aggregator.rope(grid)
+            for stage in aggregator.stages:
+                x = scan_layers(
+                    lambda x, block: aggregator.block(kind, block, x, rope),
+                    x,
+                    getattr(stage, f"{kind}_blocks"),
+                )
             return x
 
-        return climb
+        return run
 
     def track(model: VGGT, levels: Any, queries: jax.Array) -> Any:
-        return model.tracks(model.tracks.features(levels, grid)[None], queries)
+        return model.track_head(model.track_head.features(levels, grid)[None], queries)
 
     queries = random.random((1, QUERIES, 2), np.float32) * np.float32(setup.size[::-1])
     window = normal(1, s, tokens, dim)
@@ -77,24 +86,25 @@ def _stages(setup: Setup, model: VGGT, s: int) -> dict[str, tuple[Any, ...]]:
     one, all_frames = ([normal(n, patches, 2 * dim) for _ in range(4)] for n in (1, s))
     return {
         "encoder": (lambda model, x: model.encode(x), images),
-        "frame": (blocks("frame", "frame"), window),
-        "scene": (blocks("global", "scene"), window),
-        "camera": (lambda model, x: model.camera(x), normal(1, s, 2 * dim)),
-        "depth": (lambda model, levels: model.depth(levels, grid), one),
+        "frame_blocks": (blocks("frame"), window),
+        "global_blocks": (blocks("global"), window),
+        "camera": (lambda model, x: model.camera_head(x), normal(1, s, 2 * dim)),
+        "depth": (lambda model, levels: model.depth_head(levels, grid), one),
         "tracks": (track, all_frames, queries),
     }
 
 
 def attention(setup: Setup) -> Iterator[Row]:
-    """cuDNN's kernel and XLA's products: alone at every window, then within a step."""
-    tower = setup.config.aggregator
-    tokens, head = flops.tokens_of(setup.config, setup.size), tower.embed_dim // tower.num_heads
+    """cuDNN's kernel and XLA's products: alone, then within a step."""
+    aggregator = setup.config.aggregator
+    tokens = flops.tokens_of(setup.config, setup.size)
+    head = aggregator.embed_dim // aggregator.num_heads
     shapes = {"frame": (setup.middle, tokens)}
     shapes |= {f"global/S{s}": (1, s * tokens) for s in setup.options.windows}
     dtype = choose_dtype(setup.options.dtype, choose_device())
     for place, (batch, length) in shapes.items():
         keys = jax.random.split(jax.random.key(0), 3)
-        shape = (batch, tower.num_heads, length, head)
+        shape = (batch, aggregator.num_heads, length, head)
         qkv = [jax.random.normal(key, shape, dtype) for key in keys]
         for kernel in ("cudnn", "xla"):
             row = f"attention_ms/{kernel}/{setup.options.model}/{place}"
@@ -106,8 +116,8 @@ def attention(setup: Setup) -> Iterator[Row]:
 def _kernel(setup: Setup, row: str, kernel: str, qkv: list[jax.Array]) -> Row:
     if kernel == "cudnn":
         _need_cudnn(qkv[0].dtype, qkv[0].shape[-1])
-    with patch.object(layers, "flash_runs", lambda dtype, head: kernel == "cudnn"):
-        run = jax.jit(lambda q, k, v: layers.attend(q, k, v))
+    with patch.object(kernels, "flash_available", lambda dtype, head: kernel == "cudnn"):
+        run = jax.jit(lambda q, k, v: kernels.attend(q, k, v))
         jax.block_until_ready(run(*qkv))
     sides = {kernel: lambda: jax.block_until_ready(run(*qkv))}
     seconds = interleaved(sides, setup.options.repeats)[kernel]
@@ -117,24 +127,24 @@ def _kernel(setup: Setup, row: str, kernel: str, qkv: list[jax.Array]) -> Row:
 
 
 def _kernels_in_step(setup: Setup, row: str) -> Row:
-    tower = setup.config.aggregator
+    aggregator = setup.config.aggregator
     stepper = Stepper(setup.options)
-    _need_cudnn(stepper.dtype, tower.embed_dim // tower.num_heads)
-    with patch.object(layers, "flash_runs", lambda dtype, head: False):
+    _need_cudnn(stepper.dtype, aggregator.embed_dim // aggregator.num_heads)
+    with patch.object(kernels, "flash_available", lambda dtype, head: False):
         plain = Stepper(setup.options).at(setup.middle)
     return _ratio(setup, row, {"cudnn": stepper.at(setup.middle), "xla": plain})
 
 
 def _need_cudnn(dtype: Any, head: int) -> None:
-    if not layers.flash_runs(dtype, head):
+    if not kernels.flash_available(dtype, head):
         raise UserError(f"cuDNN attention does not run here ({jax.default_backend()}, {dtype})")
 
 
 def scan(setup: Setup) -> Iterator[Row]:
-    """Equal layers as a loop over stacked weights, and all of them written out, as we have them."""
+    """A step with layers as a loop over stacked weights, and with unrolled layers."""
     steps = {}
-    for name, written_out in (("scan", False), ("unrolled", True)):
-        stepper = Stepper(setup.options, written_out=written_out)  # no cache: it compiles
+    for name, unrolled in (("scan", False), ("unrolled", True)):
+        stepper = Stepper(setup.options, unrolled=unrolled)  # no cache: it compiles
         began = time.perf_counter()
         stepper.compiled(setup.middle)
         seconds = time.perf_counter() - began

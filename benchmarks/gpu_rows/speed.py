@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The streaming step, the full pass and the official full pass, taking turns on one card."""
+"""The streaming step, the full pass and the official full pass, alternating on one GPU."""
 
 import sys
 import time
@@ -18,72 +18,74 @@ from benchmarks.gpu_rows.ceiling import ceiling
 from benchmarks.gpu_rows.setup import Setup, attempt, failed
 from vggt_ros.engine.device import choose_device, choose_dtype
 from vggt_ros.errors import UserError
+from vggt_ros.model.random_weights import random_weights
 from vggt_ros.model.vggt import HEADS
 from vggt_ros.tools.bench import flops
 from vggt_ros.tools.bench.full import Forward, full_forward, official_forward
 from vggt_ros.tools.bench.main import Row, interleaved
-from vggt_ros.tools.bench.step import Stepper, quick_weights
+from vggt_ros.tools.bench.step import Stepper
 
-UNUSED = ("huggingface_hub", "einops")  # by a forward pass without tracks
+STUBS = ("huggingface_hub", "einops")  # packages that a forward pass without tracks does not use
 
 
 def stream(setup: Setup) -> Iterator[Row]:
     """Milliseconds, ratios, share of the ceiling and memory, window by window."""
     peak = ceiling(setup)
     stepper, full = _ours(setup)
-    theirs = None
-    with ThreadPoolExecutor(1) as aside:
-        compiling = aside.submit(_compile, setup, stepper, full)
+    official_pass = None
+    with ThreadPoolExecutor(1) as background:
+        compiling = background.submit(_compile, setup, stepper, full)
         if setup.options.reference is not None:
             try:
-                theirs = official(setup)
-            except Exception as fault:  # ours are wanted all the same
+                official_pass = official(setup)
+            except Exception as fault:  # the other rows are measured all the same
                 yield failed(f"full_over_reference/{setup.name(0)[:-3]}", fault)
         compiling.result()
     for s in setup.options.windows:
         yield from attempt(
             f"stream_ms/{setup.name(s)}",
-            lambda s=s: _window(setup, s, stepper, full, theirs, peak),
+            lambda s=s: _window(setup, s, stepper, full, official_pass, peak),
         )
 
 
 def compiled(setup: Setup) -> Iterator[Row]:
-    """The official model after torch.compile, beside ours; one window, since it takes minutes."""
+    """The official model under torch.compile; one window, since it takes minutes."""
     if setup.options.reference is None:
         return
     s = setup.middle
     stepper, full = _ours(setup)
     images = _images(setup, s)
-    theirs = official(setup, compiled=True)(images)
+    official_pass = official(setup, compiled=True)(images)
     seconds = interleaved(
-        {"step": stepper.at(s), "full": full(images), "theirs": theirs}, setup.options.repeats
+        {"step": stepper.at(s), "full": full(images), "official_pass": official_pass},
+        setup.options.repeats,
     )
-    against = f"official PyTorch under torch.compile, {1e3 * seconds['theirs']:.4g} ms"
+    against = f"official PyTorch under torch.compile, {1e3 * seconds['official_pass']:.4g} ms"
     for row, side in (("full_over_compiled", "full"), ("stream_over_compiled", "step")):
-        ratio = seconds[side] / seconds["theirs"]
+        ratio = seconds[side] / seconds["official_pass"]
         yield Row(f"{row}/{setup.name(s)}", ratio, "ratio", "lower", against)
 
 
 def official(setup: Setup, compiled: bool = False) -> Forward:
-    """The official model on the same card; what it imports and does not use may be missing."""
+    """The official model on the same GPU; packages that it imports but does not use are stubs."""
     if find_spec("torch") is None:
         raise UserError("--reference needs PyTorch")
     import torch  # pyright: ignore[reportMissingImports]
 
     on_cpu = jax.default_backend() == "cpu"
     device = "cpu" if on_cpu or not torch.cuda.is_available() else "cuda"
-    for _ in UNUSED:
+    for _ in STUBS:
         try:
             return official_forward(setup.options, device=device, compiled=compiled)
         except ModuleNotFoundError as missing:
-            if missing.name not in UNUSED:
+            if missing.name not in STUBS:
                 raise
-            sys.modules[missing.name] = _Unused(missing.name)
+            sys.modules[missing.name] = _Stub(missing.name)
     return official_forward(setup.options, device=device, compiled=compiled)
 
 
-class _Unused(ModuleType):
-    """A module from which anything can be imported: classes to inherit from, which do nothing."""
+class _Stub(ModuleType):
+    """A module in which every name is an empty class."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -92,16 +94,16 @@ class _Unused(ModuleType):
 
 
 def _ours(setup: Setup) -> tuple[Stepper, Forward]:
-    """Both with one set of weights."""
+    """The step and the full pass, with one set of weights."""
     device = choose_device()
     dtype = choose_dtype(setup.options.dtype, device)
-    weights = quick_weights(setup.config, HEADS, dtype, device)
+    weights = random_weights(setup.config, HEADS, dtype, pooled_on=device)
     stepper = Stepper(setup.options, setup.programs, weights)
     return stepper, full_forward(setup.options, weights)
 
 
 def _compile(setup: Setup, stepper: Stepper, full: Forward) -> None:
-    """Everything at once, since the minutes are counted; what fails will say so in its own row."""
+    """Compile everything in parallel, to save time; a failure appears in the row that needs it."""
     jobs: list[Callable[[], object]] = [lambda: stepper.prepare(setup.options.windows)]
     jobs += [lambda s=s: full(_images(setup, s))() for s in setup.options.windows]
     with ThreadPoolExecutor(len(jobs)) as pool, suppress(Exception):
@@ -113,55 +115,60 @@ def _images(setup: Setup, s: int) -> np.ndarray:
 
 
 def _window(
-    setup: Setup, s: int, stepper: Stepper, full: Forward, theirs: Forward | None, peak: float
+    setup: Setup,
+    s: int,
+    stepper: Stepper,
+    full: Forward,
+    official_pass: Forward | None,
+    peak: float,
 ) -> Iterator[Row]:
     name, images = setup.name(s), _images(setup, s)
     step = stepper.at(s)
     sides: dict[str, Callable[[], object]] = {"step": step, "full": full(images)}
-    if theirs is not None:
+    if official_pass is not None:
         try:
-            sides["theirs"] = theirs(images)
-            sides["theirs"]()
+            sides["official_pass"] = official_pass(images)
+            sides["official_pass"]()
         except Exception as fault:
-            del sides["theirs"]
+            del sides["official_pass"]
             yield failed(f"full_over_reference/{name}", fault)
     seconds = interleaved(sides, setup.options.repeats)
     work = flops.step(stepper.config, s, stepper.size).total
     share = work.total / seconds["step"] / peak
-    yield Row(f"stream_ms/{name}", 1e3 * seconds["step"], "ms", "lower", "waited for, each")
-    rate = 1 / _in_flight(step, setup.options.repeats)
-    yield Row(f"steps_s/{name}", rate, "1/s", "higher", "the next sent before the last is done")
+    yield Row(f"stream_ms/{name}", 1e3 * seconds["step"], "ms", "lower", "each one waited for")
+    rate = 1 / _seconds_in_flight(step, setup.options.repeats)
+    yield Row(f"steps_s/{name}", rate, "1/s", "higher", "the next one sent before the last is done")
     against = f"{work.total / 1e12:.4g} TFLOP; a large product reaches {peak / 1e12:.4g} TFLOP/s"
     yield Row(f"share_of_ceiling/{name}", share, "share", "higher", against)
     against = f"full {1e3 * seconds['full']:.4g} ms"
     ratio = seconds["step"] / seconds["full"]
     yield Row(f"stream_over_full/{name}", ratio, "ratio", "lower", against)
-    if "theirs" in seconds:
-        against = f"official PyTorch, {1e3 * seconds['theirs']:.4g} ms"
+    if "official_pass" in seconds:
+        against = f"official PyTorch, {1e3 * seconds['official_pass']:.4g} ms"
         for row, side in (("full_over_reference", "full"), ("stream_over_reference", "step")):
-            ratio = seconds[side] / seconds["theirs"]
+            ratio = seconds[side] / seconds["official_pass"]
             yield Row(f"{row}/{name}", ratio, "ratio", "lower", against)
-    yield Row(f"send_ms/{name}", 1e3 * _sent(step, setup.options.repeats), "ms", "lower",
-              "until Python goes on, the device idle before")  # fmt: skip
+    yield Row(f"send_ms/{name}", 1e3 * _send_time(step, setup.options.repeats), "ms", "lower",
+              "until Python continues, the device idle before")  # fmt: skip
     yield from stepper.memory_rows(s, name)
 
 
-def _in_flight(step: Callable[..., Any], repeats: int) -> float:
-    """Seconds a step where the device never waits for the host."""
+def _seconds_in_flight(step: Callable[..., Any], repeats: int) -> float:
+    """Seconds of a step while the device never waits for the host."""
     step()
     began = time.perf_counter()
     for _ in range(repeats):
-        sight = step(wait=False)
-    jax.block_until_ready(sight)
+        output = step(wait=False)
+    jax.block_until_ready(output)
     return (time.perf_counter() - began) / repeats
 
 
-def _sent(step: Callable[..., Any], repeats: int) -> float:
-    """Median seconds of the call alone."""
-    taken = []
+def _send_time(step: Callable[..., Any], repeats: int) -> float:
+    """Median seconds of the call, without its result."""
+    seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
-        sight = step(wait=False)
-        taken.append(time.perf_counter() - began)
-        jax.block_until_ready(sight)
-    return float(np.median(taken))
+        output = step(wait=False)
+        seconds.append(time.perf_counter() - began)
+        jax.block_until_ready(output)
+    return float(np.median(seconds))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that begin: from nothing, from what was kept; what they hold; loading a checkpoint."""
+"""Starts of a process without and with caches, its device memory, loading a checkpoint."""
 
 import shutil
 import tempfile
@@ -19,7 +19,7 @@ from vggt_ros.tools.bench.start import measured
 
 
 def starts(setup: Setup) -> Iterator[Row]:
-    """Cold, then with what was kept.  Leaves the cache to the other groups."""
+    """A start without a cache, then one with it; the other groups use the cache too."""
     s, model = setup.middle, setup.options.model
     kept = "" if find_spec("flatbuffers") else "; flatbuffers is missing: no traced program is kept"
     for which, against in (("first", "empty cache"), ("second", f"below 3 for vggt-1b{kept}")):
@@ -33,7 +33,7 @@ def starts(setup: Setup) -> Iterator[Row]:
 
 
 def traced(setup: Setup) -> Iterator[Row]:
-    """With compiled programs kept and traced anew: what the export saves."""
+    """A start with cached compiled programs, but without exported traces."""
     s, cache = setup.middle, setup.folder / "traced"
     measured(setup.options, s, cache, traced=True)
     seconds = measured(setup.options, s, cache, traced=True).seconds
@@ -42,14 +42,14 @@ def traced(setup: Setup) -> Iterator[Row]:
 
 
 def memory(setup: Setup) -> Iterator[Row]:
-    """The device's own count of what a process that serves one window held at most."""
+    """Peak device memory of a process that runs one window, by the device's own count."""
     for s in setup.options.windows:
         name = f"device_peak_gb/{setup.name(s)}"
 
         def row(s: int = s, name: str = name) -> list[Row]:
             start = measured(setup.options, s, setup.programs)
             if not start.device_peak:
-                raise UserError("this device does not count its memory")
+                raise UserError("this device does not report its memory")
             against = f"weights {start.weights / 1e9:.4g}; host {start.host_peak / 1e9:.3g} at most"
             return [Row(name, start.device_peak / 1e9, "GB", "lower", against)]
 
@@ -57,7 +57,7 @@ def memory(setup: Setup) -> Iterator[Row]:
 
 
 def load(setup: Setup) -> Iterator[Row]:
-    """An official float32 file as large as the model's, then our own of it, to the device."""
+    """Loading a float32 file in the official layout, then its converted file."""
     from vggt_ros.model.weights import abstract, flatten
 
     leaves = flatten(abstract(setup.config)).values()

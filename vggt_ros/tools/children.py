@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that live exactly as long as the block that started them, whatever ends it."""
+"""Child processes that live exactly as long as the block that started them, whatever ends it."""
 
 import signal
 import subprocess
@@ -8,33 +8,34 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
-# Becomes the program itself, with the kernel's promise of a SIGTERM when we die.  Not a preexec_fn:
-# that would run Python between fork and exec, where JAX's threads may hold any lock.
+# Asks the kernel for a SIGTERM when this process dies, then executes the program.  Not a
+# preexec_fn: that runs Python between fork and exec, where JAX's threads may hold any lock.
 DIE_WITH_PARENT = (
     "import ctypes, os, sys; PR_SET_PDEATHSIG = 1; SIGTERM = 15;"
     "ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGTERM); os.execv(sys.argv[1], sys.argv[1:])"
 )
-Say = Callable[[str, str], None]  # name of the program, what it printed
+OnOutput = Callable[[str, str], None]  # name of the process, a line that it printed
 
 
-class Children:
-    """Started by name; asked to end with SIGINT, then told, then killed.
+class ChildProcesses:
+    """Processes started by name; stopped with SIGINT, then SIGTERM, then SIGKILL.
 
-    Each has a session of its own, so that Ctrl-C reaches only us, who then end them in order;
-    should we be killed ourselves, the kernel tells them.
+    Each has a session of its own, so that Ctrl-C reaches only this process, which then stops them
+    in order; if this process is killed, the kernel sends them SIGTERM.
     """
 
-    def __init__(self, say: Say):
-        self._say = say
+    def __init__(self, on_output: OnOutput):
+        """`on_output` is called for every line, from the threads that read the outputs."""
+        self._on_output = on_output
         self._running: dict[str, subprocess.Popen[str]] = {}
         self._last: dict[str, str] = {}
         self._readers: list[threading.Thread] = []
 
-    def __enter__(self) -> "Children":
+    def __enter__(self) -> "ChildProcesses":
         return self
 
     def start(self, **commands: Sequence[str]) -> None:
-        """Start all of them (each command begins with a path), then pass on what they print."""
+        """Start all of them (each command begins with a path), then read their outputs."""
         for name, command in commands.items():
             self._running[name] = subprocess.Popen(
                 [sys.executable, "-S", "-c", DIE_WITH_PARENT, *command],
@@ -50,23 +51,28 @@ class Children:
             reader.start()
             self._readers.append(reader)
 
-    def dead(self) -> str:
-        """Why a program is no longer there: its name, exit code and last line; "" if all are."""
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids by name."""
+        return {name: process.pid for name, process in self._running.items()}
+
+    def failure(self) -> str:
+        """Name, exit code and last line of a process that has ended; "" while all run."""
         for name, process in self._running.items():
             if (code := process.poll()) is not None:
-                words = self._last.get(name, "silently")
-                return f"the {name} ended with exit code {code}: {words}"
+                line = self._last.get(name, "no output")
+                return f"the {name} ended with exit code {code}: {line}"
         return ""
 
     def __exit__(self, *_: object) -> None:
-        self._say = lambda name, line: None  # what the dying say is no news
-        for number, patience in ((signal.SIGINT, 6), (signal.SIGTERM, 3), (signal.SIGKILL, 3)):
+        self._on_output = lambda name, line: None  # output during the shutdown is not reported
+        for number, timeout_s in ((signal.SIGINT, 6), (signal.SIGTERM, 3), (signal.SIGKILL, 3)):
             for process in self._running.values():
                 if process.poll() is None:
                     process.send_signal(number)
             for process in self._running.values():
                 try:
-                    process.wait(patience)
+                    process.wait(timeout_s)
                 except subprocess.TimeoutExpired:
                     continue
         for reader in self._readers:
@@ -81,4 +87,4 @@ class Children:
         for line in stream:
             if line := line.rstrip():
                 self._last[name] = line
-                self._say(name, line)
+                self._on_output(name, line)

@@ -1,27 +1,29 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt COMMAND ...`: options and their help come from the types of the function behind.
+"""`vggt COMMAND ...`: options and help texts are made from the signature of a function.
 
-Only the chosen command's module is imported, so that help never waits for a network library.
+Only the module of the chosen command is imported, so that help does not wait for JAX or Flax.
 """
 
 import functools
 import inspect
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from vggt_ros.errors import UserError
 
-INTERRUPTED = 130  # what a shell expects after Ctrl-C
+INTERRUPTED = 130  # exit code after Ctrl-C, by the shells' convention
 
 
 class Command(NamedTuple):
-    """A row of `vggt --help`; `positional` names the arguments that need no flag."""
+    """A command: a function, its line in `vggt --help`, and the names of positional arguments."""
 
     module: str
     function: str
@@ -34,22 +36,22 @@ COMMANDS = {
     "run": Command(
         "vggt_ros.tools.run", "run", "reconstruct a folder, video or bag into a directory", "source"
     ),
-    "view": Command("vggt_ros.tools.viewer", "view", "show such a directory in the browser", "run"),
+    "view": Command("vggt_ros.tools.viewer", "view", "show a run directory in the browser", "run"),
     "verify": Command("vggt_ros.tools.verify", "verify", "compare the network with a golden case"),
     "weights": Command(
         "vggt_ros.tools.weights",
         "convert",
-        "convert a checkpoint into one that loads fast",
+        "inspect a checkpoint, convert it into a file that loads fast",
         "source",
     ),
     "warm": Command(
-        "vggt_ros.tools.warm", "warm", "compile at install time what the node will need", "model"
+        "vggt_ros.tools.warm", "warm", "compile the programs of a node in advance", "model"
     ),
-    "bench": Command("vggt_ros.tools.bench.main", "bench", "measure, as a table or JSON", "name"),
+    "bench": Command("vggt_ros.tools.bench.main", "bench", "run one of the benchmarks", "name"),
     "colmap": Command("vggt_ros.tools.colmap", "colmap", "write a run as COLMAP files", "run"),
     "train": Command("vggt_ros.train.run", "train", "train or fine-tune a network", "config"),
     "eval": Command(
-        "vggt_ros.tools.evaluate", "evaluate", "score a run against the truth", "run truth"
+        "vggt_ros.tools.evaluate", "evaluate", "score a run against ground truth", "run truth"
     ),
 }
 
@@ -59,10 +61,10 @@ def main() -> None:
     try:
         sys.exit(call(sys.argv[1:]))
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one may not spoil the exit
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the exit
         print("vggt: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # `vggt bench ... | head` has read enough
+    except BrokenPipeError:  # the reader of a pipe is gone: `vggt bench ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -91,7 +93,7 @@ def _exists(command: Command) -> bool:
 def _overview(known: dict[str, Command]) -> str:
     rows = [f"  {name:<9} {command.summary}" for name, command in known.items()]
     return "\n".join(
-        ["usage: vggt COMMAND ...", "", *rows, "", "vggt COMMAND --help tells its options"]
+        ["usage: vggt COMMAND ...", "", *rows, "", "vggt COMMAND --help lists its options"]
     )
 
 
@@ -101,13 +103,12 @@ def _tyro_cli(command: Command, prog: str, arguments: list[str]) -> Any:
     except ModuleNotFoundError:
         raise UserError("tyro is missing; install: pip install 'vggt_ros[tools]'") from None
     function = getattr(import_module(command.module), command.function)
-    if command.positional:
-        function = _with_positional(function, command.positional.split())
+    function = _with_hints(function, command.positional.split())
     return tyro.cli(function, prog=prog, args=arguments)
 
 
-def _with_positional(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
-    """The function with arguments that are given by their place on the command line."""
+def _with_hints(function: Callable[..., Any], positional: Sequence[str]) -> Callable[..., Any]:
+    """The function with hints for tyro: positional arguments, and descriptions of settings."""
     import tyro
 
     @functools.wraps(function)
@@ -115,7 +116,9 @@ def _with_positional(function: Callable[..., Any], names: Sequence[str]) -> Call
         return function(*args, **kwargs)
 
     hints = get_type_hints(function, include_extras=True)
-    hints |= {name: tyro.conf.Positional[hints[name]] for name in names}
+    hints |= {name: tyro.conf.Positional[hints[name]] for name in positional}
+    for name, about in _settings_help(function).items():
+        hints[name] = Annotated[hints[name], tyro.conf.arg(help=about)]
     signature = inspect.signature(function)
     parameters = [
         parameter.replace(annotation=hints.get(key, parameter.annotation))
@@ -125,6 +128,16 @@ def _with_positional(function: Callable[..., Any], names: Sequence[str]) -> Call
     called.__dict__["__signature__"] = signature.replace(parameters=parameters)
     del called.__dict__["__wrapped__"]
     return called
+
+
+def _settings_help(function: Callable[..., Any]) -> dict[str, str]:
+    """Descriptions of arguments that are fields of `Settings` and not in the docstring."""
+    from vggt_ros.settings import Settings
+
+    about = {row.name: row.metadata["about"] for row in fields(Settings)}
+    described = re.findall(r"^ +(\w+):", function.__doc__ or "", re.MULTILINE)
+    arguments = inspect.signature(function).parameters
+    return {name: about[name] for name in arguments if name in about and name not in described}
 
 
 if __name__ == "__main__":

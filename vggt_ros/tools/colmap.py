@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt colmap RUN --out DIR`: a run as COLMAP's files, for splats, meshes and bundle adjustment.
+"""`vggt colmap RUN --out DIR`: a run as COLMAP files, for splatting, meshing, bundle adjustment.
 
-    DIR/images/000000.png                        the pictures, on the pixel grid of the depth
+    DIR/images/000000.png                        the images, on the pixel grid of the depth
     DIR/sparse/0/{cameras,images,points3D}.txt   the model, and the same as .bin
 
-What is another convention there is turned here: cameras are camera-from-world, quaternions begin
-with w, and the centre of the first pixel is (0.5, 0.5).
+COLMAP's conventions (https://colmap.github.io/format.html): poses are camera-from-world, a
+quaternion begins with w, and the centre of the first pixel is (0.5, 0.5).
 """
 
 import struct
@@ -19,39 +19,43 @@ from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
 
 from vggt_ros.geometry import inverse_rigid, quaternion_from_rotation, transform, unproject
-from vggt_ros.tools.runs.format import Run, Shot, open_run
+from vggt_ros.tools.runs.format import Run, RunFrame, open_run
 from vggt_ros.tools.runs.writer import writing
 
-PINHOLE = 1  # COLMAP's number of the model; its parameters are fx fy cx cy
-CENTRE = 0.5  # their first pixel's centre, ours is 0
+PINHOLE = 1  # COLMAP's id of the camera model; its parameters are fx fy cx cy
+PIXEL_CENTRE = 0.5  # COLMAP's coordinate of the first pixel's centre; here it is 0
 
 
 class Camera(NamedTuple):
+    """Image size in pixels, and fx fy cx cy."""
+
     width: int
     height: int
     parameters: tuple[float, ...]
 
 
 class View(NamedTuple):
-    """One picture, and the points that were taken from its pixels."""
+    """One image, and the points that were sampled from its pixels."""
 
     name: str
     camera: int
     quaternion_wxyz: Float64[np.ndarray, "4"]  # camera from world
     translation: Float64[np.ndarray, "3"]
     pixels: Float64[np.ndarray, "n 2"]
-    first_point: int  # point k of this view is number first_point + k
+    first_point: int  # id of the point of the first pixel; the others follow
 
 
 class Points(NamedTuple):
+    """World points, each observed in one pixel of one view."""
+
     positions: Float64[np.ndarray, "p 3"]  # world
     colours: UInt8[np.ndarray, "p 3"]
-    view: Int64[np.ndarray, " p"]  # number of the picture that saw it
-    pixel: Int64[np.ndarray, " p"]  # and of the pixel therein
+    view: Int64[np.ndarray, " p"]  # id of the view
+    pixel: Int64[np.ndarray, " p"]  # index of the pixel within the view
 
 
 class Model(NamedTuple):
-    """Numbers count from 1, as COLMAP's do: `cameras[0]` is camera 1."""
+    """A sparse model; ids count from 1, as in COLMAP: `cameras[0]` is camera 1."""
 
     cameras: list[Camera]
     views: list[View]
@@ -63,47 +67,47 @@ def colmap(run: Path, out: Path, *, max_points: int = 200_000) -> Path:
 
     Args:
         run: directory that `vggt run` wrote.
-        out: folder to write: images/ and sparse/0/.
-        max_points: points of the model at most.
+        out: output folder, for images/ and sparse/0/.
+        max_points: maximum number of points in the model.
     """
     opened = open_run(run)
     sparse = out / "sparse" / "0"
     with writing(out):
         sparse.mkdir(parents=True, exist_ok=True)
         (out / "images").mkdir(exist_ok=True)
-        model = model_of(opened, max_points)
-        for view, shot in zip(model.views, opened.frames(), strict=True):
-            Image.fromarray(shot.image).save(out / "images" / view.name)
+        model = build_model(opened, max_points)
+        for view, frame in zip(model.views, opened.frames(), strict=True):
+            Image.fromarray(frame.image).save(out / "images" / view.name)
         write_text(sparse, model)
         write_binary(sparse, model)
     return sparse
 
 
-def model_of(run: Run, max_points: int) -> Model:
-    """Frames that share their intrinsics share a camera; each point is seen by its own frame."""
+def build_model(run: Run, max_points: int) -> Model:
+    """The model of a run: frames of equal intrinsics share a camera, each point has one view."""
     cameras: dict[Camera, int] = {}
     views: list[View] = []
     parts: list[Points] = []
     count, quota = 1, max_points // max(len(run.files), 1)
-    for number, shot in enumerate(run.frames(), 1):
-        camera = cameras.setdefault(_camera(shot), len(cameras) + 1)
-        camera_from_world = inverse_rigid(shot.world_from_camera)
-        rows, columns = _drawn(shot, quota, seed=number)
+    for number, frame in enumerate(run.frames(), 1):
+        camera = cameras.setdefault(_camera(frame), len(cameras) + 1)
+        camera_from_world = inverse_rigid(frame.world_from_camera)
+        rows, columns = _sample_pixels(frame, quota, seed=number)
         views.append(
             View(
                 f"{number - 1:06d}.png",
                 camera,
                 np.roll(quaternion_from_rotation(camera_from_world[:3, :3]), 1),
                 camera_from_world[:3, 3],
-                np.stack([columns, rows], -1) + CENTRE,
+                np.stack([columns, rows], -1) + PIXEL_CENTRE,
                 count,
             )
         )
-        in_camera = unproject(shot.depth.astype(np.float64), shot.intrinsics)[rows, columns]
+        in_camera = unproject(frame.depth.astype(np.float64), frame.intrinsics)[rows, columns]
         parts.append(
             Points(
-                transform(shot.world_from_camera, in_camera),
-                shot.image[rows, columns],
+                transform(frame.world_from_camera, in_camera),
+                frame.image[rows, columns],
                 np.full(len(rows), number),
                 np.arange(len(rows)),
             )
@@ -113,20 +117,20 @@ def model_of(run: Run, max_points: int) -> Model:
     return Model(list(cameras), views, points)
 
 
-def _camera(shot: Shot) -> Camera:
-    height, width = shot.depth.shape
-    k = shot.intrinsics
-    numbers = (k[0, 0], k[1, 1], k[0, 2] + CENTRE, k[1, 2] + CENTRE)
+def _camera(frame: RunFrame) -> Camera:
+    height, width = frame.depth.shape
+    k = frame.intrinsics
+    numbers = (k[0, 0], k[1, 1], k[0, 2] + PIXEL_CENTRE, k[1, 2] + PIXEL_CENTRE)
     return Camera(width, height, tuple(float(number) for number in numbers))
 
 
-def _drawn(
-    shot: Shot, quota: int, seed: int
+def _sample_pixels(
+    frame: RunFrame, quota: int, seed: int
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Rows and columns of at most `quota` valid pixels, the same ones each time."""
-    valid = np.flatnonzero(np.isfinite(shot.depth))
+    """Rows and columns of at most `quota` valid pixels, chosen by a fixed seed."""
+    valid = np.flatnonzero(np.isfinite(frame.depth))
     chosen = np.random.default_rng(seed).permutation(valid)[:quota]
-    rows, columns = np.unravel_index(np.sort(chosen), shot.depth.shape)
+    rows, columns = np.unravel_index(np.sort(chosen), frame.depth.shape)
     return rows, columns
 
 
@@ -156,8 +160,8 @@ def _view_lines(model: Model) -> Iterator[str]:
     for number, view in enumerate(model.views, 1):
         pose = _numbers((*view.quaternion_wxyz, *view.translation))
         yield f"{number} {pose} {view.camera} {view.name}\n"
-        seen = (f"{u} {v} {i}" for i, (u, v) in enumerate(view.pixels.tolist(), view.first_point))
-        yield " ".join(seen) + "\n"
+        pixels = (f"{u} {v} {i}" for i, (u, v) in enumerate(view.pixels.tolist(), view.first_point))
+        yield " ".join(pixels) + "\n"
 
 
 def _point_lines(model: Model) -> Iterator[str]:
@@ -189,11 +193,11 @@ def _view_bytes(model: Model) -> bytes:
     parts = [struct.pack("<Q", len(model.views))]
     for number, view in enumerate(model.views, 1):
         pose = (*view.quaternion_wxyz, *view.translation)
-        seen = np.empty(len(view.pixels), [("uv", "<f8", 2), ("point", "<i8")])
-        seen["uv"] = view.pixels
-        seen["point"] = np.arange(view.first_point, view.first_point + len(seen))
+        pixels = np.empty(len(view.pixels), [("uv", "<f8", 2), ("point", "<i8")])
+        pixels["uv"] = view.pixels
+        pixels["point"] = np.arange(view.first_point, view.first_point + len(pixels))
         parts.append(struct.pack("<i7di", number, *pose, view.camera))
-        parts.append(view.name.encode() + b"\0" + struct.pack("<Q", len(seen)) + seen.tobytes())
+        parts.append(view.name.encode() + b"\0" + struct.pack("<Q", len(pixels)) + pixels.tobytes())
     return b"".join(parts)
 
 

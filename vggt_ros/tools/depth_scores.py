@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How far depth is from the true one: as it is, and after one scale per frame."""
+"""Errors of depth against ground truth, unscaled and after one scale per frame."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,11 +15,11 @@ from vggt_ros.tools.runs.format import Run, is_run, open_run
 
 
 class DepthScores(NamedTuple):
-    """Errors of depth over every pixel that both know."""
+    """Errors of depth over all pixels that are valid in both."""
 
     abs_rel: float  # mean |z - truth| / truth
     delta: float  # share within a factor of 1.25
-    scaled_abs_rel: float  # both again after one scale (median ratio) per frame
+    scaled_abs_rel: float  # both after one scale per frame (median ratio)
     scaled_delta: float
     pixels: int
 
@@ -27,16 +27,16 @@ class DepthScores(NamedTuple):
 def depth_scores(
     found: list[Float[np.ndarray, "_h _w"]], true: list[Float[np.ndarray, "_h _w"]]
 ) -> DepthScores:
-    """Errors over all frames; each truth is sampled at the pixels of the depth it belongs to."""
+    """Errors over all frames; true depth is sampled at the pixels of the depth of the run."""
     raw, scaled = [], []
-    for ours, theirs in zip(found, true, strict=True):
+    for depth, true_depth in zip(found, true, strict=True):
         rows, columns = (
-            np.arange(n) * m // n for n, m in zip(ours.shape, theirs.shape, strict=True)
+            np.arange(n) * m // n for n, m in zip(depth.shape, true_depth.shape, strict=True)
         )
-        theirs = theirs[np.ix_(rows, columns)]
-        both = np.isfinite(ours) & (ours > 0) & np.isfinite(theirs) & (theirs > 0)
-        if both.any():
-            ratio = ours[both].astype(np.float64) / theirs[both]
+        true_depth = true_depth[np.ix_(rows, columns)]
+        valid = np.isfinite(depth) & (depth > 0) & np.isfinite(true_depth) & (true_depth > 0)
+        if valid.any():
+            ratio = depth[valid].astype(np.float64) / true_depth[valid]
             raw.append(ratio)
             scaled.append(ratio / np.median(ratio))
     if not raw:
@@ -49,18 +49,18 @@ def depth_scores(
 
 
 def run_scores(run: Path, depth: Path, unit: float, max_difference: float) -> DepthScores:
-    """Scores of a run directory against true depth, paired by stamps.
+    """Scores of a run directory against true depth, matched by stamps.
 
-    `depth` is another run directory, or a folder of 16-bit pictures, `unit` steps to the metre.
-    Raises `UserError` where there is nothing to pair.
+    `depth` is another run directory, or a folder of 16-bit images with `unit` steps to the metre.
+    Raises `UserError` if no frame has a match within `max_difference` seconds.
     """
     truth = _true_depths(depth, unit)
     stamps = np.array(sorted(truth))
     found, true = [], []
-    for shot in open_run(run).frames():
-        nearest = int(stamps[np.argmin(np.abs(stamps - shot.stamp_ns))])
-        if abs(nearest - shot.stamp_ns) <= max_difference * 1e9:
-            found.append(shot.depth)
+    for frame in open_run(run).frames():
+        nearest = int(stamps[np.argmin(np.abs(stamps - frame.stamp_ns))])
+        if abs(nearest - frame.stamp_ns) <= max_difference * 1e9:
+            found.append(frame.depth)
             true.append(truth[nearest]())
     if not found:
         raise UserError(f"no frame of {run} has a true depth within {max_difference} s in {depth}")
@@ -72,22 +72,22 @@ def _true_depths(depth: Path, unit: float) -> dict[int, Callable[[], np.ndarray]
     if is_run(depth):
         other = open_run(depth)
         stamps = other.trajectory().stamps_ns
-        return {int(ns): partial(_shot_depth, other, i) for i, ns in enumerate(stamps)}
-    pictures = sorted(depth.glob("*.png"))
+        return {int(ns): partial(_run_depth, other, i) for i, ns in enumerate(stamps)}
+    images = sorted(depth.glob("*.png"))
     try:
-        stamps = [round(float(picture.stem) * 1e9) for picture in pictures]
+        stamps = [round(float(image.stem) * 1e9) for image in images]
     except ValueError as error:
-        raise UserError(f"pictures in {depth} must be named by their seconds: {error}") from error
-    if not pictures:
+        raise UserError(f"images in {depth} must be named by their seconds: {error}") from error
+    if not images:
         raise UserError(f"{depth} holds no true depth: a run directory or 16-bit png files")
-    return {ns: partial(_picture, path, unit) for ns, path in zip(stamps, pictures, strict=True)}
+    return {ns: partial(_depth_image, path, unit) for ns, path in zip(stamps, images, strict=True)}
 
 
-def _shot_depth(run: Run, index: int) -> np.ndarray:
+def _run_depth(run: Run, index: int) -> np.ndarray:
     return run.frame(index).depth
 
 
-def _picture(path: Path, unit: float) -> Float[np.ndarray, "h w"]:
+def _depth_image(path: Path, unit: float) -> Float[np.ndarray, "h w"]:
     from PIL import Image
 
     return np.asarray(Image.open(path)).astype(np.float64) / unit

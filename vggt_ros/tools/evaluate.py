@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt eval RUN TRUTH`: how far a run is from the truth, with scale left free and with it counted.
+"""`vggt eval RUN TRUTH`: errors of a run against ground truth, with the scale free and fixed.
 
-Trajectories go through the `evo` package: ATE is the root mean square distance of positions after
-one alignment, RPE the error of steps from frame to frame. After Sim(3) the unit does not count,
-after SE(3) it does: only a run in metres can be good there.
+Trajectories are compared by the `evo` package: ATE is the root mean square distance of positions
+after one alignment, RPE the error of the motion from frame to frame. Alignment by Sim(3) removes an
+error of scale, alignment by SE(3) does not: only a run in metres can be accurate there.
 """
 
 import json
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evo.core.trajectory import PoseTrajectory3D
     from rosbags.highlevel import AnyReader
 
-ROOMS = "rooms"  # a truth that is drawn
+ROOMS = "rooms"  # ground truth of synthetic rooms
 ALIGNMENTS = {"sim3": True, "se3": False}  # whether scale is free
 POSES = (
     "geometry_msgs/msg/PoseStamped",
@@ -46,23 +46,23 @@ def evaluate(
     height: int = 0,
     out: Path | None = None,
 ) -> int:
-    """Score a run directory (or a TUM file) against the truth, or a network in drawn rooms.
+    """Score a run directory (or a TUM file) against ground truth, or a network in synthetic rooms.
 
-    `vggt eval small rooms` draws rooms that training never drew and compares depth, relative poses
-    and tracks with the truth, beside a baseline that does nothing.
+    `vggt eval small rooms` renders rooms that are not in the training data and compares depth,
+    relative poses and tracks with their ground truth, next to a trivial baseline.
 
     Args:
         run: directory that `vggt run` wrote, or a trajectory in TUM format; for rooms, a network.
         truth: TUM text, EuRoC csv or recording, rosbag2 or ROS 1 bag, another run, or `rooms`.
-        topic: poses in a bag (PoseStamped, Odometry, TransformStamped), if there are several.
-        max_difference: seconds between a frame and its truth.
-        depth: true depth: a run directory, or 16-bit pictures named by their seconds (TUM RGB-D).
-        depth_unit: steps of such a picture in a metre.
-        windows: rooms of each length.
-        lengths: frames of a window in a room.
-        width: of the pictures of rooms, in network pixels; 0: as the network is used.
-        height: of the same; 0: three quarters of the width.
-        out: where errors.json and errors.png go; by default into the run.
+        topic: topic of the poses in a bag (PoseStamped, Odometry, ...), if there are several.
+        max_difference: maximum time between a frame and its ground truth, in seconds.
+        depth: true depth: a run directory, or 16-bit images named by their seconds (TUM RGB-D).
+        depth_unit: steps of such an image per metre.
+        windows: number of rooms of each length.
+        lengths: frames of the window in a room.
+        width: width of the images of rooms, in network pixels; 0 is the width of the network.
+        height: height of the images of rooms; 0 is three quarters of the width.
+        out: folder of errors.json and errors.png; by default the run.
     """
     if str(truth) == ROOMS:
         return _in_rooms(str(run), windows, lengths, (height, width), out)
@@ -122,10 +122,10 @@ def trajectory_scores(
         true, found = sync.associate_trajectories(reference, estimate, max_diff=max_difference)
     except sync.SyncException as error:
         raise UserError(
-            f"no frame has a truth within {max_difference} s ({error}); do both use one clock?"
+            f"no frame has ground truth within {max_difference} s ({error}); do both use one clock?"
         ) from error
     if true.num_poses < 3:
-        raise UserError(f"only {true.num_poses} frames have a truth; three are needed")
+        raise UserError(f"only {true.num_poses} frames have ground truth; three are needed")
     length = float(true.path_length)
     scores = {"frames": float(true.num_poses), "path": length}
     pairs = {"truth": true}
@@ -144,9 +144,9 @@ def trajectory_scores(
 
 
 def _align(found: "PoseTrajectory3D", true: "PoseTrajectory3D", scale_is_free: bool) -> float:
-    """Lay one on the other; returns the scale used.
+    """Align `found` with `true` in place; returns the scale used.
 
-    A straight path leaves its roll open: then the first poses are laid together instead.
+    A straight path does not determine the roll: then the first poses are aligned instead.
     """
     from evo.core.geometry import GeometryException
 
@@ -190,7 +190,7 @@ def _trajectory(path: Path, topic: str | None) -> "PoseTrajectory3D":
 
 
 def _euroc_truth(folder: Path) -> Path:
-    """The csv of a EuRoC recording: in this folder, or where such a recording has it."""
+    """The csv of a EuRoC recording, from its own folder or the folder of the recording."""
     truth = "state_groundtruth_estimate0/data.csv"
     for place in ("data.csv", truth, f"mav0/{truth}"):
         if (folder / place).is_file():
@@ -199,20 +199,20 @@ def _euroc_truth(folder: Path) -> Path:
 
 
 def _bag_trajectory(reader: "AnyReader", topic: str) -> "PoseTrajectory3D":
-    """Positions and orientations at the messages' own stamps."""
+    """Poses of a topic at the stamps of the messages."""
     from evo.core.trajectory import PoseTrajectory3D
 
     seconds, positions, quaternions = [], [], []
-    wanted = [connection for connection in reader.connections if connection.topic == topic]
-    for connection, _, raw in reader.messages(connections=wanted):
+    connections = [connection for connection in reader.connections if connection.topic == topic]
+    for connection, _, raw in reader.messages(connections=connections):
         msg: Any = reader.deserialize(raw, connection.msgtype)
-        held = getattr(msg, "pose", None) or msg.transform
-        held = getattr(held, "pose", held)  # with a covariance it lies one deeper
-        at = held.position if hasattr(held, "position") else held.translation
-        turned = held.orientation if hasattr(held, "orientation") else held.rotation
+        pose = getattr(msg, "pose", None) or msg.transform
+        pose = getattr(pose, "pose", pose)  # with a covariance it is one level deeper
+        p = pose.position if hasattr(pose, "position") else pose.translation
+        q = pose.orientation if hasattr(pose, "orientation") else pose.rotation
         seconds.append(msg.header.stamp.sec + msg.header.stamp.nanosec * 1e-9)
-        positions.append([at.x, at.y, at.z])
-        quaternions.append([turned.w, turned.x, turned.y, turned.z])
+        positions.append([p.x, p.y, p.z])
+        quaternions.append([q.w, q.x, q.y, q.z])
     return PoseTrajectory3D(np.array(positions), np.array(quaternions), np.array(seconds))
 
 
@@ -225,11 +225,11 @@ def _pose_topic(reader: "AnyReader", topic: str | None) -> str:
     raise UserError(f"choose --topic from: {', '.join(known) or 'none: the bag has no poses'}")
 
 
-# ---- what a person sees -------------------------------------------------------------------------
+# ---- output -------------------------------------------------------------------------------------
 
 
 def table(scores: dict[str, float], depths: DepthScores | None) -> str:
-    """Two rows of trajectory figures, and those of depth."""
+    """Errors of the trajectory and of depth as text."""
     lines = [
         f"{scores['frames']:.0f} frames over {scores['path']:.2f} m;"
         f" scale of the truth in the run's units: {scores['scale']:.4f}",
@@ -251,7 +251,7 @@ def table(scores: dict[str, float], depths: DepthScores | None) -> str:
 
 
 def plot(pairs: dict[str, "PoseTrajectory3D"], path: Path) -> None:
-    """Seen from above, and the distance from the truth over time."""
+    """Draw the paths from above, and their distance from the ground truth over time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -261,7 +261,7 @@ def plot(pairs: dict[str, "PoseTrajectory3D"], path: Path) -> None:
     above, errors = figure.subplots(1, 2)
     true = pairs["truth"]
     spread = np.ptp(true.positions_xyz, axis=0)
-    across = sorted(np.argsort(spread)[-2:])  # the two widest axes: from above, for robots
+    across = sorted(np.argsort(spread)[-2:])  # the two axes of the largest extent
     above.plot(*true.positions_xyz[:, across].T, "k--", label="truth")
     for name, colour in (("sim3", "tab:blue"), ("se3", "tab:orange")):
         found = pairs[name]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""ROS traffic that stays on this machine, for us and for the programs that we start."""
+"""Restriction of ROS traffic to this machine, for this process and its child processes."""
 
 import os
 import sys
@@ -8,9 +8,10 @@ from pathlib import Path
 
 
 def stay_on_this_machine() -> str:
-    """Loopback only, large messages through shared memory; returns the domain, ours if none is set.
+    """Set the environment: loopback only, large messages through shared memory.
 
-    To be called before rclpy is imported.
+    Returns ROS_DOMAIN_ID, which is chosen by the process id if it is not set.  Call it before rclpy
+    is imported.
     """
     environ = os.environ
     environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -20,7 +21,7 @@ def stay_on_this_machine() -> str:
 
 
 def _fastdds_profile() -> Path | None:
-    """config/fastdds.xml of the checkout, or of wherever the package is installed."""
+    """config/fastdds.xml of the checkout or of an installed share folder; None if there is none."""
     shares = [Path(__file__).parents[2], Path(sys.prefix) / "share" / "vggt_ros"]
     prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
     shares += [Path(prefix) / "share" / "vggt_ros" for prefix in prefixes if prefix]

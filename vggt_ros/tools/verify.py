@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt verify`: does this network, with these weights, compute what the reference computes?"""
+"""`vggt verify`: comparison of this network with recorded outputs of the reference network."""
 
 import re
 from pathlib import Path
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """One tensor, compared."""
+    """Comparison of one tensor."""
 
     name: str
     shape: tuple[int, ...]
-    error: float  # largest absolute difference; infinite for another shape, NaN where NaN is
+    error: float  # largest absolute difference; infinite for another shape, NaN if any is NaN
     tolerance: float
 
     @property
@@ -37,19 +37,19 @@ def verify(
 ) -> int:
     """Run the network on a recorded case and compare every tensor with the reference's.
 
-    Prints one row a tensor and exits 1 if any is out. Without a case it checks that the names and
-    shapes of the weights balance with the configuration. Everything runs in float32, matrix
-    products at the highest precision.
+    Prints one row a tensor and exits with 1 if any error exceeds its tolerance. Without a case, the
+    names and shapes of the weights are compared with the configuration. All arithmetic is float32,
+    matrix products at the highest precision.
 
     Args:
         config: config.json with the model's dimensions under "config".
-        weights: Files with the complete weights under their official names (together), or one
-            file written by `vggt weights`.
+        weights: Files that together hold all weights under their official names, or one file
+            written by `vggt weights`.
         case: Safetensors file with in.images, in.query_points and the expected tensors.
-        tolerance: JSON with a suggested_atol per case and tensor. Without it, and for tensors it
-            lacks, a tensor may be off by 3e-5 of its largest value; track and its coordinates by
-            1e-4, the tracker's other stages by 3e-3, visibility and confidence of tracks by 2e-2,
-            since the tracker amplifies rounding from iteration to iteration.
+        tolerance: JSON file with a suggested_atol per case and tensor. Tensors without one may
+            differ by 3e-5 of their largest value; track and its coordinates by 1e-4, the tracker's
+            other stages by 3e-3, visibility and confidence of tracks by 2e-2, since the tracker
+            amplifies rounding from iteration to iteration.
     """
     from vggt_ros.model import checkpoint
     from vggt_ros.model.config import Config
@@ -68,7 +68,7 @@ def verify(
     expected = open_files([case]).tensors
     limits = checkpoint.read_json(tolerance).get(case.stem) if tolerance else {}
     if limits is None:
-        raise UserError(f"{tolerance} knows no case {case.stem}; cases are named after their files")
+        raise UserError(f"{tolerance} has no case {case.stem}; cases are named after their files")
     tensors = _run(model, checkpoint.load(model, files, heads)[0], expected)
     rows = [
         compare(name, tensors[name], np.asarray(value), limits.get(name, {}).get("suggested_atol"))
@@ -83,7 +83,7 @@ def verify(
     return 0 if rows and good == len(rows) else 1
 
 
-# Shares of a tensor's largest value; the first pattern that matches counts.
+# Tolerance as a share of the tensor's largest value; the first pattern that matches is used.
 DEFAULTS = (
     (r"out\.(vis|conf)", 2e-2),
     (r"out\.track|track\.coords\.\d+", 1e-4),
@@ -95,7 +95,7 @@ DEFAULTS = (
 def compare(
     name: str, found: np.ndarray, expected: np.ndarray, tolerance: float | None = None
 ) -> Row:
-    """One row; without a tolerance the tensor's share in `DEFAULTS`."""
+    """Compare one tensor; the default tolerance is its share in `DEFAULTS`."""
     if tolerance is None:
         share = next(share for pattern, share in DEFAULTS if re.fullmatch(pattern, name))
         tolerance = share * max(float(np.abs(expected).max(initial=0)), 0.1)
@@ -106,7 +106,7 @@ def compare(
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as text, names aligned."""
+    """The rows as text, in aligned columns."""
     width = max((len(row.name) for row in rows), default=4)
     lines = [f"{'tensor':<{width}}  {'shape':<20} {'max abs error':>13} {'tolerance':>10}  ok"]
     for row in rows:
@@ -119,7 +119,7 @@ def table(rows: list[Row]) -> str:
 
 
 def _run(config: "Config", weights: Any, case: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Every stage of the network on the case's input, and the geometry that follows from it."""
+    """Every stage of the network on the input of the case, and the geometry computed from it."""
     import jax
 
     from vggt_ros.geometry import (
@@ -129,12 +129,12 @@ def _run(config: "Config", weights: Any, case: dict[str, Any]) -> dict[str, np.n
         transform,
         unproject,
     )
-    from vggt_ros.model.vggt import record
+    from vggt_ros.model.capture import capture_intermediates
 
     images, queries = _inputs(case, config.aggregator.patch_size)
     with jax.default_matmul_precision("highest"):
-        recorded = record(config, weights, images, queries)
-    tensors = {name: np.asarray(value) for name, value in recorded.items()}
+        captured = capture_intermediates(config, weights, images, queries)
+    tensors = {name: np.asarray(value) for name, value in captured.items()}
     if "out.pose_enc" in tensors:
         encoding = tensors["out.pose_enc"]
         height, width = images.shape[2:4]
@@ -150,7 +150,7 @@ def _run(config: "Config", weights: Any, case: dict[str, Any]) -> dict[str, np.n
 
 
 def _inputs(case: dict[str, Any], patch: int) -> tuple["Array", "Array | None"]:
-    """Pictures with colours last, and queries if the case has any."""
+    """Images with colour as the last axis, and query points if the case has any."""
     import jax.numpy as jnp
 
     if "in.images" not in case:

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A run in the browser: coloured cloud, camera pyramids, the images; also live, frame by frame.
+"""A run in the browser: coloured clouds, camera frusta, the images; also live, frame by frame.
 
-World is z up.  The page is served on this machine only, unless another host is asked for.
+The world is z up.  The page is served on this machine only, unless another host is given.
 """
 
 import threading
@@ -13,21 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float32, UInt8
 
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import quaternion_from_rotation, transform, unproject
-from vggt_ros.tools.runs.format import Shot, open_run
-from vggt_ros.tools.runs.overview import depth_colours
-from vggt_ros.tools.runs.splat import FARTHEST, bounds, cut_height, perspective_eye, reach
+from vggt_ros.tools.runs.format import RunFrame, open_run
+from vggt_ros.tools.runs.splat import MAX_DEPTH, bounds, cut_height, diagonal, perspective_camera
+from vggt_ros.tools.viewer_panel import EARLIER, SELECTED, Panel
 
-MOST_POINTS = 2_500_000  # what a browser on an ordinary laptop still turns smoothly
-MOST_SHOTS = 300  # they are all held in memory
-MOST_PYRAMIDS = 16  # at a time, the present frame's aside
-STRIP = 5  # images in the strip
-EYE_HEIGHT = 660  # pixels; only the ratio to the focal length matters
-BEFORE, NOW = (64, 196, 255), (255, 138, 60)  # cameras: earlier ones, the present one
+MAX_POINTS = 2_500_000  # that a browser on an ordinary laptop renders smoothly
+MAX_FRAMES = 300  # of a run; all of them are held in memory
+MAX_FRUSTA = 16  # visible at a time, besides that of the selected frame
+VIEW_HEIGHT = 660  # pixels; only the ratio to the focal length matters
 
 
 def view(
@@ -37,21 +34,22 @@ def view(
     host: str = "127.0.0.1",
     every: int = 0,
 ) -> None:
-    """Show what `vggt run --out RUN` wrote, in the browser, until Ctrl-C.
+    """Show the run that `vggt run --out RUN` wrote, in the browser, until Ctrl-C.
 
     Args:
         run: directory that `vggt run` wrote.
-        port: port of the page; the next free one is taken if it is busy.
-        host: address to serve on; 0.0.0.0 lets other machines see it.
-        every: show each n-th frame; 0 chooses n so that at most 300 are shown.
+        port: port of the page; the next free one is used if it is busy.
+        host: address to serve on; 0.0.0.0 makes the page visible to other machines.
+        every: show every n-th frame; 0 chooses n so that at most 300 are shown.
     """
     opened = open_run(run)
-    shots = list(opened.frames(every if every > 0 else -(-len(opened.files) // MOST_SHOTS) or 1))
-    if not shots:
+    frames = list(opened.frames(every if every > 0 else -(-len(opened.files) // MAX_FRAMES) or 1))
+    if not frames:
         raise UserError(f"{run} holds no frames; make some with: vggt run SOURCE --out {run}")
-    viewer = Viewer(port, host=host, title=run.name, unit=_unit(opened.summary))
-    viewer.show(shots)
-    print(f"{len(shots)} frames at {viewer.address}   (Ctrl-C ends)")
+    metric = opened.summary.get("scale", {}).get("metric")
+    viewer = Viewer(port, host=host, title=run.name, unit="m" if metric else "")
+    viewer.show(frames)
+    print(f"{len(frames)} frames at {viewer.address}   (Ctrl-C ends)")
     try:
         while True:
             time.sleep(3600)
@@ -59,12 +57,8 @@ def view(
         viewer.close()
 
 
-def _unit(summary: dict) -> str:
-    return "m" if summary.get("scale", {}).get("metric") else ""
-
-
 class Viewer:
-    """One page.  `show` a whole run, or `add` shots as they come; old ones give way to new."""
+    """One page: `show` a whole run, or `add` frames as they arrive; new ones replace the oldest."""
 
     def __init__(
         self,
@@ -75,10 +69,10 @@ class Viewer:
         unit: str = "",
         keep: int = 10_000,
     ):
-        """Open the page; `keep` is how many shots stay."""
+        """Open the page; it shows at most `keep` frames."""
         import viser  # comes with: pip install 'vggt_ros[tools]'
 
-        with redirect_stdout(None):  # viser prints a banner; we print an address
+        with redirect_stdout(None):  # suppresses viser's banner: the command prints the address
             self._server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
         self._server.gui.configure_theme(
             dark_mode=True, control_width="large", show_logo=False, show_share_button=False
@@ -86,212 +80,183 @@ class Viewer:
         self._server.gui.set_panel_label(title)
         self._server.scene.set_up_direction("+z")
         self.address = f"http://{host}:{self._server.get_port()}"
-        self._keep, self._unit = keep, unit
-        self._shots: list[Shot] = []
-        self._thin = 1
-        self._nodes: list[tuple[Any, Any]] = []  # cloud and pyramid of each shot
-        self._count = 0  # names of nodes never repeat
-        self._reach, self._aimed, self._ceiling = 1.0, 0, np.inf
+        self.panel = Panel(self._server.gui, unit)
+        self.frames: list[RunFrame] = []
+        self.clouds: list[Any] = []  # viser handles, one a frame
+        self.frusta: list[Any] = []
+        self._keep = keep
+        self._stride = 1  # every n-th pixel becomes a point
+        self._count = 0  # of frames so far: names of nodes never repeat
+        self._extent, self._ceiling = 1.0, np.inf  # size of the scene; height of the cut
+        self._aimed = 0  # number of frames when the view was set
         self._lock = threading.RLock()
-        self._build_panel()
+        self.panel.on_change(
+            visibility=self.update_visibility,
+            points=self.update_points,
+            point_size=self.update_point_size,
+        )
 
-    def show(self, shots: Sequence[Shot]) -> None:
-        """Show these shots, all of them, from a place that shows the scene."""
-        self._thin = max(1, -(-sum(shot.depth.size for shot in shots) // MOST_POINTS))
+    def show(self, frames: Sequence[RunFrame]) -> None:
+        """Show all of these frames, and set the view so that the scene fits."""
+        self._stride = max(1, -(-sum(frame.depth.size for frame in frames) // MAX_POINTS))
         with self._lock, self._server.atomic():
-            self._confidence.max = max(
-                self._confidence.max, *(_high(shot.confidence) for shot in shots)
-            )
-            self._aim(shots)
-            for shot in shots:
-                self._append(shot)
-            self._follow_newest()
+            self.panel.extend_confidence(frames)
+            self._aim(frames)
+            for frame in frames:
+                self._append(frame)
+            self._select_newest()
 
-    def add(self, shot: Shot) -> None:
-        """Show one more shot; the view is aimed again while the scene still doubles in frames."""
+    def add(self, frame: RunFrame) -> None:
+        """Show one more frame; the view is set again whenever the number of frames has doubled."""
         with self._lock, self._server.atomic():
-            self._thin = max(1, -(-shot.depth.size * min(self._keep, 200) // MOST_POINTS))
-            newest = int(self._frame.value) >= len(self._shots) - 1
-            self._confidence.max = max(self._confidence.max, _high(shot.confidence))
-            self._append(shot)
-            if len(self._shots) >= 2 * self._aimed:
-                self._aim(self._shots)
+            self._stride = max(1, -(-frame.depth.size * min(self._keep, 200) // MAX_POINTS))
+            newest = int(self.panel.frame.value) >= len(self.frames) - 1
+            self.panel.extend_confidence([frame])
+            self._append(frame)
+            if len(self.frames) >= 2 * self._aimed:
+                self._aim(self.frames)
             if newest:
-                self._follow_newest()
+                self._select_newest()
 
-    def say(self, words: str) -> None:
-        """Replace the line of text at the top of the panel (Markdown)."""
-        self._words.content = words
+    def set_status(self, text: str) -> None:
+        """Replace the text at the top of the panel (Markdown)."""
+        self.panel.status.content = text
 
     def close(self) -> None:
         """Close the page."""
         with redirect_stdout(None):
             self._server.stop()
 
-    # ---- panel
+    # ---- controls
 
-    def _build_panel(self) -> None:
-        gui = self._server.gui
-        blank = np.full((40, 200, 3), 30, np.uint8)
-        self._words = gui.add_markdown(f"units: **{self._unit or 'arbitrary'}**")
-        self._strip = gui.add_image(blank, label="frames", format="jpeg")
-        self._pair = gui.add_image(blank, label="image, depth", format="jpeg")
-        self._frame = gui.add_slider("frame", 0, 1, 1, 0)
-        self._all = gui.add_checkbox("all frames up to this one", True)
-        self._confidence = gui.add_slider("confidence above", 1.0, 1.1, 0.05, 1.0)
-        self._size = gui.add_slider("point size", 0.2, 5.0, 0.1, 1.0)
-        self._cut = gui.add_checkbox("cut above the cameras", True)
-        self._cameras = gui.add_checkbox("cameras", True)
-        self._frame.on_update(lambda _: self._refresh())
-        self._all.on_update(lambda _: self._refresh())
-        self._cameras.on_update(lambda _: self._refresh())
-        self._confidence.on_update(lambda _: self._filter())
-        self._cut.on_update(lambda _: self._filter())
-        self._size.on_update(lambda _: self._resize())
-
-    def _follow_newest(self) -> None:
-        self._frame.max = max(len(self._shots) - 1, 1)
-        self._frame.value = len(self._shots) - 1
-        self._refresh()
-
-    def _refresh(self) -> None:
-        """Show what the frame slider and the boxes say."""
+    def update_visibility(self) -> None:
+        """Show the clouds, frusta and images that the panel selects."""
         with self._lock, self._server.atomic():
-            if not self._shots:
+            if not self.frames:
                 return
-            at = min(int(self._frame.value), len(self._shots) - 1)
-            every = -(-(at + 1) // MOST_PYRAMIDS)
-            for index, (cloud, pyramid) in enumerate(self._nodes):
-                cloud.visible = index <= at if self._all.value else index == at
-                spared = index % every and index != at
-                pyramid.visible = cloud.visible and self._cameras.value and not spared
-                pyramid.color = NOW if index == at else BEFORE
-            shot = self._shots[at]
-            self._pair.image = np.concatenate([shot.image, depth_colours(shot.depth)], 1)
-            self._strip.image = strip([shot.image for shot in self._shots], at)
+            at = self.panel.selected(len(self.frames))
+            every = -(-(at + 1) // MAX_FRUSTA)
+            for index, (cloud, frustum) in enumerate(zip(self.clouds, self.frusta, strict=True)):
+                cloud.visible = index <= at if self.panel.all_frames.value else index == at
+                omitted = index % every and index != at
+                frustum.visible = cloud.visible and self.panel.cameras.value and not omitted
+                frustum.color = SELECTED if index == at else EARLIER
+            self.panel.show_images(self.frames, at)
 
-    def _filter(self) -> None:
-        """Leave out the points that are trusted less than the slider says."""
+    def update_points(self) -> None:
+        """Apply the panel's minimum confidence and cut to all clouds."""
         with self._lock, self._server.atomic():
-            for shot, (cloud, _) in zip(self._shots, self._nodes, strict=True):
-                points, colours = self._cloud(shot)
-                cloud.points, cloud.colors = points, colours
+            for frame, cloud in zip(self.frames, self.clouds, strict=True):
+                cloud.points, cloud.colors = self._points(frame)
 
-    def _resize(self) -> None:
+    def update_point_size(self) -> None:
+        """Apply the panel's point size to all clouds."""
         with self._lock, self._server.atomic():
-            for shot, (cloud, _) in zip(self._shots, self._nodes, strict=True):
-                cloud.point_size = self._point_size(shot)
+            for frame, cloud in zip(self.frames, self.clouds, strict=True):
+                cloud.point_size = self._point_size(frame)
+
+    def _select_newest(self) -> None:
+        self.panel.select_newest(len(self.frames))
+        self.update_visibility()
 
     # ---- scene
 
-    def _append(self, shot: Shot) -> None:
-        points, colours = self._cloud(shot)
+    def _append(self, frame: RunFrame) -> None:
+        points, colours = self._points(frame)
         cloud = self._server.scene.add_point_cloud(
             f"/clouds/{self._count}",
             points,
             colours,
-            point_size=self._point_size(shot),
+            point_size=self._point_size(frame),
             point_shape="circle",
             point_shading="flat",
             precision="float32",
         )
-        self._shots.append(shot)
-        self._nodes.append((cloud, self._pyramid(shot)))
+        self.frames.append(frame)
+        self.clouds.append(cloud)
+        self.frusta.append(self._frustum(frame))
         self._count += 1
-        while len(self._shots) > self._keep:
-            del self._shots[0]
-            for node in self._nodes.pop(0):
-                node.remove()
-        self._frame.max = max(len(self._shots) - 1, 1)
+        while len(self.frames) > self._keep:
+            del self.frames[0]
+            self.clouds.pop(0).remove()
+            self.frusta.pop(0).remove()
+        self.panel.frame.max = max(len(self.frames) - 1, 1)
 
-    def _pyramid(self, shot: Shot) -> Any:
-        height, width = shot.depth.shape
-        x, y, z, w = quaternion_from_rotation(shot.world_from_camera[:3, :3])
-        pose = {"wxyz": (w, x, y, z), "position": shot.world_from_camera[:3, 3]}
-        pyramid = self._server.scene.add_camera_frustum(
+    def _frustum(self, frame: RunFrame) -> Any:
+        height, width = frame.depth.shape
+        x, y, z, w = quaternion_from_rotation(frame.world_from_camera[:3, :3])
+        pose = {"wxyz": (w, x, y, z), "position": frame.world_from_camera[:3, 3]}
+        frustum = self._server.scene.add_camera_frustum(
             f"/cameras/{self._count}",
-            fov=float(2 * np.arctan(height / 2 / shot.intrinsics[1, 1])),
-            aspect=float(width / height * shot.intrinsics[1, 1] / shot.intrinsics[0, 0]),
-            scale=0.03 * self._reach,
+            fov=float(2 * np.arctan(height / 2 / frame.intrinsics[1, 1])),
+            aspect=float(width / height * frame.intrinsics[1, 1] / frame.intrinsics[0, 0]),
+            scale=0.03 * self._extent,
             thickness=2.0,
             thickness_units="screen",
-            color=BEFORE,
-            image=shot.image[::2, ::2],
+            color=EARLIER,
+            image=frame.image[::2, ::2],
             format="jpeg",
             cast_shadow=False,
             receive_shadow=False,
             **pose,
         )
 
-        @pyramid.on_click
-        def _(event: Any) -> None:  # look through this camera
+        @frustum.on_click
+        def _(event: Any) -> None:  # move the view to this camera
             event.client.camera.wxyz, event.client.camera.position = pose["wxyz"], pose["position"]
 
-        return pyramid
+        return frustum
 
-    def _cloud(self, shot: Shot) -> tuple[Float32[np.ndarray, "p 3"], UInt8[np.ndarray, "p 3"]]:
-        chosen = np.flatnonzero(_trusted(shot, self._confidence.value))[:: self._thin]
-        points = unproject(shot.depth, shot.intrinsics).reshape(-1, 3)[chosen]
-        world = transform(shot.world_from_camera, points).astype(np.float32)
-        low = world[:, 2] <= (self._ceiling if self._cut.value else np.inf)
-        return world[low], shot.image.reshape(-1, 3)[chosen][low]
+    def _points(
+        self, frame: RunFrame
+    ) -> tuple[Float32[np.ndarray, "p 3"], UInt8[np.ndarray, "p 3"]]:
+        """World points and colours of the pixels that the panel lets through."""
+        chosen = np.flatnonzero(_confident(frame, self.panel.confidence.value))[:: self._stride]
+        points = unproject(frame.depth, frame.intrinsics).reshape(-1, 3)[chosen]
+        world = transform(frame.world_from_camera, points).astype(np.float32)
+        low = world[:, 2] <= (self._ceiling if self.panel.cut.value else np.inf)
+        return world[low], frame.image.reshape(-1, 3)[chosen][low]
 
-    def _point_size(self, shot: Shot) -> float:
-        """World width of a pixel at the middle depth, so that surfaces close at size 1."""
-        valid = shot.depth[np.isfinite(shot.depth)]
+    def _point_size(self, frame: RunFrame) -> float:
+        """World width of a pixel at the median depth, so that surfaces are closed at size 1."""
+        valid = frame.depth[np.isfinite(frame.depth)]
         middle = float(np.median(valid)) if valid.size else 1.0
-        return float(self._size.value) * middle / shot.intrinsics[0, 0] * self._thin**0.5
+        pixel = middle / frame.intrinsics[0, 0]
+        return float(self.panel.point_size.value) * pixel * self._stride**0.5
 
-    def _aim(self, shots: Sequence[Shot]) -> None:
-        """Set where a browser starts: behind and above the cameras, all in view."""
-        some = shots[:: max(1, len(shots) // 20)]
-        points = np.concatenate([self._cloud(shot)[0][::7] for shot in some]).astype(float)
-        poses = np.array([shot.world_from_camera for shot in shots])
+    def _aim(self, frames: Sequence[RunFrame]) -> None:
+        """Set the initial view: behind and above the cameras, with all of them in the image."""
+        some = frames[:: max(1, len(frames) // 20)]
+        points = np.concatenate([self._points(frame)[0][::7] for frame in some]).astype(float)
+        poses = np.array([frame.world_from_camera for frame in frames])
         box = bounds(points, poses)
-        self._reach, self._aimed, self._ceiling = reach(box), len(shots), cut_height(poses, box)
+        self._extent, self._aimed, self._ceiling = (
+            diagonal(box),
+            len(frames),
+            cut_height(poses, box),
+        )
         self._server.scene.add_grid(
             "/floor",
             infinite_grid=True,
-            cell_size=self._reach / 20,
-            section_size=self._reach / 5,
+            cell_size=self._extent / 20,
+            section_size=self._extent / 5,
             cell_color=(45, 48, 54),
             section_color=(60, 64, 72),
-            fade_distance=4 * self._reach,
+            fade_distance=4 * self._extent,
             position=(0.0, 0.0, float(box[0, 2])),
         )
-        eye = perspective_eye(points, poses, box, int(1.3 * EYE_HEIGHT), EYE_HEIGHT)
-        rotation = eye.eye_from_world[:3, :3]
-        position = -rotation.T @ eye.eye_from_world[:3, 3]
-        for camera in (self._server.initial_camera, *self._cameras_at_start()):
-            camera.position, camera.look_at = position, position + self._reach * rotation[2]
+        start = perspective_camera(points, poses, box, int(1.3 * VIEW_HEIGHT), VIEW_HEIGHT)
+        rotation = start.camera_from_world[:3, :3]
+        position = -rotation.T @ start.camera_from_world[:3, 3]
+        for camera in (self._server.initial_camera, *self._open_cameras()):
+            camera.position, camera.look_at = position, position + self._extent * rotation[2]
             camera.up = (0.0, 0.0, 1.0)
 
-    def _cameras_at_start(self) -> list[Any]:
-        """Open pages follow until the second aim; after that a person may have moved them."""
+    def _open_cameras(self) -> list[Any]:
+        """Views of open pages, until the second aim; later the user may have moved them."""
         clients = self._server.get_clients().values()
         return [client.camera for client in clients] if self._aimed <= 2 else []
 
 
-def strip(images: Sequence[UInt8[np.ndarray, "h w 3"]], at: int) -> UInt8[np.ndarray, "H W 3"]:
-    """A few neighbours of image `at` in a row, that one framed."""
-    first = min(max(0, at - STRIP // 2), max(0, len(images) - STRIP))
-    cells = []
-    for index, image in enumerate(images[first : first + STRIP], first):
-        size = (96, round(96 * image.shape[0] / image.shape[1]))
-        cell = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-        if index == at:
-            framed = np.empty_like(cell)
-            framed[:] = NOW
-            framed[3:-3, 3:-3] = cell[3:-3, 3:-3]
-            cell = framed
-        cells.append(np.pad(cell, ((0, 0), (0, 4), (0, 0)), constant_values=30))
-    return np.concatenate(cells, 1)
-
-
-def _trusted(shot: Shot, least: float) -> Bool[np.ndarray, "h w"]:
-    return (shot.depth < FARTHEST) & ((shot.confidence >= least) | (least <= 1.0))
-
-
-def _high(confidence: Float[np.ndarray, "h w"]) -> float:
-    """An upper end for the slider: what one pixel in twenty exceeds."""
-    return float(np.ceil(np.nanpercentile(confidence, 95) * 10) / 10) + 0.1
+def _confident(frame: RunFrame, least: float) -> Bool[np.ndarray, "h w"]:
+    return (frame.depth < MAX_DEPTH) & ((frame.confidence >= least) | (least <= 1.0))

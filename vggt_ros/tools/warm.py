@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt warm MODEL`: compile at install time what the node will need, into the node's cache."""
+"""`vggt warm MODEL`: compile the programs of a node in advance, into its cache."""
 
 import sys
 import time
@@ -15,9 +15,9 @@ from vggt_ros.settings import Settings
 def warm(
     model: str,
     *,
-    window_size: int = 4,
-    stride: int = 1,
-    network_width: int = 0,
+    window_size: int = Settings.window_size,
+    stride: int = Settings.stride,
+    network_width: int = Settings.network_width,
     input_size: tuple[int, int] = (640, 480),
     queries: int = 0,
     baseline: bool = False,
@@ -25,22 +25,20 @@ def warm(
     device: str = "auto",
     cache_dir: Path = Path("~/.cache/vggt_ros"),
 ) -> None:
-    """Compile all programs that a node with these parameters needs; its start then loads them.
+    """Compile all programs that a node with these parameters needs, so that its start loads them.
 
     A model of the hub is downloaded, but no weights are read. Run it again after an update of
-    this package, JAX or the driver; what is there already is only loaded.
+    this package, JAX or the driver; programs in the cache are not compiled again.
 
     Args:
         model: Preset, Hugging Face id, file or folder.
-        window_size: Frames that are looked at together, as the node's parameter; so are the next.
-        stride: New frames between two looks.
-        network_width: Network pixels across; 0 is the width the model was made for.
-        input_size: Width and height of the camera's pictures.
-        queries: Pixels that will be tracked at a time; 0 compiles no tracks.
-        baseline: The node's scale_source names baseline: a second camera's picture joins in.
+        input_size: Width and height of the camera's images in pixels.
+        queries: Number of pixels to track at a time; 0 compiles no tracks.
+        baseline: The node's scale_source includes baseline: an inference may have an image of the
+            second camera.
         dtype: Number format of the network; auto is bfloat16 on accelerators.
-        device: JAX platform (cpu, gpu); auto takes the first that is there.
-        cache_dir: Where the node will look for compiled programs.
+        device: JAX platform (cpu, gpu); auto is the first one available.
+        cache_dir: The node's directory of compiled programs.
     """
     settings = Settings(
         window_size=window_size,
@@ -49,7 +47,7 @@ def warm(
         scale_source="baseline" if baseline else "none",
     )
     if queries < 0:
-        raise UserError(f"--queries {queries} is no number of pixels; 0 compiles no tracks")
+        raise UserError(f"--queries {queries}: give a number of pixels; 0 compiles no tracks")
 
     from vggt_ros.engine.compiler import HEADS, Compiler
     from vggt_ros.engine.device import choose_device, choose_dtype, keep_compiled, readable_faults
@@ -71,7 +69,7 @@ def warm(
         range(1, window_size + 1),
         depth_frames=settings.depth_frames,
         queries={0, queries},
-        guests=settings.most_frames - window_size,
+        extra_views=settings.extra_views,
     )
     compile = Compiler(config, number, chosen, cache_dir)
     print(f"{model} in {number} for {chosen.device_kind}", file=sys.stderr)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt weights`: what a checkpoint holds, and the same weights as one file that loads faster."""
+"""`vggt weights`: report on a checkpoint, and conversion into one file that loads faster."""
 
 import os
 import sys
@@ -20,19 +20,19 @@ def convert(
     heads: tuple[Head, ...] = ("camera", "depth", "points", "tracks"),
     config: Path | None = None,
 ) -> None:
-    """Show how a checkpoint fits the network, and with --to write it as one file that loads faster.
+    """Compare a checkpoint with the network; with --to, write it as one file that loads faster.
 
     The table counts, for every module, tensors loaded, missing, unexpected and of another shape;
     an official VGGT-1B has 1,797 of 1,797. The file written is safetensors with layers stacked;
-    it holds its own configuration, so `model:=FILE` is all that a robot needs.
+    it includes its configuration, so that `model:=FILE` is enough for a node.
 
     Args:
         source: Hub repository (facebook/VGGT-1B), .safetensors or .pt file, index of shards, or
             directory with one of them.
-        to: File to write, ending in .safetensors; without it nothing is written.
-        dtype: Stored precision of encoder and tower; heads, norms and tokens stay float32.
-        heads: Heads to keep; points can always be had from depth and camera.
-        config: config.json of a model that is not VGGT-1B and does not say so itself.
+        to: Output file, ending in .safetensors; without it nothing is written.
+        dtype: Stored precision of encoder and aggregator; heads, norms and tokens stay float32.
+        heads: Heads to keep; points can also be computed from depth and camera.
+        config: config.json of a model that is not VGGT-1B and whose files do not include one.
     """
     from vggt_ros.model import checkpoint
     from vggt_ros.model.config import Config

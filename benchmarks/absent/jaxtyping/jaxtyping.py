@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Stands in for jaxtyping on a machine that lacks it: annotations mean the bare array type.
+"""Stand-in for jaxtyping on a machine without it: annotations become the bare array type.
 
-`gpu.py` puts this folder on the path only there.  Nothing is checked; the tests do that.
+`gpu.py` puts this folder on the path there.  Annotations are not checked; the tests do that.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ class _Bare:
 
 
 def __getattr__(name: str) -> Any:
-    """Float, Int, UInt8, ...: whatever is asked for."""
+    """Any public name: Float, Int, UInt8, ..."""
     if name.startswith("_"):
         raise AttributeError(name)
     return _Bare

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Stands in for optax where Flax NNX asks for its names and nothing of it is used."""
+"""Stand-in for optax, of which Flax NNX uses names in annotations only."""
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """A class to annotate with."""
+    """An empty class for any public name."""
     if name.startswith("_"):
         raise AttributeError(name)
     return type(name, (), {})

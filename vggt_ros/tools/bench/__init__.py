@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt bench`: one module a table."""
+"""`vggt bench`: one module a benchmark."""

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What it costs Python to hand every weight of the model to a compiled program, once per step.
+"""Python's time to pass all weights of the model to a compiled program, once a step.
 
-The program itself does next to nothing: on a CPU the network would run in the calling thread.
+The program itself is trivial: on a CPU the network would run in the calling thread.
 """
 
 import time
@@ -10,21 +10,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vggt_ros.tools.bench.main import Options, Row, interleaved, picture_size, preset
+from vggt_ros.tools.bench.main import Options, Row, image_size, interleaved, preset
 
 HEADS = ("camera", "depth", "tracks")
-CALLS = 100  # per measurement
+CALLS = 100  # a measurement
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Milliseconds per call."""
+    """Milliseconds a call."""
     import jax
 
     from vggt_ros.model.weights import abstract
 
-    height, width = picture_size(options)
+    height, width = image_size(options)
     shapes = jax.tree.leaves(abstract(preset(options.model).config, HEADS, np.float32))
-    weights = [jax.device_put(np.zeros(1, np.float32)) for _ in shapes]  # their number is the cost
+    weights = [jax.device_put(np.zeros(1, np.float32)) for _ in shapes]  # only their number matters
     touch = jax.jit(lambda weights, frames: frames[0, 0], keep_unused=True)
     for s in options.windows:
         frames = np.zeros((s, height, width, 3), np.uint8)
@@ -34,7 +34,7 @@ def rows(options: Options) -> Iterator[Row]:
             for _ in range(CALLS):
                 program(weights, frames)
 
-        # Time of this thread alone: other programs on the machine are not counted.
+        # Time of this thread alone, so that other load on the machine does not count.
         seconds = interleaved({"calls": calls}, options.repeats, time.thread_time)["calls"]
         name = f"dispatch_ms/{options.model}/S{s}"
         yield Row(name, 1e3 * seconds / CALLS, "ms", "lower", f"below 0.3; {len(weights)} arrays")

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Floating-point operations of a step or a full pass, stage by stage, from the configuration alone.
+"""Cost model: floating-point operations of a step or a full pass, by stage and configuration.
 
-A multiplication with its addition counts two.  What is counted are matrix products and
-convolutions; norms, softmax and resizing are a few percent more time and next to no operations.
+A multiplication with its addition counts as two.  Matrix products and convolutions are counted;
+norms, softmax and resizing add a few percent of time and few operations.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from vggt_ros.model.config import Config
 
 
 class Work(NamedTuple):
-    """Operations with weights, and operations between tokens: chips have a rate for each."""
+    """Operations with weights, and operations of attention: a processor has a rate for each."""
 
     gemm: int = 0
     attention: int = 0
@@ -27,11 +27,11 @@ class Work(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Work by stage; what does not run costs nothing."""
+    """Work by stage; zero for stages that do not run."""
 
     encoder: Work = Work()
-    frame: Work = Work()  # blocks of the tower, inside frames
-    scene: Work = Work()  # and among all tokens of the window
+    frame_blocks: Work = Work()  # attention within frames
+    global_blocks: Work = Work()  # attention among all tokens of the window
     camera: Work = Work()
     depth: Work = Work()
     points: Work = Work()
@@ -49,14 +49,14 @@ def full_pass(
     heads: Sequence[str] = ("camera", "depth", "points"),
     queries: int = 0,
 ) -> Cost:
-    """Every frame of a window through everything; `size` is (height, width) in pixels."""
-    tower, tokens = config.aggregator, tokens_of(config, size)
-    frame = block(tower.embed_dim, tower.mlp_ratio, tokens)
-    scene = block(tower.embed_dim, tower.mlp_ratio, frames * tokens)
+    """All stages for all frames of a window; `size` is (height, width) in pixels."""
+    aggregator, tokens = config.aggregator, tokens_of(config, size)
+    per_frame = block(aggregator.embed_dim, aggregator.mlp_ratio, tokens)
+    per_window = block(aggregator.embed_dim, aggregator.mlp_ratio, frames * tokens)
     return Cost(
         encoder(config, size) * frames,
-        frame * (tower.depth * frames),
-        scene * tower.depth,
+        per_frame * (aggregator.depth * frames),
+        per_window * aggregator.depth,
         camera(config, frames) if "camera" in heads else Work(),
         dense(config, size, 1) * frames if "depth" in heads else Work(),
         dense(config, size, 3) * frames if "points" in heads else Work(),
@@ -73,20 +73,21 @@ def step(
     depth_frames: int = 1,
     queries: int = 0,
 ) -> Cost:
-    """A window of which `new` frames were not seen before (`model/stream.py` says what is kept).
+    """A window with `new` frames that are not in the cache (`model/stream.py` describes it).
 
-    Tracks of `queries` points need all tokens of every frame from the last block too.
+    Tracks of `queries` points need all tokens of every frame after the last block.
     """
-    tower, tokens = config.aggregator, tokens_of(config, size)
-    dim, ratio = tower.embed_dim, tower.mlp_ratio
+    aggregator, tokens = config.aggregator, tokens_of(config, size)
+    dim, ratio = aggregator.embed_dim, aggregator.mlp_ratio
     whole = frames if queries else depth_frames
-    frame = block(dim, ratio, tokens)
-    scene = block(dim, ratio, frames * tokens)
-    asked = block(dim, ratio, frames - whole + whole * tokens, frames * tokens)
+    passes = (aggregator.depth - 1) * frames + new + 1  # the first frame runs again in its role
+    per_frame = block(dim, ratio, tokens)
+    per_window = block(dim, ratio, frames * tokens)
+    last = block(dim, ratio, frames - whole + whole * tokens, frames * tokens)
     return Cost(
         encoder(config, size) * new,
-        frame * ((tower.depth - 1) * frames + new + 1),  # the first frame opens anew in its role
-        plus(scene * (tower.depth - 1), asked),
+        per_frame * passes,
+        plus(per_window * (aggregator.depth - 1), last),
         camera(config, frames),
         dense(config, size, 1) * depth_frames,
         tracks=tracks(config, size, frames, queries) if queries else Work(),
@@ -94,12 +95,12 @@ def step(
 
 
 def plus(*parts: Work) -> Work:
-    """The sum."""
+    """Sum of the parts."""
     return Work(sum(part.gemm for part in parts), sum(part.attention for part in parts))
 
 
 def block(dim: int, mlp_ratio: float, queries: int, keys: int | None = None) -> Work:
-    """A transformer block; with `keys`, tokens that only are looked at are among them."""
+    """A transformer block; `keys` counts all tokens that the queries attend to."""
     keys = queries if keys is None else keys
     project = 2 * dim**2 * (2 * queries + 2 * keys)  # q and output; k and v
     mlp = 4 * dim * int(dim * mlp_ratio) * queries
@@ -107,7 +108,7 @@ def block(dim: int, mlp_ratio: float, queries: int, keys: int | None = None) -> 
 
 
 def tokens_of(config: Config, size: tuple[int, int]) -> int:
-    """Tokens of a frame in the tower."""
+    """Tokens of a frame in the aggregator."""
     rows, columns = grid_of(config, size)
     return 1 + config.aggregator.num_register_tokens + rows * columns
 
@@ -119,16 +120,16 @@ def grid_of(config: Config, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def encoder(config: Config, size: tuple[int, int]) -> Work:
-    """One frame."""
-    dino, tower = config.dino, config.aggregator
+    """The image encoder, one frame."""
+    dino, aggregator = config.dino, config.aggregator
     rows, columns = grid_of(config, size)
-    patch = 2 * rows * columns * 3 * tower.patch_size**2 * tower.embed_dim
+    patch = 2 * rows * columns * 3 * aggregator.patch_size**2 * aggregator.embed_dim
     tokens = 1 + dino.num_register_tokens + rows * columns
-    return plus(Work(patch), block(tower.embed_dim, dino.mlp_ratio, tokens) * dino.depth)
+    return plus(Work(patch), block(aggregator.embed_dim, dino.mlp_ratio, tokens) * dino.depth)
 
 
 def camera(config: Config, frames: int) -> Work:
-    """All iterations."""
+    """The camera head, all iterations."""
     head, dim = config.camera_head, 2 * config.aggregator.embed_dim
     trunk = block(dim, head.mlp_ratio, frames) * head.trunk_depth
     around = 9 * dim + 3 * dim**2 + dim * (dim // 2) + (dim // 2) * 9
@@ -136,7 +137,7 @@ def camera(config: Config, frames: int) -> Work:
 
 
 def dense(config: Config, size: tuple[int, int], outputs: int) -> Work:
-    """Depth (one output) or points (three), and their confidence; one frame."""
+    """The head of depth (one output) or points (three) and their confidence, one frame."""
     head, half = config.dpt, config.dpt.features // 2
     rows, columns = grid_of(config, size)
     pixels = rows * columns * config.aggregator.patch_size**2
@@ -145,7 +146,7 @@ def dense(config: Config, size: tuple[int, int], outputs: int) -> Work:
 
 
 def pyramid(config: Config, size: tuple[int, int], features: int, out: int) -> int:
-    """Four levels of tokens fused into a map of `out` channels; one frame."""
+    """Fusion of four levels of tokens into a map of `out` channels, one frame."""
     channels, dim = config.dpt.out_channels, 2 * config.aggregator.embed_dim
     rows, columns = grid_of(config, size)
     cells = rows * columns
@@ -161,16 +162,16 @@ def pyramid(config: Config, size: tuple[int, int], features: int, out: int) -> i
 
 
 def tracks(config: Config, size: tuple[int, int], frames: int, queries: int) -> Work:
-    """Feature maps of every frame, then all iterations."""
+    """The track head: feature maps of every frame, then all iterations."""
     head = config.track_head
     c, hidden, virtual = head.features, head.hidden_size, head.num_virtual_tracks
     samples = head.corr_levels * (2 * head.corr_radius + 1) ** 2
     states = frames * queries
-    look = 2 * states * head.corr_levels * (2 * head.corr_radius + 2) ** 2 * c
+    lookup = 2 * states * head.corr_levels * (2 * head.corr_radius + 2) ** 2 * c
     linear = samples * hidden + hidden * c + (3 * c + 4) * hidden + hidden * (c + 2) + c**2
     along_time = block(hidden, head.mlp_ratio, frames) * (queries + virtual)
     among = [(virtual, queries), (virtual, virtual), (queries, virtual)]
     rounds = [along_time, *(block(hidden, head.mlp_ratio, q, k) * frames for q, k in among)]
-    iteration = plus(Work(2 * states * linear, look), plus(*rounds) * head.depth)
+    iteration = plus(Work(2 * states * linear, lookup), plus(*rounds) * head.depth)
     maps = pyramid(config, size, c, c) * frames
     return plus(Work(maps + 4 * states * c), iteration * head.iters)

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A whole forward pass, all frames and all dense heads, random weights: ours and the official one.
+"""A full forward pass, all frames and all dense heads, random weights; ours and the official one.
 
-Neither tracks points, since no queries are given.
+Without query points, so that neither computes tracks.
 """
 
 import sys
@@ -13,60 +13,60 @@ import numpy as np
 from jaxtyping import Float32
 
 from vggt_ros.errors import UserError
-from vggt_ros.tools.bench.main import Options, Row, interleaved, picture_size, preset
+from vggt_ros.tools.bench.main import Options, Row, image_size, interleaved, preset
 
 HEADS = ("camera", "depth", "points")
 Images = Float32[np.ndarray, "1 s h w 3"]
-Forward = Callable[[Images], Callable[[], Any]]  # pictures onto the device, then as often as asked
+Forward = Callable[[Images], Callable[[], Any]]  # images to the device; the result runs a pass
 
 
 def rows(options: Options) -> Iterator[Row]:
     """Seconds of a pass per window size and, with a reference checkout, the ratio to its model."""
-    height, width = picture_size(options)
+    height, width = image_size(options)
     ours = full_forward(options)
-    theirs = None if options.reference is None else official_forward(options)
+    official = None if options.reference is None else official_forward(options)
     for s in options.windows:
         images = np.random.default_rng(s).random((1, s, height, width, 3), np.float32)
         sides: dict[str, Callable[[], object]] = {"ours": ours(images)}
-        if theirs is not None:
-            sides["theirs"] = theirs(images)
+        if official is not None:
+            sides["official"] = official(images)
         seconds = interleaved(sides, options.repeats)
         name = f"{options.model}/{width}x{height}/S{s}"
         yield Row(f"full_s/{name}", seconds["ours"], "s", "lower")
-        if "theirs" in seconds:
-            ratio = seconds["ours"] / seconds["theirs"]
-            against = f"official PyTorch, {seconds['theirs']:.3g} s"
+        if "official" in seconds:
+            ratio = seconds["ours"] / seconds["official"]
+            against = f"official PyTorch, {seconds['official']:.3g} s"
             yield Row(f"full_over_reference/{name}", ratio, "ratio", "lower", against)
 
 
 def full_forward(options: Options, weights: Any = None) -> Forward:
-    """Our model, compiled once per shape; `weights` may hold more heads than these.
+    """Our model, compiled once per shape; `weights` may hold more heads than `HEADS`.
 
-    Its layers are a loop or written out as those of the streaming step are on this device.
+    Its layers are a loop or unrolled, as in the streaming step on this device.
     """
     import jax
 
-    from vggt_ros.engine.compiler import writes_out
+    from vggt_ros.engine.compiler import unrolls_layers
     from vggt_ros.engine.device import choose_device, choose_dtype
-    from vggt_ros.model.scan import written_out
-    from vggt_ros.model.unstack import apart, together
-    from vggt_ros.model.vggt import abstract_model, functional
-    from vggt_ros.tools.bench.step import quick_weights
+    from vggt_ros.model.random_weights import random_weights
+    from vggt_ros.model.scan import unrolled
+    from vggt_ros.model.unstack import stack_layers, unstack_layers
+    from vggt_ros.model.vggt import abstract_model, functional, select_heads
 
     config = preset(options.model).config
     device = choose_device()
     dtype = choose_dtype(options.dtype, device)
     if weights is None:
-        weights = quick_weights(config, HEADS, dtype, device)
-    used = {part: weights[part] for part in ("encoder", "tower", *HEADS)}
+        weights = random_weights(config, HEADS, dtype, pooled_on=device)
+    used = select_heads(weights, HEADS)
     apply = functional(abstract_model(config, HEADS, dtype, dtype))[0]
-    tree, unrolled = jax.tree.structure(used), writes_out(device)
-    flat = apart(used) if unrolled else jax.tree.leaves(used)
+    tree, unroll = jax.tree.structure(used), unrolls_layers(device)
+    flat = unstack_layers(used) if unroll else jax.tree.leaves(used)
 
     @jax.jit
     def forward(flat: list[Any], images: Any) -> Any:
-        with written_out(unrolled):
-            return apply(tree.unflatten(together(flat)), images)
+        with unrolled(unroll):
+            return apply(tree.unflatten(stack_layers(flat)), images)
 
     def place(images: Images) -> Callable[[], Any]:
         placed = jax.device_put(images, device)
@@ -76,20 +76,20 @@ def full_forward(options: Options, weights: Any = None) -> Forward:
 
 
 def official_forward(options: Options, *, device: str = "cpu", compiled: bool = False) -> Forward:
-    """The official model of the same size, called as its README does; `device` in PyTorch's words.
+    """The official model of the same size, called as in its README; `device` as PyTorch names it.
 
-    On a GPU that is bfloat16 where the model itself does not switch it off.
+    On a GPU it runs under bfloat16 autocast, where the model does not disable it.
     """
     assert options.reference is not None
     if options.model != "vggt-1b":
         raise UserError("the official code builds one size only; add --model vggt-1b")
     if not (options.reference / "vggt" / "models" / "vggt.py").exists():
-        raise UserError(f"{options.reference} is no checkout of the official VGGT")
+        raise UserError(f"{options.reference} is not a checkout of the official VGGT")
     torch = _torch()
     sys.path.insert(0, str(options.reference))
     from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports]
 
-    with torch.device(device):  # weights are drawn where they stay; some constants do not heed it
+    with torch.device(device):  # creates the weights there; `to` moves the constants
         model = VGGT(enable_track=False).to(device).eval()
     run = torch.compile(model) if compiled else model
     half = device != "cpu"

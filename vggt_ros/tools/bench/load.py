@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What loading a checkpoint costs: memory of the host against the size of the file, and seconds.
+"""Loading a checkpoint: host memory relative to the size of the file, and seconds.
 
-Each load runs in a process of its own, whose peak the kernel has counted (VmHWM).
+Each load runs in a process of its own, whose peak memory the kernel counts (VmHWM).
 """
 
 import json
@@ -20,8 +20,8 @@ from vggt_ros.errors import UserError
 from vggt_ros.tools.bench.main import Options, Row
 
 
-class Cost(NamedTuple):
-    """One load: bytes of host memory before it and at most, and seconds."""
+class LoadCost(NamedTuple):
+    """One load: host memory before it and its peak, in bytes, and seconds."""
 
     before: int
     peak: int
@@ -29,7 +29,7 @@ class Cost(NamedTuple):
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """An official float32 file read as bfloat16 with the node's heads; then our own file of it."""
+    """An official float32 file read as bfloat16 with the node's heads; then its converted file."""
     from vggt_ros.engine.compiler import HEADS
     from vggt_ros.model import checkpoint
     from vggt_ros.model.vggt import PRESETS
@@ -51,27 +51,27 @@ def rows(options: Options) -> Iterator[Row]:
         yield Row("seconds/load", official.seconds, "s", "lower", "from the page cache or the disk")
 
         own = Path(folder) / "own.safetensors"
-        subprocess.run([*_SELF, "write", str(source), str(own), dtype, *HEADS], check=True)
+        subprocess.run([*_COMMAND, "write", str(source), str(own), dtype, *HEADS], check=True)
         converted = measure(own, dtype, HEADS)
         share = (converted.peak - converted.before) / size
         yield Row("peak_host_over_file/load_own", share, "", "lower", "the same, converted")
         yield Row("seconds/load_own", converted.seconds, "s", "lower", "the same, converted")
 
 
-_SELF = (sys.executable, "-m", "vggt_ros.tools.bench.load")
+_COMMAND = (sys.executable, "-m", "vggt_ros.tools.bench.load")
 
 
-def measure(source: Path, dtype: str, heads: tuple[str, ...]) -> Cost:
-    """Load in a fresh process."""
-    command = [*_SELF, "read", str(source), dtype, *heads]
+def measure(source: Path, dtype: str, heads: tuple[str, ...]) -> LoadCost:
+    """Load in a new process."""
+    command = [*_COMMAND, "read", str(source), dtype, *heads]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"loading {source} failed: {done.stderr.strip().splitlines()[-1]}")
-    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+    return LoadCost(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def write_random(path: Path, preset: str) -> None:
-    """A file as the official ones are, whose numbers mean nothing; tensors are made one by one."""
+    """Write a random file in the official layout; its tensors are created one at a time."""
     from vggt_ros.model.tensor_files import write_safetensors
     from vggt_ros.model.vggt import PRESETS
     from vggt_ros.model.weights import table
@@ -79,11 +79,11 @@ def write_random(path: Path, preset: str) -> None:
     config = PRESETS[preset].config
     path.with_name("config.json").write_text(json.dumps({"config": config.to_dict()}))
     entries = table(config)
-    write_safetensors(path, {entry.name: _Noise(entry.shape) for entry in entries}, {})
+    write_safetensors(path, {entry.name: _LazyArray(entry.shape) for entry in entries}, {})
 
 
-class _Noise:
-    """An array that does not exist until it is asked for."""
+class _LazyArray:
+    """An array that is created when it is written."""
 
     dtype = np.dtype(np.float32)
 
@@ -96,15 +96,15 @@ class _Noise:
 
 
 def host_memory(field: str) -> int:
-    """Bytes; VmRSS is what is resident now, VmHWM the most there ever was."""
+    """Bytes of this process; `field` is VmRSS (resident now) or VmHWM (peak)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
-    raise UserError(f"this system does not count {field}")
+    raise UserError(f"this system does not report {field}")
 
 
 def main(action: str, source: str, *arguments: str) -> None:
-    """`read SOURCE DTYPE HEADS...` prints a `Cost`; `write SOURCE TO DTYPE HEADS...` converts."""
+    """`read SOURCE DTYPE HEADS...` or `write SOURCE TO DTYPE HEADS...`: load, or convert."""
     import jax
 
     from vggt_ros.model import checkpoint
@@ -115,11 +115,11 @@ def main(action: str, source: str, *arguments: str) -> None:
         checkpoint.save(Path(to), config, weights)
         return
     dtype, *heads = arguments
-    jax.block_until_ready(jax.numpy.zeros(1))  # the device is awake before we look
+    jax.block_until_ready(jax.numpy.zeros(1))  # initialises the device before the measurement
     before, start = host_memory("VmRSS"), time.perf_counter()
     _, weights, _ = checkpoint.open_weights(source, None, heads, dtype)
     jax.block_until_ready(weights)
-    cost = Cost(before, host_memory("VmHWM"), time.perf_counter() - start)
+    cost = LoadCost(before, host_memory("VmHWM"), time.perf_counter() - start)
     print(json.dumps(cost._asdict()))
 
 

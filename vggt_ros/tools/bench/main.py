@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vggt bench NAME`: figures as a table or JSON.  Both sides of a ratio alternate in one run.
 
-A bench is the module NAME beside this one, with `rows(options)`, which yields rows as they are
-known.
+A benchmark is the module NAME in this folder; its `rows(options)` yields each row once measured.
 """
 
 import json as json_format
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """One figure; `against` says what it was compared with, or what it is asked to be."""
+    """One figure; `against` is what it is compared with, or its target."""
 
     name: str
     value: float
@@ -37,16 +36,16 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What the benches may be told."""
+    """Options of a benchmark."""
 
     model: str
     windows: tuple[int, ...]
-    width: int  # network pixels; 0: what the model was made for
+    width: int  # network pixels; 0: the model's own
     height: int  # 0: three quarters of the width, in whole patches
     repeats: int
     reference: Path | None
     dtype: Literal["auto", "float32", "bfloat16"]
-    plot: Path | None = None  # picture of the times of `stream`, beside the cost model
+    plot: Path | None = None  # file for a plot of the times of `stream` and the cost model
 
 
 def bench(
@@ -62,23 +61,23 @@ def bench(
     reference: Path | None = None,
     plot: Path | None = None,
 ) -> None:
-    """Measure one thing and print it.
+    """Run one benchmark and print its figures.
 
     Args:
-        name: dispatch (Python's share of a compiled step), full (a forward pass with all heads),
-            load (a checkpoint: time, memory), map (joining, scale, and the map's cloud on one
-            core), messages (what a look costs besides the network),
-            stream (a sliding window's step against a full pass; memory; the second start), train
-            (samples a second of the training loop on drawn rooms).
+        name: dispatch (Python's time for the call of a compiled step), full (a forward pass with
+            all heads), load (a checkpoint: time, memory), map (registration, scale and the map's
+            cloud on one core), messages (an inference without the network: images and messages),
+            stream (a step of a sliding window against a full pass; memory; the second start),
+            train (samples a second of the training loop on synthetic rooms).
         json: print one object with machine and rows; the progress goes to stderr.
         model: preset or checkpoint.
-        windows: window sizes S; 1 2 4 where none is given, 1 to 16 for a plot.
-        width: width of the network's picture; 0 takes the model's own.
-        height: height of it; 0 takes three quarters of the width.
-        repeats: timed runs of each side, after one that is not counted; medians are given.
+        windows: window sizes S; by default 1 2 4, and 1 to 16 for a plot.
+        width: width of the network's image; 0 is the model's own.
+        height: height of the network's image; 0 is three quarters of the width.
+        repeats: timed runs of each side, after a warm-up run; the medians are printed.
         dtype: arithmetic; auto is float32 on a CPU and bfloat16 on an accelerator.
         reference: checkout of the official VGGT, to compare `full` with (needs PyTorch).
-        plot: with `stream`: time nothing but the step, and draw it beside the cost model, here.
+        plot: with `stream`, time only the step and write a plot of it and the cost model here.
     """
     module = f"vggt_ros.tools.bench.{name}"
     windows = windows or ((1, 2, 4) if plot is None else tuple(range(1, 17)))
@@ -86,7 +85,7 @@ def bench(
     if repeats < 1 or min(windows) < 1:
         raise UserError("--repeats and --windows start at 1")
     if plot is not None and name != "stream":
-        raise UserError(f"--plot draws what stream measures: vggt bench stream --plot {plot}")
+        raise UserError(f"--plot is an option of stream: vggt bench stream --plot {plot}")
     rows = []
     with redirect_stdout(sys.stderr):
         for row in import_module(module).rows(options):
@@ -104,7 +103,7 @@ def interleaved(
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median seconds of each side; the sides take turns, so that what disturbs one disturbs all."""
+    """Median seconds of each side; the sides alternate, so that a disturbance affects all."""
     for run in sides.values():
         run()
     taken: dict[str, list[float]] = {name: [] for name in sides}
@@ -117,7 +116,7 @@ def interleaved(
 
 
 def preset(model: str) -> "Preset":
-    """The preset of that name; benches need no trained weights."""
+    """The preset of that name; benchmarks need no trained weights."""
     from vggt_ros.model.vggt import PRESETS
 
     if model not in PRESETS:
@@ -125,8 +124,8 @@ def preset(model: str) -> "Preset":
     return PRESETS[model]
 
 
-def picture_size(options: Options) -> tuple[int, int]:
-    """Height and width of the network's picture, whole patches of 14 pixels."""
+def image_size(options: Options) -> tuple[int, int]:
+    """Height and width of the network's image, multiples of 14 pixels."""
     width = options.width or preset(options.model).default_width
     height = options.height or round(width * 0.75 / 14) * 14
     if width % 14 or height % 14:
@@ -141,7 +140,7 @@ def line(row: Row) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown, so that it can go straight into benchmarks/README.md."""
+    """The rows in Markdown, as in benchmarks/README.md."""
     lines = [f"Machine: {machine()}", "", "| figure | value | unit | against |"]
     lines += ["|---|---|---|---|"]
     lines += [f"| `{r.name}` | {r.value:.4g} | {r.unit} | {r.against} |" for r in rows]
@@ -149,7 +148,7 @@ def table(rows: list[Row]) -> str:
 
 
 def machine() -> str:
-    """Processor, cores, and the versions that decide speed; the accelerator where JAX is loaded."""
+    """Processor, cores and versions; the accelerator if JAX is loaded."""
     words = [_processor(), f"{os.cpu_count()} cores", f"Python {platform.python_version()}"]
     if jax := sys.modules.get("jax"):
         words += [f"JAX {jax.__version__}", jax.devices()[0].device_kind]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What a look costs besides the network: 640x480 in, 518x392 out, a subscriber on every topic."""
+"""An inference without the network: 640x480 in, 518x392 out, a subscriber on every topic."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.tools.bench.main import Options, Row
 from vggt_ros.tools.loopback import stay_on_this_machine
 
-# In a process of its own: tools do not import the node's side.
+# In a process of its own, since tools do not import ros/.
 MEASURE = """
 import json, sys
 from vggt_ros.ros.harness.timing import message_times
@@ -20,7 +20,7 @@ print(json.dumps(message_times(int(sys.argv[1]))))
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Median milliseconds by part; the last row is all of them, for one frame."""
+    """Median milliseconds of each part of a frame; the last row is the sum."""
     stay_on_this_machine()
     command = [sys.executable, "-c", MEASURE, str(4 * options.repeats)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The time of a step against the cost model: two rates are fitted, and every window is measured."""
+"""Plot of measured step times against the cost model, with two fitted rates."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,17 +15,18 @@ from vggt_ros.tools.bench.step import Stepper
 
 
 class Rates(NamedTuple):
-    """Operations a second: products with weights, and among tokens."""
+    """Operations a second: matrix products with weights, and attention."""
 
     gemm: float
     attention: float
 
     def seconds(self, work: flops.Work) -> float:
+        """Time of this work by the model."""
         return work.gemm / self.gemm + work.attention / self.attention
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Seconds of a step per window, the two rates, and by how much the curve misses; a picture."""
+    """Seconds of a step per window, the two rates, the largest error of the model; and the plot."""
     assert options.plot is not None
     pyplot = _pyplot()
     if options.plot.suffix not in (".png", ".svg", ".pdf"):
@@ -40,20 +41,20 @@ def rows(options: Options) -> Iterator[Row]:
     rates = fit(work, times)
     for s in options.windows:
         model = rates.seconds(work[s])
-        against = f"the model says {model:.3g} s"
+        against = f"cost model: {model:.3g} s"
         yield Row(f"step_s/{name}/S{s}", times[s], "s", "lower", against)
     yield Row(f"gemm_rate/{name}", rates.gemm / 1e9, "GFLOP/s", "higher", "fitted")
     yield Row(f"attention_rate/{name}", rates.attention / 1e9, "GFLOP/s", "higher", "fitted")
     off = max(abs(rates.seconds(work[s]) / times[s] - 1) for s in times)
-    yield Row(f"model_off/{name}", off, "share", "lower", "the window that it misses most")
+    yield Row(f"model_off/{name}", off, "share", "lower", "at the window of the largest error")
     draw(pyplot, options.plot, f"{name}, {stepper.dtype.name}", work, times, rates)
-    print(f"drawn: {options.plot}")
+    print(f"written: {options.plot}")
 
 
 def fit(work: Mapping[int, flops.Work], times: Mapping[int, float]) -> Rates:
-    """The rates whose curve misses the measured times least, as shares of them.
+    """Least squares of the relative errors of the times.
 
-    Where attention (or all else) shows no time of its own, both have one rate.
+    If the solution is not positive for both, one common rate is fitted.
     """
     windows = sorted(times)
     parts = np.array([work[s] for s in windows], float)
@@ -74,7 +75,7 @@ def draw(
     times: Mapping[int, float],
     rates: Rates,
 ) -> None:
-    """Measured dots, the model's line, and how much of the line is attention."""
+    """Measured times as dots, the model as a line, with the share of attention."""
     windows = sorted(times)
     line = [1e3 * rates.seconds(work[s]) for s in windows]
     linear = [1e3 * work[s].gemm / rates.gemm for s in windows]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The step of a sliding window against the full pass over the same window, and the second start."""
+"""A step of the sliding window against a full pass over the same window; the second start."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,21 +11,21 @@ import numpy as np
 
 from vggt_ros.tools.bench.dispatch import rows as dispatch_rows
 from vggt_ros.tools.bench.full import full_forward
-from vggt_ros.tools.bench.main import Options, Row, interleaved, picture_size
+from vggt_ros.tools.bench.main import Options, Row, image_size, interleaved
 from vggt_ros.tools.bench.plot import rows as plot_rows
 from vggt_ros.tools.bench.start import measured
 from vggt_ros.tools.bench.step import Stepper
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Ratios and memory per window size, dispatch, and the seconds until a second start is ready.
+    """Ratios and memory per window size, dispatch, and the time of a first and a second start.
 
-    With a plot: the step alone.
+    With a plot: only the step.
     """
     if options.plot is not None:
         yield from plot_rows(options)
         return
-    height, width = picture_size(options)
+    height, width = image_size(options)
     full = full_forward(options)
     stepper = Stepper(options)
     for s in options.windows:
@@ -44,7 +44,7 @@ def rows(options: Options) -> Iterator[Row]:
 
 
 def sliding(options: Options, frames: np.ndarray) -> Callable[[], object]:
-    """One more frame into a window of this many; depth of the newest, cameras of all."""
+    """A step: one new frame in a window of `len(frames)`; depth of the newest, cameras of all."""
     from vggt_ros.engine.engine import open_engine
 
     s = len(frames)
@@ -55,20 +55,20 @@ def sliding(options: Options, frames: np.ndarray) -> Callable[[], object]:
     def step() -> object:
         last = next(newest)
         ids = tuple(range(last - s, last))
-        return engine.look(ids, [frames[key % s] for key in ids], depth_frames=1)
+        return engine.infer(ids, [frames[key % s] for key in ids], depth_frames=1)
 
     return step
 
 
 def start_rows(options: Options) -> Iterator[Row]:
-    """Two starts for each window, each in a process of its own: the second finds what was compiled.
+    """Two starts per window, each in a new process: the second one loads the compiled programs.
 
-    The first of all, for the longest window, finds an empty cache.
+    The first of all, for the longest window, has an empty cache.
     """
     import jax
 
-    height, width = picture_size(options)
-    on_host = jax.devices()[0].platform == "cpu"
+    height, width = image_size(options)
+    on_cpu = jax.devices()[0].platform == "cpu"
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
         for s in sorted(options.windows, reverse=True):
@@ -77,8 +77,8 @@ def start_rows(options: Options) -> Iterator[Row]:
                 for which, against in (("first", "empty cache"), ("second", "below 3 for vggt-1b")):
                     name = f"ready_s/{which}_start/{options.model}"
                     yield Row(name, starts[which].seconds, "s", "lower", against)
-            weights = starts["second"].weights if on_host else 0
+            weights = starts["second"].weights if on_cpu else 0
             peak = starts["second"].host_peak - weights
             name = f"step_host_mb/{options.model}/{width}x{height}/S{s}"
-            against = "peak of a process that serves; libraries included, weights not"
+            against = "peak of a running process; libraries included, weights not"
             yield Row(name, peak / 1e6, "MB", "lower", against)

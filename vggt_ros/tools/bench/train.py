@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt bench train`: samples a second of the training loop, and what of it is not the step."""
+"""`vggt bench train`: samples a second of the training loop, and its time besides the step."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from vggt_ros.tools.bench.main import Options, Row
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Drawn rooms through forward and backward passes; the longest of the windows."""
+    """Training steps on synthetic rooms, with the longest of the windows."""
     from vggt_ros.train.run import bench_train
 
     width = options.width or 112

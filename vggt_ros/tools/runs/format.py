@@ -1,15 +1,15 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A run on disk: the files of `vggt run --out DIR`, and how to read them, one frame at a time.
+"""Files of a run directory (`vggt run --out DIR`) and their readers, one frame at a time.
 
     DIR/summary.json        what was run, how long it took, whether units are metres
     DIR/trajectory.tum      one line a frame: seconds tx ty tz qx qy qz qw, camera in world
-    DIR/frames/000000.npz   one `Shot` a frame
+    DIR/frames/000000.npz   one `RunFrame` a frame
     DIR/points.ply          the coloured cloud of all frames, in the world (z up)
-    DIR/tracks.npz          `Tracks`, where pixels were asked for
-    DIR/picture.png         one look at all of it
+    DIR/tracks.npz          `Tracks`, if query pixels were given
+    DIR/picture.png         overview: cloud and cameras from two sides, images and depths
 
-Each file but the trajectory is whole or absent; the trajectory grows by whole lines.
+Each file but the trajectory is complete or absent; the trajectory grows by complete lines.
 """
 
 import json
@@ -25,19 +25,20 @@ from vggt_ros.errors import UserError
 from vggt_ros.geometry import rotation_from_quaternion
 
 SUMMARY, TRAJECTORY, FRAMES = "summary.json", "trajectory.tum", "frames"
-POINTS, TRACKS, PICTURE = "points.ply", "tracks.npz", "picture.png"
+POINTS, TRACKS, OVERVIEW = "points.ply", "tracks.npz", "picture.png"
 FORMAT = "vggt_ros run 1"
 
 
-class Shot(NamedTuple):
-    """What one frame became; the fields are the arrays of `frames/000000.npz`.
+class RunFrame(NamedTuple):
+    """Result of one frame; the fields are the arrays of `frames/000000.npz`.
 
     Everything is on one pixel grid (pixel (0, 0) is the centre of the first pixel); world is z up,
-    the camera optical (x right, y down, z ahead); lengths are metres if the summary says metric.
+    the camera frame optical (x right, y down, z ahead); lengths are metres if the summary states a
+    metric scale, else arbitrary.
     """
 
     depth: Float32[np.ndarray, "h w"]  # z-depth, NaN where invalid
-    confidence: Float32[np.ndarray, "h w"]  # from 1, which says "no evidence", upwards
+    confidence: Float32[np.ndarray, "h w"]  # 1 (no evidence) or more
     intrinsics: Float64[np.ndarray, "3 3"]
     world_from_camera: Float64[np.ndarray, "4 4"]
     stamp_ns: int
@@ -45,12 +46,14 @@ class Shot(NamedTuple):
 
 
 class Trajectory(NamedTuple):
+    """Camera poses of all frames, oldest first."""
+
     stamps_ns: Int64[np.ndarray, " s"]
     world_from_camera: Float64[np.ndarray, "s 4 4"]
 
 
 class Tracks(NamedTuple):
-    """Where the queried pixels of the first frame went; NaN and 0 in frames nobody looked at."""
+    """Positions of the query pixels of the first frame; NaN and 0 in frames without inference."""
 
     tracks: Float32[np.ndarray, "s n 2"]  # pixels of the input image
     visibility: Float32[np.ndarray, "s n"]
@@ -58,23 +61,25 @@ class Tracks(NamedTuple):
 
 
 class Cloud(NamedTuple):
+    """Coloured points of a run."""
+
     points: Float32[np.ndarray, "p 3"]  # world
     colours: UInt8[np.ndarray, "p 3"]
     confidence: Float32[np.ndarray, " p"]
 
 
 class Run(NamedTuple):
-    """A run directory, opened: cheap to hold, since frames are loaded when they are asked for."""
+    """An open run directory; frames are loaded on access."""
 
     path: Path
     summary: dict
     files: tuple[Path, ...]  # one a frame, oldest first
 
-    def frame(self, index: int) -> Shot:
-        """Load one frame; UserError if its file is damaged."""
-        return Shot(**_arrays(self.files[index], Shot._fields))
+    def frame(self, index: int) -> RunFrame:
+        """Load one frame; raises `UserError` if its file is damaged."""
+        return RunFrame(**_arrays(self.files[index], RunFrame._fields))
 
-    def frames(self, every: int = 1) -> Iterator[Shot]:
+    def frames(self, every: int = 1) -> Iterator[RunFrame]:
         """All frames (or each `every`-th), oldest first, one in memory at a time."""
         return (self.frame(index) for index in range(0, len(self.files), every))
 
@@ -85,22 +90,22 @@ class Run(NamedTuple):
         return read_ply(self.path / POINTS)
 
     def tracks(self) -> Tracks | None:
-        """Tracks of the queried pixels; None if the run had no queries."""
+        """Tracks of the query pixels; None if the run had none."""
         path = self.path / TRACKS
         return Tracks(**_arrays(path, Tracks._fields)) if path.exists() else None
 
 
 def open_run(path: Path) -> Run:
-    """Open the directory that `vggt run --out PATH` wrote; also one that was interrupted."""
+    """Open a directory that `vggt run --out PATH` wrote, complete or interrupted."""
     if not is_run(path):
         raise UserError(f"{path} is not a run; make one with: vggt run SOURCE --out {path}")
     files = sorted((path / FRAMES).glob("[0-9]*.npz"), key=lambda file: int(file.stem))
-    count = _text(path / TRAJECTORY).count("\n")  # a frame without its line was not finished
+    count = _text(path / TRAJECTORY).count("\n")  # a frame without its line is incomplete
     return Run(path, json.loads((path / SUMMARY).read_text()), tuple(files[:count]))
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` holds a summary that this program wrote."""
+    """Whether `path` holds a summary in this format."""
     try:
         return json.loads((path / SUMMARY).read_text()).get("format") == FORMAT
     except (OSError, ValueError, AttributeError):
@@ -108,7 +113,7 @@ def is_run(path: Path) -> bool:
 
 
 def read_trajectory(path: Path) -> Trajectory:
-    """Read a TUM file; stamps come back to the nanosecond, which a float would not allow."""
+    """Read a TUM file; stamps are parsed as integers, since a float would lose nanoseconds."""
     stamps, poses = [], []
     for number, line in enumerate(_text(path).splitlines(), 1):
         words = line.replace(",", " ").split()
@@ -129,7 +134,7 @@ def read_trajectory(path: Path) -> Trajectory:
 def _nanoseconds(seconds: str) -> int:
     whole, _, part = seconds.partition(".")
     if part and not part.isdigit():
-        return round(float(seconds) * 1e9)  # exponents: somebody else's file
+        return round(float(seconds) * 1e9)  # exponents: a file of another program
     return int(whole) * 10**9 + int(part.ljust(9, "0")[:9])
 
 

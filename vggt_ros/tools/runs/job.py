@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A run under way: frames through the robot's own pipeline, results onto disk as they come.
+"""Drives frames through the robot's pipeline and writes each result to disk.
 
-Whatever ends it (the source, Ctrl-C, a full disk), what was done by then stays and can be opened.
+Whatever ends it (the source, Ctrl-C, a full disk), the results so far are kept and can be opened.
 """
 
 import time
@@ -15,23 +15,23 @@ import numpy as np
 from jaxtyping import Float32
 
 from vggt_ros.engine import interface
-from vggt_ros.errors import UserError
+from vggt_ros.errors import FrameError, UserError
 from vggt_ros.files import write_ply
-from vggt_ros.frames import Frame, FrameError, Update
+from vggt_ros.frames import Frame, Observation, Update
 from vggt_ros.geometry import transform, unproject
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
-from vggt_ros.tools.runs.format import PICTURE, POINTS, Cloud, Run, Shot, Tracks, open_run
-from vggt_ros.tools.runs.writer import Recorder, unbroken, writing
+from vggt_ros.tools.runs.format import OVERVIEW, POINTS, Cloud, Run, RunFrame, Tracks, open_run
+from vggt_ros.tools.runs.writer import RunWriter, defer_interrupt, writing
 from vggt_ros.tools.sources.source import Source
 
-PICTURED = 48  # frames at most that the picture is drawn from
-SAID = 20  # refusals that are kept word by word
+OVERVIEW_FRAMES = 48  # frames at most in the overview image
+MAX_REPORTED = 20  # messages of each kind that are kept and printed
 
 
 @runtime_checkable
 class Engine(interface.Engine, Protocol):
-    """A network that can also say what it is; `infer.Engine` is the real one."""
+    """A network with a description of itself; `engine.engine.Engine` is the real one."""
 
     name: str
     device: Any
@@ -40,38 +40,39 @@ class Engine(interface.Engine, Protocol):
 
 
 class Job:
-    """One run under way: the pipeline, what is on disk already, and what the summary will say."""
+    """One run: the pipeline, the state of the files on disk, and the figures of the summary."""
 
     def __init__(
         self,
         engine: Engine,
         settings: Settings,
         source: Source,
-        recorder: Recorder,
+        writer: RunWriter,
         queries: Float32[np.ndarray, "n 2"] | None = None,
         max_points: int = 1_000_000,
     ):
-        self.engine, self.source, self.recorder = engine, source, recorder
+        self.engine, self.source, self.writer = engine, source, writer
         self.pipeline = Pipeline(engine, settings, time.perf_counter)
         self.queries, self.max_points = queries, max_points
         self.stamps: list[int] = []  # of the frames on disk
-        self.rows: dict[int, tuple] = {}  # of tracks, by stamp
+        self.track_rows: dict[int, tuple] = {}  # position, visibility, confidence by stamp
         self.refused: list[str] = []
         self.admitted = self.valid = self.points = 0
-        self.segments: list[int] = []  # the first frame of each piece of map
+        self.segments: list[int] = []  # index of the first frame of each map segment
         self.segment = 0
-        self.growth: list[float] = []  # of frames of maps that are closed: their unit since then
-        self.unit, self.units = 1.0, []  # of the map now, and when each of its frames was written
+        self.closed_factors: list[float] = []  # rescale factors of frames of maps that are closed
+        self.unit: float = 1.0  # product of all rescale factors of the present map
+        self.units: list[float] = []  # its value when each frame of this map was written
         self.scale: dict[str, Any] = {"metric": False, "source": "none"}
         self.seconds: Counter[str] = Counter()
         self.began = self.saved = time.perf_counter()
-        self.looks = 0
-        self.told: Counter[str] = Counter()
+        self.inferences = 0
+        self.reported: Counter[str] = Counter()
         if queries is not None:
             self.pipeline.query(np.arange(len(queries), dtype=np.uint32), queries)
 
-    def drive(self, frames: Iterable[Frame], *, picture: bool = True, quiet: bool = False) -> None:
-        """All frames; on Ctrl-C or an error finishes what there is, then lets it pass."""
+    def run(self, frames: Iterable[Frame], *, overview: bool = True, quiet: bool = False) -> None:
+        """Process all frames; on Ctrl-C or an error write the final files, then raise it again."""
         from tqdm import tqdm
 
         bar = tqdm(
@@ -88,52 +89,52 @@ class Job:
             bar.close()
         if not self.stamps:
             raise UserError(f"every frame of {self.source.path} was refused; {self.refused[0]}")
-        self.finish(picture=picture)
+        self.finish(overview=overview)
 
     def step(self, frame: Frame) -> list[str]:
-        """One frame through the pipeline and onto disk; returns what a person should hear."""
+        """Process one frame and write its result; returns new messages for the user."""
         try:
-            update = self.pipeline.step(frame)
+            update = self.pipeline.step(Observation(frame))
             self.admitted += 1
         except FrameError as error:
             self.refused.append(str(error))
             update = None
         if update is not None:
-            with unbroken():
-                self.record(update)
+            with defer_interrupt():
+                self.write(update)
         if time.perf_counter() - self.saved > 1:
             self.saved = time.perf_counter()
-            self.recorder.summarise(self.summary(interrupted=True))
+            self.writer.summarise(self.summary(interrupted=True))
         self.source.notes += self.pipeline.notices
         self.pipeline.notices.clear()
-        return self.news()
+        return self.new_messages()
 
-    def news(self) -> list[str]:
-        """What a person should hear that was not said before."""
-        unreadable = [f"skipped {name}: {reason}" for name, reason in self.source.skipped]
-        lines = []
-        for kind, said in (
-            ("skipped", unreadable),
+    def new_messages(self) -> list[str]:
+        """Messages for the user that were not returned before."""
+        skipped = [f"skipped {name}: {reason}" for name, reason in self.source.skipped]
+        new = []
+        for kind, lines in (
+            ("skipped", skipped),
             ("refused", self.refused),
             ("", self.source.notes),
         ):
-            lines += said[self.told[kind] : SAID]
-            self.told[kind] = len(said)
-        return lines
+            new += lines[self.reported[kind] : MAX_REPORTED]
+            self.reported[kind] = len(lines)
+        return new
 
-    def record(self, update: Update) -> None:
-        """Write the views that are new; each frame keeps the pose and depth it was first given."""
-        alone = update.fresh == len(update.views)
-        if alone or update.join.segment != self.segment:
+    def write(self, update: Update) -> None:
+        """Write the new views; each frame keeps the pose and depth that it was first given."""
+        disjoint = update.fresh == len(update.views)
+        if disjoint or update.registration.segment != self.segment:
             self.segments.append(len(self.stamps))
-        self.segment = update.join.segment
-        if alone and self.segment == 0:  # another map: what rescales it is not the old one's affair
-            self.growth, self.unit, self.units = self.grown(), 1.0, []
+        self.segment = update.registration.segment
+        if disjoint and self.segment == 0:  # a new map, with a scale of its own
+            self.closed_factors, self.unit, self.units = self.rescale_factors(), 1.0, []
         if self.segment == 0:
             self.unit *= update.rescaled
         for view in update.views[len(update.views) - update.fresh :]:
             assert view.confidence is not None
-            shot = Shot(
+            frame = RunFrame(
                 depth=view.masked_depth(self.pipeline.settings.min_confidence),
                 confidence=view.confidence,
                 intrinsics=np.asarray(view.intrinsics, np.float64),
@@ -141,53 +142,52 @@ class Job:
                 stamp_ns=view.stamp_ns,
                 image=view.rgb,
             )
-            self.recorder.add(shot)
+            self.writer.add(frame)
             self.stamps.append(view.stamp_ns)
             self.units.append(self.unit)
-            self.valid += int(np.isfinite(shot.depth).sum())
+            self.valid += int(np.isfinite(frame.depth).sum())
         if update.tracks is not None:
             t = update.tracks
             for stamp, *row in zip(t.stamps_ns, t.uv, t.visibility, t.confidence, strict=True):
-                self.rows.setdefault(stamp, tuple(row))
-        self.looks += 1
+                self.track_rows.setdefault(stamp, tuple(row))
+        self.inferences += 1
         self.seconds.update(update.seconds)
         self.scale = {"metric": update.metric, "source": update.scale_source}
 
-    def grown(self) -> list[float]:
-        """How much each frame's world has grown since the frame was written."""
-        return [*self.growth, *(self.unit / unit for unit in self.units)]
+    def rescale_factors(self) -> list[float]:
+        """Factor of each written frame by which its map was rescaled after it was written."""
+        return [*self.closed_factors, *(self.unit / unit for unit in self.units)]
 
-    def finish(self, *, picture: bool = False, stopped_by: str | None = None) -> None:
-        """Tracks, cloud, picture and the final summary, from what is on disk."""
-        out = self.recorder.path
+    def finish(self, *, overview: bool = False, stopped_by: str | None = None) -> None:
+        """Write tracks, cloud, overview and the final summary, from the files on disk."""
+        out = self.writer.path
         if self.queries is not None:
-            self.recorder.add_tracks(self.tracks())
-        self.recorder.rescale(self.grown())
-        self.recorder.summarise(self.summary(interrupted=True))
+            self.writer.add_tracks(self.tracks())
+        self.writer.rescale(self.rescale_factors())
+        self.writer.summarise(self.summary(interrupted=True))
         recorded = open_run(out)
         with writing(out / POINTS):
-            cloud = gather(recorded, self.max_points / max(self.valid, 1))
+            cloud = sample_cloud(recorded, self.max_points / max(self.valid, 1))
             write_ply(out / POINTS, *cloud)
         self.points = len(cloud.points)
-        if picture:
-            from vggt_ros.tools.runs.overview import save_picture
+        if overview:
+            from vggt_ros.tools.runs.overview import save_overview
 
-            shots = list(recorded.frames(every=-(-len(self.stamps) // PICTURED)))
+            frames = list(recorded.frames(every=-(-len(self.stamps) // OVERVIEW_FRAMES)))
             caption = f"{self.source.path.name}, {self.engine.name}"
-            with writing(out / PICTURE):
-                save_picture(
-                    out / PICTURE, shots, caption=caption, unit="m" if self.scale["metric"] else ""
-                )
+            with writing(out / OVERVIEW):
+                unit = "m" if self.scale["metric"] else ""
+                save_overview(out / OVERVIEW, frames, caption=caption, unit=unit)
         interrupted = stopped_by is not None
         stopped = {"stopped_by": stopped_by} if interrupted else {}
-        self.recorder.summarise(self.summary(interrupted=interrupted) | stopped)
+        self.writer.summarise(self.summary(interrupted=interrupted) | stopped)
 
     def tracks(self) -> Tracks:
-        """A row for every frame on disk; NaN where the points had been lost by then."""
+        """A row for every frame on disk; NaN where the points were not tracked."""
         assert self.queries is not None
         n = len(self.queries)
         lost = np.full((n, 2), np.nan, np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
-        rows = [self.rows.get(stamp, lost) for stamp in self.stamps]
+        rows = [self.track_rows.get(stamp, lost) for stamp in self.stamps]
         uv, visibility, confidence = ([row[i] for row in rows] for i in range(3))
         return Tracks(
             np.array(uv, np.float32).reshape(-1, n, 2),
@@ -196,8 +196,9 @@ class Job:
         )
 
     def summary(self, *, interrupted: bool) -> dict[str, Any]:
-        """What `summary.json` says, beside the number of frames."""
+        """Contents of `summary.json`; the writer adds the number of frames."""
         source, stamps, total = self.source, self.stamps, time.perf_counter() - self.began
+        faults = [*self.refused, *(f"{name}: {reason}" for name, reason in source.skipped)]
         return {
             "source": {"path": str(source.path), "kind": source.kind, "stamps": source.stamps},
             "model": self.engine.name,
@@ -206,11 +207,11 @@ class Job:
             "dtype": str(self.engine.dtype),
             "settings": asdict(self.pipeline.settings),
             "selection": source.selection._asdict(),
-            "looks": self.looks,
+            "looks": self.inferences,
             "refused": len(self.refused),
             "unreadable": len(source.skipped),
-            "unseen": self.admitted - len(stamps),  # newer than the last look
-            "faults": [*self.refused, *(f"{s.name}: {s.reason}" for s in source.skipped)][:SAID],
+            "unseen": self.admitted - len(stamps),  # newer than the last inference
+            "faults": faults[:MAX_REPORTED],
             "notes": source.notes,
             "segments": self.segments,
             "points": self.points,
@@ -226,18 +227,18 @@ class Job:
         }
 
 
-def gather(recorded: Run, share: float) -> Cloud:
-    """That share of all valid pixels, in the world; the same ones each time."""
+def sample_cloud(recorded: Run, share: float) -> Cloud:
+    """World points of this share of all valid pixels; a fixed seed makes the choice."""
     draw = np.random.default_rng(0)
     parts = [
         Cloud(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8), np.empty(0, np.float32))
     ]
-    for shot in recorded.frames():
-        valid = np.flatnonzero(np.isfinite(shot.depth))
+    for frame in recorded.frames():
+        valid = np.flatnonzero(np.isfinite(frame.depth))
         kept = np.unravel_index(
-            draw.choice(valid, int(len(valid) * min(share, 1)), replace=False), shot.depth.shape
+            draw.choice(valid, int(len(valid) * min(share, 1)), replace=False), frame.depth.shape
         )
-        camera_points = unproject(shot.depth.astype(np.float64), shot.intrinsics)[kept]
-        points = transform(shot.world_from_camera, camera_points).astype(np.float32)
-        parts.append(Cloud(points, shot.image[kept], shot.confidence[kept]))
+        camera_points = unproject(frame.depth.astype(np.float64), frame.intrinsics)[kept]
+        points = transform(frame.world_from_camera, camera_points).astype(np.float32)
+        parts.append(Cloud(points, frame.image[kept], frame.confidence[kept]))
     return Cloud(*(np.concatenate(field) for field in zip(*parts, strict=True)))

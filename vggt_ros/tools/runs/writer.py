@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a run as it comes: what was done by then is whole, whenever it ends and by whom."""
+"""Writes a run directory frame by frame; whatever interrupts it, the files on disk are complete."""
 
 import json
 import signal
@@ -14,75 +14,78 @@ import numpy as np
 from jaxtyping import Float64
 
 from vggt_ros.errors import UserError
+from vggt_ros.files import atomic_write
 from vggt_ros.geometry import quaternion_from_rotation
 from vggt_ros.tools.runs.format import (
     FORMAT,
     FRAMES,
-    PICTURE,
+    OVERVIEW,
     POINTS,
     SUMMARY,
     TRACKS,
     TRAJECTORY,
-    Shot,
+    RunFrame,
     Tracks,
     is_run,
     open_run,
 )
 
 
-class Recorder:
-    """A run directory being written; its frames can be read all the while."""
+class RunWriter:
+    """A run directory under construction; its frames can be read at any time."""
 
     def __init__(self, path: Path, summary: dict, *, overwrite: bool = False):
-        """Empty `path` of an earlier run, and of nothing else."""
-        claim(path, overwrite=overwrite)
+        """Create `path`, or remove the files of an earlier run (and no others) from it."""
+        make_run_directory(path, overwrite=overwrite)
         self.path, self.count = path, 0
         with writing(path):
             (path / FRAMES).mkdir(exist_ok=True)
             for old in (path / FRAMES).glob("[0-9]*.npz"):
                 old.unlink()
-            for name in (TRAJECTORY, POINTS, TRACKS, PICTURE):
+            for name in (TRAJECTORY, POINTS, TRACKS, OVERVIEW):
                 (path / name).unlink(missing_ok=True)
             self.summarise(summary)
             self._trajectory = (path / TRAJECTORY).open("w")
 
-    def add(self, shot: Shot) -> None:
+    def add(self, frame: RunFrame) -> None:
         """Append one frame: its arrays, then its line of the trajectory."""
         with replacing(self.path / FRAMES / f"{self.count:06d}.npz") as file:
-            np.savez(file, **shot._asdict())
+            np.savez(file, **frame._asdict())
         with writing(self.path / TRAJECTORY):
-            self._trajectory.write(tum_line(shot.stamp_ns, shot.world_from_camera))
+            self._trajectory.write(tum_line(frame.stamp_ns, frame.world_from_camera))
             self._trajectory.flush()
         self.count += 1
 
-    def rescale(self, growth: Sequence[float]) -> None:
-        """Multiply lengths, frame by frame: the map's unit became known after they were written."""
-        if np.allclose(growth, 1, atol=1e-9):
+    def rescale(self, factors: Sequence[float]) -> None:
+        """Multiply each frame's lengths by its factor: the scale became known after writing."""
+        if np.allclose(factors, 1, atol=1e-9):
             return
         written = open_run(self.path)
         stamps, poses = written.trajectory()
         lines = []
-        for index, (factor, stamp, pose) in enumerate(zip(growth, stamps, poses, strict=True)):
+        for index, (factor, stamp, pose) in enumerate(zip(factors, stamps, poses, strict=True)):
             pose[:3, 3] *= factor
             lines.append(tum_line(int(stamp), pose))
-            shot = written.frame(index)
-            shot.world_from_camera[:3, 3] *= factor
+            frame = written.frame(index)
+            frame.world_from_camera[:3, 3] *= factor
+            frame = frame._replace(depth=frame.depth * np.float32(factor))
             with replacing(self.path / FRAMES / f"{index:06d}.npz") as file:
-                np.savez(file, **shot._replace(depth=shot.depth * np.float32(factor))._asdict())
+                np.savez(file, **frame._asdict())
         with replacing(self.path / TRAJECTORY) as file:
             file.write("".join(lines).encode())
 
     def add_tracks(self, tracks: Tracks) -> None:
+        """Write tracks.npz."""
         with replacing(self.path / TRACKS) as file:
             np.savez(file, **tracks._asdict())
 
     def summarise(self, summary: dict) -> None:
-        """Replace summary.json; `format` and `frames` are filled in here."""
+        """Replace summary.json; `format` and `frames` are added."""
         summary = {"format": FORMAT, "frames": self.count} | summary
         with replacing(self.path / SUMMARY) as file:
             file.write((json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def __enter__(self) -> "Recorder":
+    def __enter__(self) -> "RunWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,8 +93,8 @@ class Recorder:
             self._trajectory.close()
 
 
-def claim(path: Path, *, overwrite: bool = False) -> None:
-    """Make the directory.  UserError if it cannot be, or holds anything but an earlier run."""
+def make_run_directory(path: Path, *, overwrite: bool = False) -> None:
+    """Create the directory; raises `UserError` if it holds anything but an earlier run."""
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; give --out a directory")
     if path.is_dir() and any(path.iterdir()) and not (overwrite or is_run(path)):
@@ -101,7 +104,7 @@ def claim(path: Path, *, overwrite: bool = False) -> None:
 
 
 def tum_line(stamp_ns: int, world_from_camera: Float64[np.ndarray, "4 4"]) -> str:
-    """One line of a TUM trajectory; the nine decimals are integers, never a rounded float."""
+    """One line of a TUM trajectory; seconds are formatted from integers, exact to a nanosecond."""
     numbers = (
         *world_from_camera[:3, 3],
         *quaternion_from_rotation(world_from_camera[:3, :3]),
@@ -112,7 +115,7 @@ def tum_line(stamp_ns: int, world_from_camera: Float64[np.ndarray, "4 4"]) -> st
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one line."""
+    """Turn an `OSError` inside into a `UserError` of one line."""
     try:
         yield
     except OSError as error:
@@ -124,28 +127,22 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write beside `path`, then rename: nobody ever meets half a file."""
-    beside = path.with_name(f".{path.name}.part")
-    with writing(path):
-        try:
-            with beside.open("wb") as file:
-                yield file
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+    """`atomic_write` whose disk errors are a `UserError`."""
+    with writing(path), atomic_write(path) as file:
+        yield file
 
 
 @contextmanager
-def unbroken() -> Iterator[None]:
-    """Ctrl-C waits until what is inside is done, so that no book has half an entry."""
+def defer_interrupt() -> Iterator[None]:
+    """Delay Ctrl-C until the block is done, so that files and counters stay consistent."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    caught: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if caught:
+    if received:
         raise KeyboardInterrupt

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A rosbag2 (mcap, sqlite3) or ROS 1 bag becomes stamped frames, with the camera's calibration.
+"""A rosbag2 (mcap, sqlite3) or ROS 1 bag as stamped frames, with the camera's calibration.
 
-Bags that lost their end (recorder killed, disk full) give what they hold.
+Truncated bags (recorder killed, disk full) are read up to the cut.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.grid import decode, decode_compressed
-from vggt_ros.tools.sources.source import Sighting, Source
+from vggt_ros.tools.sources.source import LazyFrame, Source
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
@@ -29,27 +29,27 @@ SUFFIXES = frozenset((".bag", ".db3", ".mcap"))
 
 
 def is_bag(path: Path) -> bool:
-    """A storage file, or the folder that a recorder made, with or without its metadata."""
+    """Whether it is a storage file, or a folder of them, with or without metadata.yaml."""
     if path.is_dir():
         return any(p.name == "metadata.yaml" or p.suffix in SUFFIXES for p in path.iterdir())
     return path.suffix in SUFFIXES
 
 
 def open_bag(path: Path, topic: str | None = None) -> Source:
-    """Choose the image topic.  Raises `UserError` with a list unless one is plainly meant."""
+    """Open the image topic.  Raises `UserError` with the list of topics if it is ambiguous."""
     source = Source(path, "bag", "", ())
     with reading(path, source.notes) as reader:
         chosen = choose_topic(path, reader.connections, topic)
         source.count = sum(c.msgcount for c in chosen) or None
     source.stamps = f"message headers of {chosen[0].topic}"
-    source.sightings = _sightings(path, chosen[0].topic, chosen[0].msgtype, source.notes)
+    source.lazy_frames = _lazy_frames(path, chosen[0].topic, chosen[0].msgtype, source.notes)
     return source
 
 
 def choose_topic(
     path: Path, connections: "list[Connection]", topic: str | None
 ) -> "list[Connection]":
-    """All connections of the one image topic that is meant."""
+    """All connections of the chosen image topic, or of the only one."""
     images = {
         c.topic: c
         for c in connections
@@ -60,38 +60,40 @@ def choose_topic(
         raise UserError(f"{path} has no image topic; its topics: {others}")
     listed = ", ".join(f"{c.topic} ({c.msgtype.split('/')[-1]})" for c in images.values())
     if topic is not None:
-        wanted = "/" + topic.strip("/")
-        if wanted not in images:
-            raise UserError(f"{path} has no image topic {wanted}; choose --topic from: {listed}")
+        chosen_topic = "/" + topic.strip("/")
+        if chosen_topic not in images:
+            raise UserError(
+                f"{path} has no image topic {chosen_topic}; choose --topic from: {listed}"
+            )
     else:
-        # A camera that was recorded both raw and compressed is one camera: the raw one is taken.
-        wanted, *others = sorted(set(images) - {f"{raw}/compressed" for raw in images})
+        # A camera that was recorded both raw and compressed counts once: the raw topic is used.
+        chosen_topic, *others = sorted(set(images) - {f"{raw}/compressed" for raw in images})
         if others:
             raise UserError(f"{path} has several image topics; choose --topic from: {listed}")
-    same = [c for c in connections if c.topic == wanted]
+    same = [c for c in connections if c.topic == chosen_topic]
     return [c for c in same if c.msgtype == same[0].msgtype]
 
 
-def _sightings(path: Path, topic: str, msgtype: str, notes: list[str]) -> Iterator[Sighting]:
+def _lazy_frames(path: Path, topic: str, msgtype: str, notes: list[str]) -> Iterator[LazyFrame]:
     with reading(path, notes) as reader:
         infos = _first_infos(reader)
-        wanted = [c for c in reader.connections if (c.topic, c.msgtype) == (topic, msgtype)]
-        messages = _until_torn(reader.messages(connections=wanted), notes)
+        chosen = [c for c in reader.connections if (c.topic, c.msgtype) == (topic, msgtype)]
+        messages = _until_truncated(reader.messages(connections=chosen), notes)
         for number, (recorded_ns, raw) in enumerate(messages):
             name = f"image {number}"
             try:
                 message: Any = reader.deserialize(raw, msgtype)
-            except Exception as error:  # its bytes may be anything
-                yield Sighting(name, recorded_ns, partial(_refuse, error))
+            except Exception as error:  # a damaged message may raise anything
+                yield LazyFrame(name, recorded_ns, partial(_refuse, error))
                 continue
             stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
             if stamp_ns == 0:
                 _note(notes, "headers are not stamped: the times of recording are used")
                 stamp_ns = recorded_ns
-            yield Sighting(name, stamp_ns, partial(_load, message, stamp_ns, topic, infos, notes))
+            yield LazyFrame(name, stamp_ns, partial(_load, message, stamp_ns, topic, infos, notes))
 
 
-def _until_torn(
+def _until_truncated(
     messages: "Iterator[tuple[Connection, int, bytes]]", notes: list[str]
 ) -> Iterator[tuple[int, bytes]]:
     count = 0
@@ -99,8 +101,8 @@ def _until_torn(
         for _, recorded_ns, raw in messages:
             count += 1
             yield recorded_ns, raw
-    except Exception as error:  # whatever three storage formats throw when they are cut
-        _note(notes, f"the bag breaks off after {count} images ({error}); they are kept")
+    except Exception as error:  # three storage formats raise many types when truncated
+        _note(notes, f"the bag ends early, after {count} images ({error}); it is read so far")
 
 
 def _load(
@@ -139,20 +141,20 @@ def _pixels(message: Any) -> np.ndarray:
 
 
 def _first_infos(reader: "AnyReader") -> dict[str, Any]:
-    """The first CameraInfo of each topic: a camera's calibration does not change during a bag."""
+    """The first CameraInfo of each topic; the calibration is assumed constant in a bag."""
     infos: dict[str, Any] = {}
     for connection in reader.connections:
         if connection.msgtype == CAMERA_INFO and connection.topic not in infos:
             try:
                 _, _, raw = next(reader.messages(connections=[connection]))
                 infos[connection.topic] = reader.deserialize(raw, CAMERA_INFO)
-            except Exception:  # none recorded, or in the part that was lost: do without
+            except Exception:  # none recorded, or beyond the cut
                 continue
     return infos
 
 
 def choose_info(topic: str, camera: str, infos: dict[str, Any]) -> Any | None:
-    """The CameraInfo beside the image topic, else the only one of the same frame_id."""
+    """The CameraInfo next to the image topic, else the only one with the same frame_id."""
     beside = topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
     if beside in infos:
         return infos[beside]
@@ -163,7 +165,7 @@ def choose_info(topic: str, camera: str, infos: dict[str, Any]) -> Any | None:
 def calibration(
     info: Any, topic: str, shape: tuple[int, ...], notes: list[str]
 ) -> Float64[np.ndarray, "3 3"] | None:
-    """K on the picture's own pixels; None where the CameraInfo is empty or of another shape."""
+    """K in pixels of the image; None if the CameraInfo is empty or of another aspect ratio."""
     height, width = shape[:2]
     rectified = "rect" in topic.removesuffix("/compressed").rpartition("/")[2]
     k, p = (getattr(info, name, getattr(info, name.lower(), None)) for name in "KP")
@@ -185,27 +187,27 @@ def calibration(
 
 @contextmanager
 def reading(path: Path, notes: list[str]) -> "Iterator[AnyReader]":
-    """An open reader; what lost its end is opened as far as it goes, and said in `notes`."""
+    """An open reader; a truncated bag is opened up to the cut, with a line in `notes`."""
     try:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
     except ImportError:
         raise UserError("reading bags needs rosbags: pip install 'vggt_ros[tools]'") from None
-    from vggt_ros.tools.sources.truncated_bags import mended
+    from vggt_ros.tools.sources.truncated_bags import open_truncated
 
-    known = get_typestore(Stores.ROS2_JAZZY)  # for bags from before definitions were recorded
+    known = get_typestore(Stores.ROS2_JAZZY)  # for old bags without message definitions
     try:
         reader = AnyReader([path], default_typestore=known)
         reader.open()
-    except Exception as error:  # whatever three storage formats throw when they are cut
+    except Exception as error:  # three storage formats raise many types when truncated
         try:
-            reader = mended(path, known)
+            reader = open_truncated(path, known)
             reader.open()
         except Exception:
             raise UserError(
                 f"{path} cannot be read as a bag: {error}; check it with: ros2 bag info"
             ) from None
-        _note(notes, f"the bag is not whole ({error}); what is there is read")
+        _note(notes, f"the bag is truncated ({error}); it is read up to the cut")
     try:
         yield reader
     finally:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Picture files become stamped frames: natural order, times from their names or from a rate."""
+"""Image files as stamped frames: natural order, stamps from their names or from a rate."""
 
 import re
 from collections.abc import Sequence
@@ -16,48 +16,50 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.grid import decode
-from vggt_ros.tools.sources.source import Sighting, Source
+from vggt_ros.tools.sources.source import LazyFrame, Source
 
 SUFFIXES = frozenset(".bmp .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
 SECONDS = re.compile(r"\d+\.\d+")
-DEFAULT_RATE = 10.0  # Hz, of pictures that carry no times
+DEFAULT_RATE = 10.0  # Hz, of images without times in their names
 
 
-def are_pictures(path: Path) -> bool:
-    """By what it is called, not by what is in it: a folder may still be empty."""
+def are_images(path: Path) -> bool:
+    """Whether it is a folder or has the suffix of an image; the content is not read."""
     return path.is_dir() or path.suffix.lower() in SUFFIXES
 
 
-def open_pictures(paths: Sequence[Path], rate: float | None = None) -> Source:
-    """All pictures of one folder in natural order, or the given files in the order given.
+def open_images(paths: Sequence[Path], rate: float | None = None) -> Source:
+    """All images of one folder in natural order, or the given files in the order given.
 
-    `rate` (Hz) wins over times in file names; without either, `DEFAULT_RATE` is assumed.
+    `rate` (Hz) takes precedence over times in file names; without either, `DEFAULT_RATE` is used.
     """
     if rate is not None and not 0 < rate <= 1e6:
-        raise UserError(f"--rate is {rate:g}; give pictures a second, above zero")
-    if strange := [path for path in paths if not are_pictures(path)]:
-        raise UserError(f"several sources must all be pictures, and {strange[0]} is none")
+        raise UserError(f"--rate is {rate:g}; give images a second, above zero")
+    if others := [path for path in paths if not are_images(path)]:
+        raise UserError(f"several sources must all be images, and {others[0]} is none")
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
-    files = [file for path in paths for file in (_inside(path) if path.is_dir() else [path])]
-    stamps, said = _stamps([file.stem for file in files], rate)
-    sightings = [
-        Sighting(file.name, stamp, partial(_load, file, stamp))
+    files = [
+        file for path in paths for file in (_required_images(path) if path.is_dir() else [path])
+    ]
+    stamps, origin = _stamps([file.stem for file in files], rate)
+    lazy_frames = [
+        LazyFrame(file.name, stamp, partial(_load, file, stamp))
         for file, stamp in zip(files, stamps, strict=True)
     ]
-    return Source(folder, "pictures", said, sightings, len(files))
+    return Source(folder, "images", origin, lazy_frames, len(files))
 
 
-def _inside(folder: Path) -> list[Path]:
-    """Raises `UserError` for a folder without pictures, and says where there are some."""
-    found = _listed(folder)
+def _required_images(folder: Path) -> list[Path]:
+    """Images of a folder; raises `UserError` if there are none, naming a sub-folder with some."""
+    found = _find_images(folder)
     if not found:
-        near = [path for path in sorted(folder.iterdir()) if path.is_dir() and _listed(path)]
+        near = [path for path in sorted(folder.iterdir()) if path.is_dir() and _find_images(path)]
         hint = f"there are some in {near[0]}" if near else f"it takes {' '.join(sorted(SUFFIXES))}"
-        raise UserError(f"{folder} holds no pictures; {hint}")
+        raise UserError(f"{folder} holds no images; {hint}")
     return found
 
 
-def _listed(folder: Path) -> list[Path]:
+def _find_images(folder: Path) -> list[Path]:
     files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
     found = sorted(files, key=lambda path: natural(path.name))
     if all(SECONDS.fullmatch(path.stem) for path in found):
@@ -71,28 +73,28 @@ def natural(name: str) -> list[int | str]:
 
 
 def _stamps(stems: Sequence[str], rate: float | None) -> tuple[list[int], str]:
-    """Nanoseconds, and in words where they come from."""
+    """Nanoseconds, and a description of their origin."""
     named = None if rate else stamps_from_names(stems)
     if named:
         return named.stamps_ns, f"file names ({named.unit})"
     hertz = Fraction(rate or DEFAULT_RATE)
-    said = f"{float(hertz):g} Hz" + ("" if rate else ", assumed; --rate says otherwise")
-    return [int(number * 10**9 / hertz) for number in range(len(stems))], said
+    origin = f"{float(hertz):g} Hz" + ("" if rate else ", assumed; set it with --rate")
+    return [int(number * 10**9 / hertz) for number in range(len(stems))], origin
 
 
 def _load(file: Path, stamp_ns: int) -> Frame:
-    """As its owner sees it: turned by its EXIF note, on white where transparent."""
+    """The image as a viewer shows it: EXIF orientation applied, white where transparent."""
     try:
         with Image.open(file) as stored:
-            picture = ImageOps.exif_transpose(stored)
-            if picture.mode.startswith("I"):
-                return Frame(_grey16(np.asarray(picture)), stamp_ns)
-            if picture.has_transparency_data:
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture.convert("RGBA"))
-            return Frame(np.array(picture.convert("RGB")), stamp_ns)
+            image = ImageOps.exif_transpose(stored)
+            if image.mode.startswith("I"):
+                return Frame(_grey16(np.asarray(image)), stamp_ns)
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+            return Frame(np.array(image.convert("RGB")), stamp_ns)
     except UnidentifiedImageError:
-        raise UserError("not a picture that Pillow can read") from None
+        raise UserError("not an image that Pillow can read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(str(error)) from None
 
@@ -107,6 +109,8 @@ def _grey16(samples: np.ndarray) -> np.ndarray:
 
 
 class NamedStamps(NamedTuple):
+    """Stamps that were read from file names."""
+
     stamps_ns: list[int]
     unit: str
 
@@ -116,21 +120,21 @@ YEAR_2001, YEAR_2100 = 978_307_200 * 10**9, 4_102_444_800 * 10**9
 
 
 def stamps_from_names(stems: Sequence[str]) -> NamedStamps | None:
-    """Nanoseconds, where every name plainly is a time and they rise; counters (0001) are none.
+    """Nanoseconds if all names are rising times, else None; counters (0001) are not times.
 
     A time is seconds with decimals, or a whole number of ns, us, ms or s since 1970 that falls
-    into the years 2001 to 2099, which only one of the four units can make of it.
+    into the years 2001 to 2099; that is the case for at most one of the four units.
     """
     if all(SECONDS.fullmatch(stem) for stem in stems):
         found = NamedStamps([int(Fraction(stem) * 10**9) for stem in stems], "s")
     elif all(re.fullmatch(r"\d+", stem) for stem in stems):
         read = (NamedStamps([int(stem) * ns for stem in stems], unit) for unit, ns in UNITS.items())
-        found = next((r for r in read if _of_our_time(r.stamps_ns)), None)
+        found = next((r for r in read if _in_years_2001_to_2099(r.stamps_ns)), None)
     else:
         return None
     rising = found and all(before < after for before, after in pairwise(found.stamps_ns))
     return found if rising else None
 
 
-def _of_our_time(stamps_ns: Sequence[int]) -> bool:
+def _in_years_2001_to_2099(stamps_ns: Sequence[int]) -> bool:
     return YEAR_2001 <= min(stamps_ns) and max(stamps_ns) < YEAR_2100

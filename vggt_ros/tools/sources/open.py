@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures, a video or a bag: recognise it, refuse what is wrong, hand out the stream; no ROS."""
+"""Opens images, a video or a bag as a stream of frames, without ROS."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,9 @@ from vggt_ros.tools.sources import images
 from vggt_ros.tools.sources.bags import is_bag, open_bag
 from vggt_ros.tools.sources.source import Selection, Source
 from vggt_ros.tools.sources.video import open_video
+
+CLIP = Path(__file__).parents[2] / "assets/clip/bag"
+"""The bundled clip: a robot's drive through a synthetic room."""
 
 ALL = Selection()
 
@@ -21,28 +24,28 @@ def open_source(
     rate: float | None = None,
     selection: Selection = ALL,
 ) -> Source:
-    """Recognise a folder of pictures, picture files, a video, a rosbag2 or a ROS 1 bag.
+    """Open a folder of images, image files, a video, a rosbag2 or a ROS 1 bag.
 
-    `topic` picks one of a bag's image topics; `rate` (Hz) stamps pictures.  Raises `UserError`
-    for what is missing, unknown or ambiguous, before anything is decoded.
+    `topic` selects one of a bag's image topics; `rate` (Hz) stamps images.  Raises `UserError`
+    for a missing, unknown or ambiguous source, before anything is decoded.
     """
     selection.check()
     paths = [source] if isinstance(source, Path) else list(source)
     if not paths:
-        raise UserError("no source given; name a folder of pictures, a video or a bag")
+        raise UserError("no source given; name a folder of images, a video or a bag")
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist; check the path")
     path = paths[0]
     if topic is not None and not is_bag(path):
-        raise UserError(f"--topic is for bags and {path} is none; leave it away")
-    if is_bag(path) or not images.are_pictures(path):
+        raise UserError(f"--topic is for bags and {path} is none; omit it")
+    if is_bag(path) or not images.are_images(path):
         if len(paths) > 1:
-            raise UserError(f"several sources must all be pictures, and {path} is none")
+            raise UserError(f"several sources must all be images, and {path} is none")
         if rate is not None:
-            raise UserError(f"--rate is for pictures; {path} has its own times, thin it by --every")
+            raise UserError(f"--rate is for images; {path} has its own stamps: use --every")
         opened = open_bag(path, topic) if is_bag(path) else open_video(path)
     else:
-        opened = images.open_pictures(paths, rate)
+        opened = images.open_images(paths, rate)
     opened.selection = selection
     return opened

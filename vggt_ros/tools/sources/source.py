@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A stream of frames that says what it is, gives what is wanted, and remembers what it could not.
+"""A stream of frames from files: description, selection, and a list of unreadable frames.
 
-Nothing is decoded that was not asked for; what cannot be read is named, counted and passed by.
+Only selected frames are decoded; a frame that cannot be read is listed in `skipped`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,8 +14,8 @@ from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 
 
-class Sighting(NamedTuple):
-    """A frame that is there to be had; `load` costs, so it is called only for what is wanted."""
+class LazyFrame(NamedTuple):
+    """A frame that is not decoded yet; `load` decodes it or raises `UserError`."""
 
     name: str
     stamp_ns: int
@@ -23,12 +23,14 @@ class Sighting(NamedTuple):
 
 
 class Skipped(NamedTuple):
+    """A frame that could not be read."""
+
     name: str
     reason: str
 
 
 class Selection(NamedTuple):
-    """Which frames of a source are wanted; seconds count from its first frame."""
+    """Which frames of a source to use; seconds count from its first frame."""
 
     every: int = 1
     start: float = 0.0
@@ -36,18 +38,19 @@ class Selection(NamedTuple):
     limit: int | None = None  # frames at most
 
     def check(self) -> None:
+        """Raises `UserError` for values without meaning."""
         if self.every < 1:
             raise UserError(f"--every is {self.every}; it must be 1 (all frames) or more")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--max-frames is {self.limit}; it must be 1 or more")
         if self.start < 0 or (self.stop is not None and self.stop <= self.start):
             raise UserError(
-                f"--start {self.start:g} --stop {self.stop} holds no time; "
+                f"--start {self.start:g} --stop {self.stop} is an empty interval; "
                 "give seconds from the first frame, start before stop"
             )
 
     def of(self, count: int | None) -> int | None:
-        """How many of `count` frames, if that can be known beforehand."""
+        """Number of selected frames out of `count`; None if the stamps must be read to know."""
         if count is None or self.start or self.stop is not None:
             return None
         count = -(-count // self.every)
@@ -56,55 +59,55 @@ class Selection(NamedTuple):
 
 @dataclass
 class Source:
-    """A stream of frames; iterate it once.  `notes` and `skipped` fill up while it is read."""
+    """A stream of frames; iterate it once.  `notes` and `skipped` grow while it is read."""
 
     path: Path
-    kind: str  # "pictures", "video" or "bag"
-    stamps: str  # where the stamps come from, for people
-    sightings: Iterable[Sighting]
-    count: int | None = None  # frames, as far as the source itself knows
+    kind: str  # "images", "video" or "bag"
+    stamps: str  # origin of the stamps, for the user
+    lazy_frames: Iterable[LazyFrame]
+    count: int | None = None  # frames in the source, where it is known
     selection: Selection = Selection()
     notes: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
     @property
     def total(self) -> int | None:
-        """Frames to come, for a progress bar."""
+        """Number of selected frames, for a progress bar; None if unknown."""
         return self.selection.of(self.count)
 
     def __iter__(self) -> Iterator[Frame]:
         """Raises `UserError` if the source ends without one readable frame."""
         taken, shift = 0, 0
-        for sighting in self._selected():
+        for lazy in self._selected():
             try:
-                frame = sighting.load()
+                frame = lazy.load()
             except UserError as error:
-                self.skipped.append(Skipped(sighting.name, str(error)))
+                self.skipped.append(Skipped(lazy.name, str(error)))
                 continue
             if not taken:
-                shift = max(0, 1 - frame.stamp_ns)  # a stamp of zero would mean "never set"
+                shift = max(0, 1 - frame.stamp_ns)  # a stamp of zero means "not set" in ROS
             yield frame._replace(stamp_ns=frame.stamp_ns + shift)
             taken += 1
             if taken == self.selection.limit:
                 return
         if not taken:
-            raise UserError(self._nothing())
+            raise UserError(self._why_empty())
 
-    def _selected(self) -> Iterator[Sighting]:
+    def _selected(self) -> Iterator[LazyFrame]:
         every, start, stop, _ = self.selection
-        origin, count, begun = None, 0, False
-        for sighting in self.sightings:
-            origin = sighting.stamp_ns if origin is None else origin
-            seconds = (sighting.stamp_ns - origin) / 1e9
+        origin, count, started = None, 0, False
+        for lazy in self.lazy_frames:
+            origin = lazy.stamp_ns if origin is None else origin
+            seconds = (lazy.stamp_ns - origin) / 1e9
             if stop is not None and seconds >= stop:
                 return
-            begun = begun or seconds >= start
-            if begun:  # a stamp that goes back later is for the pipeline to judge
+            started = started or seconds >= start
+            if started:  # a later stamp that goes back is refused by the pipeline
                 if count % every == 0:
-                    yield sighting
+                    yield lazy
                 count += 1
 
-    def _nothing(self) -> str:
+    def _why_empty(self) -> str:
         if self.skipped:
             name, reason = self.skipped[0]
             return (

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Bags whose end is missing (recorder killed, disk full, copy cut short): everything up to there.
+"""Readers of truncated bags (recorder killed, disk full, copy cut short), up to the cut.
 
-The usual readers need what comes last, the index of an mcap and the last pages of a database.
+The usual readers need the end of the file: the index of an mcap, the last pages of a database.
 """
 
 import sqlite3
@@ -24,8 +24,8 @@ from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.typesys.store import Typestore
 
 
-def mended(path: Path, typestore: Typestore) -> AnyReader:
-    """A reader of the storage files themselves, without their metadata.yaml and their ends."""
+def open_truncated(path: Path, typestore: Typestore) -> AnyReader:
+    """A reader of the storage files alone, without metadata.yaml and without their ends."""
     files = sorted(p for p in path.iterdir() if p.suffix in STORAGE) if path.is_dir() else [path]
     reader = AnyReader(files, default_typestore=typestore)
     for part in reader.readers:
@@ -34,8 +34,8 @@ def mended(path: Path, typestore: Typestore) -> AnyReader:
     return reader
 
 
-class TornMcap(McapReader):
-    """All whole records of an mcap file, found by walking instead of by the index at its end."""
+class TruncatedMcap(McapReader):
+    """All complete records of an mcap file, by a scan instead of by the index at its end."""
 
     def _open(self) -> None:
         assert self.bio
@@ -50,7 +50,7 @@ class TornMcap(McapReader):
         self.meta_scan()
 
 
-class TornSqlite3:
+class TruncatedSqlite3:
     """The rows of a database up to the first missing page, in the order they were written."""
 
     def __init__(self, path: Path):
@@ -61,7 +61,7 @@ class TornSqlite3:
     def open(self) -> None:
         uri = f"file:{quote(str(self.path))}?immutable=1"
         self.rows = sqlite3.connect(uri, uri=True)
-        self.rows.execute("PRAGMA writable_schema=ON")  # else a short file is refused outright
+        self.rows.execute("PRAGMA writable_schema=ON")  # without it SQLite refuses a short file
         texts: dict[str, str] = {}
         with suppress(sqlite3.DatabaseError):  # definitions are recorded since Iron
             query = "SELECT topic_type, encoded_message_definition FROM message_definitions"
@@ -90,12 +90,12 @@ class TornSqlite3:
         start: int | None = None,
         stop: int | None = None,
     ) -> Iterator[tuple[Connection, int, bytes]]:
-        """Rows as they lie; an index by time may be in the part that is lost."""
-        wanted = {connection.id: connection for connection in connections}
+        """Rows in storage order; the index by time may be in the part that is lost."""
+        selected = {connection.id: connection for connection in connections}
         low, high = start or 0, stop or 2**63
         for key, stamp, data in self.rows.execute("SELECT topic_id, timestamp, data FROM messages"):
-            if key in wanted and low <= stamp < high:
-                yield wanted[key], stamp, data
+            if key in selected and low <= stamp < high:
+                yield selected[key], stamp, data
 
 
-STORAGE = {".mcap": TornMcap, ".db3": TornSqlite3}
+STORAGE = {".mcap": TruncatedMcap, ".db3": TruncatedSqlite3}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A video becomes stamped frames, upright, at its own presentation times."""
+"""A video as stamped frames, upright, at its own presentation times."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -11,14 +11,14 @@ import numpy as np
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
-from vggt_ros.tools.sources.source import Sighting, Source
+from vggt_ros.tools.sources.source import LazyFrame, Source
 
 if TYPE_CHECKING:
     import av
 
 
 def open_video(path: Path) -> Source:
-    """Whatever PyAV can decode.  Raises `UserError` for anything that is no video."""
+    """Open any video that PyAV can decode.  Raises `UserError` for other files."""
     try:
         import av
         from av.error import FFmpegError
@@ -29,15 +29,15 @@ def open_video(path: Path) -> Source:
             streams = container.streams.video
             count = streams[0].frames if streams else None
     except (FFmpegError, OSError) as error:
-        raise UserError(f"{path} is no picture, video or bag that can be read ({error})") from None
+        raise UserError(f"{path} is no image, video or bag that can be read ({error})") from None
     if count is None:
-        raise UserError(f"{path} has no moving pictures; give a video, pictures or a bag")
+        raise UserError(f"{path} has no video stream; give a video, images or a bag")
     source = Source(path, "video", "the video's presentation times", (), count or None)
-    source.sightings = _sightings(path, source.notes)
+    source.lazy_frames = _lazy_frames(path, source.notes)
     return source
 
 
-def _sightings(path: Path, notes: list[str]) -> Iterator[Sighting]:
+def _lazy_frames(path: Path, notes: list[str]) -> Iterator[LazyFrame]:
     import av
     from av.error import FFmpegError
 
@@ -46,22 +46,24 @@ def _sightings(path: Path, notes: list[str]) -> Iterator[Sighting]:
         stream.thread_type = "AUTO"
         number = 0
         try:
-            for number, picture in enumerate(container.decode(stream)):
-                stamp_ns = _nanoseconds(picture, number)
-                load = partial(_load, picture, stamp_ns)
-                yield Sighting(f"frame {number}", stamp_ns, load)
+            for number, decoded in enumerate(container.decode(stream)):
+                stamp_ns = _nanoseconds(decoded, number)
+                load = partial(_load, decoded, stamp_ns)
+                yield LazyFrame(f"frame {number}", stamp_ns, load)
         except FFmpegError as error:
-            notes.append(f"the video breaks off after frame {number} ({error}); kept what was read")
+            notes.append(
+                f"the video ends early, after frame {number} ({error}); the frames before are used"
+            )
 
 
-def _nanoseconds(picture: "av.VideoFrame", number: int) -> int:
-    """Integers all the way; streams without any times (raw, some MJPEG) count at 25 Hz."""
-    if picture.pts is None or picture.time_base is None:
+def _nanoseconds(decoded: "av.VideoFrame", number: int) -> int:
+    """Exact integer stamp; streams without times (raw, some MJPEG) are taken as 25 Hz."""
+    if decoded.pts is None or decoded.time_base is None:
         return number * 10**9 // 25
-    return int(picture.pts * picture.time_base * 10**9)
+    return int(decoded.pts * decoded.time_base * 10**9)
 
 
-def _load(picture: "av.VideoFrame", stamp_ns: int) -> Frame:
-    """Upright: phones store how the picture must be turned (degrees, counter-clockwise)."""
-    rgb = picture.to_ndarray(format="rgb24")
-    return Frame(np.ascontiguousarray(np.rot90(rgb, picture.rotation // 90)), stamp_ns)
+def _load(decoded: "av.VideoFrame", stamp_ns: int) -> Frame:
+    """Upright: phones store the rotation to apply (degrees, counter-clockwise)."""
+    rgb = decoded.to_ndarray(format="rgb24")
+    return Frame(np.ascontiguousarray(np.rot90(rgb, decoded.rotation // 90)), stamp_ns)

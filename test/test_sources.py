@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever holds frames gives back the very pixels and nanoseconds that were put in."""
+"""Images and videos: pixels, stamps, selection, and messages for unreadable files."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from shades import EPOCH, HEIGHT, WIDTH, numbers, shade
+from tagged_images import EPOCH, HEIGHT, WIDTH, tagged_image, tags
 
 from vggt_ros.errors import UserError
 from vggt_ros.tools.sources.images import stamps_from_names
@@ -20,24 +20,24 @@ from vggt_ros.tools.sources.source import Selection
 def save(folder: Path, names, suffix: str = ".png") -> Path:
     folder.mkdir(exist_ok=True)
     for i, name in enumerate(names):
-        Image.fromarray(shade(i)).save(folder / f"{name}{suffix}")
+        Image.fromarray(tagged_image(i)).save(folder / f"{name}{suffix}")
     return folder
 
 
-# ---- pictures
+# ---- images
 
 
-def test_pictures_come_in_natural_order_with_the_pixels_they_were_saved_with(tmp_path):
+def test_images_are_read_in_natural_order(tmp_path):
     source = open_source(save(tmp_path, [f"frame{i}" for i in range(12)]), rate=4.0)
     frames = list(source)
-    assert [f.rgb.tolist() == shade(i).tolist() for i, f in enumerate(frames)] == [True] * 12
+    assert [f.rgb.tolist() == tagged_image(i).tolist() for i, f in enumerate(frames)] == [True] * 12
     assert [f.stamp_ns for f in frames] == [1 + i * 250_000_000 for i in range(12)]
     assert source.total == 12
 
 
-def test_files_given_one_by_one_keep_the_order_given(tmp_path):
+def test_files_keep_the_order_in_which_they_are_given(tmp_path):
     save(tmp_path, "abc")
-    assert numbers(open_source([tmp_path / "c.png", tmp_path / "a.png"])) == [2, 0]
+    assert tags(open_source([tmp_path / "c.png", tmp_path / "a.png"])) == [2, 0]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_files_given_one_by_one_keep_the_order_given(tmp_path):
         (["1700000000.123456", "1700000000.5"], "s", [EPOCH - 789, 1_700_000_000_500_000_000]),
     ],
 )
-def test_names_that_plainly_are_times_are_the_stamps(tmp_path, names, unit, stamps):
+def test_names_that_are_times_become_stamps(tmp_path, names, unit, stamps):
     source = open_source(save(tmp_path, names))
     assert [f.stamp_ns for f in source] == stamps
     assert source.stamps == f"file names ({unit})"
@@ -59,53 +59,53 @@ def test_names_that_plainly_are_times_are_the_stamps(tmp_path, names, unit, stam
 @pytest.mark.parametrize(
     "names", [["0001", "0002"], ["1700000000", "5"], ["a1", "a2"], ["1", "1."]]
 )
-def test_counters_are_no_times(names):
+def test_counters_are_not_times(names):
     assert stamps_from_names(names) is None
 
 
-def test_a_rate_that_is_asked_for_wins_over_names(tmp_path):
+def test_a_given_rate_takes_precedence_over_names(tmp_path):
     source = open_source(save(tmp_path, [str(EPOCH), str(EPOCH + 7)]), rate=1.0)
     assert [f.stamp_ns for f in source] == [1, 1 + 10**9]
 
 
-def test_a_rate_that_was_assumed_is_said(tmp_path):
+def test_the_default_rate_is_reported(tmp_path):
     assert "assumed" in open_source(save(tmp_path, "ab")).stamps
 
 
-def test_a_picture_is_seen_as_its_owner_sees_it(tmp_path):
+def test_orientation_16_bit_grey_and_transparency_are_applied(tmp_path):
     turned, grey, clear = (tmp_path / name for name in ("turned.png", "grey.png", "clear.png"))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by a quarter, clockwise
-    Image.fromarray(shade(3)).save(turned, exif=exif)
+    exif[0x0112] = 6  # display rotated by 90 degrees clockwise
+    Image.fromarray(tagged_image(3)).save(turned, exif=exif)
     Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(grey)
     Image.fromarray(np.array([[[9, 9, 9, 0], [9, 9, 9, 255]]], np.uint8)).save(clear)
     a, b, c = (next(iter(open_source(path))).rgb for path in (turned, grey, clear))
-    np.testing.assert_array_equal(a, np.rot90(shade(3), -1))
+    np.testing.assert_array_equal(a, np.rot90(tagged_image(3), -1))
     np.testing.assert_array_equal(b[0, :, 0], [0, 1, 255])
     np.testing.assert_array_equal(c[0, :, 0], [255, 9])
 
 
-def test_a_broken_picture_is_named_and_passed_by(tmp_path):
+def test_an_unreadable_image_is_skipped_and_named(tmp_path):
     save(tmp_path, "abc")
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:200])
     source = open_source(tmp_path)
-    assert numbers(source) == [0, 2]
+    assert tags(source) == [0, 2]
     assert [s.name for s in source.skipped] == ["b.png"]
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("missing", "does not exist"),
-        ("empty", "holds no pictures"),
+        ("empty", "holds no images"),
         ("outer", "there are some in"),
         ("broken", "can be read"),
-        ("text.txt", "no picture, video or bag"),
-        ("cut.mp4", "no picture, video or bag"),
+        ("text.txt", "no image, video or bag"),
+        ("cut.mp4", "no image, video or bag"),
         ("empty.mcap", "cannot be read as a bag"),
     ],
 )
-def test_what_holds_no_frames_is_refused_in_one_line(tmp_path, name, said):
+def test_a_source_without_frames_is_refused_in_one_line(tmp_path, name, message):
     for folder in ("empty", "outer", "broken"):
         (tmp_path / folder).mkdir()
     save(tmp_path / "outer" / "inner", "a")
@@ -114,13 +114,13 @@ def test_what_holds_no_frames_is_refused_in_one_line(tmp_path, name, said):
     (tmp_path / "empty.mcap").touch()
     film(tmp_path / "whole.mp4", [0, 1, 2], codec="mpeg4", pix_fmt="yuv420p")
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "whole.mp4").read_bytes()[:-400])
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         list(open_source(tmp_path / name))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"topic": "/image"}, "--topic"),
         ({"rate": 0.0}, "--rate"),
@@ -129,8 +129,8 @@ def test_what_holds_no_frames_is_refused_in_one_line(tmp_path, name, said):
         ({"selection": Selection(start=2.0, stop=1.0)}, "--start"),
     ],
 )
-def test_an_option_without_a_meaning_is_refused_by_its_name(tmp_path, options, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_options_are_refused_by_name(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
         open_source(save(tmp_path, "ab"), **options)
 
 
@@ -138,16 +138,16 @@ def test_an_option_without_a_meaning_is_refused_by_its_name(tmp_path, options, s
 @pytest.mark.parametrize("start", [0.0, 0.5])
 @pytest.mark.parametrize("stop", [None, 1.5])
 @pytest.mark.parametrize("limit", [None, 4])
-def test_a_selection_is_a_slice_of_the_whole(tmp_path, every, start, stop, limit):
+def test_a_selection_is_a_slice_of_all_frames(tmp_path, every, start, stop, limit):
     folder = save(tmp_path, [f"{i:03d}" for i in range(20)])
     source = open_source(folder, rate=10.0, selection=Selection(every, start, stop, limit))
     last = 20 if stop is None else int(stop * 10)
     expected = list(range(20))[int(start * 10) : last : every][:limit]
-    assert numbers(source) == expected
+    assert tags(source) == expected
     assert source.total in (None, len(expected))
 
 
-def test_a_start_behind_the_end_is_said(tmp_path):
+def test_a_start_after_the_end_is_refused(tmp_path):
     with pytest.raises(UserError, match="ends before"):
         list(open_source(save(tmp_path, "ab"), selection=Selection(start=60.0)))
 
@@ -161,34 +161,34 @@ def film(path: Path, pts_ms, *, codec: str = "ffv1", pix_fmt: str = "bgr0") -> P
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
         for i, pts in enumerate(pts_ms):
-            picture = av.VideoFrame.from_ndarray(shade(i), format="rgb24")
-            picture.pts, picture.time_base = pts, Fraction(1, 1000)
-            container.mux(stream.encode(picture))
+            image = av.VideoFrame.from_ndarray(tagged_image(i), format="rgb24")
+            image.pts, image.time_base = pts, Fraction(1, 1000)
+            container.mux(stream.encode(image))
         container.mux(stream.encode())
     return path
 
 
-def test_a_video_keeps_pixels_and_uneven_times(tmp_path):
+def test_a_video_keeps_pixels_and_irregular_stamps(tmp_path):
     times = [40, 73, 107, 140, 300]
     frames = list(open_source(film(tmp_path / "a.mkv", times)))
     assert [f.stamp_ns for f in frames] == [t * 1_000_000 for t in times]
-    assert numbers(frames) == [0, 1, 2, 3, 4]
+    assert tags(frames) == [0, 1, 2, 3, 4]
 
 
-def test_a_video_that_starts_at_zero_starts_a_nanosecond_later(tmp_path):
+def test_a_video_that_starts_at_zero_is_shifted_by_a_nanosecond(tmp_path):
     frames = list(open_source(film(tmp_path / "a.mkv", [0, 40])))
     assert [f.stamp_ns for f in frames] == [1, 40_000_001]
 
 
-def test_a_video_cut_short_gives_its_beginning(tmp_path):
+def test_a_truncated_video_is_read_up_to_the_cut(tmp_path):
     whole = film(tmp_path / "a.mkv", range(0, 400, 10)).read_bytes()
     (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
-    got = numbers(open_source(tmp_path / "cut.mkv"))
-    assert got == list(range(len(got))) and 10 < len(got) < 30
+    numbers = tags(open_source(tmp_path / "cut.mkv"))
+    assert numbers == list(range(len(numbers))) and 10 < len(numbers) < 30
 
 
 @pytest.mark.parametrize(("degrees", "turns"), [(90, -1), (180, 2), (270, 1)])
-def test_a_video_from_a_phone_is_turned_upright(tmp_path, degrees, turns):
+def test_the_rotation_of_a_video_is_applied(tmp_path, degrees, turns):
     path = film(tmp_path / "a.mp4", [0], codec="mpeg4", pix_fmt="yuv420p")
     flat = next(iter(open_source(path))).rgb
     data = bytearray(path.read_bytes())
@@ -200,6 +200,6 @@ def test_a_video_from_a_phone_is_turned_upright(tmp_path, degrees, turns):
     np.testing.assert_array_equal(next(iter(open_source(path))).rgb, np.rot90(flat, turns))
 
 
-def test_times_of_a_video_are_its_own(tmp_path):
+def test_a_rate_is_refused_for_a_video(tmp_path):
     with pytest.raises(UserError, match="--every"):
         open_source(film(tmp_path / "a.mkv", [0]), rate=5.0)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The cost model counts what the programs multiply, to the last operation."""
+"""The cost model: equal to the operations of the traced programs."""
 
 import math
 
@@ -15,12 +15,14 @@ from vggt_ros.model.vggt import abstract_model, functional
 from vggt_ros.tools.bench import flops
 from vggt_ros.tools.bench.flops import Work
 
-# Attention among more tokens goes in padded chunks, which multiplies some zeros.
+pytestmark = pytest.mark.slow
+
+# Attention among more tokens runs in padded chunks, which multiply some zeros.
 SIZE = (112, 140)
 
 
 def counted(jaxpr) -> Work:
-    """Operations of a traced program: products with batches are attention, others use weights."""
+    """Operations of a traced program: batched products are attention, others use weights."""
     work = Work()
     for equation in jaxpr.eqns:
         kind, (out, *_) = equation.primitive.name, equation.outvars
@@ -55,36 +57,36 @@ def full(config: Config, frames: int, queries: int = 0) -> Work:
 def streamed(config: Config, frames: int, depth_frames: int, queries: int = 0) -> Work:
     model = abstract_model(config, ("camera", "depth", "tracks"))
     graph, weights = nnx.split(model)
-    memory = jax.eval_shape(lambda: stream.blank(model, frames, SIZE))
+    cache = jax.eval_shape(lambda: stream.empty_cache(model, frames, SIZE))
 
-    def run(weights, memory, image, slots, queries):
+    def run(weights, cache, image, slots, queries):
         model = nnx.merge(graph, weights)
-        memory = stream.remember(model, memory, image, jnp.int32(0))
-        return stream.look(model, memory, slots, SIZE, depth_frames, queries)
+        cache = stream.encode_frame(model, cache, image, jnp.int32(0))
+        return stream.infer_window(model, cache, slots, SIZE, depth_frames, queries)
 
     arguments = (
         jax.ShapeDtypeStruct((*SIZE, 3), jnp.uint8),
         jax.ShapeDtypeStruct((frames,), jnp.int32),
         jax.ShapeDtypeStruct((queries, 2), jnp.float32) if queries else None,
     )
-    return counted(jax.make_jaxpr(run)(weights, memory, *arguments).jaxpr)
+    return counted(jax.make_jaxpr(run)(weights, cache, *arguments).jaxpr)
 
 
 def interpolation(config: Config) -> int:
-    """What resizing the position table costs: not in the model, being the same at any window."""
+    """Operations of resizing the position table, which the cost model leaves out."""
     model = abstract_model(config, ())
     table = nnx.split(model.encoder)
     rows, columns = flops.grid_of(config, SIZE)
 
     def run(state):
-        return nnx.merge(table[0], state).positions(rows, columns)
+        return nnx.merge(table[0], state).position_embedding(rows, columns)
 
     return counted(jax.make_jaxpr(run)(table[1]).jaxpr).gemm
 
 
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("config", [TINY, VGGT_1B], ids=["tiny", "vggt-1b"])
-def test_a_full_pass_multiplies_what_the_model_counts(config, frames):
+def test_a_full_pass_has_the_operations_of_the_cost_model(config, frames):
     expected = flops.full_pass(config, frames, SIZE).total
     found = full(config, frames)
     assert found.attention == expected.attention
@@ -93,14 +95,14 @@ def test_a_full_pass_multiplies_what_the_model_counts(config, frames):
 
 @pytest.mark.parametrize("frames, depth_frames", [(1, 1), (4, 1), (4, 2)])
 @pytest.mark.parametrize("config", [TINY, VGGT_1B], ids=["tiny", "vggt-1b"])
-def test_a_step_multiplies_what_the_model_counts(config, frames, depth_frames):
+def test_a_step_has_the_operations_of_the_cost_model(config, frames, depth_frames):
     expected = flops.step(config, frames, SIZE, depth_frames=depth_frames).total
     found = streamed(config, frames, depth_frames)
     assert found.attention == expected.attention
     assert found.gemm - interpolation(config) == expected.gemm
 
 
-def test_tracks_multiply_what_the_model_counts():
+def test_tracks_have_the_operations_of_the_cost_model():
     config, frames, queries = TINY, 3, 16
     heads = ("camera", "depth", "points", "tracks")
     expected = flops.full_pass(config, frames, SIZE, heads, queries).total
@@ -111,12 +113,12 @@ def test_tracks_multiply_what_the_model_counts():
     assert found.total - interpolation(config) == expected.total
 
 
-def test_the_stages_add_up_and_a_step_never_costs_more():
+def test_the_stages_add_up_and_no_stage_of_a_step_exceeds_the_full_pass():
     size = (392, 518)
     for frames in (1, 4, 8, 16):
         full, step = (f(VGGT_1B, frames, size) for f in (flops.full_pass, flops.step))
         assert full.total.total == sum(stage.total for stage in full)
         more = [name for name in flops.Cost._fields
                 if getattr(step, name).total > getattr(full, name).total]  # fmt: skip
-        assert more == (["frame"] if frames == 1 else [])  # opened in both roles
-    assert flops.full_pass(VGGT_1B, 8, size).scene.attention == 24 * 4 * 8328**2 * 1024
+        assert more == (["frame_blocks"] if frames == 1 else [])  # the frame runs in both roles
+    assert flops.full_pass(VGGT_1B, 8, size).global_blocks.attention == 24 * 4 * 8328**2 * 1024
