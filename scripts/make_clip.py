@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Make the clip that ships with the package: a robot's drive through a drawn room, as a rosbag2.
+"""Make the bundled clip: a robot drives through a synthetic room, recorded as a rosbag2.
 
-The same numbers come out on every run: the room's seed, the drive and the stamps are written here.
-Beside the bag lies the truth (poses, depth, intrinsics) for `vggt eval` and the tests.
+Every run gives the same numbers: seed of the room, trajectory and stamps are constants.  Beside the
+bag lies the ground truth (poses, depth, intrinsics) for `vggt eval` and the tests.
 """
 
 import io
@@ -32,42 +32,42 @@ HERE = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     out = HERE / "vggt_ros" / "assets" / "clip"
-    world, drive = staged()
+    world, trajectory = staged()
     intrinsics = render.intrinsics_for(jnp.float32(FOV_X), HEIGHT, WIDTH)
-    images, depth = film(world, drive, intrinsics)
+    images, depth = film(world, trajectory, intrinsics)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     stamps = [FIRST_NS + round(i * 1e9 / RATE) for i in range(FRAMES)]
     write_bag(out / "bag", images, stamps, np.asarray(intrinsics, np.float64))
-    write_truth(out, drive, stamps, depth, np.asarray(intrinsics, np.float64))
+    write_truth(out, trajectory, stamps, depth, np.asarray(intrinsics, np.float64))
     contact_sheet(HERE / "docs" / "pictures" / "clip.png", images)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out.relative_to(HERE)}: {FRAMES} frames, {size / 1e6:.2f} MB")
 
 
-def staged(seed: int = SEED) -> tuple[scenes.World, trajectories.Drive]:
-    """The room, and a robot that rolls across it in a gentle S: 0.55 m/s, camera 0.6 m high."""
+def staged(seed: int = SEED) -> tuple[scenes.World, trajectories.Trajectory]:
+    """The room, and a robot that crosses it in a gentle S: 0.55 m/s, camera 0.6 m high."""
     time = jnp.arange(FRAMES) / RATE
     yaw = 0.55 * jnp.sin(1.45 * time - 0.7)
     speed = 0.55
-    way = jnp.cumsum(speed / RATE * jnp.stack([jnp.cos(yaw), jnp.sin(yaw)], -1), axis=0)
-    place = jnp.column_stack(
-        [way - way.mean(axis=0) - jnp.array([0.9, 0.0]), jnp.full(FRAMES, 0.6)]
+    path = jnp.cumsum(speed / RATE * jnp.stack([jnp.cos(yaw), jnp.sin(yaw)], -1), axis=0)
+    position = jnp.column_stack(
+        [path - path.mean(axis=0) - jnp.array([0.9, 0.0]), jnp.full(FRAMES, 0.6)]
     )
-    bump = 0.004 * jnp.sin(9.0 * time)  # a floor is never quite even
-    drive = trajectories.drive_along(place, yaw, bump - 0.05, 0.5 * bump, 1 / RATE)
+    bump = 0.004 * jnp.sin(9.0 * time)  # an uneven floor
+    trajectory = trajectories.trajectory_through(position, yaw, bump - 0.05, 0.5 * bump, 1 / RATE)
     world = scenes.sample_world(jax.random.key(seed))
-    still = world.solids._replace(swing=jnp.zeros_like(world.solids.swing))
-    return scenes.cleared(world._replace(solids=still), drive.position), drive
+    static = world.solids._replace(swing=jnp.zeros_like(world.solids.swing))
+    return scenes.cleared(world._replace(solids=static), trajectory.position), trajectory
 
 
 def film(
-    world: scenes.World, drive: trajectories.Drive, intrinsics: jax.Array, side: int = 3
+    world: scenes.World, trajectory: trajectories.Trajectory, intrinsics: jax.Array, side: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw frame by frame: uint8 pictures [s h w 3] and float32 z-depth [s h w] in metres."""
+    """Render frame by frame: uint8 images [s h w 3] and float32 z-depth [s h w] in metres."""
     draw = jax.jit(partial(render.draw, height=HEIGHT, width=WIDTH, side=side))
     shots = [
-        draw(world, jax.tree.map(lambda a, i=i: a[i : i + 1], drive), intrinsics)
+        draw(world, jax.tree.map(lambda a, i=i: a[i : i + 1], trajectory), intrinsics)
         for i in range(FRAMES)
     ]
     images = np.concatenate([np.asarray(shot.images) for shot in shots])
@@ -88,11 +88,11 @@ def write_bag(path: Path, images: np.ndarray, stamps: list[int], intrinsics: np.
             "/camera/image_raw/compressed", image_type.__msgtype__, typestore=store
         )
         to_info = bag.add_connection("/camera/camera_info", info_type.__msgtype__, typestore=store)
-        for picture, stamp in zip(images, stamps, strict=True):
+        for rgb, stamp in zip(images, stamps, strict=True):
             time = time_type(sec=stamp // 10**9, nanosec=stamp % 10**9)
             header = header_type(stamp=time, frame_id=FRAME_ID)
             jpeg = io.BytesIO()
-            Image.fromarray(picture).save(jpeg, "jpeg", quality=88, subsampling=0)
+            Image.fromarray(rgb).save(jpeg, "jpeg", quality=88, subsampling=0)
             data = np.frombuffer(jpeg.getvalue(), np.uint8)
             image = image_type(header=header, format="rgb8; jpeg compressed bgr8", data=data)
             info = info_type(
@@ -108,19 +108,19 @@ def write_bag(path: Path, images: np.ndarray, stamps: list[int], intrinsics: np.
 
 def write_truth(
     out: Path,
-    drive: trajectories.Drive,
+    trajectory: trajectories.Trajectory,
     stamps: list[int],
     depth: np.ndarray,
     intrinsics: np.ndarray,
 ) -> None:
     """Camera in world as TUM lines, z-depth of every second pixel in millimetres, K as JSON."""
-    camera_from_world = np.asarray(drive.camera_from_world, np.float64)
+    camera_from_world = np.asarray(trajectory.camera_from_world, np.float64)
     world_from_camera = np.swapaxes(camera_from_world[:, :, :3], 1, 2)
     quaternion = np.asarray(quaternion_from_rotation(world_from_camera))
     lines = ["# stamp tx ty tz qx qy qz qw: camera (x right, y down, z ahead) in world (z up)"]
-    for stamp, place, q in zip(stamps, np.asarray(drive.position), quaternion, strict=True):
+    for stamp, position, q in zip(stamps, np.asarray(trajectory.position), quaternion, strict=True):
         seconds = f"{stamp // 10**9}.{stamp % 10**9:09d}"
-        lines.append(" ".join([seconds, *(f"{x:.7f}" for x in (*place, *q))]))
+        lines.append(" ".join([seconds, *(f"{x:.7f}" for x in (*position, *q))]))
     (out / "trajectory.tum").write_text("\n".join(lines) + "\n")
     millimetres = np.round(depth[:, ::2, ::2] * 1000).astype(np.uint16)
     # Differences between neighbours are small and compress five times better than the depth.

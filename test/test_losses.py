@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What training adds up and what validation reports, each on a case worked out by hand."""
+"""Losses of training and metrics of validation, each on a case worked out by hand."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from vggt_ros.train import infonce, losses, metrics
 # ---- losses --------------------------------------------------------------------------
 
 
-def test_camera_loss_weighs_late_iterations_and_halves_the_view():
+def test_camera_loss_weights_iterations_and_its_parts():
     truth = jnp.zeros((1, 1, 9))
     encodings = jnp.stack([truth.at[..., 0].set(3.0), truth.at[..., 7].set(4.0)])
     # first: mean |t| = 1, times 0.5; second: mean |fov| = 2, halved, times 1; over 2 iterations
@@ -21,7 +21,7 @@ def test_camera_loss_weighs_late_iterations_and_halves_the_view():
     assert float(whole) == pytest.approx(3 * 0.25 + 0.1 * 1.0)
 
 
-def test_confidence_pays_only_where_one_is_right():
+def test_confidence_pays_only_for_small_errors():
     error = jnp.array([1.0, 0.5, 7.0]).reshape(1, 1, 1, 3, 1)
     confidence = jnp.array([1.0, 2.0, 9.0]).reshape(1, 1, 1, 3)
     valid = jnp.array([True, True, False]).reshape(1, 1, 1, 3)
@@ -29,7 +29,7 @@ def test_confidence_pays_only_where_one_is_right():
     assert float(loss) == pytest.approx((1.0 + (1.0 - 0.2 * np.log(2))) / 2)
 
 
-def test_gradient_loss_sees_changes_of_the_error_and_not_the_error():
+def test_gradient_loss_is_of_differences_of_the_error():
     valid = jnp.ones((1, 1, 2, 2), bool)
     flat = jnp.full((1, 1, 2, 2, 1), 5.0)
     assert float(losses.gradient_loss(flat, valid, (1,))) == 0
@@ -39,44 +39,44 @@ def test_gradient_loss_sees_changes_of_the_error_and_not_the_error():
     assert float(losses.gradient_loss(slope, gap, (1,))) == pytest.approx(1.0 + 3.0)
 
 
-def test_track_losses_count_points_in_sight():
+def test_track_losses_count_visible_points():
     truth = jnp.zeros((1, 1, 2, 2))
     tracks = truth.at[0, 0, 0].set(jnp.array([3.0, 4.0])).at[0, 0, 1].set(99.0)
     visible = jnp.array([[[True, False]]])
     share = jnp.full((1, 1, 2), 0.25)
     every = jnp.stack([2 * tracks, tracks])  # two iterations: the first counts a half of the last
-    position, seen, trust = losses.track_losses(
+    position, visibility, confidence = losses.track_losses(
         every, share, share, truth, visible, near=6.0, decay=0.5
     )
     assert float(position) == pytest.approx((0.5 * 14.0 + 7.0) / 2)
     entropy = -(np.log(0.25) + np.log(0.75)) / 2
-    assert float(seen) == pytest.approx(entropy) and float(trust) == pytest.approx(entropy)
+    assert [float(visibility), float(confidence)] == pytest.approx([entropy, entropy])
 
 
-def test_surprise_is_that_of_the_true_place_among_all_cells():
+def test_negative_log_likelihood_is_of_the_true_cell_among_all_cells():
     maps = np.zeros((1, 2, 2, 3, 4), np.float32)
-    maps[0, 0, 1, 2] = [2, 0, 0, 0]  # what is asked for
-    maps[0, 1, 0, 1] = [4, 0, 0, 0]  # where it went
+    maps[0, 0, 1, 2] = [2, 0, 0, 0]  # the query
+    maps[0, 1, 0, 1] = [4, 0, 0, 0]  # its target
     logit = infonce.SHARPNESS / 4**0.5 * 8
     queries, truth = jnp.array([[[2.0, 1.0]]]), jnp.array([[[[2.0, 1.0]], [[1.0, 0.0]]]])
-    surprise = infonce.surprise(jnp.array(maps), queries, truth)
+    nll = infonce.negative_log_likelihood(jnp.array(maps), queries, truth)
     expected = np.log(np.exp(logit) + 5) - logit
-    assert float(surprise[0, 1, 0]) == pytest.approx(expected, abs=1e-5)
-    astray = truth.at[0, 1, 0].set(jnp.array([0.5, 0.0]))  # half the way to an empty cell
-    surprise = infonce.surprise(jnp.array(maps), queries, astray)
-    assert float(surprise[0, 1, 0]) == pytest.approx(expected + logit / 2, abs=1e-5)
+    assert float(nll[0, 1, 0]) == pytest.approx(expected, abs=1e-5)
+    between = truth.at[0, 1, 0].set(jnp.array([0.5, 0.0]))  # half the way to an empty cell
+    nll = infonce.negative_log_likelihood(jnp.array(maps), queries, between)
+    assert float(nll[0, 1, 0]) == pytest.approx(expected + logit / 2, abs=1e-5)
 
 
-def test_matches_count_after_the_first_frame_and_in_sight():
-    surprise = jnp.array([[[9.0, 9.0], [1.0, 3.0], [5.0, 7.0]]])
+def test_match_loss_counts_visible_points_after_the_first_frame():
+    nll = jnp.array([[[9.0, 9.0], [1.0, 3.0], [5.0, 7.0]]])
     visible = jnp.array([[[True, True], [True, False], [True, True]]])
-    assert float(losses.match_loss(surprise, visible)) == pytest.approx((1 + 5 + 7) / 3)
+    assert float(losses.match_loss(nll, visible)) == pytest.approx((1 + 5 + 7) / 3)
 
 
-# ---- figures -------------------------------------------------------------------------
+# ---- metrics -------------------------------------------------------------------------
 
 
-def test_depth_figures_forgive_one_scale_and_no_more():
+def test_depth_metrics_are_invariant_to_one_scale():
     truth = np.array([1.0, 2.0, 4.0]).reshape(1, 1, 3)
     valid = np.ones_like(truth, bool)
     assert metrics.depth_errors(3 * truth, truth, valid) == (0.0, 1.0)
@@ -84,7 +84,7 @@ def test_depth_figures_forgive_one_scale_and_no_more():
     assert metrics.depth_errors(bent, truth, valid) == pytest.approx((1 / 3, 2 / 3))
 
 
-def test_pose_figures_are_degrees_of_the_worse_part():
+def test_pose_errors_are_degrees_of_the_larger_part():
     truth = np.zeros((2, 9))
     truth[:, 6] = 1
     truth[1, 0] = 1.0
@@ -92,10 +92,10 @@ def test_pose_figures_are_degrees_of_the_worse_part():
     np.testing.assert_allclose(metrics.pose_errors(found, truth), [0.0], atol=1e-6)
     found[1, :3] = [1.0, 1.0, 0.0]
     np.testing.assert_allclose(metrics.pose_errors(found, truth), [45.0], atol=1e-6)
-    assert metrics.area(np.array([0.0, 15.0, 45.0]), 30) == pytest.approx(50.0)
+    assert metrics.auc_at(np.array([0.0, 15.0, 45.0]), 30) == pytest.approx(50.0)
 
 
-def test_tracks_are_judged_after_the_first_frame_and_in_sight():
+def test_track_metrics_count_visible_points_after_the_first_frame():
     truth, visible = np.zeros((2, 2, 2)), np.array([[True, True], [True, False]])
     tracks = truth + np.array([3.0, 0.0])
     assert metrics.track_share(tracks, truth, visible) == pytest.approx(3 / 5)

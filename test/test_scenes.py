@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Drawn rooms keep the laws of pinhole cameras, and so does the clip that was made of one."""
+"""Synthetic rooms and the bundled clip obey the pinhole camera model."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,9 @@ import pytest
 
 from vggt_ros.geometry import inverse_rigid, unproject
 from vggt_ros.train.rooms import rays, render, scenes, trajectories
+from vggt_ros.train.rooms.solids import removed
 
+pytestmark = pytest.mark.slow
 HEIGHT, WIDTH, FRAMES = 48, 64, 3
 cast = jax.jit(rays.cast)
 CLIP = Path(__file__).resolve().parent.parent / "vggt_ros" / "assets" / "clip"
@@ -21,8 +23,8 @@ CLIP = Path(__file__).resolve().parent.parent / "vggt_ros" / "assets" / "clip"
 
 class Shot(NamedTuple):
     world: scenes.World
-    drive: trajectories.Drive
-    picture: render.Picture
+    trajectory: trajectories.Trajectory
+    rendering: render.Rendering
     tracks: render.Tracks
 
 
@@ -43,11 +45,11 @@ def shoot(intrinsics, queries):
     def shoot(key):
         keys = jax.random.split(key)
         world = scenes.sample_world(keys[0])
-        drive = trajectories.sample_drive(keys[1], world.room, FRAMES)
-        world = scenes.cleared(world, drive.position)
-        picture = render.draw(world, drive, intrinsics, HEIGHT, WIDTH, 1)
-        tracks = render.track(world, drive, intrinsics, HEIGHT, WIDTH, queries)
-        return Shot(world, drive, picture, tracks)
+        trajectory = trajectories.sample_trajectory(keys[1], world.room, FRAMES)
+        world = scenes.cleared(world, trajectory.position)
+        rendering = render.draw(world, trajectory, intrinsics, HEIGHT, WIDTH, 1)
+        tracks = render.track(world, trajectory, intrinsics, HEIGHT, WIDTH, queries)
+        return Shot(world, trajectory, rendering, tracks)
 
     return shoot
 
@@ -59,10 +61,10 @@ def shots(shoot):
 
 @pytest.fixture(scope="module")
 def empty(shots):
-    """A room of 4 x 6 x 3 m without anything in it, and the same with one ball."""
+    """An empty room of 4 x 6 x 3 m, and the same with one ball."""
     world = shots[0].world._replace(room=jnp.array([4.0, 6.0, 3.0]))
     gone = jnp.ones(world.solids.half.shape[0], bool)
-    bare = world._replace(solids=scenes._sunk(world.solids, gone))
+    bare = world._replace(solids=removed(world.solids, gone))
     ball = bare.solids._replace(
         centre=bare.solids.centre.at[scenes.BOXES].set(jnp.array([1.0, 0.0, 1.0])),
         half=bare.solids.half.at[scenes.BOXES].set(0.25),
@@ -70,17 +72,17 @@ def empty(shots):
     return bare, bare._replace(solids=ball)
 
 
-def test_pace_multiplies_strides_and_turns():
+def test_motion_scale_multiplies_strides_and_turns():
     keys, room = jax.random.split(jax.random.key(3), 64), jnp.array([7.0, 5.5, 2.8])
 
-    def motion(pace: float) -> tuple[float, float]:
-        drive = jax.vmap(
-            lambda key: trajectories.sample_drive(key, room, FRAMES, 0.1, (pace, pace))
+    def motion(scale: float) -> tuple[float, float]:
+        sampled = jax.vmap(
+            lambda key: trajectories.sample_trajectory(key, room, FRAMES, 0.1, (scale, scale))
         )(keys)
-        turns = drive.camera_from_world[..., :3]
+        turns = sampled.camera_from_world[..., :3]
         turn = jnp.einsum("bij,bkj->bik", turns[:, 1], turns[:, 0])
         angle = jnp.arccos(jnp.clip((jnp.trace(turn, axis1=1, axis2=2) - 1) / 2, -1, 1))
-        stride = jnp.linalg.norm(jnp.diff(drive.position, axis=1), axis=-1)
+        stride = jnp.linalg.norm(jnp.diff(sampled.position, axis=1), axis=-1)
         return float(jnp.median(stride)), float(jnp.median(angle))
 
     assert motion(3.0) == pytest.approx([3 * part for part in motion(1.0)], rel=0.1)
@@ -90,70 +92,73 @@ def test_rays_in_an_empty_room_end_at_its_walls(empty):
     directions = jnp.array([[1.0, 0, 0], [0, -1, 0], [0, 0, -1], [0, 0, 2]]).T
     hit = cast(empty[0], jnp.array([0.5, 0.0, 1.0]), directions)
     np.testing.assert_allclose(hit.t, [1.5, 3.0, 1.0, 1.0], atol=1e-5)
-    assert hit.what.tolist() == [1, 1, 0, 2]
+    assert hit.surface.tolist() == [1, 1, 0, 2]
 
 
-def test_a_ball_is_met_at_its_radius(empty):
+def test_rays_hit_a_ball_at_its_radius(empty):
     directions = jnp.array([[1.0, 0, 0], [1.0, 0.3, 0], [0, 1, 0], [0, 0, 1]]).T
     hit = cast(empty[1], jnp.array([0.0, 0.0, 1.0]), directions)
     np.testing.assert_allclose(hit.t, [0.75, 2.0, 3.0, 2.0], atol=1e-5)
-    assert hit.what[0] == 3 + scenes.BOXES and hit.what[1] == 1
+    assert hit.surface[0] == 3 + scenes.BOXES and hit.surface[1] == 1
 
 
-def test_pictures_and_depths_are_what_a_camera_may_see(shots):
+def test_images_and_depths_are_in_range(shots):
     for shot in shots:
-        assert float(shot.picture.images.min()) >= 0 and float(shot.picture.images.max()) <= 1
-        assert float(shot.picture.images.std()) > 0.03, "a picture without contrast teaches nothing"
+        assert float(shot.rendering.images.min()) >= 0 and float(shot.rendering.images.max()) <= 1
+        assert float(shot.rendering.images.std()) > 0.03, "an image without contrast"
         diagonal = float(jnp.linalg.norm(shot.world.room))
-        assert 0.05 < float(shot.picture.depth.min()) and float(shot.picture.depth.max()) < diagonal
+        assert (
+            0.05 < float(shot.rendering.depth.min())
+            and float(shot.rendering.depth.max()) < diagonal
+        )
 
 
-def test_the_same_key_gives_the_same_room_and_another_key_another(shoot, shots):
+def test_a_key_determines_the_room(shoot, shots):
     again = shoot(jax.random.key(0))
-    np.testing.assert_array_equal(again.picture.images, shots[0].picture.images)
-    assert float(jnp.abs(shots[1].picture.images - shots[0].picture.images).mean()) > 0.01
+    np.testing.assert_array_equal(again.rendering.images, shots[0].rendering.images)
+    assert float(jnp.abs(shots[1].rendering.images - shots[0].rendering.images).mean()) > 0.01
 
 
-def test_tracks_begin_at_their_queries(shots, queries):
+def test_tracks_start_at_their_queries(shots, queries):
     for shot in shots:
         np.testing.assert_allclose(shot.tracks.uv[0], queries, atol=2e-3)
         assert float(shot.tracks.visible[0].mean()) > 0.99
 
 
-def test_tracks_are_the_reprojection_of_depth_where_nothing_moves(shots, intrinsics, queries):
-    """Depth of frame 0 lifted, moved and projected by geometry.py meets the renderer's tracks."""
+def test_tracks_are_the_reprojection_of_depth_in_static_rooms(shots, intrinsics, queries):
+    """Depth of frame 0, unprojected and projected by geometry.py, agrees with the tracks."""
     for shot in shots:
-        still = jnp.abs(shot.world.solids.swing).max() == 0
-        points = unproject(shot.picture.depth[0], intrinsics)
+        static = jnp.abs(shot.world.solids.swing).max() == 0
+        points = unproject(shot.rendering.depth[0], intrinsics)
         u, v = np.asarray(queries, int).T
         points = points[v, u]
-        camera = shot.drive.camera_from_world
+        camera = shot.trajectory.camera_from_world
         back = inverse_rigid(camera[0])
         world = points @ back[:, :3].T + back[:, 3]
         for pose, uv in zip(camera, shot.tracks.uv, strict=True):
             seen = world @ pose[:, :3].T + pose[:, 3]
             expected = (seen @ intrinsics.T)[:, :2] / seen[:, 2:]
             ahead = np.asarray(seen[:, 2] > 0.2)
-            wrong = np.abs(np.asarray(expected - uv))[ahead].max(axis=1, initial=0)
-            # A moving thing may carry a few of the points away.
-            assert np.quantile(wrong, 1.0 if still else 0.8) < 0.02
+            error = np.abs(np.asarray(expected - uv))[ahead].max(axis=1, initial=0)
+            # A moving object may carry a few of the points.
+            assert np.quantile(error, 1.0 if static else 0.8) < 0.02
 
 
-def test_an_accelerators_way_of_drawing_draws_the_same(shots, intrinsics, monkeypatch):
-    monkeypatch.setattr(rays, "wide", lambda: True)
-    monkeypatch.setattr(render, "wide", lambda: True)
-    world, drive, expected, _ = shots[0]
-    found = jax.jit(lambda: render.draw(world, drive, intrinsics, HEIGHT, WIDTH, 1))()
+def test_large_kernels_render_the_same(shots, intrinsics, monkeypatch):
+    monkeypatch.setattr(rays, "prefers_large_kernels", lambda: True)
+    monkeypatch.setattr(render, "prefers_large_kernels", lambda: True)
+    world, trajectory, expected, _ = shots[0]
+    found = jax.jit(lambda: render.draw(world, trajectory, intrinsics, HEIGHT, WIDTH, 1))()
     close = np.isclose(found.depth, expected.depth, rtol=1e-4)
     assert close.mean() > 0.99  # an edge may fall to either side
     assert np.quantile(np.abs(found.images - expected.images)[close], 0.99) < 1e-3
 
 
 def test_colours_and_depths_agree_between_frames(shots):
-    """What a point in sight looks like in frame 0 it looks like in the others."""
-    far, colour, chance = [], [], []
+    """A visible point has the same colour in all frames."""
+    finite, colour, chance = [], [], []
     for shot in shots:
-        images, depth = np.asarray(shot.picture.images), np.asarray(shot.picture.depth)
+        images, depth = np.asarray(shot.rendering.images), np.asarray(shot.rendering.depth)
         start = np.asarray(shot.tracks.uv[0]).round().astype(int)
         for i in (1, 2):
             ok = np.asarray(shot.tracks.visible[i])
@@ -163,31 +168,31 @@ def test_colours_and_depths_agree_between_frames(shots):
             then = images[i][v, u]
             colour.append(np.abs(first - then).mean())
             chance.append(np.abs(first - np.roll(then, 7, axis=0)).mean())
-            far.append(np.isfinite(depth[i][v, u]).all())
-    assert all(far)
+            finite.append(np.isfinite(depth[i][v, u]).all())
+    assert all(finite)
     assert np.mean(colour) < 0.4 * np.mean(chance)
 
 
-def test_the_lens_is_as_wide_as_it_was_asked_to_be(intrinsics):
+def test_intrinsics_have_the_requested_field_of_view(intrinsics):
     edge = (jnp.array([-0.5, WIDTH - 0.5]) - intrinsics[0, 2]) / intrinsics[0, 0]
     np.testing.assert_allclose(jnp.arctan(edge), [-0.6, 0.6], atol=1e-6)
     assert intrinsics[0, 0] == intrinsics[1, 1]
 
 
-def test_cameras_are_rigid_and_keep_clear_of_things(shots):
+def test_cameras_are_rigid_and_keep_their_distance(shots):
     for shot in shots:
-        rotation = np.asarray(shot.drive.camera_from_world[:, :, :3])
+        rotation = np.asarray(shot.trajectory.camera_from_world[:, :, :3])
         np.testing.assert_allclose(
             rotation @ rotation.swapaxes(1, 2), np.tile(np.eye(3), (3, 1, 1)), atol=1e-5
         )
         np.testing.assert_allclose(np.linalg.det(rotation), 1, atol=1e-5)
-        assert float(shot.picture.depth.min()) > 0.05
+        assert float(shot.rendering.depth.min()) > 0.05
 
 
 # ---- the clip ---------------------------------------------------------------------------------
 
 
-def test_the_clip_is_a_bag_with_its_truth(clip=CLIP):
+def test_the_clip_is_a_bag_with_ground_truth(clip=CLIP):
     from rosbags.highlevel import AnyReader
 
     facts = json.loads((clip / "clip.json").read_text())
@@ -205,8 +210,8 @@ def test_the_clip_is_a_bag_with_its_truth(clip=CLIP):
     assert sum(path.stat().st_size for path in clip.rglob("*")) < 4_000_000
 
 
-def test_the_clips_depth_agrees_with_itself_from_frame_to_frame(clip=CLIP):
-    """Points of frame 0, moved by the true poses, lie on the surfaces that frame 6 has measured."""
+def test_the_depth_of_the_clip_is_consistent_between_frames(clip=CLIP):
+    """Points of frame 0, transformed by the true poses, lie on the surfaces of frame 6."""
     facts = json.loads((clip / "clip.json").read_text())
     rows = np.load(clip / "depth.npz")["rows"]
     depth = np.cumsum(rows[[0, 6]], axis=2, dtype=np.uint16) / 1000.0

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW and Muon: their steps, their schedule, and that arrays may learn together."""
+"""AdamW and Muon: updates, schedule, and that grouping of arrays does not change them."""
 
 from functools import partial
 
@@ -10,51 +10,71 @@ import numpy as np
 import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers, muon
-from test_train import MICRO, recipe_of
+from training_rig import MICRO, recipe_of
 
 from vggt_ros.model.weights import abstract, flatten
-from vggt_ros.train.optimiser import is_matrix, optimiser_for
+from vggt_ros.train.optimiser import frozen, gathered, is_matrix, optimiser_for
 
 
-def test_the_learning_rate_warms_up_and_comes_down(tmp_path):
+def test_the_learning_rate_warms_up_and_decays(tmp_path):
     recipe = recipe_of(tmp_path, steps=100, warmup=10, weight_decay=0.0)
     optimiser = optimiser_for(recipe)
     weights = {"a": {"kernel": jnp.ones((2, 2))}}
-    moments, sizes, update = optimiser.init(weights), [], jax.jit(optimiser.update)
+    opt_state, sizes, update = optimiser.init(weights), [], jax.jit(optimiser.update)
     for _ in range(100):
-        change, moments = update(jax.tree.map(jnp.ones_like, weights), moments, weights)
-        sizes.append(float(jnp.abs(change["a"]["kernel"]).max()))
+        updates, opt_state = update(jax.tree.map(jnp.ones_like, weights), opt_state, weights)
+        sizes.append(float(jnp.abs(updates["a"]["kernel"]).max()))
     assert sizes[0] == 0 and np.argmax(sizes) in range(9, 13) and sizes[-1] < 0.05 * max(sizes)
 
 
-def test_muon_steps_in_the_direction_of_a_matrix_and_leaves_tokens_to_adamw(tmp_path):
+def test_muon_orthogonalises_matrices_and_leaves_tokens_to_adamw(tmp_path):
     recipe = recipe_of(tmp_path, optimiser="muon", warmup=0, weight_decay=0.0, clip=1e6)
     optimiser = optimiser_for(recipe)
     random = np.random.default_rng(0)
-    slope = random.standard_normal((2, 8, 12)).astype(np.float32)
-    slope[:, 0] *= 100  # one direction shouts
+    grad = random.standard_normal((2, 8, 12)).astype(np.float32)
+    grad[:, 0] *= 100  # one direction dominates
     weights = {"blocks": {"kernel": jnp.zeros((2, 8, 12))}, "pos_embed": jnp.zeros((1, 4, 8))}
-    slopes = {"blocks": {"kernel": jnp.asarray(slope)}, "pos_embed": jnp.ones((1, 4, 8))}
+    grads = {"blocks": {"kernel": jnp.asarray(grad)}, "pos_embed": jnp.ones((1, 4, 8))}
     update = jax.jit(optimiser.update)
-    change, _ = update(slopes, optimiser.init(weights), weights)
-    louder, _ = update(jax.tree.map(lambda x: 10 * x, slopes), optimiser.init(weights), weights)
-    for layer in np.asarray(change["blocks"]["kernel"]):
+    updates, _ = update(grads, optimiser.init(weights), weights)
+    scaled, _ = update(jax.tree.map(lambda x: 10 * x, grads), optimiser.init(weights), weights)
+    for layer in np.asarray(updates["blocks"]["kernel"]):
         sizes = np.linalg.svd(layer, compute_uv=False)
         assert sizes.max() < 3 * sizes.min()
     near = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-8)
-    jax.tree.map(near, change, louder)
-    token = -np.asarray(change["pos_embed"]) / recipe.learning_rate  # Adam's sign, with momentum
+    jax.tree.map(near, updates, scaled)
+    token = -np.asarray(updates["pos_embed"]) / recipe.learning_rate  # Adam's sign, with momentum
     assert 0.9 < token.min() and token.max() < 1.6
-    named = {
-        "/".join(map(str, path)): x for path, x in flatten(abstract(MICRO, recipe.heads)).items()
-    }
+    leaves = flatten(abstract(MICRO, ("camera", "depth"))).items()
+    named = {"/".join(map(str, path)): x for path, x in leaves}
     matrix = {path for path, x in named.items() if is_matrix(path, x)}
-    assert {"encoder/blocks/mlp/fc1/kernel", "depth/refine/kernel"} <= matrix
-    assert not {"depth/predict/kernel", "encoder/pos_embed", "encoder/norm/scale"} & matrix
+    assert {"encoder/blocks/mlp/fc1/kernel", "depth_head/output_conv2/kernel"} <= matrix
+    assert not {"depth_head/predict/kernel", "encoder/pos_embed", "encoder/norm/scale"} & matrix
+
+
+def test_weights_are_frozen_by_their_names_or_those_of_format_version_1(tmp_path):
+    weights = abstract(MICRO, ("camera",))
+    masks = [
+        flatten(frozen(recipe_of(tmp_path, freeze=[pattern]), weights))
+        for pattern in ("aggregator/.*", "tower/.*")
+    ]
+    assert masks[0] == masks[1] == {path: path[0] == "aggregator" for path in masks[0]}
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_arrays_learn_together_as_they_would_one_by_one(tmp_path, kind):
+def test_groups_have_the_order_of_format_version_1(tmp_path, kind):
+    """Saved optimiser states are concatenated in this order."""
+    recipe = recipe_of(tmp_path, optimiser=kind)
+    weights = {
+        "aggregator": {"kernel": jnp.ones((2, 2))},
+        "camera_head": {"kernel": jnp.zeros((2, 2))},
+    }
+    (group,) = gathered(recipe, weights).values()
+    assert group.ravel().tolist() == [0.0] * 4 + [1.0] * 4  # then "camera" and "tower"
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_grouped_arrays_get_the_updates_of_single_ones(tmp_path, kind):
     recipe = recipe_of(tmp_path, optimiser=kind, warmup=0, clip=0.5)
     shapes = {
         "blocks": {"kernel": (3, 8, 12), "bias": (3, 12)}, "deeper": {"kernel": (2, 8, 12)},
@@ -82,10 +102,11 @@ def test_arrays_learn_together_as_they_would_one_by_one(tmp_path, kind):
         )  # fmt: skip
     alone = optax.chain(optax.clip_by_global_norm(0.5), rule)
     states = together.init(weights), alone.init(weights)
+    updates = jax.jit(together.update), jax.jit(alone.update)
     for _ in range(3):
-        slopes = draw(shapes)
-        found, one = together.update(slopes, states[0], weights)
-        expected, other = alone.update(slopes, states[1], weights)
+        grads = draw(shapes)
+        found, one = updates[0](grads, states[0], weights)
+        expected, other = updates[1](grads, states[1], weights)
         states = one, other
         near = partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-7)
         jax.tree.map(near, found, expected)

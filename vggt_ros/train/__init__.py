@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Shell for learning: scenes, losses, the training loop."""
+"""Training: synthetic rooms and datasets, losses, optimiser, the training loop."""

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Windows from folders in the Co3D layout, for fine-tuning on real pictures.
+"""Windows from folders in the Co3D layout, for fine-tuning on real images.
 
-root/CATEGORY/frame_annotations.jgz lists frames of sequences: picture, depth, mask, camera.
-Broken or missing files are named, counted and replaced by the next window, up to a limit.
+root/CATEGORY/frame_annotations.jgz lists frames of sequences: image, depth, mask, camera.
+A window with a broken or missing file is reported, counted and replaced, up to a limit.
 """
 
 import gzip
@@ -23,11 +23,11 @@ from vggt_ros.train.config import Recipe
 from vggt_ros.train.data import Batch, bucket_of, normalised
 
 _FLIP = np.array([-1.0, -1.0, 1.0])  # Co3D cameras look along z with x left, y up
-NEAR = 0.02  # of its depth: how far a point may lie behind what a frame shows and still be seen
+NEAR = 0.02  # of its depth: difference to the measured depth up to which a point is visible
 
 
 class View(NamedTuple):
-    """One frame, cut and resized to a bucket.  Lengths are the sequence's own."""
+    """One frame, cropped and resized to a bucket.  Lengths are in the sequence's own unit."""
 
     image: Float[np.ndarray, "h w 3"]
     depth: Float[np.ndarray, "h w"]
@@ -37,7 +37,7 @@ class View(NamedTuple):
 
 
 def batches(recipe: Recipe, first: int) -> Iterator[Batch]:
-    """Batches of steps `first`, ...: each a function of seed and step, read ahead by threads."""
+    """Batches from step `first` on: each a function of seed and step, prefetched by threads."""
     import grain  # comes with: pip install 'vggt_ros[train]'
 
     sequences = Sequences(Path(recipe.data.root), recipe.data.bad_limit)
@@ -57,11 +57,14 @@ def batches(recipe: Recipe, first: int) -> Iterator[Batch]:
 
 
 class Sequences:
-    """Frames by sequence; remembers what could not be read."""
+    """Frames by sequence; counts the windows that could not be read.
+
+    Raises UserError for a folder of another layout, and where too many windows are broken.
+    """
 
     def __init__(self, root: Path, bad_limit: float):
         self.root, self.bad_limit = root, bad_limit
-        self.asked, self.bad = 0, 0
+        self.requested, self.bad = 0, 0
         self._lock = threading.Lock()
         frames: dict[str, list[dict[str, Any]]] = {}
         lists = sorted(root.glob("*/frame_annotations.jgz"))
@@ -73,7 +76,10 @@ class Sequences:
             for row in rows:
                 frames.setdefault(f"{path.parent.name}/{row['sequence_name']}", []).append(row)
         if not lists:
-            raise UserError(f"{root} holds no CATEGORY/frame_annotations.jgz")
+            raise UserError(
+                f"{root} holds no CATEGORY/frame_annotations.jgz; data.root is the folder of the "
+                "categories"
+            )
         self.frames = [frames[name] for name in sorted(frames)]
 
     def window(
@@ -94,20 +100,20 @@ class Sequences:
 
     def _count(self, fault: Exception | None) -> None:
         with self._lock:
-            self.asked += 1
+            self.requested += 1
             self.bad += fault is not None
             if fault is None:
                 return
-            print(f"skipped a window ({self.bad} of {self.asked}): {fault}")
-            if self.bad > max(10, self.bad_limit * max(self.asked, 200)):
+            print(f"skipped a window ({self.bad} of {self.requested}): {fault}")
+            if self.bad > max(10, self.bad_limit * max(self.requested, 200)):
                 raise UserError(
-                    f"{self.root}: {self.bad} of {self.asked} windows could not be read, the last "
-                    f"because {fault}; mend the data or raise data.bad_limit"
+                    f"{self.root}: {self.bad} of {self.requested} windows could not be read, the "
+                    f"last because {fault}; repair the data or raise data.bad_limit"
                 ) from fault
 
 
 def read_view(root: Path, row: dict[str, Any], height: int, width: int) -> View:
-    """One annotated frame, cut around its principal point to the aspect, then resized."""
+    """One annotated frame, cropped around its principal point to the aspect ratio, then resized."""
     image = Image.open(root / row["image"]["path"]).convert("RGB")
     depth = read_depth(root / row["depth"]["path"]) * row["depth"].get("scale_adjustment", 1.0)
     valid = np.isfinite(depth) & (depth > 0)
@@ -126,13 +132,13 @@ def read_view(root: Path, row: dict[str, Any], height: int, width: int) -> View:
     scale = np.array([width, height]) / (2 * half)
     intrinsics[:2, :2] *= scale[:, None]
     intrinsics[:2, 2] = (centre - low) * scale - 0.5
-    picture = image.resize((width, height), Image.Resampling.BICUBIC, box)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC, box)
     nearest = Image.Resampling.NEAREST  # depth of two surfaces must not be averaged
     depth = np.asarray(Image.fromarray(depth).resize((width, height), nearest, box))
     valid = np.asarray(Image.fromarray(valid).resize((width, height), nearest, box))
     if not valid.any():
         raise ValueError(f"{row['depth']['path']}: no valid depth")
-    pixels = np.asarray(picture, np.float32) / 255
+    pixels = np.asarray(resized, np.float32) / 255
     return View(pixels, depth, valid, camera_from_world, intrinsics.astype(np.float32))
 
 
@@ -158,13 +164,13 @@ def camera_of(viewpoint: dict[str, Any], height: int, width: int) -> tuple[np.nd
 
 
 def window_of(views: list[View], random: np.random.Generator, queries: int) -> Batch:
-    """Truth of a window; tracks come from depth: a point is in sight where the depths agree."""
+    """Ground truth of a window; a track is visible where its depth agrees with the measured one."""
     stacked = View(*(np.stack(field) for field in zip(*views, strict=True)))
     first = views[0]
     v, u = np.nonzero(first.valid)
     pick = random.integers(len(u), size=queries)
-    asked = np.stack([u[pick], v[pick]], axis=-1).astype(np.float32)
-    rays = np.linalg.solve(first.intrinsics, np.column_stack([asked, np.ones(queries)]).T)
+    pixels = np.stack([u[pick], v[pick]], axis=-1).astype(np.float32)
+    rays = np.linalg.solve(first.intrinsics, np.column_stack([pixels, np.ones(queries)]).T)
     point = rays * first.depth[v[pick], u[pick]]
     world = first.camera_from_world[:, :3].T @ (point - first.camera_from_world[:, 3:])
     seen = stacked.camera_from_world[:, :, :3] @ world + stacked.camera_from_world[:, :, 3:]
@@ -179,5 +185,5 @@ def window_of(views: list[View], random: np.random.Generator, queries: int) -> B
     visible = inside & agree & stacked.valid[frame, row, column] & (seen[:, 2] > 0)
     return normalised(
         stacked.image, stacked.depth, stacked.valid, stacked.camera_from_world,
-        stacked.intrinsics, asked, uv.astype(np.float32), visible,
+        stacked.intrinsics, pixels, uv.astype(np.float32), visible,
     )  # fmt: skip

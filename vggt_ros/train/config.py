@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe: all that a training run depends on, read from YAML.  A typo is refused, not ignored."""
+"""Recipes: all settings of a training run, read from YAML; unknown keys are errors."""
 
 import difflib
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -11,24 +11,28 @@ import yaml
 
 from vggt_ros.errors import UserError
 
+RECIPES = Path(__file__).with_name("recipes")  # those that come with the package
+# Old name of a key -> its name: recipes that were written for earlier releases stay valid.
+OLD_KEYS = {"paces": "motion_scale"}
+
 
 @dataclass(frozen=True)
 class Data:
-    """Where windows come from: rooms drawn on the fly, or folders in the Co3D layout."""
+    """Source of the windows: synthetic rooms rendered on the fly, or folders in the Co3D layout."""
 
     kind: Literal["scenes", "co3d"] = "scenes"
     root: str = ""  # of the Co3D layout: root/category/frame_annotations.jgz
-    rays: int = 2  # rays a pixel along each side, for drawn rooms
-    at_once: int = 0  # rooms drawn together; 0: the whole batch (an accelerator's choice)
-    interval: float = 0.1  # seconds between drawn frames
-    paces: tuple[float, float] = (1.0, 1.0)  # range of what multiplies a drawn drive's motion
+    rays: int = 2  # rays a pixel along each side, for synthetic rooms
+    at_once: int = 0  # rooms rendered together; 0: the whole batch, best on an accelerator
+    interval: float = 0.1  # seconds between rendered frames
+    motion_scale: tuple[float, float] = (1.0, 1.0)  # range of the factor on camera motion
     threads: int = 4  # readers, for folders
     bad_limit: float = 0.05  # share of broken windows that stops the run
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Weights of the terms, and what shapes them."""
+    """Weights and shape parameters of the loss terms (see `losses.py` and `auxiliary.py`)."""
 
     camera: float = 5.0
     translation: float = 1.0  # this and the next two: shares within the camera term
@@ -37,36 +41,36 @@ class Loss:
     depth: float = 1.0
     points: float = 1.0
     tracks: float = 0.05
-    matches: float = 0.0  # each track's feature against its whole map; not in the public training
-    motion: float = 0.0  # how far each patch moved, read from its token (train/motion.py)
-    attention: float = 0.0  # of each patch to its place in the first frame, head 0 of the tower
-    alpha: float = 0.2  # price of low confidence
+    matches: float = 0.0  # InfoNCE on track features; not in the public training
+    motion: float = 0.0  # displacement of each patch, from its token by a linear probe
+    attention: float = 0.0  # of each patch to its position in frame 0, head 0 of the aggregator
+    alpha: float = 0.2  # weight of -log(confidence)
     gradient: float = 1.0  # share of the edge term in depth and points
-    decay: float = 0.6  # of earlier iterations (cameras, tracks) against later ones
+    decay: float = 0.6  # weight of an iteration (cameras, tracks) relative to the next
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run."""
+    """Settings of one training run."""
 
-    out: str = "runs/small"
-    model: str = "small"  # preset, or a checkpoint's own configuration when `start` names one
-    start: str = ""  # weights to begin with: preset, file, folder or hub id; empty: fresh ones
+    out: str = "runs/small"  # folder of the run, relative to the working directory
+    model: str = "small"  # preset; the checkpoint's configuration if `start` names one
+    start: str = ""  # initial weights: preset, file, folder or hub id; empty: random ones
     heads: tuple[str, ...] = ("camera", "depth", "tracks")
     seed: int = 0
     steps: int = 20_000
     batch: int = 8  # windows a step, over all devices
     buckets: tuple[tuple[int, int, int], ...] = ((4, 168, 224),)  # frames, height, width
     queries: int = 32  # tracked points a window
-    tracks_share: float = 1.0  # of the steps: the others leave the tracks alone, and are faster
-    optimiser: Literal["adamw", "muon"] = "adamw"  # muon: matrices by their direction alone
+    tracks_share: float = 1.0  # of the steps train the track head; the others are faster
+    optimiser: Literal["adamw", "muon"] = "adamw"  # muon: orthogonalised updates of matrices
     learning_rate: float = 5e-4
     warmup: int = 500
     final_share: float = 0.01  # of the learning rate, at the end of the cosine
     weight_decay: float = 0.05
     clip: float = 1.0
     freeze: tuple[str, ...] = ()  # regular expressions on weight paths, e.g. "encoder/.*"
-    layer_scale: float = 0.0  # what fresh layer scales start with; 0: as the model has them
+    layer_scale: float = 0.0  # initial value of layer scales; 0: the model's own
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic
     remat: bool = False  # recompute activations in the backward pass
     weight_shards: int = 1  # devices that share one copy of the weights
@@ -75,30 +79,51 @@ class Recipe:
     check_windows: int = 16  # held-out windows of each length
     save_minutes: float = 5.0
     keep: int = 3
-    nan_limit: int = 10  # refused steps in a row that end the run
+    nan_limit: int = 10  # skipped steps in a row that end the run
     data: Data = field(default_factory=Data)
     loss: Loss = field(default_factory=Loss)
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file; what it leaves out keeps its default."""
+def read_recipe(name: str | Path) -> Recipe:
+    """The recipe in a YAML file, or of that name in the package; missing keys keep their defaults.
+
+    Raises UserError for a file that cannot be read, an unknown key or a value of the wrong kind.
+    """
+    path = find_recipe(name)
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except OSError as fault:
         raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
     except yaml.YAMLError as fault:
-        raise UserError(f"{path} is no YAML: {' '.join(str(fault).split())}") from fault
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(fault).split())}") from fault
     return recipe_from(tree, str(path))
 
 
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: a path that exists, or the bare name of one in the package.
+
+    Raises UserError, with the names of those in the package.
+    """
+    path, packaged = Path(name), {file.stem: file for file in sorted(RECIPES.glob("*.yaml"))}
+    if path.is_file():
+        return path
+    if str(name) in packaged:
+        return packaged[str(name)]
+    raise UserError(
+        f"there is no recipe {str(name)!r}: give the path of a YAML file, or one of the recipes "
+        f"that come with the package: {', '.join(packaged)}"
+    )
+
+
 def recipe_from(tree: Any, where: str = "recipe") -> Recipe:
+    """A recipe from parsed YAML, checked; `where` begins the error messages."""
     recipe = _read(Recipe, tree, where)
     if not recipe.buckets or any(len(b) != 3 or b[1] % 14 or b[2] % 14 for b in recipe.buckets):
         raise UserError(f"{where}: buckets are (frames, height, width), sizes in multiples of 14")
-    paces = recipe.data.paces
-    if len(paces) != 2 or not 0 < paces[0] <= paces[1]:
+    scale = recipe.data.motion_scale
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise UserError(
-            f"{where}: data.paces are two positive numbers, low and high, as [1.0, 4.0]"
+            f"{where}: data.motion_scale is two positive numbers, low and high, as [1.0, 4.0]"
         )
     if recipe.data.kind == "co3d" and not recipe.data.root:
         raise UserError(f"{where}: data.kind co3d needs data.root, the folder of the categories")
@@ -110,27 +135,30 @@ def _read(kind: Any, tree: Any, where: str) -> Any:
         raise UserError(f"{where}: expected `key: value` lines, found {tree!r}")
     known = {f.name: f for f in fields(kind)}
     values = {}
-    for name, value in tree.items():
+    for key, value in tree.items():
+        name = OLD_KEYS.get(key, key)
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(known)}"
-            raise UserError(f"{where} has no key {name!r}; {hint}")
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise UserError(f"{where}: unknown key {key!r}; {hint}")
+        if name in values:
+            raise UserError(f"{where}: {name} is given twice, once under its old name")
         values[name] = _value(known[name].type, value, f"{where}: {name}")
     return kind(**values)
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the field's type, or an error that says what was expected."""
+    """`value` as the field's type.  Raises UserError that names the expected one."""
     if is_dataclass(kind):
         return _read(kind, value, where)
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
-            raise UserError(f"{where} is a list, not {value!r}")
+            raise UserError(f"{where} must be a list, not {value!r}")
         inner = get_args(kind)[0]
         return tuple(_value(inner, item, where) for item in value)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise UserError(f"{where} is one of {', '.join(get_args(kind))}, not {value!r}")
+            raise UserError(f"{where} must be one of {', '.join(get_args(kind))}, not {value!r}")
         return value
     if kind is float and isinstance(value, str):  # YAML reads 1e-3 as text
         try:
@@ -140,5 +168,5 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise UserError(f"{where} is a {kind.__name__}, not {value!r}")
+        raise UserError(f"{where} must be of type {kind.__name__}, not {value!r}")
     return value

@@ -1,52 +1,45 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that nobody has trained yet."""
+"""Initial weights of a training run."""
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.model.config import Config
+from vggt_ros.model.official_names import Path, is_upscale_kernel, path_name
+from vggt_ros.model.random_weights import Constant, Drawn, Normal, Shape, random_weights, untrained
 from vggt_ros.model.vggt import Weights
-from vggt_ros.model.weights import abstract
 from vggt_ros.train.config import Recipe
 
 
 def fresh_weights(config: Config, recipe: Recipe) -> Weights:
-    """Weights to begin with, drawn by NumPy: the same everywhere, and nothing to compile."""
-    random = np.random.default_rng(recipe.seed)
+    """Initial weights of a run, determined by the recipe's seed."""
 
-    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        names = [str(key.key) for key in path]
-        last, shape = names[-1], leaf.shape
-        if last in ("bias", "empty_pose_tokens"):
-            return np.zeros(shape, np.float32)
-        if last == "scale":
-            return np.ones(shape, np.float32)
-        if last == "gamma":
-            given = 1.0 if names[0] == "encoder" else 0.01
-            return np.full(shape, recipe.layer_scale or given, np.float32)
-        if last == "pos_embed":
-            return place_embedding(shape[1], shape[2], random)
-        size = 0.02
-        if last == "kernel":
-            inputs = shape[0] if names[-2] in ("quadruple", "double") else shape[-2]
-            inputs *= 9 if shape[:2] == (3, 3) else 1  # a convolution
-            size = inputs**-0.5
-        elif last in ("reference_token", "virtual"):
-            size = 1.0
-        return size * random.standard_normal(shape, np.float32)
+    def rule(path: Path, shape: Shape) -> Constant | Normal | Drawn:
+        """Differences from the weights of an untrained network."""
+        match path[-1]:
+            case "empty_pose_tokens":
+                return Constant(0.0)
+            case "gamma":
+                return Constant(recipe.layer_scale or (1.0 if path[0] == "encoder" else 0.01))
+            case "query_ref_token" | "virtual_tracks":
+                return Normal(1.0)
+            case "pos_embed":
+                return lambda shape, random: position_embedding(shape[1], shape[2], random)
+            case "kernel" if is_upscale_kernel(path_name(path)):
+                return Normal(shape[0] ** -0.5)  # its stride is its size: one input cell an output
+        return untrained(path, shape)
 
-    return jax.tree_util.tree_map_with_path(draw, abstract(config, recipe.heads))
+    return random_weights(config, recipe.heads, seed=recipe.seed, rule=rule)
 
 
-def place_embedding(
+def position_embedding(
     tokens: int, dim: int, random: np.random.Generator
 ) -> Float[np.ndarray, "1 t d"]:
-    """Sines of where a patch is, mixed over all channels, as large as what it shows.
+    """Sines of a patch's position, mixed over all channels, as large as the patch features.
 
-    Small random numbers, the habit, drown in the patches for as long as a small network trains:
-    then tokens do not know where they are, and no motion can be read from them.
+    The usual initialisation, small random numbers, stays far below the patch features for as long
+    as a small network trains: its tokens then hold no position, and no motion can be inferred.
     """
     side = int((tokens - 1) ** 0.5)
     across = (np.arange(side) + 0.5) / side * 2 - 1

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How wrong a prediction is: cameras, depth, points and tracks, as pure functions of arrays.
+"""Losses of cameras, depth, points and tracks, as pure functions of arrays.
 
 The terms are those of the public VGGT training; lengths are in units of the scene's mean distance
 to the first camera, tracks in pixels.
@@ -16,8 +16,8 @@ from vggt_ros.model.vggt import Prediction
 from vggt_ros.train.config import Loss
 from vggt_ros.train.data import Batch
 
-FARTHEST = 100.0  # lengths beyond this are cut, so that one broken window cannot rule a batch
-SURE = 1e-6
+MAX_ERROR = 100.0  # larger errors are clipped, so that one broken window does not dominate a batch
+EPSILON = 1e-6
 
 
 def total(
@@ -26,9 +26,9 @@ def total(
     weights: Loss,
     matches: Float[Array, "b s n"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The weighted sum over the heads that are on, and its parts by name.
+    """The weighted sum over the enabled heads, and its parts by name.
 
-    `matches` are the surprises of `matching.surprise`, for recipes that weigh them.
+    `matches` is the result of `infonce.negative_log_likelihood`, for recipes that weight it.
     """
     parts: dict[str, Array] = {}
     loss = jnp.float32(0.0)
@@ -46,19 +46,19 @@ def total(
         if values is None or confidence is None:
             continue
         error = values - truth if values.ndim == 5 else (values - truth)[..., None]
-        sure = confidence_loss(error, confidence, batch.valid, weights.alpha)
+        weighted = confidence_loss(error, confidence, batch.valid, weights.alpha)
         edges = gradient_loss(error, batch.valid)
-        parts |= {name: sure, f"{name}_edges": edges}
-        loss += weight * (sure + weights.gradient * edges)
-    tracks, sight = prediction.track_iterations, prediction.visibility
-    trust = prediction.track_confidence
-    if tracks is not None and sight is not None and trust is not None:
+        parts |= {name: weighted, f"{name}_edges": edges}
+        loss += weight * (weighted + weights.gradient * edges)
+    tracks, visibility = prediction.track_iterations, prediction.visibility
+    confidence = prediction.track_confidence
+    if tracks is not None and visibility is not None and confidence is not None:
         near = batch.images.shape[3] / 64
-        position, seen, trust = track_losses(
-            tracks, sight, trust, batch.tracks, batch.visible, near, weights.decay
+        position, visible, confident = track_losses(
+            tracks, visibility, confidence, batch.tracks, batch.visible, near, weights.decay
         )
-        parts |= {"tracks": position, "visibility": seen, "track_confidence": trust}
-        loss += weights.tracks * (position + 2 * seen + trust)
+        parts |= {"tracks": position, "visibility": visible, "track_confidence": confident}
+        loss += weights.tracks * (position + 2 * visible + confident)
     if matches is not None:
         parts["matches"] = match_loss(matches, batch.visible)
         loss += weights.matches * parts["matches"]
@@ -71,18 +71,18 @@ def camera_loss(
     decay: float,
     shares: tuple[float, float, float] = (1.0, 1.0, 0.5),
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """L1 of translation, quaternion and angles of view by their shares, and then each alone."""
-    error = jnp.minimum(jnp.abs(encodings - truth), FARTHEST)
+    """L1 of translation, quaternion and fields of view: the sum weighted by `shares`, then each."""
+    error = jnp.minimum(jnp.abs(encodings - truth), MAX_ERROR)
     translation, rotation, view = (
         over_iterations(part.mean((1, 2, 3)), decay)
         for part in (error[..., :3], error[..., 3:7], error[..., 7:])
     )
-    whole = shares[0] * translation + shares[1] * rotation + shares[2] * view
-    return whole, translation, rotation, view
+    camera = shares[0] * translation + shares[1] * rotation + shares[2] * view
+    return camera, translation, rotation, view
 
 
 def over_iterations(losses: Float[Array, "i"], decay: float) -> Float[Array, ""]:
-    """Iteration k of n counts decay^(n - 1 - k) / n: the last one matters most."""
+    """Sum over iterations k of n, weighted by decay^(n - 1 - k) / n: most for the last one."""
     count = losses.shape[0]
     return (losses * decay ** jnp.arange(count - 1, -1, -1)).sum() / count
 
@@ -93,9 +93,9 @@ def confidence_loss(
     valid: Bool[Array, "b s h w"],
     alpha: float,
 ) -> Float[Array, ""]:
-    """confidence * |error| - alpha * log(confidence): being sure pays only where one is right."""
-    length = jnp.minimum(_length(error), FARTHEST)
-    return mean(confidence * length - alpha * jnp.log(confidence), valid)
+    """confidence * |error| - alpha * log(confidence): confidence pays where errors are small."""
+    length = jnp.minimum(_norm(error), MAX_ERROR)
+    return masked_mean(confidence * length - alpha * jnp.log(confidence), valid)
 
 
 def gradient_loss(
@@ -103,7 +103,7 @@ def gradient_loss(
     valid: Bool[Array, "b s h w"],
     scales: Sequence[int] = (1, 2, 4, 8),
 ) -> Float[Array, ""]:
-    """How much the error changes between neighbours, at several strides: edges and flat faces.
+    """Differences of the error between neighbours at several strides: edges and flat faces.
 
     Mean over the scales of the mean absolute difference along rows plus that along columns.
     """
@@ -113,8 +113,8 @@ def gradient_loss(
         across = jnp.abs(e[:, :, :, 1:] - e[:, :, :, :-1]).sum(-1)
         down = jnp.abs(e[:, :, 1:] - e[:, :, :-1]).sum(-1)
         terms += [
-            mean(jnp.minimum(across, FARTHEST), ok[:, :, :, 1:] & ok[:, :, :, :-1]),
-            mean(jnp.minimum(down, FARTHEST), ok[:, :, 1:] & ok[:, :, :-1]),
+            masked_mean(jnp.minimum(across, MAX_ERROR), ok[:, :, :, 1:] & ok[:, :, :, :-1]),
+            masked_mean(jnp.minimum(down, MAX_ERROR), ok[:, :, 1:] & ok[:, :, :-1]),
         ]
     return sum(terms, jnp.float32(0.0)) / len(scales)
 
@@ -128,36 +128,36 @@ def track_losses(
     near: float,
     decay: float,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """L1 distance (pixels) of points in sight; cross entropies of sight and of being `near`.
+    """L1 (pixels) of visible points; cross entropies of visibility and of an error below `near`.
 
-    Iterations count as in `over_iterations`: none passes gradients of places to the one before
-    it, so each must hear of its own error.
+    Iterations are weighted as in `over_iterations`: positions pass no gradient from one iteration
+    to the one before it, so each has a loss of its own.
     """
-    wrong = jnp.minimum(jnp.abs(tracks - truth).sum(-1), 10 * FARTHEST)
-    position = over_iterations(jax.vmap(mean, (0, None))(wrong, visible), decay)
+    error = jnp.minimum(jnp.abs(tracks - truth).sum(-1), 10 * MAX_ERROR)
+    position = over_iterations(jax.vmap(masked_mean, (0, None))(error, visible), decay)
     close = jnp.linalg.norm(jax.lax.stop_gradient(tracks[-1]) - truth, axis=-1) < near
     everywhere = jnp.ones_like(visible)
-    seen = mean(_cross_entropy(visibility, visible), everywhere)
-    return position, seen, mean(_cross_entropy(confidence, close & visible), everywhere)
+    seen = masked_mean(_cross_entropy(visibility, visible), everywhere)
+    return position, seen, masked_mean(_cross_entropy(confidence, close & visible), everywhere)
 
 
-def match_loss(surprise: Float[Array, "b s n"], visible: Bool[Array, "b s n"]) -> Float[Array, ""]:
-    """Mean surprise of the true places of points in sight, after the frame they were asked in."""
-    return mean(surprise[:, 1:], visible[:, 1:])
+def match_loss(nll: Float[Array, "b s n"], visible: Bool[Array, "b s n"]) -> Float[Array, ""]:
+    """Mean negative log likelihood of visible points, in the frames after the query frame."""
+    return masked_mean(nll[:, 1:], visible[:, 1:])
 
 
 def _cross_entropy(share: Float[Array, "*b"], truth: Bool[Array, "*b"]) -> Float[Array, "*b"]:
-    share = jnp.clip(share, SURE, 1 - SURE)
+    share = jnp.clip(share, EPSILON, 1 - EPSILON)
     return -jnp.where(truth, jnp.log(share), jnp.log(1 - share))
 
 
-def _length(error: Float[Array, "*b c"]) -> Float[Array, "*b"]:
-    """Euclidean, with a gradient at zero; one component is just its size."""
+def _norm(error: Float[Array, "*b c"]) -> Float[Array, "*b"]:
+    """Euclidean norm with a finite gradient at zero; the absolute value for one component."""
     if error.shape[-1] == 1:
         return jnp.abs(error[..., 0])
-    return jnp.sqrt((error**2).sum(-1) + SURE**2)
+    return jnp.sqrt((error**2).sum(-1) + EPSILON**2)
 
 
-def mean(values: Float[Array, "*b"], where: Bool[Array, "*b"]) -> Float[Array, ""]:
-    """Mean over what counts; 0 where nothing does."""
+def masked_mean(values: Float[Array, "*b"], where: Bool[Array, "*b"]) -> Float[Array, ""]:
+    """Mean over the entries where `where` is true; 0 if there are none."""
     return jnp.where(where, values, 0.0).sum() / jnp.maximum(where.sum(), 1)

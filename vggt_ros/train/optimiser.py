@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW or Muon over arrays of one kind at once: the same numbers as one by one.
+"""AdamW or Muon on concatenated arrays of one kind: the same updates as one by one.
 
-A network has hundreds of small arrays.  Updated each by itself they were two thirds of a step's
-kernels for `small`, and of the minutes that the compiler takes for it.
+A network has hundreds of small arrays.  Updated one by one they were two thirds of the kernels of
+a training step of `small`, and of its compile time.
 """
 
 import re
@@ -15,22 +15,24 @@ import optax
 from jax import Array
 from optax.contrib import MuonDimensionNumbers, muon
 
+from vggt_ros.model.legacy_names import drawing_order, version_1_name
+from vggt_ros.model.official_names import Path, is_upscale_kernel, path_name
 from vggt_ros.model.vggt import Weights
 from vggt_ros.train.config import Recipe
 
-LARGE = 1 << 24  # numbers: an array of so many stays by itself, a copy would cost more
+LARGE = 1 << 24  # elements from which an array is a group of its own: a copy would cost more
 
 Groups = dict[str, Any]
 
 
 def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
-    """AdamW or Muon with clipping, warm-up and cosine; matrices decay, gains and biases do not."""
+    """AdamW or Muon with clipping, warm-up and cosine schedule; weight decay on matrices only."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0, recipe.learning_rate, recipe.warmup, max(recipe.steps, recipe.warmup + 1),
         recipe.final_share * recipe.learning_rate,
     )  # fmt: skip
     if recipe.optimiser == "muon":
-        # An update's mean square is AdamW's (about 0.2 squared), so one rate serves both kinds.
+        # Updates have AdamW's root mean square (about 0.2), so one learning rate serves both kinds.
         rule = muon(
             rate, beta=0.95, consistent_rms=0.2, adam_b1=0.9, adam_b2=0.95,
             weight_decay=recipe.weight_decay, muon_weight_dimension_numbers=_directions,
@@ -40,23 +42,23 @@ def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
             rate, b1=0.9, b2=0.95, weight_decay=recipe.weight_decay,
             mask=_decaying,
         )  # fmt: skip
-    learner = optax.chain(optax.clip_by_global_norm(recipe.clip), rule)
+    chain = optax.chain(optax.clip_by_global_norm(recipe.clip), rule)
 
     def init(weights: Weights) -> Any:
-        return learner.init(gathered(recipe, weights))
+        return chain.init(gathered(recipe, weights))
 
-    def update(slopes: Weights, moments: Any, weights: Weights | None = None) -> tuple[Any, Any]:
+    def update(grads: Weights, opt_state: Any, weights: Weights | None = None) -> tuple[Any, Any]:
         assert weights is not None
-        changes, moments = learner.update(
-            gathered(recipe, slopes), moments, gathered(recipe, weights)
+        updates, opt_state = chain.update(
+            gathered(recipe, grads), opt_state, gathered(recipe, weights)
         )
-        return _scattered(recipe, changes, weights), moments
+        return _scattered(recipe, updates, weights), opt_state
 
     return optax.GradientTransformation(init, update)
 
 
 def gathered(recipe: Recipe, weights: Weights) -> Groups:
-    """Everything that learns, as few arrays; what does not learn is left out."""
+    """All trainable arrays, concatenated by group; frozen ones are left out."""
     return {
         name: _joined(name, [leaf for _, leaf in leaves])
         for name, leaves in _groups(recipe, weights).items()
@@ -64,41 +66,53 @@ def gathered(recipe: Recipe, weights: Weights) -> Groups:
 
 
 def frozen(recipe: Recipe, weights: Weights) -> Any:
-    """Which weights the recipe's `freeze` patterns name."""
+    """A tree of booleans: whether a `freeze` pattern of the recipe matches the weight's path.
+
+    Patterns may also use the names of format version 1 (`tower/...`, see `legacy_names.py`).
+    """
     patterns = [re.compile(pattern) for pattern in recipe.freeze]
 
-    def named(path: tuple, _: Any) -> bool:
-        return any(pattern.fullmatch(_name(path)) for pattern in patterns)
+    def matches(path: tuple, _: Any) -> bool:
+        keys = _keys(path)
+        names = path_name(keys), version_1_name(keys)
+        return any(pattern.fullmatch(name) for pattern in patterns for name in names)
 
-    return jax.tree_util.tree_map_with_path(named, weights)
+    return jax.tree_util.tree_map_with_path(matches, weights)
 
 
 def is_matrix(path: str, x: Any) -> bool:
-    """Whether Muon takes a weight as matrices, or leaves it to AdamW.
+    """Whether Muon updates a weight as a matrix; AdamW updates the others.
 
-    Hidden layers only.  Tokens, embeddings and the last maps to outputs are no directions, and
-    transposed convolutions are too wide for what they hold.
+    Kernels of hidden layers only: not tokens, embeddings or output layers, whose rows have no
+    common scale, and not transposed convolutions, whose matrices are too wide for their rank.
     """
     *above, leaf = path.split("/")
     if leaf != "kernel" or "pose_branch" in above:
         return False
-    return not {"predict", "visibility", "confidence", "quadruple", "double"} & set(above[-1:])
+    if is_upscale_kernel(path):
+        return False
+    return above[-1] not in ("predict", "flow_head", "vis_predictor", "conf_predictor")
 
 
 def _groups(recipe: Recipe, weights: Weights) -> dict[str, list[tuple[int, Any]]]:
-    """Leaves by the name of their group, each with its place among all leaves."""
+    """Trainable leaves by the name of their group, each with its index among all leaves.
+
+    Order and names are those of format version 1: saved optimiser states stay valid.
+    """
     groups: dict[str, list[tuple[int, Any]]] = {}
     flat = jax.tree_util.tree_flatten_with_path(weights)[0]
-    still = jax.tree.leaves(frozen(recipe, weights))
-    for place, ((path, x), stays) in enumerate(zip(flat, still, strict=True)):
-        if not stays:
-            groups.setdefault(_group(recipe, _name(path), x), []).append((place, x))
+    is_frozen = jax.tree.leaves(frozen(recipe, weights))
+    leaves = {_keys(path): (index, x) for index, (path, x) in enumerate(flat)}
+    for keys in drawing_order(leaves):
+        index, x = leaves[keys]
+        if not is_frozen[index]:
+            groups.setdefault(_group(recipe, keys, x), []).append((index, x))
     return groups
 
 
-def _group(recipe: Recipe, path: str, x: Any) -> str:
-    large = f" {path.replace('/', '.')}" if x.size >= LARGE else ""
-    if recipe.optimiser == "muon" and is_matrix(path, x):
+def _group(recipe: Recipe, path: Path, x: Any) -> str:
+    large = f" {version_1_name(path).replace('/', '.')}" if x.size >= LARGE else ""
+    if recipe.optimiser == "muon" and is_matrix(path_name(path), x):
         _, rows, columns = _as_matrices(x).shape
         return f"matrices {rows}x{columns}{large}"
     return ("tables" if x.ndim > 1 else "vectors") + large
@@ -111,19 +125,19 @@ def _joined(name: str, leaves: list[Any]) -> Any:
 
 
 def _as_matrices(x: Any) -> Any:
-    """(how many, rows, columns): a stack's layers, or a convolution with all inputs as rows."""
+    """(count, rows, columns): the layers of a stack, or a convolution with all inputs as rows."""
     rows = -1 if x.ndim == 4 else x.shape[-2]
     return x.reshape(1 if x.ndim == 4 else -1, rows, x.shape[-1])
 
 
 def _scattered(recipe: Recipe, groups: Groups, like: Weights) -> Any:
-    """The arrays of `groups` where their weights are; zeros where nothing learns."""
+    """The inverse of `gathered`, in the structure of `like`; zeros for frozen weights."""
     leaves, structure = jax.tree.flatten(like)
     out: list[Array] = [jnp.zeros_like(x) for x in leaves]
     for name, members in _groups(recipe, like).items():
         numbers, start = groups[name].ravel(), 0
-        for place, x in members:
-            out[place] = numbers[start : start + x.size].reshape(x.shape)
+        for index, x in members:
+            out[index] = numbers[start : start + x.size].reshape(x.shape)
             start += x.size
     return structure.unflatten(out)
 
@@ -133,11 +147,11 @@ def _decaying(groups: Any) -> dict[str, bool]:
 
 
 def _directions(groups: Groups) -> dict[str, MuonDimensionNumbers | None]:
-    """Which axes Muon takes as a matrix."""
+    """Axes that form the matrices of each group, for Muon; None: AdamW."""
     return {
         name: MuonDimensionNumbers(1, 2) if name.startswith("matrices") else None for name in groups
     }
 
 
-def _name(path: tuple) -> str:
-    return "/".join(str(key.key) for key in path)
+def _keys(path: tuple) -> Path:
+    return tuple(key.key for key in path)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A run at a glance: the loss curve, and what the network saw before and after."""
+"""Plots of a run: loss curves, and depth maps before and after training."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from vggt_ros.model.vggt import Prediction
 from vggt_ros.train.data import Batch
 
 
-def curve(log: Path, picture: Path) -> None:
-    """Every part of the loss over the steps, on logarithmic axes, smoothed; raw values behind."""
+def plot_losses(log: Path, image: Path) -> None:
+    """Every part of the loss over the steps on a logarithmic axis: smoothed, and the raw values."""
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -25,21 +25,21 @@ def curve(log: Path, picture: Path) -> None:
     for name in dict.fromkeys(name for row in rows for name in row):
         if name in ("step", "gradient"):
             continue
-        had = [row for row in rows if name in row]  # not every step trains every head
-        steps, values = (np.array([row[key] for row in had]) for key in ("step", name))
-        window = max(1, len(had) // 50)
+        logged = [row for row in rows if name in row]  # not every step trains every head
+        steps, values = (np.array([row[key] for row in logged]) for key in ("step", name))
+        window = max(1, len(logged) // 50)
         smooth = np.convolve(values, np.ones(window) / window, mode="valid")
         (line,) = axes.plot(steps[window - 1 :], smooth, label=name, lw=2 if name == "loss" else 1)
         axes.plot(steps, values, color=line.get_color(), alpha=0.15, lw=0.5)
     axes.set(xlabel="step", ylabel="loss")
-    axes.set_yscale("symlog", linthresh=0.02)  # logarithmic, though parts with a confidence pass 0
+    axes.set_yscale("symlog", linthresh=0.02)  # parts with a confidence become negative
     axes.grid(alpha=0.3)
     axes.legend(ncols=2, fontsize="small")
-    figure.savefig(picture, dpi=120)
+    figure.savefig(image, dpi=120)
 
 
-def before_after(path: Path, batch: Batch, before: Prediction, after: Prediction) -> None:
-    """Rows: picture, true depth, depth before training, depth now; columns: frames."""
+def plot_depth(path: Path, batch: Batch, before: Prediction, after: Prediction) -> None:
+    """Rows: image, true depth, depth before training, depth now; columns: frames."""
     from matplotlib import colormaps
     from PIL import Image
 

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Every program of a run, compiled before its first step: one for each kind of batch, all at once.
+"""Ahead-of-time compilation of all programs of a run, in parallel: one for each kind of batch.
 
-The compiler keeps few cores busy with one program, and a large network's takes it minutes.
+The compiler keeps few cores busy with one program, and that of a large network takes minutes.
 """
 
 import os
@@ -15,59 +15,66 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from vggt_ros.train.config import Recipe
-from vggt_ros.train.data import Batch, bucket_of, tracked
+from vggt_ros.train.data import Batch, bucket_of, trains_tracks
 from vggt_ros.train.trainer import Report, State, Trainer
 
 
-class Kind(NamedTuple):
-    """What tells the batches of a run apart for the compiler."""
+class BatchKind(NamedTuple):
+    """The kind of a batch: each has shapes, and so a compiled program, of its own."""
 
-    bucket: int
-    tracks: bool
-
-
-Step = Callable[[State, Batch], tuple[State, Report]]
-Draw = Callable[[int], Batch]
+    bucket: int  # index in the recipe
+    tracks: bool  # whether the step trains the track head
 
 
-def kind_of(recipe: Recipe, step: int) -> Kind:
-    """The kind of a step's batch; depends on seed and step alone."""
+TrainStep = Callable[[State, Batch], tuple[State, Report]]
+SampleBatch = Callable[[int], Batch]  # of a step
+
+
+def batch_kind(recipe: Recipe, step: int) -> BatchKind:
+    """The kind of a step's batch: a function of seed and step."""
     bucket = bucket_of(recipe.seed, step, len(recipe.buckets))
-    return Kind(bucket, tracked(recipe.seed, step, recipe.tracks_share))
+    return BatchKind(bucket, trains_tracks(recipe.seed, step, recipe.tracks_share))
 
 
-def asked(kind: Kind, batch: Batch) -> Batch:
+def drop_unused_tracks(kind: BatchKind, batch: Batch) -> Batch:
     """The batch, without its tracks if steps of this kind do not train them."""
     return batch if kind.tracks else batch._replace(queries=None, tracks=None, visible=None)
 
 
-def compiled(trainer: Trainer) -> tuple[dict[Kind, Step], dict[int, Draw]]:
-    """Steps for all kinds of batches, and what draws a bucket's rooms (none for folders)."""
+class Programs(NamedTuple):
+    """The compiled programs of a run."""
+
+    steps: dict[BatchKind, TrainStep]
+    samplers: dict[int, SampleBatch]  # by bucket; none where batches are read from folders
+
+
+def compile_programs(trainer: Trainer) -> Programs:
+    """Compile a training step for every kind of batch, and a sampler for every bucket."""
     recipe = trainer.recipe
     some, all_ = recipe.tracks_share > 0, recipe.tracks_share >= 1
-    shares = [tracks for tracks, wanted in ((True, some), (False, not all_)) if wanted]
+    tracks = [value for value, used in ((True, some), (False, not all_)) if used]
     buckets = range(len(recipe.buckets))
-    kinds = [Kind(bucket, tracks) for bucket in buckets for tracks in shares]
-    drawn = list(buckets) if recipe.data.kind == "scenes" else []
+    kinds = [BatchKind(bucket, value) for bucket in buckets for value in tracks]
+    rendered = list(buckets) if recipe.data.kind == "scenes" else []
     state, number = trainer.abstract(), jax.ShapeDtypeStruct((), jnp.int32)
-    drawers = [trainer.drawer(bucket) for bucket in recipe.buckets]
-    shapes = [jax.eval_shape(drawer, number) for drawer in drawers]
+    samplers = [trainer.sampler(bucket) for bucket in recipe.buckets]
+    shapes = [jax.eval_shape(sampler, number) for sampler in samplers]
 
-    def step(kind: Kind) -> Any:
-        batch = trainer.places(asked(kind, shapes[kind.bucket]))
+    def compile_step(kind: BatchKind) -> Any:
+        batch = trainer.abstract_batch(drop_unused_tracks(kind, shapes[kind.bucket]))
         return trainer.step.lower(state, batch).compile()
 
-    def draw(bucket: int) -> Draw:
-        program = drawers[bucket].lower(number).compile()
+    def compile_sampler(bucket: int) -> SampleBatch:
+        program = samplers[bucket].lower(number).compile()
         return lambda step: program(jnp.int32(step))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        steps = {kind: pool.submit(step, kind) for kind in kinds}
-        draws = {bucket: pool.submit(draw, bucket) for bucket in drawn}
-        jobs = [*steps.values(), *draws.values()]
-        for job in tqdm(jobs, desc="compiling", unit="program", leave=False):
-            job.result()
-    return (
-        {kind: job.result() for kind, job in steps.items()},
-        {bucket: job.result() for bucket, job in draws.items()},
+        steps = {kind: pool.submit(compile_step, kind) for kind in kinds}
+        samples = {bucket: pool.submit(compile_sampler, bucket) for bucket in rendered}
+        futures = [*steps.values(), *samples.values()]
+        for future in tqdm(futures, desc="compiling", unit="program", leave=False):
+            future.result()
+    return Programs(
+        {kind: future.result() for kind, future in steps.items()},
+        {bucket: future.result() for bucket, future in samples.items()},
     )

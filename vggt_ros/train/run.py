@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt train CONFIG`: the loop around the step: batches, curves, validation, saving, stopping."""
+"""`vggt train RECIPE`: the training loop with its batches, log, validation and checkpoints."""
 
 import json
 import math
@@ -19,43 +19,52 @@ from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.config import Config
 from vggt_ros.model.vggt import PRESETS, Weights
 from vggt_ros.train import metrics, plots, score
-from vggt_ros.train.auxiliary import network
-from vggt_ros.train.checkpoints import Keeper, export, export_official
+from vggt_ros.train.auxiliary import network_weights
+from vggt_ros.train.checkpoints import CheckpointManager, export, export_official
 from vggt_ros.train.config import Recipe, read_recipe
 from vggt_ros.train.data import Batch
-from vggt_ros.train.precompile import Draw, asked, compiled, kind_of
+from vggt_ros.train.precompile import (
+    SampleBatch,
+    batch_kind,
+    compile_programs,
+    drop_unused_tracks,
+)
 from vggt_ros.train.trainer import Report, State, Trainer
 
 
 def train(
-    config: Path, *, minutes: float = 0.0, out: str = "", official: bool = False, cache: str = ""
+    config: str, *, minutes: float = 0.0, out: str = "", official: bool = False, cache: str = ""
 ) -> None:
-    """Train a network by a recipe; goes on where the last run of the same recipe stopped.
+    """Train a network by a recipe, or resume the run in its folder.
 
     Args:
-        config: YAML recipe, such as configs/small.yaml.
-        minutes: stop after this time, saved; 0: no limit.
-        out: another folder for checkpoints, curve and weights than the recipe's.
+        config: the recipe: path of a YAML file, or name of one in the package (small, small_cpu,
+            small_cpu_wide).
+        minutes: save and stop after this time; 0: no limit.
+        out: folder of the run, instead of the recipe's; relative to the working directory.
         official: at the end also write the weights under the official names.
         cache: folder for compiled programs, so that a resumed run starts sooner.
     """
     recipe = read_recipe(config)
     if cache:
         jax.config.update("jax_compilation_cache_dir", cache)
-    Run(recipe, Path(out or recipe.out)).go(minutes, official)
+    Run(recipe, Path(out or recipe.out)).train(minutes, official)
 
 
 class Run:
-    """A training run in its folder: states/, log.jsonl, curve.png, table.txt, best.safetensors."""
+    """A training run in its folder: states/, log.jsonl, curve.png, table.txt, best.safetensors.
+
+    Raises UserError for a model that does not exist or a folder that cannot be written.
+    """
 
     def __init__(self, recipe: Recipe, folder: Path):
         self.recipe, self.folder = recipe, folder
-        self.network, weights = opened(recipe)
-        self.trainer = Trainer(recipe, self.network)
-        self.keeper = Keeper(folder / "states", recipe.keep)
-        self.resumed = self.keeper.newest is not None
+        self.config, weights = open_network(recipe)
+        self.trainer = Trainer(recipe, self.config)
+        self.checkpoints = CheckpointManager(folder / "states", recipe.keep)
+        self.resumed = self.checkpoints.latest_step is not None
         self.state = (
-            self.keeper.restore(self.trainer.abstract())
+            self.checkpoints.restore(self.trainer.abstract())
             if self.resumed
             else self.trainer.start(weights)
         )
@@ -63,106 +72,122 @@ class Run:
             lambda weights, batch: self.trainer.predict(weights, batch.images, batch.queries)
         )
 
-    def go(self, minutes: float = 0.0, official: bool = False) -> State:
-        """Train to the recipe's last step, or until the time is up."""
+    def train(self, minutes: float = 0.0, official: bool = False) -> State:
+        """Train to the recipe's last step, or for `minutes` (0: no limit), and export the weights.
+
+        Raises UserError where a checkpoint cannot be saved, and after too many skipped steps.
+        """
         recipe, first = self.recipe, int(self.state.step)
         began = saved = time.monotonic()
         pending: list[tuple[int, Report]] = []
-        refused = 0
-        steps, draws = compiled(self.trainer)
-        batches = self.batches(first, draws)
+        skipped = 0
+        programs = compile_programs(self.trainer)
+        batches = self.batches(first, programs.samplers)
         with tqdm(total=recipe.steps, initial=first, unit="step", desc=self.folder.name) as bar:
             for step in range(first, recipe.steps):
-                take = steps[kind_of(recipe, step)]
-                self.state, report = take(self.state, next(batches))
+                train_step = programs.steps[batch_kind(recipe, step)]
+                self.state, report = train_step(self.state, next(batches))
                 pending.append((step + 1, report))
                 bar.update()
                 last = step + 1 == recipe.steps
                 late = minutes > 0 and time.monotonic() - began > 60 * minutes
                 if (step + 1) % recipe.log_every == 0 or last or late:
-                    refused = self.log(pending, refused, bar)
+                    skipped = self.log(pending, skipped, bar)
                     pending = []
                 if recipe.check_every and ((step + 1) % recipe.check_every == 0 or last):
-                    bar.write(self.check(step + 1))
+                    bar.write(self.validate(step + 1))
                 if last or late or time.monotonic() - saved > 60 * recipe.save_minutes:
-                    self.keeper.save(self.state)
+                    self.checkpoints.save(self.state)
                     saved = time.monotonic()
                 if late and not last:
-                    bar.write(f"time is up at step {step + 1}; the same command goes on from here")
+                    bar.write(
+                        f"time limit reached at step {step + 1}; the same command resumes here"
+                    )
                     break
-        self.keeper.close()
-        export(self.folder / "last.safetensors", self.network, network(self.state.weights))
+        self.checkpoints.close()
+        export(self.folder / "last.safetensors", self.config, self.network_weights)
         if official:
-            export_official(
-                self.folder / "official" / "model.safetensors",
-                self.network,
-                network(self.state.weights),
-            )
+            path = self.folder / "official" / "model.safetensors"
+            export_official(path, self.config, self.network_weights)
         return self.state
 
-    def batches(self, first: int, draws: Mapping[int, Draw]) -> Iterator[Batch]:
-        """Batches from step `first` on, drawn by the program of their bucket or read."""
+    @property
+    def network_weights(self) -> Weights:
+        """The present weights, without what is only used in training."""
+        return network_weights(self.state.weights)
+
+    def batches(self, first: int, samplers: Mapping[int, SampleBatch]) -> Iterator[Batch]:
+        """Batches from step `first` on: synthetic rooms from `samplers`, or read from folders."""
         recipe, trainer = self.recipe, self.trainer
-        kinds = (kind_of(recipe, step) for step in range(first, recipe.steps))
+        kinds = (batch_kind(recipe, step) for step in range(first, recipe.steps))
         if recipe.data.kind == "co3d":
             from vggt_ros.train.co3d import batches
 
-            yield from map(asked, kinds, map(trainer.placed, batches(recipe, first)))
+            read = map(trainer.shard_batch, batches(recipe, first))
+            yield from map(drop_unused_tracks, kinds, read)
             return
         for step, kind in enumerate(kinds, first):
-            yield asked(kind, draws[kind.bucket](step))
+            yield drop_unused_tracks(kind, samplers[kind.bucket](step))
 
-    def log(self, pending: list[tuple[int, Report]], refused: int, bar: tqdm) -> int:
-        """Write what steps reported; how many in a row were refused by now."""
+    def log(self, pending: list[tuple[int, Report]], skipped: int, bar: tqdm) -> int:
+        """Append the reports of steps to the log; returns how many steps in a row were skipped.
+
+        `skipped` is that number before them.  Raises UserError at the recipe's `nan_limit`.
+        """
         reports = jax.device_get(pending)
         with (self.folder / "log.jsonl").open("a") as file:
             for step, report in reports:
                 parts = {name: float(value) for name, value in report.parts.items()}
-                row = {"step": step, "loss": float(report.loss), "gradient": float(report.gradient)}
+                row = {
+                    "step": step,
+                    "loss": float(report.loss),
+                    "gradient": float(report.grad_norm),
+                }
                 file.write(json.dumps(row | parts) + "\n")
-                refused = refused + 1 if report.refused else 0
-                if report.refused:
-                    bar.write(f"step {step} refused: its loss or gradient is no number")
-                if refused >= self.recipe.nan_limit:
-                    self.keeper.save(self.state)
+                skipped = skipped + 1 if report.skipped else 0
+                if report.skipped:
+                    bar.write(f"step {step} skipped: its loss or gradient is not finite")
+                if skipped >= self.recipe.nan_limit:
+                    self.checkpoints.save(self.state)
                     raise UserError(
-                        f"{refused} steps in a row were no number; parts of the loss are in "
-                        f"{self.folder / 'log.jsonl'}. Lower learning_rate or raise warmup"
+                        f"loss or gradient was not finite in {skipped} steps in a row; see "
+                        f"the losses in {self.folder / 'log.jsonl'}; lower learning_rate or raise "
+                        "warmup"
                     )
         bar.set_postfix(loss=f"{reports[-1][1].loss:.3f}")
-        return refused
+        return skipped
 
-    def check(self, step: int) -> str:
-        """Validate on held-out rooms; keep the best weights; draw curve and picture."""
+    def validate(self, step: int) -> str:
+        """Score held-out rooms, keep the best weights, plot curves and depth; returns the table."""
         size = self.recipe.buckets[0][1:]
         found = score.compare(
             "network", lambda batch: self._predict(self.state.weights, batch),
             self.recipe.check_windows, (2, 4, 8), size, self.recipe.queries,
         )  # fmt: skip
         rows = found["network"]
-        worth = math.fsum(row.abs_rel + (1 - row.auc[2] / 100) for row in rows) / len(rows)
+        value = math.fsum(row.abs_rel + (1 - row.auc[2] / 100) for row in rows) / len(rows)
         best = self.folder / "best.json"
-        if not best.exists() or worth < json.loads(best.read_text())["score"]:
-            export(self.folder / "best.safetensors", self.network, network(self.state.weights))
-            best.write_text(json.dumps({"step": step, "score": worth}) + "\n")
+        if not best.exists() or value < json.loads(best.read_text())["score"]:
+            export(self.folder / "best.safetensors", self.config, self.network_weights)
+            best.write_text(json.dumps({"step": step, "score": value}) + "\n")
         text = f"step {step}\n{score.table(found)}\n"
         with (self.folder / "table.txt").open("a") as file:
             file.write(text + "\n")
-        plots.curve(self.folder / "log.jsonl", self.folder / "curve.png")
+        plots.plot_losses(self.folder / "log.jsonl", self.folder / "curve.png")
         batch = next(metrics.held_out(4, *size, 1))
         before = self._predict(self.trainer.start().weights, batch)
         after = self._predict(self.state.weights, batch)
-        plots.before_after(self.folder / "picture.png", batch, before, after)
+        plots.plot_depth(self.folder / "picture.png", batch, before, after)
         return text
 
 
-def opened(recipe: Recipe) -> tuple[Config, Weights | None]:
-    """The network's configuration and, when the recipe names some, the weights to begin with."""
+def open_network(recipe: Recipe) -> tuple[Config, Weights | None]:
+    """The network's configuration and, if the recipe names some, its initial weights."""
     if recipe.start:
         network, weights, _ = open_weights(recipe.start, heads=recipe.heads, dtype=jnp.float32)
         return network, weights
     if recipe.model not in PRESETS:
-        raise UserError(f"model {recipe.model!r} is no preset; there are {', '.join(PRESETS)}")
+        raise UserError(f"model {recipe.model!r} is not a preset; presets: {', '.join(PRESETS)}")
     return PRESETS[recipe.model].config, None
 
 
@@ -170,22 +195,21 @@ def bench_train(
     model: str = "small", *, batch: int = 8, frames: int = 4, height: int = 168, width: int = 224,
     steps: int = 10, dtype: str = "auto",
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Samples a second of the whole loop, and the share of it that is not the training step.
+    """Samples per second of the whole loop, and the share of time outside of the training step.
 
-    Rooms are drawn as the recipes draw them: with one ray a pixel, one by one, on a CPU.
+    Rooms are rendered as in the recipes: on a CPU with one ray a pixel, one by one.
     """
     from vggt_ros.train.config import recipe_from
 
-    drawn = {"rays": 1, "at_once": 1} if jax.default_backend() == "cpu" else {}
-
+    data = {"rays": 1, "at_once": 1} if jax.default_backend() == "cpu" else {}
     heads = ["camera", "depth", "points"] if model == "vggt-1b" else ["camera", "depth", "tracks"]
     recipe = recipe_from({
         "model": model, "heads": heads, "batch": batch, "buckets": [[frames, height, width]],
-        "dtype": dtype, "remat": model == "vggt-1b", "data": drawn,
+        "dtype": dtype, "remat": model == "vggt-1b", "data": data,
     })  # fmt: skip
     trainer = Trainer(recipe, PRESETS[model].config)
-    draw = trainer.drawer(recipe.buckets[0])
-    state, batch_ = trainer.start(), draw(0)
+    sample = trainer.sampler(recipe.buckets[0])
+    state, batch_ = trainer.start(), sample(0)
     state, report = trainer.step(state, batch_)
     jax.block_until_ready(report.loss)
 
@@ -193,7 +217,7 @@ def bench_train(
         nonlocal state, batch_, report
         began = time.perf_counter()
         for step in range(steps):
-            batch_ = draw(step + 1) if fresh else batch_
+            batch_ = sample(step + 1) if fresh else batch_
             state, report = trainer.step(state, batch_)
         jax.block_until_ready(report.loss)
         return (time.perf_counter() - began) / steps

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: E501 (tables are wider than prose)
-"""What surfaces look like: one pattern of cells, seams and grain, spoken by a table of materials.
+"""Procedural materials: one pattern of cells, seams and grain with a table of parameters.
 
-Planks, tiles, bricks, book spines, posters and plaster are the same pattern with other numbers, so
-a surface of any kind costs the same and a batch of rooms stays one fused program.
+Planks, tiles, bricks, book spines, posters and plaster are the same pattern with other parameters:
+every surface costs the same, and a batch of rooms is one fused program.
 """
 
 from typing import NamedTuple
@@ -13,25 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vggt_ros.train.rooms.sampling import Dice
+from vggt_ros.train.rooms.sampling import RandomStream
 
 
 class Material(NamedTuple):
-    """How a surface is painted; every field has the same leading axes.  Lengths are metres."""
+    """Parameters of the pattern; every field has the same leading axes.  Lengths are metres."""
 
     base: Float[Array, "*m 3"]
     accent: Float[Array, "*m 3"]
     cell: Float[Array, "*m 2"]  # width and height of a tile, plank, brick, spine
-    stagger: Float[Array, "*m"]  # how far rows slide against each other, in cells
+    stagger: Float[Array, "*m"]  # offset of neighbouring rows, in cells
     seam: Float[Array, "*m"]  # width of the joint between cells
     checker: Float[Array, "*m"]  # share of `accent` on every other cell
     tone: Float[Array, "*m"]  # spread of brightness from cell to cell
     hue: Float[Array, "*m"]  # spread of colour from cell to cell
     grain: Float[Array, "*m"]  # strength of the noise
     stretch: Float[Array, "*m"]  # the noise is this much longer along the first axis
-    ink: Float[Array, "*m"]  # share of hard-edged blots: pictures, marble, leaves
+    ink: Float[Array, "*m"]  # share of hard-edged blots: posters, marble, leaves
     frame: Float[Array, "*m"]  # width of a dark border on each face of a box
-    glow: Float[Array, "*m"]  # light that the surface gives by itself
+    glow: Float[Array, "*m"]  # light that the surface emits
     seed: Float[Array, "*m"]
 
 
@@ -60,15 +60,15 @@ NAMES = tuple(TABLE)
 
 
 def indices(*names: str) -> Int[np.ndarray, "k"]:
-    """Rows of the table, for choosing among materials by number."""
+    """Rows of the table by name."""
     return np.array([NAMES.index(name) for name in names], np.int32)
 
 
-def sample(dice: Dice, kind: Int[Array, "m"]) -> Material:
-    """Individuals of the given kinds: colour, scale and seed drawn, character kept."""
+def sample(random: RandomStream, kind: Int[Array, "m"]) -> Material:
+    """Materials of the given kinds (rows of the table) with random colour, scale and seed."""
     rows = np.array([[*h, *s, *v, *cell, *rest] for h, s, v, cell, *rest in TABLE.values()])
     row = jnp.asarray(rows, jnp.float32)[kind]
-    draws = dice(kind.shape[0], 9)
+    draws = random(kind.shape[0], 9)
     hsv = row[:, 0:6:2] + (row[:, 1:6:2] - row[:, 0:6:2]) * draws[:, :3]
     shift = jnp.stack([0.25 * draws[:, 3] - 0.12, 0.3 * draws[:, 4] - 0.1, -0.35 * draws[:, 5]], -1)
     size = 2.0 ** (draws[:, 6] - 0.5)
@@ -100,7 +100,7 @@ def paint(
     """Albedo in [0, 1] at face coordinates `uv` (metres); the material's rays are its last axis.
 
     `margin` is the distance to the face's border; `footprint` the width of a pixel on the surface:
-    what is finer than it fades to its mean, so that patterns neither shimmer nor alias.
+    finer detail fades to its mean, so that patterns do not alias.
     """
     (u, v), (width, height) = uv, material.cell
     seed = material.seed.astype(jnp.uint32)
@@ -157,7 +157,7 @@ def _noise(u: Float[Array, "p"], v: Float[Array, "p"], seed: Array) -> Float[Arr
 
 
 def _hash(column: Float[Array, "p"], row: Float[Array, "p"], seed: Array) -> Float[Array, "p"]:
-    """A number in [0, 1) for each cell: integer mixing, the same on every device."""
+    """A pseudorandom number in [0, 1) for each cell: integer mixing, the same on every device."""
     x = column.astype(jnp.int32).astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
     x ^= row.astype(jnp.int32).astype(jnp.uint32) * jnp.uint32(0x85EBCA77)
     x ^= seed * jnp.uint32(0xC2B2AE3D)

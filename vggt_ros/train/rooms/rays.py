@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Rays against rooms: which surface comes first, exactly, for many rays from one place.
+"""Ray casting: the first surface along each of many rays from one origin, exact.
 
-Vectors are component-major ([3 p]) and solids are scanned one by one: long plain loops over rays,
-forty times faster on a CPU than a reduction over a [solids, rays] table.
+Vectors are component-major ([3 p]) and solids are scanned one by one: long elementwise loops over
+rays, forty times faster on a CPU than a reduction over a [solids, rays] table.
 """
 
 from collections.abc import Sequence
@@ -17,40 +17,41 @@ from jaxtyping import Array, Float, Int
 
 from vggt_ros.train.rooms.scenes import BALLS, BOXES, Solids, World
 
-_NUMBER = (1 << 7) - 1  # low bits of a distance that carry the solid's number while they compete
-_NOTHING = np.float32(np.inf).view(np.int32)
+_INDEX = (1 << 7) - 1  # low bits of a distance that hold the solid's index during the minimum
+_MISS = np.float32(np.inf).view(np.int32)
 UP = ((0.0,), (0.0,), (1.0,))
 
 # Three components that broadcast: an array, or in hot loops a list; lists fuse, stacks do not.
 Vector = Array | Sequence[Array]
 
 
-def wide() -> bool:
-    """Whether many numbers at a time are drawn faster than few: not where they leave the cache.
+def prefers_large_kernels() -> bool:
+    """Whether few large kernels are faster than many small ones on the default device.
 
-    An accelerator starts kernels for every turn of a loop, and waits for each.
+    True on an accelerator, which launches kernels in every iteration of a loop and waits for each;
+    false on a CPU, where large arrays leave the cache.
     """
     return jax.default_backend() != "cpu"
 
 
 class Hit(NamedTuple):
-    """What rays meet first, in lengths of their direction; 0, 1, 2 are floor, walls, ceiling."""
+    """The first surface along each ray."""
 
-    t: Float[Array, "p"]
-    what: Int[Array, "p"]
+    t: Float[Array, "p"]  # distance in lengths of the ray's direction
+    surface: Int[Array, "p"]  # 0, 1, 2: floor, walls, ceiling; from 3 on the solids
 
 
 def cast(world: World, origin: Float[Array, "3"], directions: Float[Array, "3 p"]) -> Hit:
-    """The first surface along each ray from one origin inside the room."""
+    """The first surface along each ray from one origin inside the room (metres)."""
     bits = _nearest(world.solids, origin, directions)
-    number = jnp.minimum(bits & _NUMBER, world.solids.half.shape[0] - 1)
-    # The contest dropped low bits of the distance; meet the winner again at full precision.
+    index = jnp.minimum(bits & _INDEX, world.solids.half.shape[0] - 1)
+    # The minimum dropped low bits of the distance: intersect the nearest solid again, exactly.
     matrix, start = _unit_from_world(world.solids, origin)
-    slope = times(jnp.moveaxis(matrix, 0, -1)[..., number], directions)
-    start = start.T[:, number]
-    entry = jnp.where(number < BOXES, _cube(start, slope)[0], _ball(start, slope)[0])
-    entry = jnp.where(number < BOXES + BALLS, entry, _cylinder(start, slope)[0])
-    entry = jnp.where(bits < _NOTHING, entry, jnp.inf)
+    slope = times(jnp.moveaxis(matrix, 0, -1)[..., index], directions)
+    start = start.T[:, index]
+    entry = jnp.where(index < BOXES, _cube(start, slope)[0], _ball(start, slope)[0])
+    entry = jnp.where(index < BOXES + BALLS, entry, _cylinder(start, slope)[0])
+    entry = jnp.where(bits < _MISS, entry, jnp.inf)
 
     half = (world.room / 2)[:, None]
     slope = jnp.where(jnp.abs(directions) < 1e-9, 1e-9, directions)
@@ -58,30 +59,30 @@ def cast(world: World, origin: Float[Array, "3"], directions: Float[Array, "3 p"
     leave_t = leave.min(axis=0)
     shell = jnp.where(leave[2] > leave_t, 1, jnp.where(slope[2] > 0, 2, 0))
     ahead = entry < leave_t
-    return Hit(jnp.where(ahead, entry, leave_t), jnp.where(ahead, number + 3, shell))
+    return Hit(jnp.where(ahead, entry, leave_t), jnp.where(ahead, index + 3, shell))
 
 
 def _nearest(solids: Solids, origin: Array, directions: Array) -> Int[Array, "p"]:
-    """Bits of the nearest entry with the solid's number in the lowest: one integer minimum."""
+    """Bits of the nearest entry distance, the solid's index in the lowest: one integer minimum."""
     matrix, start = _unit_from_world(solids, origin)
-    numbers = jnp.arange(matrix.shape[0], dtype=jnp.int32)
-    best = jnp.full(directions.shape[1:], _NOTHING)
+    indices = jnp.arange(matrix.shape[0], dtype=jnp.int32)
+    best = jnp.full(directions.shape[1:], _MISS)
     for shape, low, high in _SHAPES:
 
-        def meet(best: Array, solid: tuple[Array, Array, Array], shape=shape) -> tuple[Array, None]:
-            matrix, start, number = solid
+        def closer(best: Array, solid: tuple[Array, ...], shape=shape) -> tuple[Array, None]:
+            matrix, start, index = solid
             entry, leave = shape(start, [dot(row, directions) for row in matrix])
             entry = jnp.where((entry < leave) & (entry > 1e-4), entry, jnp.inf)
-            return jnp.minimum(best, entry.view(jnp.int32) & ~_NUMBER | number), None
+            return jnp.minimum(best, entry.view(jnp.int32) & ~_INDEX | index), None
 
-        solid = matrix[low:high], start[low:high], numbers[low:high]
-        at_once = 8 if wide() else 4 if low == 0 else 1
-        best, _ = jax.lax.scan(meet, best, solid, unroll=at_once)
+        solid = matrix[low:high], start[low:high], indices[low:high]
+        unroll = 8 if prefers_large_kernels() else 4 if low == 0 else 1
+        best, _ = jax.lax.scan(closer, best, solid, unroll=unroll)
     return best
 
 
 def _unit_from_world(solids: Solids, origin: Array) -> tuple[Array, Array]:
-    """Per solid the map of directions into its unit shape, and the origin in there."""
+    """Per solid the linear map of directions into its unit frame, and the origin in that frame."""
     matrix = jnp.swapaxes(solids.world_from_solid, 1, 2) / solids.half[:, :, None]
     return matrix, jnp.einsum("nij,nj->ni", matrix, origin - solids.centre)
 

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Rooms drawn by ray casting in plain JAX: pictures, exact z-depth, exact tracks, no host.
+"""Ray-cast rendering of synthetic rooms in JAX: images, exact z-depth and exact tracks.
 
-Shapes are fixed, so a batch of scenes is one compiled program that runs beside the training step.
-Pixel (0, 0) is the centre of the first pixel; the optical axis meets the middle of the picture.
+Shapes are fixed, so a batch of scenes is one compiled program on the device that trains.
+Pixel (0, 0) is the centre of the first pixel; the principal point is the centre of the image.
 """
 
 from collections.abc import Callable
@@ -13,38 +13,38 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vggt_ros.train.rooms import materials, scenes
-from vggt_ros.train.rooms.rays import UP, cast, dot, times, wide
+from vggt_ros.train.rooms import materials, solids
+from vggt_ros.train.rooms.rays import UP, cast, dot, prefers_large_kernels, times
 from vggt_ros.train.rooms.scenes import BALLS, BOXES, World
-from vggt_ros.train.rooms.trajectories import Drive
+from vggt_ros.train.rooms.trajectories import Trajectory
 
-_TOUCH = 1e-3  # a ray that gets this close to its goal has reached it, relative
+_TOLERANCE = 1e-3  # relative distance at which a ray has reached its target
 
 
-class Picture(NamedTuple):
-    """What the cameras of a drive see: sRGB-like colour in [0, 1] and z-depth in metres."""
+class Rendering(NamedTuple):
+    """Frames of a trajectory: sRGB-like colour in [0, 1] and z-depth in metres."""
 
     images: Float[Array, "s h w 3"]
     depth: Float[Array, "s h w"]
 
 
 class Tracks(NamedTuple):
-    """Where the points under the query pixels of frame 0 are in every frame (pixels)."""
+    """Positions in every frame (pixels) of the points under the query pixels of frame 0."""
 
     uv: Float[Array, "s n 2"]
     visible: Bool[Array, "s n"]
 
 
 class Surface(NamedTuple):
-    """The place that was hit: unit normal towards the room, face coordinates and border (m)."""
+    """Surface at the hit points."""
 
-    normal: Float[Array, "3 p"]
-    uv: Float[Array, "2 p"]
-    margin: Float[Array, "p"]
+    normal: Float[Array, "3 p"]  # unit length, towards the room
+    uv: Float[Array, "2 p"]  # face coordinates, metres
+    margin: Float[Array, "p"]  # distance to the border of the face, metres
 
 
 def intrinsics_for(fov_x: Float[Array, ""], height: int, width: int) -> Float[Array, "3 3"]:
-    """A pinhole with square pixels, `fov_x` radians wide, centred on the picture."""
+    """Pinhole intrinsics with square pixels, `fov_x` radians wide, centred on the image."""
     focal = width / 2 / jnp.tan(fov_x / 2)
     centre = jnp.array([[0, 0, (width - 1) / 2], [0, 0, (height - 1) / 2], [0, 0, 1.0]])
     return centre + focal * jnp.diag(jnp.array([1.0, 1.0, 0.0]))
@@ -52,19 +52,19 @@ def intrinsics_for(fov_x: Float[Array, ""], height: int, width: int) -> Float[Ar
 
 def draw(
     world: World,
-    drive: Drive,
+    trajectory: Trajectory,
     intrinsics: Float[Array, "3 3"],
     height: int,
     width: int,
     side: int = 2,
-) -> Picture:
-    """Draw every frame with `side` x `side` rays a pixel; depth is that of the pixel's centre."""
+) -> Rendering:
+    """Render every frame with `side` x `side` rays a pixel; depth is at the pixel's centre."""
     step = (jnp.arange(side) + 0.5) / side - 0.5
     offsets = jnp.stack(jnp.meshgrid(step, step), axis=-1).reshape(-1, 2, 1)
-    turns = 2.4 * jnp.arange(side**2) + 0.7  # each ray looks at another part of every lamp
+    turns = 2.4 * jnp.arange(side**2) + 0.7  # each ray samples another part of every lamp
 
-    def frame(camera_from_world: Array, seconds: Array) -> Picture:
-        now = world._replace(solids=scenes.at(world.solids, seconds))
+    def frame(camera_from_world: Array, seconds: Array) -> Rendering:
+        now = world._replace(solids=solids.at(world.solids, seconds))
         eye = _position(camera_from_world)
         grid = _grid(height, width)
 
@@ -74,61 +74,63 @@ def draw(
 
         light, _ = jax.lax.scan(add, jnp.zeros((3, height * width)), (offsets, turns))
         depth = cast(now, eye, _directions(camera_from_world, intrinsics, grid)).t
-        image = _film(light / side**2).T.reshape(height, width, 3)
-        return Picture(image, depth.reshape(height, width))
+        image = _tone_map(light / side**2).T.reshape(height, width, 3)
+        return Rendering(image, depth.reshape(height, width))
 
-    return _each(frame, drive)
+    return _for_each_frame(frame, trajectory)
 
 
 def track(
     world: World,
-    drive: Drive,
+    trajectory: Trajectory,
     intrinsics: Float[Array, "3 3"],
     height: int,
     width: int,
     queries: Float[Array, "n 2"],
 ) -> Tracks:
-    """Follow the surface points under `queries` (pixels of frame 0), also those that move."""
-    first = scenes.at(world.solids, drive.seconds[0])
-    eye = _position(drive.camera_from_world[0])
-    directions = _directions(drive.camera_from_world[0], intrinsics, queries.T)
+    """Track the surface points under `queries` (pixels of frame 0), also on moving solids."""
+    first = solids.at(world.solids, trajectory.seconds[0])
+    eye = _position(trajectory.camera_from_world[0])
+    directions = _directions(trajectory.camera_from_world[0], intrinsics, queries.T)
     hit = cast(world._replace(solids=first), eye, directions)
     start = eye[:, None] + directions * hit.t
     shell = jnp.zeros((3, 3))
-    home = jnp.concatenate([shell, first.centre]).T[:, hit.what]
+    home = jnp.concatenate([shell, first.centre]).T[:, hit.surface]
 
     def frame(camera_from_world: Array, seconds: Array) -> Tracks:
-        solids = scenes.at(world.solids, seconds)
-        point = start + jnp.concatenate([shell, solids.centre]).T[:, hit.what] - home
+        moved = solids.at(world.solids, seconds)
+        point = start + jnp.concatenate([shell, moved.centre]).T[:, hit.surface] - home
         seen = camera_from_world[:, :3] @ point + camera_from_world[:, 3:]
         uv = ((intrinsics @ seen)[:2] / jnp.maximum(seen[2], 1e-3)).T
         inside = ((uv >= -0.5) & (uv <= jnp.array([width, height]) - 0.5)).all(axis=-1)
         eye = _position(camera_from_world)
-        clear = cast(world._replace(solids=solids), eye, point - eye[:, None]).t > 1 - _TOUCH
+        clear = cast(world._replace(solids=moved), eye, point - eye[:, None]).t > 1 - _TOLERANCE
         return Tracks(uv, inside & clear & (seen[2] > 0.05))
 
-    return _each(frame, drive)
+    return _for_each_frame(frame, trajectory)
 
 
-def _each(frame: Callable, drive: Drive) -> Any:
-    """`frame(camera_from_world, seconds)` for every frame, one by one or all at once."""
-    frames = drive.camera_from_world, drive.seconds
-    return jax.vmap(frame)(*frames) if wide() else jax.lax.map(lambda at: frame(*at), frames)
+def _for_each_frame(frame: Callable, trajectory: Trajectory) -> Any:
+    """`frame(camera_from_world, seconds)` for every frame: a loop, or one `vmap`."""
+    frames = trajectory.camera_from_world, trajectory.seconds
+    if prefers_large_kernels():
+        return jax.vmap(frame)(*frames)
+    return jax.lax.map(lambda at: frame(*at), frames)
 
 
 def _shade(
     world: World, eye: Array, directions: Array, pixel: Array, turn: Array
 ) -> Float[Array, "3 p"]:
-    """Linear light that comes back along rays; `pixel` is the slope between neighbours."""
-    # Barriers: XLA on CPUs would else compute a cast again for each of its uses.
+    """Linear RGB along rays; `pixel` is the difference of slope between neighbouring pixels."""
+    # Barriers: without them XLA on CPUs computes a cast again for each of its uses.
     hit = jax.lax.optimization_barrier(cast(world, eye, directions))
     point = eye[:, None] + directions * hit.t
-    surface = jax.lax.optimization_barrier(_surface(world, point, hit.what))
+    surface = jax.lax.optimization_barrier(_surface(world, point, hit.surface))
     length = jnp.sqrt(dot(directions, directions))
     slant = jnp.abs(dot(surface.normal, directions)) / length
-    # Between the width and the length of the pixel's ellipse: neither shimmer nor mush.
+    # Between the axes of the pixel's ellipse on the surface: neither aliasing nor blur dominates.
     footprint = pixel * hit.t * length / jnp.maximum(slant, 0.1) ** 0.7
-    paint = jax.tree.map(lambda a: a.T[..., hit.what], world.paint)
+    paint = jax.tree.map(lambda a: a.T[..., hit.surface], world.paint)
     paint = jax.lax.optimization_barrier(paint)
     albedo = materials.paint(paint, surface.uv, surface.margin, footprint)
 
@@ -138,20 +140,20 @@ def _shade(
         way = jax.lax.optimization_barrier(point + 2e-3 * surface.normal - spot[:, None])
         far = jnp.sqrt(dot(way, way))
         facing = jnp.maximum(-dot(surface.normal, way) / far, 0.0)
-        lit = cast(world, spot, way).t > 1 - _TOUCH
+        lit = cast(world, spot, way).t > 1 - _TOLERANCE
         return power[:, None] * (lit * facing / (1.0 + 0.35 * far**2))
 
     light = jax.lax.map(from_lamp, (world.lamps, world.power)).sum(axis=0)
-    light += world.ambient[:, None] * _openness(world.room, point, surface.normal)
+    light += world.ambient[:, None] * _ambient_occlusion(world.room, point, surface.normal)
     return albedo * (light + paint.glow)
 
 
 def _surface(world: World, point: Float[Array, "3 p"], index: Int[Array, "p"]) -> Surface:
-    """Turn a hit into a normal and face coordinates; round things are unrolled about their axis."""
-    solids, number = world.solids, jnp.maximum(index - 3, 0)
-    rotation = jnp.transpose(solids.world_from_solid, (1, 2, 0))[..., number]
-    half = solids.half.T[:, number]
-    local = times(jnp.swapaxes(rotation, 0, 1), point - solids.centre.T[:, number])
+    """Normal and face coordinates of hits; round solids are unrolled about their axis."""
+    bodies, number = world.solids, jnp.maximum(index - 3, 0)
+    rotation = jnp.transpose(bodies.world_from_solid, (1, 2, 0))[..., number]
+    half = bodies.half.T[:, number]
+    local = times(jnp.swapaxes(rotation, 0, 1), point - bodies.centre.T[:, number])
     unit = local / half
     box = _face(unit)
     round_ = number >= BOXES
@@ -172,7 +174,7 @@ def _surface(world: World, point: Float[Array, "3 p"], index: Int[Array, "p"]) -
     v = jnp.where(rolled, local[2], v)
     gap = jnp.where(jnp.abs(face) > 0, 9.0, half - jnp.abs(local)).min(axis=0)
     margin = jnp.where(shell | round_, 9.0, gap)
-    # Faces of one solid differ, and so do walls: each starts elsewhere in the pattern.
+    # Every face of a solid and every wall starts at another place of the pattern.
     slide = dot(face, jnp.array([[3.0], [7.0], [11.0]]))
     return Surface(normal, jnp.stack([u + 40.0 + slide, v + 20.0]), margin)
 
@@ -185,15 +187,15 @@ def _face(unit: Float[Array, "3 p"]) -> Float[Array, "3 p"]:
     return jnp.stack([x, y, ~x & ~y]) * jnp.sign(unit)
 
 
-def _openness(room: Array, point: Float[Array, "3 p"], normal: Array) -> Float[Array, "p"]:
-    """Corners of a room and undersides receive less of the light that is everywhere."""
+def _ambient_occlusion(room: Array, point: Float[Array, "3 p"], normal: Array) -> Float[Array, "p"]:
+    """Share of the ambient light that arrives: less in corners and on undersides."""
     gap = room[:, None] / 2 - jnp.abs(point - jnp.array(UP) * room[2] / 2)
     near = jnp.exp(-jnp.maximum(gap, 0.0) / 0.35) * (1 - jnp.abs(normal))
     return (1 - 0.45 * near.sum(axis=0).clip(0.0, 1.0)) * (0.75 + 0.25 * normal[2])
 
 
-def _film(light: Float[Array, "3 p"]) -> Float[Array, "3 p"]:
-    """Linear light to picture values: soft highlights, then gamma."""
+def _tone_map(light: Float[Array, "3 p"]) -> Float[Array, "3 p"]:
+    """Linear RGB to image values in [0, 1]: highlights compressed, then gamma."""
     return (1 - jnp.exp(-1.7 * light)).clip(0.0, 1.0) ** (1 / 2.2)
 
 
