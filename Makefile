@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 #   make demo   the node, a player of the bundled clip and the viewer   ARGS="--seconds 40 --headless"
-#   make test   all tests                                               ARGS="test/test_window.py -k law"
+#   make test   all tests                                               ARGS="test/test_scale.py -k law"
+#   make test-fast  without those that take seconds: networks, processes, long drives
 #   make lint   format, lint rules and types
 #   make clean  remove what builds and caches left; distclean: the local environment too
 #
@@ -15,7 +16,7 @@ PYTHON ?= $(or $(call works,.venv/bin/python),$(call works,python3.13),$(call wo
 	$(call works,python3.11),python3)
 bin := .venv/bin
 
-.PHONY: help demo test lint clean distclean
+.PHONY: help demo test test-fast lint clean distclean
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 
@@ -26,6 +27,10 @@ demo:
 test:
 	@$(PYTHON) -B scripts/environment.py test
 	@$(bin)/pytest -n auto --maxprocesses 4 --dist loadscope $(ARGS)
+
+test-fast:
+	@$(PYTHON) -B scripts/environment.py test
+	@$(bin)/pytest -n auto --maxprocesses 4 --dist loadscope -m "not slow" $(ARGS)
 
 lint:
 	@$(PYTHON) -B scripts/environment.py test

@@ -2,12 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The environment of every test process, set before anything that reads it is imported."""
 
+import atexit
+import ctypes
 import fcntl
+import gc
 import os
+import re
+import sys
 import tempfile
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import IO
+from resource import RUSAGE_SELF, getrusage
+from typing import IO, Any
 
 import pytest
 
@@ -32,14 +41,21 @@ def own_domain() -> tuple[int, IO[str]]:
     raise AssertionError("unreachable")
 
 
+UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+CACHING = "engine_rig", "golden_model"  # modules of functions that keep networks and programs
+PEAKS = pytest.StashKey[list[int]]()  # bytes resident, of each test process
 DOMAIN, LOCK = own_domain()
+atexit.register(LOCK.close)
 os.environ |= {
     # Other test processes, and other machines, neither hear these nodes nor are heard.
     "ROS_DOMAIN_ID": str(DOMAIN),
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     "FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config/fastdds.xml"),
     "ROS_LOG_DIR": str(CACHE / "ros_log"),
-    # Compiled programs outlive the run: the second one spends its time on testing.
+    # Compiled programs outlive the run: the second one spends its time on testing. The networks of
+    # the tests are tiny, so compiling takes the time, and without optimisation it takes half of it.
+    # Tests of whole processes clear the flags (`optimised`): what ships is tested as it ships.
+    "XLA_FLAGS": os.environ.get("XLA_FLAGS", UNOPTIMISED),
     "JAX_COMPILATION_CACHE_DIR": str(CACHE / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several test processes share one accelerator
@@ -49,7 +65,62 @@ os.environ |= {
 
 
 def pytest_report_header() -> str:
-    return f"ROS_DOMAIN_ID={DOMAIN}"
+    ros = "present" if has_ros() else "absent: files with tests of the node are not collected"
+    return f"ROS_DOMAIN_ID={DOMAIN}; ROS packages {ros}"
+
+
+@cache
+def has_ros() -> bool:
+    """Whether rclpy and the generated messages are installed."""
+    return bool(find_spec("rclpy") and find_spec("vggt_ros.msg"))
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out files that mark all of their tests as `ros`, where there is no ROS to import."""
+    if has_ros() or collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_text()
+    marked = re.search(r"^pytestmark = .*pytest\.mark\.ros", text, re.MULTILINE)
+    return True if marked else None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def release_memory() -> Iterator[None]:
+    """Networks and programs of a test file are not kept for the next: they add up to gigabytes."""
+    yield
+    for name in CACHING:
+        for value in vars(sys.modules.get(name, gc)).values():
+            getattr(value, "cache_clear", int)()
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # glibc would keep what XLA's compiler has freed
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Report the peak of this process: to the controller, where pytest-xdist has one."""
+    peak = 1024 * getrusage(RUSAGE_SELF).ru_maxrss
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak"] = peak
+    elif not session.config.stash.get(PEAKS, []):
+        session.config.stash[PEAKS] = [peak]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    peak = getattr(node, "workeroutput", {}).get("peak", 0)
+    node.config.stash[PEAKS] = [*node.config.stash.get(PEAKS, []), peak]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    peaks = ", ".join(f"{peak / 1e9:.2f}" for peak in config.stash.get(PEAKS, []))
+    terminalreporter.write_line(f"peak memory of each test process [GB]: {peaks} (at most 1.5)")
+
+
+@pytest.fixture
+def optimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the test starts compile as they do for a user."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -246,6 +246,7 @@ def test_set_up_that_broke_off_goes_on_where_it_was(checkout, monkeypatch):
     assert set_up("run") == ["build tf2_msgs", "build vggt_ros", "pip "]
 
 
+@pytest.mark.slow
 def test_pip_builds_the_code_where_there_is_no_ros(tmp_path):
     """A wheel without messages: every module and asset of ours, both commands."""
     source = tmp_path / "source"
