@@ -34,7 +34,7 @@ from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.second_camera import SecondCamera
 from vggt_ros.ros.tf_cache import Frames
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from vggt_ros.model.layers import Block, ConstantRngs
 from vggt_ros.train import auxiliary
 from vggt_ros.train.data import Batch
 
+pytestmark = pytest.mark.slow
+
 SIZE, ROWS, COLUMNS, FOCAL = 14, 3, 4, 56.0
 WALL = 2.0  # metres ahead
 patch_motion = jax.jit(partial(auxiliary.patch_motion, size=SIZE))
@@ -70,7 +72,6 @@ def block(dim: int) -> Block:
     return Block(dim, 1, 2.0, dtype=jnp.float32, param_dtype=jnp.float32, rngs=ConstantRngs())
 
 
-@pytest.mark.slow
 def test_attention_loss_is_low_where_attention_is_on_the_position_in_the_first_frame():
     batch = cameras_at(0.0, 0.5)
     truth, cells, dim = patch_motion(batch), ROWS * COLUMNS, 2 * ROWS * COLUMNS

@@ -15,6 +15,8 @@ from vggt_ros.train.checkpoints import CheckpointManager, export, export_officia
 from vggt_ros.train.init import fresh_weights
 from vggt_ros.train.trainer import State, Trainer
 
+pytestmark = pytest.mark.slow
+
 
 def test_official_names_hold_the_same_weights(tmp_path):
     recipe = recipe_of(tmp_path, heads=["camera", "depth", "points", "tracks"])
