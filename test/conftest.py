@@ -86,7 +86,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def release_memory() -> Iterator[None]:
+def release_networks() -> Iterator[None]:
     """Networks and programs of a test file are not kept for the next: they add up to gigabytes."""
     yield
     for name in CACHING:
@@ -94,8 +94,22 @@ def release_memory() -> Iterator[None]:
             getattr(value, "cache_clear", int)()
     if jax := sys.modules.get("jax"):
         jax.clear_caches()
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # glibc would keep what XLA's compiler has freed
+        return_memory()
+
+
+@pytest.fixture(autouse=True)
+def release_memory() -> Iterator[None]:
+    """What a test has freed is not kept either, once it is much."""
+    yield
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    if pages * os.sysconf("SC_PAGE_SIZE") > 0.9e9:
+        return_memory()
+
+
+def return_memory() -> None:
+    """Hand free memory to the system; glibc would keep what XLA's compiler has freed."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

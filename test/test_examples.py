@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scripts in examples/ that need no ROS run as they are, on the network that comes along."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,10 @@ def folder(tmp_path_factory) -> Path:
 def run(root: Path, name: str, *arguments: str | Path) -> list[str]:
     """A script of examples/ in a process of its own; its lines."""
     command = [sys.executable, str(root / "examples" / name), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    path = {**os.environ, "PYTHONPATH": str(root)}  # the package need not be installed
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, check=False, env=path
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
