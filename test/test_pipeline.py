@@ -156,6 +156,19 @@ def test_a_query_that_is_not_a_pixel_is_refused(uv, words):
         pipeline.query(np.array([1], np.uint32), np.array([uv], np.float64))
 
 
+@pytest.mark.parametrize("uv", [(np.nan, 3), (64, 3), (-1, 3)])
+def test_a_refused_query_leaves_the_tracks_as_they_are(uv):
+    pipeline = Pipeline(planar())
+    inferred(pipeline, frame(0))
+    pipeline.query(np.array([5], np.uint32), np.array([[30.0, 20.0]]))
+    inferred(pipeline, frame(1))
+    with pytest.raises(UserError):
+        pipeline.query(np.array([6], np.uint32), np.array([uv], np.float64))
+    tracks = tracked(inferred(pipeline, frame(2)))
+    assert tracks.ids.tolist() == [5]
+    np.testing.assert_allclose(tracks.uv[0, 0], [30, 20], atol=1e-4)
+
+
 def test_an_empty_query_clears():
     engine = planar()
     pipeline = Pipeline(engine)

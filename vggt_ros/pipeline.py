@@ -65,7 +65,8 @@ class Pipeline:
         """Track these pixels of the input image from now on; an empty list clears.
 
         `stamp_ns` names the frame they were chosen in (0: the newest).  Raises `UserError` for
-        pixels that are not finite or lie outside the image, and for a frame not in the window.
+        pixels that are not finite or lie outside the image, and for a frame not in the window;
+        what is tracked then goes on.
         """
         if len(ids) == 0:
             self._anchor = None
@@ -77,9 +78,8 @@ class Pipeline:
                 " use stamp 0 for the newest frame"
             )
         key = known[stamp_ns] if stamp_ns else max(self._held, default=None)
-        self._anchor = TrackAnchor.at(ids, uv, key)
-        if key is not None:
-            self._anchor = self._anchor.on_grid(self._held[key].grid)
+        anchor = TrackAnchor.at(ids, uv, key)  # what is refused leaves the tracks as they are
+        self._anchor = anchor if key is None else anchor.on_grid(self._held[key].grid)
 
     def needs(self, stamp_ns: int) -> Needs:
         """What an observation of that time should bring, for the sources of scale."""
