@@ -12,10 +12,11 @@ from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from node_rig import CAMERA, PERIOD, Rig
 from robot_rig import START, SimulatedRobot
-from sensor_msgs.msg import Image, Imu, PointCloud2
+from sensor_msgs.msg import Image, Imu, PointCloud2, PointField
 from tf2_msgs.msg import TFMessage
 from vggt_ros.msg import PointTracks, QueryPoints
 
+from vggt_ros.errors import UserError
 from vggt_ros.geometry import inverse_rigid, rigid_logarithm
 from vggt_ros.mapping.alignment import upright_camera
 from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE
@@ -256,3 +257,32 @@ def test_clouds_of_other_sensors_become_points():
         header(1, "lidar"), points, np.zeros((1, 4, 3), np.uint8), np.ones((1, 4), np.float32)
     )
     np.testing.assert_array_equal(points_from(msg), points[0])
+
+
+@pytest.mark.parametrize("kind, number", [("f4", 7), ("f8", 8), ("i2", 3), ("u4", 6)])
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("big", [False, True])
+def test_organised_clouds_of_any_type_and_padding_become_points(kind, number, padding, big):
+    dtype = np.dtype((">" if big else "<") + kind)
+    layout = np.dtype(
+        {"names": list("xyz"), "formats": [dtype] * 3, "offsets": [2, 10, 18], "itemsize": 28}
+    )
+    values = np.arange(2 * 3 * 3).reshape(2, 3, 3)
+    rows = np.zeros((2, 3), layout)
+    for axis, name in enumerate("xyz"):
+        rows[name] = values[..., axis]
+    data = b"".join(row.tobytes() + bytes(padding) for row in rows)
+    msg = PointCloud2(
+        height=2, width=3, is_bigendian=big, point_step=28, row_step=3 * 28 + padding, data=data,
+        fields=[
+            PointField(name=name, offset=offset, datatype=number, count=1)
+            for name, offset in zip("xyz", (2, 10, 18), strict=True)
+        ],
+    )  # fmt: skip
+    np.testing.assert_array_equal(points_from(msg), values.reshape(-1, 3))
+    msg.data = msg.data[: 3 * 28 + padding + 3 * 28 - 1]
+    with pytest.raises(UserError, match="less data"):
+        points_from(msg)
+    msg.fields = msg.fields[:2]
+    with pytest.raises(UserError, match="no field z"):
+        points_from(msg)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 from nav_msgs.msg import Odometry as OdometryMessage
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image, Imu, PointCloud2
+from sensor_msgs.msg import Image, Imu, PointCloud2, PointField
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame, Needs, Observation
@@ -28,6 +28,16 @@ from vggt_ros.ros.tf_cache import Frames, pose_of
 
 SAME_TIME_NS = 50_000_000  # between an image and another sensor's measurement
 GRAVITY = 50  # measurements of acceleration that are averaged
+NUMBERS = {  # PointField.datatype: NumPy type
+    PointField.INT8: "i1",
+    PointField.UINT8: "u1",
+    PointField.INT16: "i2",
+    PointField.UINT16: "u2",
+    PointField.INT32: "i4",
+    PointField.UINT32: "u4",
+    PointField.FLOAT32: "f4",
+    PointField.FLOAT64: "f8",
+}
 MAX_GAP_NS = 2_000_000_000  # without odometry, before it is a notice
 
 Notify = Callable[[str], object]
@@ -230,28 +240,29 @@ def depth_from_image(msg: Image, shape: tuple[int, int]) -> Float32[np.ndarray, 
 
 
 def points_from(msg: PointCloud2) -> Float[np.ndarray, "p 3"]:
-    """x, y, z of a cloud of float32 points, through sensor_msgs_py where it is installed."""
-    try:
-        from sensor_msgs_py.point_cloud2 import (  # pyright: ignore[reportMissingImports]
-            read_points_numpy,
-        )
+    """x, y, z of a cloud, of any numeric type; rows may be padded (`row_step`).
 
-        return read_points_numpy(msg, ["x", "y", "z"]).reshape(-1, 3).astype(np.float64)
-    except ImportError:
-        pass
-    offsets = {field.name: field.offset for field in msg.fields if field.datatype == 7}
-    if not {"x", "y", "z"} <= set(offsets):
-        raise UserError("scale_points has no float32 fields x, y, z")
-    kind = (">" if msg.is_bigendian else "<") + "f4"
+    Raises `UserError` where a field is missing, or the data is shorter than its size needs.
+    """
+    order = ">" if msg.is_bigendian else "<"
+    found = {field.name: field for field in msg.fields if field.datatype in NUMBERS}
+    if missing := [axis for axis in "xyz" if axis not in found]:
+        raise UserError(
+            f"scale_points has no field {', '.join(missing)}; publish points with x, y and z"
+        )
     layout = np.dtype(
         {
-            "names": ["x", "y", "z"],
-            "formats": [kind] * 3,
-            "offsets": [offsets[name] for name in "xyz"],
+            "names": list("xyz"),
+            "formats": [order + NUMBERS[found[axis].datatype] for axis in "xyz"],
+            "offsets": [found[axis].offset for axis in "xyz"],
             "itemsize": msg.point_step,
         }
     )
-    if len(msg.data) < msg.width * msg.height * msg.point_step:
-        raise UserError("scale_points has less data than its size needs")
-    rows = np.frombuffer(msg.data, layout, count=msg.width * msg.height)
-    return np.stack([rows[name] for name in "xyz"], axis=-1).astype(np.float64)
+    used = msg.width * msg.point_step
+    row_step = msg.row_step if msg.height > 1 else used
+    if row_step < used or len(msg.data) < (msg.height - 1) * row_step + used:
+        raise UserError("scale_points has less data than its size needs; check its publisher")
+    octets = np.frombuffer(msg.data, np.uint8)
+    rows = [octets[i * row_step : i * row_step + used].view(layout) for i in range(msg.height)]
+    points = np.concatenate(rows) if rows else np.empty(0, layout)
+    return np.stack([points[axis].astype(np.float64) for axis in "xyz"], axis=-1)
