@@ -110,3 +110,23 @@ def test_the_markdown_table_has_a_row_for_each_parameter():
     assert len(lines) == 2 + len(fields(Parameters))
     assert all(line.count("|") == 6 for line in lines)
     assert any(line.startswith("| `min_confidence` | `1.5` | 0 to 1e+06 | yes |") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"tf_mode": "map_to_odom", "world_frame": "odom"}, "world_frame and odom_frame are both"),
+        ({"tf_mode": "map_to_odom", "base_frame": "/odom"}, "odom_frame and base_frame are both"),
+        ({"tf_mode": "odom_to_base", "base_frame": "odom"}, "odom_frame and base_frame are both"),
+        ({"tf_mode": "camera", "camera_frame": "vggt_world"}, "world_frame and camera_frame"),
+        ({"camera_frame": "vggt_world"}, "world_frame and camera_frame are both"),
+    ],
+)
+def test_frames_of_one_transform_must_differ(make_node, given, words):
+    with pytest.raises(UserError, match=words):
+        LiveParameters(make_node(**given))
+
+
+def test_frames_that_no_transform_connects_may_be_equal(make_node):
+    LiveParameters(make_node(tf_mode="none", world_frame="odom"))
+    LiveParameters(make_node(tf_mode="camera", odom_frame="base_link"))

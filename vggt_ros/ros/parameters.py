@@ -124,6 +124,23 @@ class Parameters:
 
     def __post_init__(self) -> None:
         self.settings()
+        sent = {  # parent and child of the transform that a mode sends
+            "camera": ("world_frame", "camera_frame"),
+            "auto": ("world_frame", "camera_frame"),
+            "odom_to_base": ("odom_frame", "base_frame"),
+            "map_to_odom": ("world_frame", "odom_frame"),
+        }
+        if pair := sent.get(self.tf_mode):
+            self._must_differ(*pair)
+        if self.tf_mode == "map_to_odom":
+            self._must_differ("odom_frame", "base_frame")
+
+    def _must_differ(self, one: str, other: str) -> None:
+        if getattr(self, one).lstrip("/") == getattr(self, other).lstrip("/"):
+            raise UserError(
+                f"{one} and {other} are both '{getattr(self, one)}', and tf_mode {self.tf_mode}"
+                " sends a transform between them; give them different names"
+            )
 
     @property
     def map_frame(self) -> str:
