@@ -177,6 +177,19 @@ def test_an_image_of_unknown_encoding_is_skipped(tmp_path):
     assert "nonsense8" in source.skipped[0].reason
 
 
+def test_an_encoding_without_colours_is_read_with_one_note(tmp_path):
+    images = [image(i, stamp) for i, stamp in enumerate(STAMPS[:3])]
+    for message in images:
+        message.encoding = "8UC3"
+    source = open_source(bag(tmp_path / "bag", {"/image": images}))
+    swapped = [frame.rgb[..., ::-1] for frame in source]
+    for rgb, message in zip(swapped, images, strict=True):
+        np.testing.assert_array_equal(rgb.ravel(), message.data)
+    assert [note for note in source.notes if "8UC3" in note] == [
+        "encoding 8UC3 names no colours: read as bgr8; set it in the driver if not"
+    ]
+
+
 def test_a_damaged_message_is_skipped(tmp_path):
     path = tmp_path / "bag"
     with Writer(path, version=9) as writer:

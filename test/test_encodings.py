@@ -11,12 +11,7 @@ import pytest
 from PIL import Image
 
 from vggt_ros.errors import UserError
-from vggt_ros.imaging.encodings import LAYOUTS
-from vggt_ros.imaging.grid import (
-    UnknownEncoding,
-    decode,
-    decode_compressed,
-)
+from vggt_ros.imaging.encodings import LAYOUTS, UnknownEncoding, decode, decode_compressed
 
 RNG = np.random.default_rng(7)
 IMAGE = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -110,7 +105,13 @@ def yuv_of(red, green, blue):
 
 @pytest.mark.parametrize(
     ("encoding", "order"),
-    [("uyvy", "uyvy"), ("yuv422", "uyvy"), ("yuyv", "yuyv"), ("yuv422_yuy2", "yuyv")],
+    [
+        ("uyvy", "uyvy"),
+        ("yuv422", "uyvy"),
+        ("yuyv", "yuyv"),
+        ("yuv422_yuy2", "yuyv"),
+        ("yvyu", "yvyu"),
+    ],
 )
 @pytest.mark.parametrize("padding", [0, 3])
 def test_yuv_pairs_give_back_their_colours(encoding, order, padding):
@@ -118,7 +119,7 @@ def test_yuv_pairs_give_back_their_colours(encoding, order, padding):
     samples = np.empty((2, 12, 2), np.uint8)
     for pair, colour in enumerate(colours):
         y, u, v = yuv_of(*colour)
-        four = {"uyvy": (u, y, v, y), "yuyv": (y, u, y, v)}[order]
+        four = {"uyvy": (u, y, v, y), "yuyv": (y, u, y, v), "yvyu": (y, v, y, u)}[order]
         samples[:, 2 * pair : 2 * pair + 2] = np.reshape(four, (2, 2))
     rgb = decode(**pack(samples, padding=padding), encoding=encoding, is_bigendian=0)
     expected = np.broadcast_to(np.repeat(colours, 2, 0), (2, 12, 3))

@@ -11,12 +11,7 @@ import pytest
 from PIL import Image
 
 from vggt_ros.errors import UserError
-from vggt_ros.imaging.grid import (
-    grid_for,
-    load_images,
-    load_square,
-    to_network,
-)
+from vggt_ros.imaging.grid import grid_for, load_images, load_square, to_network
 
 GOLDEN = Path(__file__).parent / "golden"
 RESULTS = json.loads((GOLDEN / "preprocess.json").read_text())["results"]

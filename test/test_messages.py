@@ -84,7 +84,7 @@ def test_an_encoding_that_only_cv_bridge_knows_goes_through_it(monkeypatch):
     fake.CvBridge = CvBridge  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cv_bridge", fake)
     msg = messages.image_message(HEAD, random_image())
-    msg.encoding = "nv21"
+    msg.encoding = "nv61"
     assert (messages.rgb_from_image(msg) == 9).all()
 
 

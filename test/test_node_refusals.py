@@ -73,6 +73,16 @@ def test_many_bad_images_of_a_kind_are_one_line_in_the_log(rig: Rig, warnings: l
     assert len(warnings) == 1
 
 
+def test_an_encoding_without_colours_is_used_with_one_notice(rig: Rig, warnings: list[str]):
+    rig.start()
+    for i in range(3):
+        rig.publish(i, encoding="8UC3")
+        rig.wait_until(lambda n=i: rig.count("inferences") > n, f"inference {i}")
+    assert rig.refused == 0
+    rig.wait_for_diagnostics("encoding 8UC3 names no colours", "read as bgr8")
+    assert sum("8UC3" in line for line in warnings) == 1
+
+
 def test_a_change_of_size_starts_a_new_window_and_is_reported(rig: Rig):
     rig.start()
     rig.infer(0, 1)

@@ -4,7 +4,8 @@
 
 Grey of 16 bits (mono16, 16UC1) keeps its full range: 0..65535 becomes 0..255, rounded. It is never
 stretched to the frame, since a brightness that follows the content resembles motion.
-Bayer is interpolated bilinearly; YUV is BT.601 in video range with its colour shared by two pixels.
+So do colours and mosaics of 16 bits. Bayer is interpolated bilinearly; YUV is BT.601 in video
+range, its chroma repeated over the pixels that share it.
 """
 
 from array import array
@@ -13,7 +14,7 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from vggt_ros.errors import UserError
@@ -54,8 +55,9 @@ def _grey(samples: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     return _planes(samples, samples, samples)
 
 
-def _grey16(samples: UInt16[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    return _grey(_EIGHT_BIT.take(samples))
+def _of_16_bit(read: "Decoder") -> "Decoder":
+    """The decoder of the same samples with 16 bits each: the full range becomes 0..255."""
+    return lambda samples: read(_EIGHT_BIT.take(samples))
 
 
 _EIGHT_BIT = np.round(np.arange(1 << 16) / 257).astype(np.uint8)
@@ -139,23 +141,54 @@ class Layout(NamedTuple):
     read: Callable[[np.ndarray], np.ndarray]
 
 
+Decoder = Callable[[np.ndarray], np.ndarray]
+
 LAYOUTS = {
     "rgb8": Layout("u1", 3, _rgb),
     "bgr8": Layout("u1", 3, _bgr),
     "rgba8": Layout("u1", 4, _rgba),
     "bgra8": Layout("u1", 4, _bgr),
     "mono8": Layout("u1", 1, _grey),
-    "mono16": Layout("u2", 1, _grey16),
-    "16UC1": Layout("u2", 1, _grey16),
-    "bayer_rggb8": Layout("u1", 1, _bayer(0, 0)),
-    "bayer_grbg8": Layout("u1", 1, _bayer(0, 1)),
-    "bayer_gbrg8": Layout("u1", 1, _bayer(1, 0)),
-    "bayer_bggr8": Layout("u1", 1, _bayer(1, 1)),
     "uyvy": Layout("u1", 2, _yuv422(y=1, u=0, v=2)),
     "yuyv": Layout("u1", 2, _yuv422(y=0, u=1, v=3)),
+    "yvyu": Layout("u1", 2, _yuv422(y=0, u=3, v=1)),
 }
+for _order, _red in {"rggb": (0, 0), "grbg": (0, 1), "gbrg": (1, 0), "bggr": (1, 1)}.items():
+    LAYOUTS[f"bayer_{_order}8"] = Layout("u1", 1, _bayer(*_red))
+for _name in [name for name in LAYOUTS if name.endswith("8")]:
+    _eight = LAYOUTS[_name]
+    LAYOUTS[f"{_name[:-1]}16"] = Layout("u2", _eight.samples, _of_16_bit(_eight.read))
 LAYOUTS["yuv422"] = LAYOUTS["uyvy"]  # the older names of both
 LAYOUTS["yuv422_yuy2"] = LAYOUTS["yuyv"]
+
+BY_CONVENTION = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16",
+                 "16UC3": "bgr16", "16UC4": "bgra16"}  # fmt: skip
+"""Encodings that name no colours, and what drivers (through OpenCV) mean by them."""
+LAYOUTS |= {name: LAYOUTS[meant] for name, meant in BY_CONVENTION.items()}
+
+
+def assumption(encoding: str) -> str:
+    """What is assumed of an encoding that names no colours, for the user; else empty."""
+    if encoding not in BY_CONVENTION:
+        return ""
+    meant = BY_CONVENTION[encoding]
+    return f"encoding {encoding} names no colours: read as {meant}; set it in the driver if not"
+
+
+class Planes(NamedTuple):
+    """A whole plane of luma, then chroma: in one plane of pairs, or in one plane each."""
+
+    share: int  # luma rows, and columns, per chroma sample
+    order: str  # of the pairs, "uv" or "vu"; empty: a plane of u, then a plane of v
+
+
+PLANAR = {
+    "nv12": Planes(2, "uv"),
+    "nv21": Planes(2, "vu"),
+    "nv24": Planes(1, "uv"),
+    "i420": Planes(2, ""),
+    "yuv420": Planes(2, ""),
+}
 
 
 # ---- entry points -----------------------------------------------------------------------------
@@ -176,11 +209,13 @@ def decode(
     to move (rgb8 without padding). Raises UnknownEncoding for an encoding that is not in
     `LAYOUTS`, and UserError for an invalid size, a step too small and data too short.
     """
-    if encoding not in LAYOUTS:
+    if encoding not in LAYOUTS | PLANAR:
         raise UnknownEncoding(
-            f"encoding {encoding!r} is not read here: use one of {', '.join(LAYOUTS)}"
+            f"encoding {encoding!r} is not read here: use one of {', '.join(LAYOUTS | PLANAR)}"
         )
     check_size(width, height)
+    if encoding in PLANAR:
+        return _decode_planes(np.frombuffer(data, np.uint8), encoding, height, width, step)
     layout = LAYOUTS[encoding]
     sample = np.dtype(layout.sample).newbyteorder(">" if is_bigendian else "<")
     row = width * layout.samples * sample.itemsize
@@ -200,6 +235,38 @@ def decode(
     return layout.read(samples.reshape(_shape(height, width, layout.samples)))
 
 
+def _decode_planes(
+    octets: UInt8[np.ndarray, "n"], encoding: str, height: int, width: int, step: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """YUV in planes; `step` is that of the luma rows, as drivers state it."""
+    share, order = PLANAR[encoding]
+    if height % share or width % share:
+        raise UserError(
+            f"{encoding} halves its chroma, so a size of {width} x {height} is invalid; check the"
+            " camera driver"
+        )
+    rows, columns = height // share, width // share
+    stride = 2 * step // share if order else step // share  # of a row of chroma
+    planes = 1 if order else 2
+    needed = height * step + planes * rows * stride
+    if step < width or octets.size < needed:
+        raise UserError(
+            f"image data is short: {octets.size} bytes where {width} x {height} {encoding} with"
+            f" step {step} needs {needed}; check the driver's step, or a bridge on the way"
+        )
+    luma = octets[: height * step].reshape(height, step)[:, :width]
+    chroma = octets[height * step : needed].reshape(planes * rows, stride)
+    if order:
+        pairs = chroma[:, : 2 * columns].reshape(rows, columns, 2)
+        blue, red = pairs[..., order.index("u")], pairs[..., order.index("v")]
+    else:
+        blue, red = chroma[:rows, :columns], chroma[rows:, :columns]
+    blue, red = (x.repeat(share, 0).repeat(share, 1).astype(np.int32) - 128 for x in (blue, red))
+    y = _LUMA * (luma.astype(np.int32) - 16) + (1 << 15)  # the half that rounds
+    shifts = _RED_OF_V * red, _GREEN_OF_U * blue + _GREEN_OF_V * red, _BLUE_OF_U * blue
+    return _planes(*(np.clip((y + shift) >> 16, 0, 255).astype(np.uint8) for shift in shifts))
+
+
 def _shape(height: int, width: int, samples: int) -> tuple[int, ...]:
     return (height, width) if samples == 1 else (height, width, samples)
 
@@ -210,7 +277,7 @@ def decode_compressed(data: Buffer) -> UInt8[np.ndarray, "h w 3"]:
         with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
             check_size(*image.size)
             if image.mode.startswith("I"):
-                return _grey16(np.asarray(image).astype(np.uint16))
+                return LAYOUTS["mono16"].read(np.asarray(image).astype(np.uint16))
             return np.array(image.convert("RGB"))
     except UnidentifiedImageError:
         raise UserError(f"compressed image of {len(data)} bytes is neither JPEG nor PNG") from None

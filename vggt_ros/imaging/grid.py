@@ -16,18 +16,7 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from vggt_ros.errors import UserError
-from vggt_ros.imaging.encodings import UnknownEncoding, check_size, decode, decode_compressed
-
-__all__ = [
-    "Grid",
-    "UnknownEncoding",
-    "decode",
-    "decode_compressed",
-    "grid_for",
-    "load_images",
-    "load_square",
-    "to_network",
-]
+from vggt_ros.imaging.encodings import check_size
 
 PATCH = 14  # network pixels a token
 TALLEST = 8  # heights per width; beyond it hardly anything would be left of the image

@@ -17,6 +17,7 @@ from vggt_ros.engine.interface import Compiling, DeviceLost, caution
 from vggt_ros.engine.shapes import padded_queries
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame, Update
+from vggt_ros.imaging.encodings import assumption
 from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.diagnostics import Health
@@ -74,6 +75,7 @@ class InferenceWorker:
         self._sizes = SizeGate()
         self._engine: Any = None
         self._timeline = 0
+        self._encodings: set[str] = set()  # whose assumption was a notice already
 
     def begin(self) -> None:
         """Open the network.  Raises `UserError` where there is none."""
@@ -124,7 +126,9 @@ class InferenceWorker:
         """
         timeline = self._timeline
         try:
-            update = self._step(frame_from(task.msg))
+            frame = frame_from(task.msg)
+            self._note_assumption(getattr(task.msg, "encoding", ""))
+            update = self._step(frame)
         except Compiling as error:
             self._health.wait(str(error))
             return
@@ -159,6 +163,12 @@ class InferenceWorker:
                 self._health.notice(notice)
         self._health.used()
         return update
+
+    def _note_assumption(self, encoding: str) -> None:
+        """One notice for each encoding that names no colours."""
+        if encoding not in self._encodings and (text := assumption(encoding)):
+            self._encodings.add(encoding)
+            self._health.notice(text)
 
     def _make_ready(self, frame: Frame) -> None:
         """Start to compile for images of this size; raises `Compiling` until a window can run.

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
-from vggt_ros.imaging.grid import decode, decode_compressed
+from vggt_ros.imaging.encodings import assumption, decode, decode_compressed
 from vggt_ros.tools.sources.source import LazyFrame, Source
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def _load(
     message: Any, stamp_ns: int, topic: str, infos: dict[str, Any], notes: list[str]
 ) -> Frame:
     rgb = _pixels(message)
+    if text := assumption(getattr(message, "encoding", "")):
+        _note(notes, text)
     camera = message.header.frame_id or "camera"
     info = choose_info(topic, camera, infos)
     k = None if info is None else calibration(info, topic, rgb.shape, notes)

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
-from vggt_ros.imaging.grid import decode
+from vggt_ros.imaging.encodings import decode
 from vggt_ros.tools.sources.source import LazyFrame, Source
 
 SUFFIXES = frozenset(".bmp .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
