@@ -12,7 +12,7 @@ from geometry_msgs.msg import TransformStamped
 from node_rig import CAMERA, INPUT, PERIOD, START, TOPICS, K, Rig
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 from vggt_ros.msg import QueryPoints
 
@@ -193,6 +193,16 @@ def plain_image(head, rgb) -> Image:
     """An image message that is built without vggt_ros."""
     return Image(header=head, height=rgb.shape[0], width=rgb.shape[1], step=3 * rgb.shape[1],
                  encoding="rgb8", data=rgb.tobytes())  # fmt: skip
+
+
+def test_a_late_subscriber_receives_the_map_without_another_image(rig: Rig):
+    node = rig.start()
+    rig.infer(0, 1, 2)
+    rig.wait_until(lambda: node.outputs.map.size, "two views are settled in the map")
+    received = rig.subscribe("/vggt/map_points", PointCloud2, latched=True)
+    rig.wait_until(lambda: received, "the map arrives")
+    assert received[0].width == node.outputs.map.size
+    assert received[0].header.stamp == messages.time_message(START + 2 * PERIOD)
 
 
 def test_a_late_subscriber_receives_the_path_without_another_image(rig: Rig):

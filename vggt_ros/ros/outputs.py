@@ -92,11 +92,13 @@ class Outputs:
         self._points = Output(node, PointCloud2, "~/points")
         self._window_points = Output(node, PointCloud2, "~/window_points")
         self._pose = Output(node, PoseStamped, "~/pose")
-        # A late subscriber of this latched topic gets the path at once.
+        # A late subscriber of these latched topics gets path and map at once.
         self._path = Output(node, Path, "~/path", lambda: call_soon(self._send_path_if_any))
         self._tracks = Output(node, PointTracks, "~/tracks")
         self._odometry = Output(node, Odometry, "~/odometry")
-        self._map = Output(node, PointCloud2, "~/map_points", lambda: None)
+        self._map = Output(
+            node, PointCloud2, "~/map_points", lambda: call_soon(self._send_map_if_any)
+        )
         self._all = [output for output in vars(self).values() if isinstance(output, Output)]
 
     @property
@@ -117,7 +119,7 @@ class Outputs:
         self._publish_odometry(update)
         self.map.add(update)
         if self._map.has_subscribers and self.map.is_due():
-            self._map.send(lambda _: self.map.message())
+            self._send_map_if_any()
         if update.tracks is not None:
             tracks, newest = update.tracks, update.views[-1]
             head = messages.header(newest.stamp_ns, newest.camera)
@@ -137,6 +139,10 @@ class Outputs:
     def _send_path_if_any(self) -> None:
         if self.path.poses:
             self._path.send(lambda _: self.path.message())
+
+    def _send_map_if_any(self) -> None:
+        if self.map.size:
+            self._map.send(lambda _: self.map.message())
 
     def _publish_view(self, view: View, parameters: Parameters) -> None:
         output = DepthOutput(
