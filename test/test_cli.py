@@ -137,3 +137,10 @@ def test_warm_refuses_parameters_that_the_node_refuses(
     monkeypatch.setattr("vggt_ros.engine.compiler.Compiler.__call__", None)
     assert cli.call(["warm", *arguments, "--cache-dir", str(tmp_path)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_missing_library_is_named_with_a_line_that_works_from_a_checkout(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert cli.call(["run", "clip"]) == 1
+    words = "tyro is missing; install it in a checkout of vggt_ros: pip install '.[tools]'"
+    assert words in capsys.readouterr().err

@@ -12,3 +12,8 @@ class UserError(Exception):
 
 class FrameError(UserError):
     """A frame that was refused; the window stays as it was."""
+
+
+def install_extra(*names: str) -> str:
+    """The command that installs optional libraries: the package is on no index, so from sources."""
+    return f"in a checkout of vggt_ros: pip install '.[{','.join(names)}]'"

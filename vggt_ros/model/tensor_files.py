@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, install_extra
 from vggt_ros.files import atomic_write
 
 DTYPES = {
@@ -190,7 +190,7 @@ def _open_torch(path: Path) -> dict[str, _Tensor]:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
-            f"{path.name} needs PyTorch to be read: pip install 'vggt_ros[convert]'"
+            f"{path.name} needs PyTorch to be read; install it {install_extra('convert')}"
         ) from None
     import pickle
 

@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, install_extra
 
 INTERRUPTED = 130  # exit code after Ctrl-C, by the shells' convention
 
@@ -101,7 +101,7 @@ def _tyro_cli(command: Command, prog: str, arguments: list[str]) -> Any:
     try:
         import tyro
     except ModuleNotFoundError:
-        raise UserError("tyro is missing; install: pip install 'vggt_ros[tools]'") from None
+        raise UserError(f"tyro is missing; install it {install_extra('tools')}") from None
     function = getattr(import_module(command.module), command.function)
     function = _with_hints(function, command.positional.split())
     return tyro.cli(function, prog=prog, args=arguments)

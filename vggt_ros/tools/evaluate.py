@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, install_extra
 from vggt_ros.tools.depth_scores import DepthScores, run_scores
 from vggt_ros.tools.runs.format import TRAJECTORY, is_run
 from vggt_ros.tools.sources.bags import is_bag, reading
@@ -95,7 +95,7 @@ def _in_rooms(
         from vggt_ros.train.score import table as lines
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{error.name} is missing; install: pip install 'vggt_ros[tools,train]'"
+            f"{error.name} is missing; install it {install_extra('tools', 'train')}"
         ) from None
     found = score(model, windows, lengths, size)
     print(lines(found))
@@ -171,7 +171,7 @@ def _trajectory(path: Path, topic: str | None) -> "PoseTrajectory3D":
     try:
         from evo.tools import file_interface
     except ModuleNotFoundError:
-        raise UserError("evo is missing; install: pip install 'vggt_ros[tools]'") from None
+        raise UserError(f"evo is missing; install it {install_extra('tools')}") from None
     if not path.exists():
         raise UserError(f"{path} does not exist")
     try:

@@ -70,7 +70,7 @@ class Viewer:
         keep: int = 10_000,
     ):
         """Open the page; it shows at most `keep` frames."""
-        import viser  # comes with: pip install 'vggt_ros[tools]'
+        import viser  # of the extra [tools]
 
         with redirect_stdout(None):  # suppresses viser's banner: the command prints the address
             self._server = viser.ViserServer(host=host, port=port, label=title, verbose=False)

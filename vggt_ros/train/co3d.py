@@ -38,7 +38,7 @@ class View(NamedTuple):
 
 def batches(recipe: Recipe, first: int) -> Iterator[Batch]:
     """Batches from step `first` on: each a function of seed and step, prefetched by threads."""
-    import grain  # comes with: pip install 'vggt_ros[train]'
+    import grain  # of the extra [train]
 
     sequences = Sequences(Path(recipe.data.root), recipe.data.bad_limit)
 

@@ -222,7 +222,7 @@ def topics_of(bag: Path) -> dict[str, str]:
 @contextmanager
 def reading(bag: Path) -> Iterator[Any]:
     """An open reader of the bag.  Raises `UserError` where it cannot be opened."""
-    from rosbags.highlevel import AnyReader, AnyReaderError  # pip install 'vggt_ros[tools]'
+    from rosbags.highlevel import AnyReader, AnyReaderError  # of the extra [tools]
 
     try:
         with AnyReader([bag]) as reader:

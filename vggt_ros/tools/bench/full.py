@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, install_extra
 from vggt_ros.tools.bench.main import Options, Row, image_size, interleaved, preset
 
 HEADS = ("camera", "depth", "points")
@@ -114,6 +114,6 @@ def _torch() -> Any:
         import torch  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise UserError(
-            "--reference needs PyTorch; install: pip install 'vggt_ros[convert]'"
+            f"--reference needs PyTorch; install it {install_extra('convert')}"
         ) from None
     return torch

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, install_extra
 from vggt_ros.tools.bench import flops
 from vggt_ros.tools.bench.main import Options, Row, interleaved
 from vggt_ros.tools.bench.step import Stepper
@@ -99,7 +99,7 @@ def _pyplot():
     try:
         import matplotlib
     except ModuleNotFoundError:
-        raise UserError("--plot needs matplotlib; install: pip install 'vggt_ros[tools]'") from None
+        raise UserError(f"--plot needs matplotlib; install it {install_extra('tools')}") from None
     matplotlib.use("agg")
     from matplotlib import pyplot
 

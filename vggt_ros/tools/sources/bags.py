@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, install_extra
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.encodings import assumption, decode, decode_compressed
 from vggt_ros.tools.sources.source import LazyFrame, Source
@@ -194,7 +194,9 @@ def reading(path: Path, notes: list[str]) -> "Iterator[AnyReader]":
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
     except ImportError:
-        raise UserError("reading bags needs rosbags: pip install 'vggt_ros[tools]'") from None
+        raise UserError(
+            f"reading bags needs rosbags; install it {install_extra('tools')}"
+        ) from None
     from vggt_ros.tools.sources.truncated_bags import open_truncated
 
     known = get_typestore(Stores.ROS2_JAZZY)  # for old bags without message definitions

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, install_extra
 from vggt_ros.frames import Frame
 from vggt_ros.tools.sources.source import LazyFrame, Source
 
@@ -23,7 +23,7 @@ def open_video(path: Path) -> Source:
         import av
         from av.error import FFmpegError
     except ImportError:
-        raise UserError("reading videos needs PyAV: pip install 'vggt_ros[tools]'") from None
+        raise UserError(f"reading videos needs PyAV; install it {install_extra('tools')}") from None
     try:
         with av.open(str(path)) as container:
             streams = container.streams.video
