@@ -14,13 +14,14 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from vggt_ros.errors import UserError
 
 MAX_SIDE = 16384  # pixels; beyond it the header is broken
 Buffer = bytes | bytearray | memoryview | array
+Decoder = Callable[[np.ndarray], np.ndarray]  # rows of samples to RGB
 
 
 class UnknownEncoding(UserError):
@@ -55,7 +56,7 @@ def _grey(samples: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     return _planes(samples, samples, samples)
 
 
-def _of_16_bit(read: "Decoder") -> "Decoder":
+def _of_16_bit(read: Decoder) -> Decoder:
     """The decoder of the same samples with 16 bits each: the full range becomes 0..255."""
     return lambda samples: read(_EIGHT_BIT.take(samples))
 
@@ -71,7 +72,7 @@ def _planes(*planes: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     return rgb
 
 
-def _bayer(red_row: int, red_column: int) -> Callable[[np.ndarray], np.ndarray]:
+def _bayer(red_row: int, red_column: int) -> Decoder:
     """The decoder of a mosaic whose first red pixel is at this row and column."""
 
     def decode_mosaic(raw: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -106,7 +107,7 @@ def _bayer(red_row: int, red_column: int) -> Callable[[np.ndarray], np.ndarray]:
     return decode_mosaic
 
 
-def _yuv422(y: int, u: int, v: int) -> Callable[[np.ndarray], np.ndarray]:
+def _yuv422(y: int, u: int, v: int) -> Decoder:
     """The decoder of two pixels in four bytes, with `y`, `u`, `v` the first places of each."""
 
     def decode_pairs(samples: UInt8[np.ndarray, "h w 2"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -114,11 +115,10 @@ def _yuv422(y: int, u: int, v: int) -> Callable[[np.ndarray], np.ndarray]:
         if width % 2:
             raise UserError(f"yuv422 stores pixels in pairs, so a width of {width} is invalid")
         quads = samples.reshape(height, width // 2, 4).astype(np.int32)
-        blue, red = quads[..., u] - 128, quads[..., v] - 128
-        chroma = _RED_OF_V * red, _GREEN_OF_U * blue + _GREEN_OF_V * red, _BLUE_OF_U * blue
+        chroma = _chroma(quads[..., u], quads[..., v])
         rgb = np.empty((height, width, 3), np.uint8)
         for place in (0, 1):
-            luma = _LUMA * (quads[..., y + 2 * place] - 16) + (1 << 15)  # the half that rounds
+            luma = _luma(quads[..., y + 2 * place])
             for channel, shift in enumerate(chroma):
                 rgb[:, place::2, channel] = np.clip((luma + shift) >> 16, 0, 255)
         return rgb
@@ -133,15 +133,26 @@ _RED_OF_V, _GREEN_OF_V, _GREEN_OF_U, _BLUE_OF_U = (
 )
 
 
+def _luma(y: Int32[np.ndarray, "*p"]) -> Int32[np.ndarray, "*p"]:
+    """Its part of red, green and blue, in 1/65536, with the half that rounds."""
+    return _LUMA * (y - 16) + (1 << 15)
+
+
+def _chroma(
+    u: Int32[np.ndarray, "*p"], v: Int32[np.ndarray, "*p"]
+) -> tuple[Int32[np.ndarray, "*p"], ...]:
+    """Its parts of red, green and blue, in 1/65536."""
+    blue, red = u - 128, v - 128
+    return _RED_OF_V * red, _GREEN_OF_U * blue + _GREEN_OF_V * red, _BLUE_OF_U * blue
+
+
 class Layout(NamedTuple):
     """How one pixel lies in memory, and its decoder."""
 
     sample: str  # NumPy type of one sample
     samples: int  # samples per pixel
-    read: Callable[[np.ndarray], np.ndarray]
+    read: Decoder
 
-
-Decoder = Callable[[np.ndarray], np.ndarray]
 
 LAYOUTS = {
     "rgb8": Layout("u1", 3, _rgb),
@@ -209,9 +220,9 @@ def decode(
     to move (rgb8 without padding). Raises UnknownEncoding for an encoding that is not in
     `LAYOUTS`, and UserError for an invalid size, a step too small and data too short.
     """
-    if encoding not in LAYOUTS | PLANAR:
+    if encoding not in LAYOUTS and encoding not in PLANAR:
         raise UnknownEncoding(
-            f"encoding {encoding!r} is not read here: use one of {', '.join(LAYOUTS | PLANAR)}"
+            f"encoding {encoding!r} is not read here: use one of {', '.join([*LAYOUTS, *PLANAR])}"
         )
     check_size(width, height)
     if encoding in PLANAR:
@@ -258,13 +269,15 @@ def _decode_planes(
     chroma = octets[height * step : needed].reshape(planes * rows, stride)
     if order:
         pairs = chroma[:, : 2 * columns].reshape(rows, columns, 2)
-        blue, red = pairs[..., order.index("u")], pairs[..., order.index("v")]
+        u, v = pairs[..., order.index("u")], pairs[..., order.index("v")]
     else:
-        blue, red = chroma[:rows, :columns], chroma[rows:, :columns]
-    blue, red = (x.repeat(share, 0).repeat(share, 1).astype(np.int32) - 128 for x in (blue, red))
-    y = _LUMA * (luma.astype(np.int32) - 16) + (1 << 15)  # the half that rounds
-    shifts = _RED_OF_V * red, _GREEN_OF_U * blue + _GREEN_OF_V * red, _BLUE_OF_U * blue
-    return _planes(*(np.clip((y + shift) >> 16, 0, 255).astype(np.uint8) for shift in shifts))
+        u, v = chroma[:rows, :columns], chroma[rows:, :columns]
+    rgb = np.empty((height, width, 3), np.uint8)
+    y = _luma(luma.astype(np.int32))
+    for channel, shift in enumerate(_chroma(u.astype(np.int32), v.astype(np.int32))):
+        shift = shift.repeat(share, 0).repeat(share, 1)
+        rgb[..., channel] = np.clip((y + shift) >> 16, 0, 255)
+    return rgb
 
 
 def _shape(height: int, width: int, samples: int) -> tuple[int, ...]:
