@@ -3,16 +3,9 @@
 """A simulated robot on topics: its frames, its odometry, one camera or two, and an `Oracle`."""
 
 import numpy as np
-from fakes.oracle import (
-    BASE_FROM_CAMERA,
-    CAMERA_FROM_RIGHT,
-    Faults,
-    Oracle,
-    drive,
-    numbered_image,
-    odometry,
-    true_depth,
-)
+from fakes.figures import odometry
+from fakes.oracle import Faults, Oracle
+from fakes.room import BASE_FROM_CAMERA, CAMERA_FROM_RIGHT, drive, numbered_image, true_depth
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from node_rig import CAMERA, PERIOD, Rig

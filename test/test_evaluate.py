@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes.oracle import BASE_FROM_CAMERA, drive, turn
+from fakes.room import BASE_FROM_CAMERA, drive, turn
 from PIL import Image
 
 from vggt_ros.errors import UserError

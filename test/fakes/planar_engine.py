@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from threading import Event
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
+from fakes.appearance import appearance
 from vggt_ros.engine.interface import Compiling, InferenceResult
 from vggt_ros.frames import Frame, Observation
 
 SIZE = HEIGHT, WIDTH = 42, 56  # network pixels; a camera of `images` has twice as many
-STEP = 0.1  # metres between two frames
+STEP = 0.2  # metres between two frames
 DEPTH = 2.0  # metres to the wall, straight ahead
 EPOCH = 1_700_000_000_123_456_789  # stamp of the first of `frames`
 PERIOD_NS = 33_333_333
@@ -29,6 +30,7 @@ class PlanarEngine:
     """
 
     device, dtype, random_weights, default_width = "none", "float32", False, WIDTH
+    fingerprint = "planar"
 
     def __init__(self, *, name: str = "planar", vary_scale: bool = False, max_frames: int = 99):
         self.name, self.vary_scale, self.max_frames = name, vary_scale, max_frames
@@ -41,6 +43,7 @@ class PlanarEngine:
         self.missing: set[tuple[int, int]] = set()
         self.compiling: tuple[str, ...] = ()
         self.resets = 0
+        self.cached: tuple[int, ...] = ()  # frames of the last inference, also those left out
         self.gate, self.inside = Event(), Event()
         self.gate.set()
 
@@ -60,7 +63,13 @@ class PlanarEngine:
         return True
 
     def reset(self) -> None:
-        self.resets += 1
+        self.resets, self.cached = self.resets + 1, ()
+
+    def describe(self, frame_id: int) -> Float32[np.ndarray, "d"] | None:
+        """As `Engine.describe`: from metre to metre along the wall it looks another."""
+        if frame_id not in self.cached:
+            return None
+        return appearance(np.array([STEP * frame_id]))
 
     def infer(
         self,
@@ -74,6 +83,7 @@ class PlanarEngine:
         """As `Engine.infer`."""
         self.inside.set()
         assert self.gate.wait(TIMEOUT)
+        self.cached = tuple(frame_ids)
         cut = max(len(frame_ids) - self.max_frames, 0)
         frame_ids, query_frame = frame_ids[cut:], query_frame - cut
         depth_frames = min(depth_frames, len(frame_ids))
