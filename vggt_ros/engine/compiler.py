@@ -18,6 +18,7 @@ import numpy as np
 
 from vggt_ros.engine.device import Device
 from vggt_ros.engine.shapes import EncoderProgram, Shape
+from vggt_ros.errors import UserError
 from vggt_ros.files import atomic_write
 from vggt_ros.model.config import Config, cache_shapes
 
@@ -43,12 +44,18 @@ class Compiler:
     A program is called with the weights (as `place_weights` returns them), the arrays of the frame
     cache and its inputs; the program of an encoder takes over the cache (donated) and returns it.
     Layers are unrolled on an accelerator, and a loop on a CPU (see `model/unstack.py`).
+    Raises `UserError` for a network that `model/stream.py` does not cover.
     """
 
     def __init__(
         self, config: Config, dtype: np.dtype, device: Device, cache_dir: Path | None,
         *, unrolled: bool | None = None,
     ):  # fmt: skip
+        order, group = config.aggregator.aa_order, config.aggregator.aa_block_size
+        if tuple(order) != ("frame", "global") or group != 1:
+            raise UserError(
+                "streaming needs an aggregator that alternates frame and global blocks, one by one"
+            )
         self._config, self._dtype, self._device = config, dtype, device
         self._cache_dir = cache_dir
         self._unrolled = unrolls_layers(device) if unrolled is None else unrolled

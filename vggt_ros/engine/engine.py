@@ -8,7 +8,7 @@ costs one frame's encoder (`model/stream.py`).  The numbers are those of the ful
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
@@ -23,6 +23,7 @@ from vggt_ros.engine.device import (
     keep_compiled,
     readable_faults,
 )
+from vggt_ros.engine.fingerprint import fingerprint
 from vggt_ros.engine.frame_cache import FrameCache
 from vggt_ros.engine.interface import Compiling, DeviceLost, InferenceResult, OutOfMemory
 from vggt_ros.engine.programs import Program, Programs
@@ -63,15 +64,10 @@ class Engine:
         cache_dir: Path | None = None,
         background: bool = False,
     ):
-        order, group = config.aggregator.aa_order, config.aggregator.aa_block_size
-        if tuple(order) != ("frame", "global") or group != 1:
-            raise UserError(
-                "streaming needs an aggregator that alternates frame and global blocks, one by one"
-            )
         self.name, self.device, self.dtype = name, device, dtype
         self.random_weights, self.default_width = random, default_width
         self.background = background
-        compiler = Compiler(config, dtype, device, cache_dir)
+        self._config, compiler = config, Compiler(config, dtype, device, cache_dir)
         self.programs = Programs(compiler)
         self.frame_cache = FrameCache(config, device)
         self._slots = 0
@@ -84,6 +80,12 @@ class Engine:
     def compiling(self) -> tuple[str, ...]:
         """What is being compiled, then what will be, as text."""
         return self.programs.pending
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `fingerprint.py`; half a second the first time."""
+        with self._faults("the fingerprint of the weights"):
+            return fingerprint(self._config, self._weights)
 
     def reset(self) -> None:
         """Forget every frame; keep the compiled programs."""
@@ -171,6 +173,14 @@ class Engine:
                 result = result._replace(notice=f"{faults[-1]}; until then a {shape} is used")
             return result
         raise faults[-1] if faults else _compiling(size)
+
+    def describe(self, frame_id: int) -> Float32[np.ndarray, "d"] | None:
+        """What a frame of the last inference looks like: its encoder tokens, averaged; of length 1.
+
+        None for any other frame.  Raises `OutOfMemory` or `DeviceLost`.
+        """
+        with self._faults("the descriptor of a frame"):
+            return self.frame_cache.describe(frame_id)
 
     def _fitting(self, wanted: WindowProgram) -> Iterator[WindowProgram]:
         """This window and its substitutes, without those that are known not to fit.

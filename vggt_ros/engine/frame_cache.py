@@ -11,10 +11,16 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int32, UInt8
+from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from vggt_ros.engine.device import Device
 from vggt_ros.model.config import Config, cache_shapes
+
+
+@jax.jit
+def _mean_token(tokens: Float[Array, "slots t d"], slot: Int32[Array, ""]) -> Float[Array, "d"]:
+    """A sum is all there is to compile: a tenth of a second, once for each size of the cache."""
+    return jax.lax.dynamic_index_in_dim(tokens, slot, keepdims=False).mean(0)
 
 
 class FrameCache:
@@ -69,6 +75,14 @@ class FrameCache:
             self.clear()
             raise
         return np.array([self._slot_of[key] for key in frame_ids], np.int32)
+
+    def describe(self, frame_id: int) -> Float32[np.ndarray, "d"] | None:
+        """The mean of a frame's encoder tokens, of unit length; None: it is not in the cache."""
+        if frame_id not in self._slot_of:
+            return None
+        with jax.default_device(self._device):
+            mean = np.asarray(_mean_token(self.arrays[0], jnp.int32(self._slot_of[frame_id])))
+        return mean / np.linalg.norm(mean)
 
     def wait(self) -> None:
         """Wait for the encoder.  Raises the error it failed with; the cache is empty then."""

@@ -42,7 +42,13 @@ class DeviceLost(UserError):
 class Engine(Protocol):
     """What the pipeline needs of a network; `engine.Engine` is the real one."""
 
+    name: str
     default_width: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this network and its weights from others; the same on every device."""
+        ...
 
     def infer(
         self,
@@ -54,6 +60,13 @@ class Engine(Protocol):
         query_frame: int = 0,
     ) -> InferenceResult:
         """One forward pass over a window, oldest frame first."""
+        ...
+
+    def describe(self, frame_id: int) -> Float32[np.ndarray, "d"] | None:
+        """What a frame looks like: a vector of unit length, alike for frames that look alike.
+
+        None where the network has no such frame: it keeps those of the last inference only.
+        """
         ...
 
     def reset(self) -> None:

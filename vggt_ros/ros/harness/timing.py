@@ -16,18 +16,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped
-from jaxtyping import UInt8
-from nav_msgs.msg import Path
+from jaxtyping import Float32, UInt8
+from nav_msgs.msg import Odometry, Path
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.engine.interface import InferenceResult
 from vggt_ros.errors import UserError
-from vggt_ros.msg import PointTracks, QueryPoints
+from vggt_ros.msg import MapStatus, PointTracks, QueryPoints
 from vggt_ros.ros.inference import Task
 from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.messages import header, image_message
@@ -43,6 +44,10 @@ TOPICS = {
     "/vggt/window_points": PointCloud2,
     "/vggt/pose": PoseStamped,
     "/vggt/path": Path,
+    "/vggt/odometry": Odometry,
+    "/vggt/status": MapStatus,
+    "/vggt/map_points": PointCloud2,
+    "/vggt/keyframes": MarkerArray,
     "/vggt/tracks": PointTracks,
 }
 START, PERIOD = 1_700_000_000_000_000_000, 100_000_000  # nanoseconds
@@ -60,6 +65,7 @@ class InstantEngine:
     """A network that returns at once: a tilted plane, high confidence, all queries visible."""
 
     name, device, dtype, random_weights = "instant", "none", "float32", False
+    fingerprint = "instant"
     compiling = ()
 
     def __init__(self, width: int):
@@ -71,6 +77,9 @@ class InstantEngine:
 
     def close(self, timeout: float) -> bool:
         return True
+
+    def describe(self, frame_id: int) -> Float32[np.ndarray, "2"]:
+        return np.array([np.cos(0.1 * frame_id), np.sin(0.1 * frame_id)], np.float32)
 
     def infer(
         self, frame_ids, images, *, depth_frames: int, queries=None, query_frame: int = 0
