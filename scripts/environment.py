@@ -35,8 +35,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMPS = VENV / "stamps.json"
 REQUIREMENTS = {
-    "run": ("core", "tools", "ros-jazzy", "ros-build"),
-    "test": ("core", "tools", "ros-jazzy", "ros-build", "train", "dev"),
+    "run": ("core", "graph", "tools", "ros-jazzy", "ros-build"),
+    "test": ("core", "graph", "tools", "ros-jazzy", "ros-build", "train", "dev"),
 }
 MESSAGES = {  # package: its folder, and what its build reads
     "tf2_msgs": ("cmake/tf2_msgs", ("cmake", "requirements/ros-jazzy.txt")),
@@ -120,7 +120,8 @@ def main(purpose: str) -> None:
     if wanted:
         step(f"installing {', '.join(wanted)} (the first time: about 700 MB, some minutes)")
         options = [option for file in wanted for option in ("-r", file)]
-        run(PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "-c", lock, *options)
+        options += ["-c", lock, "-c", "requirements/dev.txt"]  # gtsam's wheel asks for pytest
+        run(PYTHON, "-m", "pip", "install", "--disable-pip-version-check", *options)
         for file in wanted:
             done(file, file, lock)
     for name in old_messages:
