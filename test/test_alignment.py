@@ -6,21 +6,15 @@ from functools import cache
 
 import numpy as np
 import pytest
-from fakes.oracle import (
-    BASE_FROM_CAMERA,
-    NONE,
-    Faults,
-    Oracle,
-    absolute_error,
-    drive,
-    numbered_image,
-    path_length,
-    turn,
-)
+from fakes.figures import absolute_error, path_length
+from fakes.oracle import NONE, Faults, Oracle
+from fakes.room import BASE_FROM_CAMERA, drive, numbered_image, turn
 
 from vggt_ros.frames import Frame, Observation
 from vggt_ros.geometry import Similarity
 from vggt_ros.mapping import alignment
+from vggt_ros.mapping.segment import empty_map, moved
+from vggt_ros.mapping.window import WindowGeometry, level_camera, upright_camera
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 
@@ -133,7 +127,7 @@ def window(ids, seed=0, *, similarity=None, faults=NONE, kind="room", depth=True
     moved = similarity or Similarity.identity()
     poses = moved.apply_to_poses(truth[list(ids)])
     kept = slice(None) if depth else slice(0, 0)
-    return alignment.WindowGeometry(
+    return WindowGeometry(
         tuple(ids),
         poses,
         np.tile(np.array([[60.0, 0, 42], [0, 60, 28], [0, 0, 1]]), (len(ids), 1, 1)),
@@ -146,7 +140,7 @@ def window(ids, seed=0, *, similarity=None, faults=NONE, kind="room", depth=True
 @pytest.mark.parametrize("angle", (0.0, 1e-6, 1.0, np.pi))
 def test_any_gauge_is_undone_exactly(scale, angle):
     gauge = Similarity(scale, turn(angle * np.array([0.6, 0.0, 0.8])), np.array([1.0, -2, 3]))
-    state, first = alignment.register(alignment.empty_map(), window((0, 1, 2, 3)))
+    state, first = alignment.register(empty_map(), window((0, 1, 2, 3)))
     _, found = alignment.register(state, window((1, 2, 3, 4), similarity=gauge))
     expected = first.world_from_window @ gauge.inverse()
     assert found.accepted and found.inlier_share == 1.0
@@ -157,40 +151,43 @@ def test_any_gauge_is_undone_exactly(scale, angle):
 
 def test_without_depth_the_cameras_give_the_scale():
     gauge = Similarity(0.4, turn(np.array([0.1, 0.2, 0.3])), np.ones(3))
-    state, _ = alignment.register(alignment.empty_map(), window((0, 1, 2, 3), depth=False))
+    state, _ = alignment.register(empty_map(), window((0, 1, 2, 3), depth=False))
     _, found = alignment.register(state, window((1, 2, 3, 4), similarity=gauge, depth=False))
     assert found.world_from_window.scale == pytest.approx(1 / 0.4, rel=1e-6)
 
 
 def test_without_depth_and_motion_the_unit_is_kept():
-    state, _ = alignment.register(
-        alignment.empty_map(), window((0, 1, 2), kind="stand", depth=False)
-    )
+    state, _ = alignment.register(empty_map(), window((0, 1, 2), kind="stand", depth=False))
     _, found = alignment.register(state, window((1, 2, 3), kind="stand", depth=False))
     assert found.accepted and found.world_from_window.scale == pytest.approx(1.0)
 
 
-def test_a_segment_that_accepts_windows_is_kept():
-    state, _ = alignment.register(alignment.empty_map(), window((0, 1, 2, 3)))
-    results = []
-    for ids in ((6, 7, 8), (7, 8, 9), (8, 9, 10), (9, 10, 11)):
-        state, found = alignment.register(state, window(ids))
-        results.append((found.accepted, found.segment))
-    assert results == [(False, 1), (True, 1), (True, 1), (True, 1)]
+def test_a_window_that_shares_nothing_is_refused_and_changes_nothing():
+    state, _ = alignment.register(empty_map(), window((0, 1, 2)))
+    after, found = alignment.register(state, window((5, 6, 7)))
+    assert not found.accepted and "no frame is shared" in found.reason
+    assert after.current is state.current and after.refusals == 1
+    _, found = alignment.register(after, window((1, 2, 3)))
+    assert found.accepted and found.segment == 0
 
 
-def test_nothing_shared_is_a_new_segment_where_the_map_ended():
-    state, _ = alignment.register(alignment.empty_map(), window((0, 1, 2)))
-    state, found = alignment.register(state, window((5, 6, 7)))
-    assert not found.accepted and found.segment == 1 and "no frame is shared" in found.reason
-    assert np.isfinite(found.world_from_camera).all()
+def test_another_segment_starts_where_it_is_told_and_in_the_unit_it_is_told():
+    state, _ = alignment.register(empty_map(), window((0, 1, 2)))
+    pose = level_camera()
+    pose[:3, 3] = 1.0, 2.0, 3.0
+    state, found = alignment.start_segment(state, window((5, 6, 7)), 4, pose, 2.0)
+    assert found.accepted and found.segment == 4
+    assert found.world_from_window.scale == 2.0
+    np.testing.assert_allclose(found.world_from_camera[0], pose, atol=1e-9)
+    _, found = alignment.register(state, window((6, 7, 8)))
+    assert found.accepted and found.segment == 4
 
 
 def test_a_stream_that_never_fits_is_refused_for_its_residual():
     rng = np.random.default_rng(0)
-    state, _ = alignment.register(alignment.empty_map(), window((0, 1, 2, 3)))
-    for first in (2, 4, 6):  # two shared with the window before, none with older ones
-        one = window(range(first, first + 4))
+    state, _ = alignment.register(empty_map(), window((0, 1, 2, 3)))
+    for newest in (4, 5, 6):
+        one = window((1, 2, 3, newest))
         poses = one.window_from_camera.copy()
         for pose in poses:
             pose[:3, :3] = turn(rng.normal(size=3)) @ pose[:3, :3]
@@ -198,11 +195,44 @@ def test_a_stream_that_never_fits_is_refused_for_its_residual():
         assert not found.accepted and "disagree by" in found.reason
 
 
+def disagreeing(ids, degrees, seed=0):
+    """A window whose cameras are turned by so much, each its own way."""
+    rng = np.random.default_rng(seed)
+    one = window(ids)
+    poses = one.window_from_camera.copy()
+    for pose in poses:
+        axis = rng.normal(size=3)
+        pose[:3, :3] = pose[:3, :3] @ turn(np.deg2rad(degrees) * axis / np.linalg.norm(axis))
+    return one._replace(window_from_camera=poses)
+
+
+@pytest.mark.parametrize(("usual", "accepted"), [(0.1, False), (4.0, True)])
+def test_what_is_refused_depends_on_what_this_network_usually_does(usual, accepted):
+    """A disagreement of eight degrees contradicts a precise network, and not a coarse one."""
+    state, _ = alignment.register(empty_map(), window((0, 1, 2, 3)))
+    for i in range(30):
+        state, found = alignment.register(state, disagreeing((0, 1, 2, 3), usual, seed=i))
+        assert found.accepted
+    _, found = alignment.register(state, disagreeing((0, 1, 2, 3), 8.0, seed=99))
+    assert found.accepted == accepted and ("disagree" in found.reason) == (not accepted)
+
+
+def test_between_the_bounds_a_window_joins_and_moves_nothing_that_is_known():
+    state, _ = alignment.register(empty_map(), window((0, 1, 2, 3)))
+    for i in range(30):
+        state, _ = alignment.register(state, disagreeing((0, 1, 2, 3), 1.0, seed=i))
+    after, found = alignment.register(state, disagreeing((1, 2, 3, 4), 4.0, seed=99))
+    assert found.accepted and found.doubtful and "doubtful" in found.reason
+    known = {frame.frame_id: frame.world_from_camera for frame in state.current.frames}
+    for frame in after.current.frames[:-1]:
+        np.testing.assert_array_equal(frame.world_from_camera, known[frame.frame_id])
+
+
 def test_a_rescaled_map_is_registered_to_at_its_new_scale():
-    state, _ = alignment.register(alignment.empty_map(), window((0, 1, 2, 3)))
+    state, _ = alignment.register(empty_map(), window((0, 1, 2, 3)))
     before = alignment.register(state, window((1, 2, 3, 4)))[1].world_from_window
     about = np.array([1.0, 2.0, 3.0])
-    scaled = alignment.rescaled(state, 2.5, about)
+    scaled = moved(state, Similarity.scaling(2.5, about))
     after = alignment.register(scaled, window((1, 2, 3, 4)))[1].world_from_window
     assert after.scale == pytest.approx(2.5 * before.scale)
     np.testing.assert_allclose(
@@ -212,13 +242,11 @@ def test_a_rescaled_map_is_registered_to_at_its_new_scale():
 
 @pytest.mark.parametrize("up", ([0, -1.0, 0], [0.3, -0.9, 0.1], [0, 0, 1.0], [0, 0, -9.81]))
 def test_upright_turns_gravity_into_z(up):
-    world_from_camera = alignment.upright_camera(np.array(up, float))
+    world_from_camera = upright_camera(np.array(up, float))
     up = np.array(up) / np.linalg.norm(up)
     np.testing.assert_allclose(world_from_camera[:3, :3] @ up, [0, 0, 1], atol=1e-12)
     assert np.linalg.det(world_from_camera[:3, :3]) == pytest.approx(1.0)
 
 
 def test_upright_of_a_level_camera_is_level():
-    np.testing.assert_allclose(
-        alignment.upright_camera(np.array([0.0, -1, 0])), alignment.level_camera(), atol=1e-12
-    )
+    np.testing.assert_allclose(upright_camera(np.array([0.0, -1, 0])), level_camera(), atol=1e-12)

@@ -2,55 +2,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metric scale from odometry, depth, height: measured, robust, applied slowly."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from fakes.oracle import (
-    BASE_FROM_CAMERA,
-    CAMERA_HEIGHT,
-    Oracle,
-    absolute_error,
-    drive,
-    numbered_image,
-    odometry,
-    path_length,
-    true_depth,
-    turn,
-)
+from fakes.figures import absolute_error, odometry, path_length
+from fakes.oracle import Oracle
+from fakes.room import BASE_FROM_CAMERA, CAMERA_HEIGHT, drive, numbered_image, true_depth, turn
+from map_rig import SECOND, Ride, cameras, grown_between
 
 from vggt_ros.frames import Frame, Observation
 from vggt_ros.mapping.odometry import OdometryBuffer
+from vggt_ros.mapping.scale import MAX_STEP
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
-
-SECOND = 1_000_000_000
 
 
 def stamp(i: int) -> int:
     return SECOND + i * SECOND // 10
 
 
-def observation(i, odom_from_base=None, mounted=True) -> Observation:
-    frame = Frame(numbered_image(i), stamp(i))
-    if mounted:
-        return Observation(frame, base_from_camera=BASE_FROM_CAMERA, odom_from_base=odom_from_base)
-    up = BASE_FROM_CAMERA[2, :3]  # of the base, in the camera
-    return Observation(frame, up_in_camera=up, odom_from_base=odom_from_base)
-
-
-def ride(kind, frames=300, *, wheels=None, mounted=True, metres=None, seed=0, **settings):
+def ride(kind, frames=300, *, wheels=None, mounted=True, metres=None, heard_from=0, **settings):
     """A drive with odometry (poses of the base, one a frame) and perhaps another sensor's depth."""
-    truth = drive(kind, frames)
-    pipeline = Pipeline(Oracle(truth @ BASE_FROM_CAMERA, seed=seed), Settings(**settings))
-    odom_from_base, updates, centres = OdometryBuffer(), [], []
-    for i in range(frames):
-        if wheels is not None:
+    truth = cameras(kind, frames)
+    odom_from_base = OdometryBuffer()
+
+    def observe(seen, i):
+        if wheels is not None and i >= heard_from:
             odom_from_base.add(stamp(i), wheels[i])
-        depth = None if metres is None else metres(i, truth[i] @ BASE_FROM_CAMERA)
-        update = pipeline.step(observation(i, odom_from_base, mounted)._replace(sensor_depth=depth))
-        centres = [update.rescaled * centre for centre in centres]
-        centres.append(update.views[-1].world_from_camera[:3, 3])
-        updates.append(update)
-    return updates, np.stack(centres), (truth @ BASE_FROM_CAMERA)[:, :3, 3], odom_from_base
+        seen = seen._replace(odom_from_base=odom_from_base)
+        if metres is not None:
+            seen = seen._replace(sensor_depth=metres(i, truth[i]))
+        if mounted:
+            return seen._replace(base_from_camera=BASE_FROM_CAMERA)
+        return seen._replace(up_in_camera=BASE_FROM_CAMERA[2, :3])  # of the base, in the camera
+
+    ridden = Ride(truth, observe=observe, **settings)
+    return ridden.updates, ridden.centres, truth[:, :3, 3], odom_from_base
+
+
+def factors(updates, key: int = 0) -> np.ndarray:
+    """By how much lengths near a keyframe grew with each update after the first."""
+    known = [update.keyframes.world_from_keyframe(key).scale for update in updates]
+    return np.divide(known[1:], known[:-1])
 
 
 @pytest.mark.slow
@@ -68,12 +62,47 @@ def test_noisy_odometry_makes_metres(kind, frames, mounted):
 
 
 def test_the_unit_changes_once_and_then_by_a_percent_a_step():
-    updates, *_ = ride("room", 60, wheels=odometry(drive("room", 60)), scale_source="odometry")
-    jumps = [update.rescaled for update in updates if update.rescaled != 1.0]
-    assert len(jumps) == 1
+    wheels = odometry(drive("room", 60))
+    updates, *_ = ride("room", 60, wheels=wheels, scale_source="odometry", loops=False)
     first = [update.metric for update in updates].index(True)
+    grown = [float(update.registration.world_from_window.scale) for update in updates]
+    assert len(grown) == 60
     assert all(update.metric for update in updates[first:])
     assert all(abs(update.scale.value - 1) < 0.2 for update in updates[first:])
+    changes = np.abs(factors(updates) - 1.0)
+    assert changes[first - 1] > 0.02 and changes[: first - 1].max() == 0.0
+    assert changes[first:].max() < 1.001 * MAX_STEP
+
+
+def test_a_small_correction_moves_what_is_in_the_window_and_a_large_one_the_segment():
+    """Height, twice as large as it should be, comes first; the wheels are heard later."""
+    updates, *_ = ride(
+        "room",
+        140,
+        wheels=odometry(drive("room", 140)),
+        heard_from=70,
+        scale_source="odometry, height",
+        camera_height=2 * CAMERA_HEIGHT,
+        loops=False,
+    )
+    jumps, inside, outside = [], set(), set()
+    for i, (before, after) in enumerate(pairwise(updates)):
+        window = {view.frame_id for update in (before, after) for view in update.views}
+        grown = grown_between(before, after)
+        if any(abs(factor - 1.0) > 0.1 for factor in grown.values()):
+            jumps.append(i)
+            assert set(grown) == set(before.keyframes.ids)
+            factor = after.keyframes.world_from_keyframe(0).scale
+            factor /= before.keyframes.world_from_keyframe(0).scale
+            np.testing.assert_allclose(list(grown.values()), factor)
+        elif grown:
+            inside |= {key for key, factor in grown.items() if factor != 1.0}
+            assert set(grown) <= window
+            outside |= set(before.keyframes.ids.tolist()) - window
+    assert len(jumps) == 2 and jumps[0] < 5 and 70 < jumps[1]
+    assert len(outside) > 2 and len(inside) > 4
+    at_jump = updates[jumps[1]]
+    assert len(at_jump.keyframes.ids) > len(at_jump.views) + 2  # so there was what had left
 
 
 def test_wheels_that_spin_and_jump_do_not_move_the_scale():
@@ -172,46 +201,12 @@ def test_the_map_follows_the_trusted_source_as_soon_as_it_is_sure():
         scale_source="odometry, height",
         camera_height=2 * CAMERA_HEIGHT,
     )
-    jumps = [(i, u.rescaled) for i, u in enumerate(updates) if u.rescaled != 1.0]
-    assert len(jumps) == 2 and jumps[0][0] < 5 < jumps[1][0]
-    assert jumps[1][1] == pytest.approx(0.5, rel=0.1)
-    assert updates[jumps[1][0] - 1].scale_source == "height"
+    changes = factors(updates)
+    jumps = np.flatnonzero(np.abs(changes - 1.0) > 0.1)
+    assert len(jumps) == 2 and jumps[0] < 5 < jumps[1]
+    assert changes[jumps[1]] == pytest.approx(0.5, rel=0.1)
+    assert updates[jumps[1]].scale_source == "height"
     assert absolute_error(centres, truth, with_scale=False) <= 0.02 * path_length(truth)
-
-
-def test_views_of_a_later_segment_follow_its_scale(monkeypatch):
-    """All but its own beginning is in metres already; about the camera, that follows too."""
-    truth, wheels = drive("room", 90), odometry(drive("room", 90))
-    pipeline = Pipeline(Oracle(truth @ BASE_FROM_CAMERA), Settings(scale_source="odometry"))
-    odom_from_base, poses, segments, jumps = OdometryBuffer(), [], [], []
-    for i in range(90):
-        odom_from_base.add(stamp(i), wheels[i])
-        with monkeypatch.context() as broken:
-            if 40 <= i < 46:  # long enough that nothing is shared with the first segment
-                broken.setattr("vggt_ros.mapping.alignment.MAX_RESIDUAL", -1.0)
-            update = pipeline.step(observation(i, odom_from_base))
-        assert update is not None
-        if i == 46:  # a beginning in a unit of its own
-            assert update.registration.accepted and update.registration.segment > 0
-        if update.rescaled != 1.0:
-            jumps.append(i)
-            before = [pose.copy() for pose in poses]
-            for pose, segment in zip(poses, segments, strict=True):
-                if update.registration.segment in (0, segment):
-                    pose[:3, 3] = update.about + update.rescaled * (pose[:3, 3] - update.about)
-            if i > 46:
-                np.testing.assert_array_equal(np.stack(poses[:40]), np.stack(before[:40]))
-        for view in update.views[:-1]:
-            if view.frame_id >= 46:
-                np.testing.assert_allclose(
-                    view.world_from_camera[:3, 3], poses[view.frame_id][:3, 3], atol=0.05
-                )
-        poses.append(update.views[-1].world_from_camera.copy())
-        segments.append(update.registration.segment)
-    assert len(jumps) == 2 and jumps[0] < 40 and jumps[1] > 46
-    centres = np.stack(poses)[46:, :3, 3]
-    true = (truth @ BASE_FROM_CAMERA)[46:, :3, 3]
-    assert absolute_error(centres, true, with_scale=False) <= 0.03 * path_length(true)
 
 
 def test_none_means_arbitrary_units():

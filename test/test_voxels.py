@@ -4,16 +4,19 @@
 
 import numpy as np
 import pytest
-from fakes.oracle import BASE_FROM_CAMERA, FURNITURE, INTRINSICS, ROOM, drive, true_depth
+from fakes.room import BASE_FROM_CAMERA, FURNITURE, INTRINSICS, ROOM, drive, true_depth
 
-from vggt_ros.files import write_ply
+from vggt_ros.files import read_ply, write_ply
+from vggt_ros.geometry import Similarity, rotation_from_quaternion
+from vggt_ros.mapping import voxels
+from vggt_ros.mapping.corrections import Correction
 from vggt_ros.mapping.voxels import VoxelMap
 
 
-def entered(cloud: VoxelMap, points, shade=100, confidence=2.0) -> int:
+def entered(cloud: VoxelMap, points, shade=100, confidence=2.0, **owner) -> int:
     points = np.asarray(points, np.float32)
     colours = np.full(points.shape, shade, np.uint8)
-    return cloud.add(points, colours, np.full(len(points), confidence, np.float32))
+    return cloud.add(points, colours, np.full(len(points), confidence, np.float32), **owner)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -52,16 +55,146 @@ def test_what_is_not_a_number_or_out_of_reach_stays_out():
     assert entered(cloud, [[np.nan, 0, 0], [np.inf, 0, 0], [1e7, 0, 0], [0, 0, 0]]) == 1
 
 
-def test_a_rescaled_map_is_where_the_world_is():
+# ---- voxels follow the keyframes that own them --------------------------------------------------
+
+MOTION = Similarity(1.5, rotation_from_quaternion(np.array([0.1, 0.3, -0.2, 0.9])), np.ones(3))
+
+
+def in_order(points):
+    """Rows sorted, so that clouds of the same points are equal."""
+    return points[np.lexsort(np.round(points.T, 3))]
+
+
+def settle(cloud: VoxelMap) -> int:
+    """Let all voxels go to their new cells; returns in how many updates."""
+    for updates in range(1000):
+        if not cloud.is_moving:
+            return updates
+        cloud.follow(Correction({}, {}))
+    raise AssertionError("the voxels never arrive")
+
+
+def test_voxels_move_with_the_keyframe_that_first_filled_them():
     cloud = VoxelMap(0.1)
-    points = np.random.default_rng(0).uniform(-1, 1, (300, 3))
-    entered(cloud, points)
+    here, there = np.array([[0.51, 0.5, 0.5], [0.95, 0.5, 0.5]]), np.array([[9.05, 0.5, 0.5]])
+    entered(cloud, here, keyframe=1)
+    entered(cloud, here + [0.02, 0, 0], keyframe=2)  # into voxels of keyframe 1
+    entered(cloud, there, keyframe=2)
+    mean = here + [0.01, 0, 0]
+    for motions in ({2: MOTION}, {1: MOTION, 2: MOTION.inverse()}):
+        cloud.follow(Correction(motions, {}))
+        settle(cloud)
+        there = motions[2].apply(there)
+        mean = motions[1].apply(mean) if 1 in motions else mean
+        expected = in_order(np.concatenate([mean, there]))
+        np.testing.assert_allclose(in_order(cloud.cloud().points), expected, atol=1e-5)
+
+
+def test_the_cloud_is_true_at_once_and_the_work_of_an_update_is_bounded(monkeypatch):
+    monkeypatch.setattr(voxels, "MOVED_AT_ONCE", 200)
+    cloud = VoxelMap(0.1, capacity=5000)
+    entered(cloud, np.random.default_rng(0).uniform(-2, 2, (3000, 3)), keyframe=1)
+    before = cloud.cloud()
+    cloud.follow(Correction({1: MOTION}, {}))
+    assert cloud.is_moving
+    expected = in_order(MOTION.apply(before.points))
+    for _ in range(3):  # while some are in the new cells and some are not
+        found = cloud.cloud().points
+        assert len(found) == len(cloud) >= 0.99 * len(expected)
+        gaps = np.linalg.norm(found[::50, None] - expected[None], axis=2).min(axis=1)
+        assert np.quantile(gaps, 0.9) < 1e-4 and gaps.max() < 0.1, "some cells now hold two"
+        cloud.follow(Correction({}, {}))
+    assert 5 <= settle(cloud) <= 20
+    after = cloud.cloud()
+    assert {tuple(c) for c in np.floor(after.points / 0.1)}.__len__() == len(after.points)
+    weight = (before.confidence - 1.0).sum()
+    assert (after.confidence - 1.0).sum() == pytest.approx(weight, rel=0.05)
+
+
+def test_points_that_arrive_meanwhile_do_not_mix_with_voxels_that_have_left(monkeypatch):
+    monkeypatch.setattr(voxels, "MOVED_AT_ONCE", 10)
+    away = Similarity(1.0, np.eye(3), np.array([0.0, 0, 5.0]))
+    grid = np.stack(np.meshgrid(*[np.arange(10) * 0.1 + 0.05] * 2, [0.05]), -1).reshape(-1, 3)
+    cloud = VoxelMap(0.1)
+    entered(cloud, grid, shade=0, keyframe=1)
+    cloud.follow(Correction({1: away}, {}))
+    entered(cloud, grid, shade=200, keyframe=2)
+    for _ in range(2):
+        found = cloud.cloud()
+        high = found.points[:, 2] > 2.0
+        assert high.sum() == (~high).sum() == len(grid)
+        assert (found.colours[high] == 0).all() and (found.colours[~high] == 200).all()
+        assert settle(cloud) >= 0
+
+
+def test_small_corrections_add_up_and_nothing_is_rehashed_for_one():
+    cloud = VoxelMap(0.1)
+    entered(cloud, np.random.default_rng(0).uniform(-1, 1, (300, 3)), keyframe=1)
     before = cloud.cloud().points
-    about = np.array([1.0, 2.0, -3.0])
-    cloud.rescale(3.0, about)
-    expected, after = about + 3.0 * (before - about), cloud.cloud().points
-    order = [np.lexsort(np.round(p.T, 3)) for p in (expected, after)]
-    np.testing.assert_allclose(after[order[1]], expected[order[0]], atol=1e-4)
+    step, moving = Similarity(1.0, np.eye(3), np.array([0.004, 0, 0])), []
+    for i in range(1, 30):
+        cloud.follow(Correction({1: step}, {}))
+        moving.append(cloud.is_moving or cloud.voxel != 0.1)
+        middle = cloud.cloud().points.mean(axis=0)
+        np.testing.assert_allclose(middle, before.mean(axis=0) + [0.004 * i, 0, 0], atol=0.02)
+    assert not any(moving[:10])
+    settle(cloud)
+
+
+def test_the_heir_of_a_removed_keyframe_moves_its_voxels():
+    cloud = VoxelMap(0.1)
+    entered(cloud, [[1.0, 1.0, 1.0]], keyframe=7)
+    cloud.follow(Correction({}, {7: 9}))
+    cloud.follow(Correction({7: MOTION}, {}))  # no voxel is of keyframe 7 any more
+    np.testing.assert_allclose(cloud.cloud().points, [[1.0, 1.0, 1.0]], atol=1e-6)
+    cloud.follow(Correction({9: MOTION}, {9: 11}))
+    settle(cloud)
+    np.testing.assert_allclose(cloud.cloud().points, [MOTION.apply(np.ones(3))], atol=1e-5)
+
+
+def test_segments_share_no_voxel_until_they_are_merged():
+    cloud, point = VoxelMap(1.0), [[0.5, 0.5, 0.5]]
+    entered(cloud, point, shade=0, keyframe=1, segment=0)
+    entered(cloud, point, shade=200, keyframe=2, segment=3)
+    assert (cloud.count(0), cloud.count(3), len(cloud)) == (1, 1, 2)
+    assert cloud.cloud(3).colours.tolist() == [[200, 200, 200]]
+    away = Similarity(1.0, np.eye(3), np.array([10.0, 0, 0]))
+    cloud.follow(Correction({2: away}, {}), {2: 0})
+    settle(cloud)
+    assert (cloud.count(0), cloud.count(3)) == (2, 0)
+    np.testing.assert_allclose(in_order(cloud.cloud(0).points), [*point, [10.5, 0.5, 0.5]])
+    cloud.follow(Correction({2: away.inverse()}, {}))
+    settle(cloud)
+    assert cloud.cloud().colours.tolist() == [[100, 100, 100]], "merged, they share one"
+
+
+def test_voxels_that_doubled_halve_again_where_the_map_shrinks():
+    cloud = VoxelMap(0.05, capacity=2000)
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        entered(cloud, random.uniform(-20, 20, (1000, 3)), keyframe=1)
+    doubled = cloud.voxel
+    assert doubled > 0.5
+    cloud.follow(Correction({1: Similarity.scaling(0.1, np.zeros(3))}, {}))
+    settle(cloud)
+    assert cloud.voxel == pytest.approx(doubled / 8.0) and len(cloud) <= 2000
+    assert np.abs(cloud.cloud().points).max() < 2.1
+    cloud.follow(Correction({1: Similarity.scaling(1e-3, np.zeros(3))}, {}))
+    settle(cloud)
+    assert cloud.voxel == 0.05, "never finer than asked for"
+
+
+def test_rows_of_removed_keyframes_are_not_kept_for_ever(monkeypatch):
+    monkeypatch.setattr(voxels, "MAX_ROWS", 10)
+    cloud, moving = VoxelMap(0.1), []
+    for i in range(30):
+        entered(cloud, [[0.05 + 0.1 * i, 0.0, 0.0]], keyframe=i)
+        cloud.follow(Correction({}, {i: 1000} if i else {}))
+        moving.append(cloud.is_moving)
+    assert len(cloud) == 30
+    cloud.follow(Correction({1000: Similarity(1.0, np.eye(3), np.array([0, 0, 9.0]))}, {}))
+    settle(cloud)
+    assert (cloud.cloud().points[:, 2] > 8.0).sum() == 29
 
 
 def test_a_drive_through_the_room_maps_its_surfaces():
@@ -94,3 +227,30 @@ def test_ply_reads_back(tmp_path, confidence):
     np.testing.assert_array_equal(np.stack([rows[n] for n in "xyz"], 1), points)
     np.testing.assert_array_equal(np.stack([rows[n] for n in "rgb"], 1), colours)
     assert [path.name for path in tmp_path.iterdir()] == ["map.ply"]
+
+
+def test_a_cloud_with_its_owners_is_written_read_and_goes_on_moving(tmp_path):
+    points = np.array([[1.5, 0.5, 0.5], [2.5, 0.5, 0.5], [9.5, 0.5, 0.5]], np.float32)
+    colours = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]], np.uint8)
+    confidence = np.array([2.0, 3.0, 4.0], np.float32)
+    cloud = VoxelMap(1.0)
+    cloud.add(points, colours, confidence, keyframe=np.array([7, -1, 3]), segment=2)
+    assert (cloud.count(2), cloud.count(0)) == (3, 0)
+    write_ply(tmp_path / "cloud.ply", *cloud.owned_cloud(2))
+    columns = read_ply((tmp_path / "cloud.ply").read_bytes())
+    owner_at = dict(zip(columns["x"].tolist(), columns["keyframe"].tolist(), strict=True))
+    assert owner_at == {1.5: 7, 2.5: -1, 9.5: 3}
+    red_at = dict(zip(columns["x"].tolist(), columns["red"].tolist(), strict=True))
+    assert red_at == {1.5: 10, 2.5: 40, 9.5: 70}
+    up = Similarity(1.0, np.eye(3), np.array([0.0, 0.0, 5.0]))
+    cloud.follow(Correction({7: up}, {}))
+    heights = {p[0]: p[2] for p in cloud.cloud(2).points.tolist()}
+    assert heights == {1.5: 5.5, 2.5: 0.5, 9.5: 0.5}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"ply", b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n", b"\xff" * 9]
+)
+def test_only_our_own_ply_is_read(content: bytes):
+    with pytest.raises(ValueError):
+        read_ply(content)

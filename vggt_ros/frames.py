@@ -7,15 +7,17 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, UInt8, UInt32
 
-from vggt_ros.geometry import scale_pose
 from vggt_ros.imaging.grid import Grid
-from vggt_ros.mapping.alignment import Registration
+from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.mapping.odometry import OdometryBuffer
 from vggt_ros.mapping.scale import NO_ESTIMATE, Estimate
-from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE, Velocity
+from vggt_ros.mapping.segment import Registration
+from vggt_ros.mapping.status import NO_STATUS, MapStatus
+from vggt_ros.mapping.velocity import Velocity
 
-ORIGIN = np.zeros(3)
-ORIGIN.flags.writeable = False  # it is shared
+IDENTITY = np.eye(4)
+IDENTITY.flags.writeable = False  # it is shared
+NO_KEYFRAMES = KeyframePoses.empty()
 
 
 class Frame(NamedTuple):
@@ -87,20 +89,13 @@ class View(NamedTuple):
     confidence: Float32[np.ndarray, "h w"] | None
     input_rgb: UInt8[np.ndarray, "H W 3"]  # the image at the camera's own size
     segment: int = 0  # of the map in which it was placed
+    keyframe: int = -1  # the keyframe that it belongs to and moves with; -1: none
 
     def masked_depth(self, min_confidence: float) -> Float32[np.ndarray, "h w"]:
         """Depth with NaN wherever it is not to be trusted."""
         assert self.depth is not None and self.confidence is not None
         usable = (self.confidence >= min_confidence) & (self.depth > 0) & np.isfinite(self.depth)
         return np.where(usable, self.depth, np.float32(np.nan))
-
-    def rescaled(self, factor: float, about: Float[np.ndarray, "3"], segment: int) -> "View":
-        """The same view where a segment was rescaled about a point; all depend on the first."""
-        if factor == 1.0 or segment not in (0, self.segment):
-            return self
-        depth = None if self.depth is None else self.depth * np.float32(factor)
-        pose = scale_pose(self.world_from_camera, factor, about)
-        return self._replace(world_from_camera=pose, depth=depth)
 
 
 class Tracks(NamedTuple):
@@ -125,19 +120,18 @@ class Update(NamedTuple):
     metric: bool = False  # are world units metres?
     scale: Estimate = NO_ESTIMATE
     focal: float | None = None  # the network's focal length over the calibrated one
-    rescaled: float = 1.0  # factor that older poses and points of this segment must follow,
-    about: Float[np.ndarray, "3"] = ORIGIN  # and the point about which; all follow the first's
     velocity: Velocity | None = None  # of the newest camera; None: not known
     missing: int = 0  # older frames of the window that the inference left out
+    keyframes: KeyframePoses = NO_KEYFRAMES  # where every keyframe stands now
+    odom_from_world: Float[np.ndarray, "4 4"] = IDENTITY  # rigid; absorbs what corrections moved
+    status: MapStatus = NO_STATUS
 
     @property
     def covariance(self) -> Float[np.ndarray, "6 6"]:
         """Of the newest camera (x y z, rotation vector), with that of the scale along its way.
 
-        Where a refused window was put, its cameras may be anywhere.
+        Of a refused window it is that of the prediction, which grows with time.
         """
-        if not self.registration.accepted:
-            return UNKNOWN_VARIANCE * np.eye(6)
         away = np.zeros(6)
         away[:3] = self.views[-1].world_from_camera[:3, 3]
         sigma = self.scale.sigma if self.metric else 1.0

@@ -50,6 +50,19 @@ class Settings:
     keyframes: bool = setting(
         True, "Replace the newest frame by the next one while it shows nothing new (standstill)"
     )
+    loops: bool = setting(
+        True,
+        "Compare the camera with old keyframes (an extra view in an inference): closes loops, and"
+        " finds the camera again after a loss",
+    )
+    loop_period: int = setting(
+        5, "Inferences from one such comparison to the next, while tracking", between=(1, 10_000)
+    )
+    max_keyframes: int = setting(
+        2000,
+        "Keyframes that are kept; beyond, the most redundant are removed",
+        between=(10, 100_000),
+    )
     scale_source: str = setting(
         "none",
         "Sources of metric scale, most trusted first, commas between: fixed, baseline (a second"
@@ -86,9 +99,22 @@ class Settings:
         return parse_sources(self.scale_source)
 
     @property
+    def has_map(self) -> bool:
+        """Whether windows share frames: without, nothing ties them to each other."""
+        return self.window_size > self.stride
+
+    def check_relocalises(self) -> None:
+        """Raise `UserError` where a camera cannot be found in a loaded map."""
+        if not (self.loops and self.has_map):
+            raise UserError(
+                "no map can be loaded, since loops are what finds the camera in it: set loops to"
+                " true, and window_size above stride"
+            )
+
+    @property
     def extra_views(self) -> int:
-        """Images in one inference besides the window: with a baseline, now and then one."""
-        return int("baseline" in self.sources)
+        """Images in one inference besides the window: now and then one."""
+        return int("baseline" in self.sources or (self.loops and self.has_map))
 
     @property
     def depth_frames(self) -> int:

@@ -6,6 +6,7 @@ The network tracks points that are given in one frame of its window.  When that 
 window, the points are pinned again where they were last tracked.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,36 @@ class TrackAnchor(NamedTuple):
             "the queried frame left the window before it was tracked in: query a newer one (the"
             " first query of its size waits for a program to be compiled)"
         )
+
+
+class Tracker:
+    """The pixels that are tracked, as the window slides.  `notify` is told why tracks end."""
+
+    def __init__(self, notify: Callable[[str], object]):
+        self._notify = notify
+        self.anchor: TrackAnchor | None = None  # None: nothing is tracked
+
+    def arrived(self, frame_id: int, grid: Grid) -> None:
+        """A frame entered the window: points that wait for one are pinned in it."""
+        if self.anchor is not None and self.anchor.frame_id is None:
+            try:
+                self.anchor = self.anchor._replace(frame_id=frame_id).on_grid(grid)
+            except UserError as error:
+                self.anchor = None
+                self._notify(str(error))
+
+    def are_known_in(self, frame_ids: tuple[int, ...]) -> bool:
+        """Whether nothing is lost where only these frames stay in the window."""
+        return self.anchor is None or self.anchor.within(frame_ids) is not None
+
+    def find(self, frame_ids: tuple[int, ...], missing: int) -> TrackAnchor | None:
+        """Where the points are pinned in this window, whose oldest `missing` may be left out."""
+        if self.anchor is not None:
+            anchor = self.anchor.within(frame_ids[missing:]) or self.anchor.within(frame_ids)
+            if anchor is None:
+                self._notify(self.anchor.lost_reason())
+            self.anchor = anchor
+        return self.anchor
 
 
 def transform_pixels(

@@ -2,22 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network's output as cameras of a window, and a registered window as views in the world."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32, UInt8, UInt32
 
-from vggt_ros.engine.interface import InferenceResult
-from vggt_ros.frames import View, WindowFrame
+from vggt_ros.engine.extra_views import infer_with_extra_view
+from vggt_ros.engine.interface import Engine, InferenceResult
+from vggt_ros.errors import UserError
+from vggt_ros.frames import ExtraView, Tracks, View, WindowFrame
 from vggt_ros.geometry import (
     extrinsics_from_pose_encoding,
     homogeneous,
     intrinsics_from_pose_encoding,
     inverse_rigid,
 )
-from vggt_ros.mapping.alignment import WindowGeometry
-from vggt_ros.mapping.baseline import CameraPair
-from vggt_ros.mapping.map import Placement
+from vggt_ros.imaging.compressed import compress, decompress
+from vggt_ros.imaging.grid import to_same_grid
+from vggt_ros.mapping.baseline import BaselineSchedule, CameraPair, check_simultaneous
+from vggt_ros.mapping.corrections import Correction, KeyframePoses
+from vggt_ros.mapping.keyframe_map import Appearance
+from vggt_ros.mapping.keyframes import KeyframeStore
+from vggt_ros.mapping.placement import Placement
+from vggt_ros.mapping.window import WindowGeometry
+from vggt_ros.tracking import TrackAnchor, transform_pixels
 
 
 def window_geometry(
@@ -49,6 +57,12 @@ def window_geometry(
     return geometry, focal
 
 
+def camera_from_encoding(encoding: Float[np.ndarray, "9"]) -> Float[np.ndarray, "4 4"]:
+    """window_from_camera of one pose encoding."""
+    from_window = homogeneous(extrinsics_from_pose_encoding(encoding[None].astype(np.float64)))
+    return inverse_rigid(from_window)[0]
+
+
 def camera_pair(
     extra: Float[np.ndarray, "9"],
     newest: Float[np.ndarray, "9"],
@@ -60,21 +74,126 @@ def camera_pair(
     return CameraPair(camera_from_window @ inverse_rigid(extra_from_window), camera_from_extra)
 
 
+class WindowFrames:
+    """The frames of the window, as the map asks for them (`keyframe_map.Frames`)."""
+
+    def __init__(self, engine: Engine, held: Mapping[int, WindowFrame]):
+        self._engine, self._held = engine, held
+
+    def describe(self, frame_id: int) -> Float32[np.ndarray, "d"] | None:
+        """Its descriptor by the network."""
+        return self._engine.describe(frame_id)
+
+    def appearance(self, frame_id: int) -> Appearance:
+        """What the map keeps of it."""
+        held = self._held[frame_id]
+        return Appearance(held.frame.stamp_ns, held.frame.camera, compress(held.pixels))
+
+
+def frame_at(stamp_ns: int, held: Mapping[int, WindowFrame]) -> int | None:
+    """The frame of that stamp (0: the newest; None: there is none yet).  Raises `UserError`."""
+    known = {frame.frame.stamp_ns: key for key, frame in held.items()}
+    if stamp_ns and stamp_ns not in known:
+        raise UserError(
+            f"the query's stamp {stamp_ns} is not one of the {len(known)} frames in the window;"
+            " use stamp 0 for the newest frame"
+        )
+    return known[stamp_ns] if stamp_ns else max(held, default=None)
+
+
+def input_tracks(
+    ids: UInt32[np.ndarray, "n"], held: Sequence[WindowFrame], result: InferenceResult
+) -> Tracks:
+    """The network's tracks in pixels of the input image."""
+    assert result.tracks is not None
+    assert result.visibility is not None and result.track_confidence is not None
+    pairs = zip(held, result.tracks, strict=True)
+    uv = np.stack([transform_pixels(h.grid.input_from_network, track) for h, track in pairs])
+    stamps = tuple(h.frame.stamp_ns for h in held)
+    return Tracks(ids, stamps, uv, result.visibility, result.track_confidence)
+
+
+def infer(
+    engine: Engine,
+    frame_ids: tuple[int, ...],
+    held: Mapping[int, WindowFrame],
+    anchor: TrackAnchor | None,
+    depth_frames: int,
+    extra_image: UInt8[np.ndarray, "h w 3"] | None,
+) -> tuple[InferenceResult, Float32[np.ndarray, "9"] | None]:
+    """The network's output for a window, and for an extra image its pose encoding.
+
+    None: there is no such image, or the network left it out.
+    """
+    images = [held[key].pixels for key in frame_ids]
+    asked = {
+        "depth_frames": min(depth_frames, len(frame_ids)),
+        "queries": anchor.uv if anchor else None,
+        "query_frame": frame_ids.index(anchor.frame_id) if anchor else 0,
+    }
+    if extra_image is None:
+        return engine.infer(frame_ids, images, **asked), None
+    return infer_with_extra_view(
+        engine, frame_ids, images, extra_image, max_depth_frames=depth_frames, **asked
+    )
+
+
+def second_image(
+    extra: ExtraView, newest: WindowFrame, notify: Callable[[str], object]
+) -> UInt8[np.ndarray, "h w 3"] | None:
+    """A second camera's image on the window's grid; None, and a notice, for one of no use."""
+    try:
+        check_simultaneous(extra.stamp_ns - newest.frame.stamp_ns)
+        return to_same_grid(extra.rgb, newest.grid)
+    except UserError as error:
+        notify(f"baseline: {error}")
+        return None
+
+
+def checked_pair(
+    schedule: BaselineSchedule,
+    encoding: Float[np.ndarray, "9"],
+    result: InferenceResult,
+    extra: ExtraView,
+    notify: Callable[[str], object],
+) -> CameraPair | None:
+    """Where a second camera stands by one inference; None, and a notice, if it is not believed."""
+    pair = camera_pair(encoding, result.pose_encoding[-1], extra.camera_from_extra)
+    try:
+        return schedule.check(pair, result.depth[-1])
+    except UserError as error:
+        notify(str(error))
+        return None
+
+
+def keyframe_image(
+    store: KeyframeStore, key: int | None, newest: WindowFrame
+) -> UInt8[np.ndarray, "h w 3"] | None:
+    """A keyframe's image; None where it has none, or one on another grid than the window's."""
+    if key is None or key not in store or not store.get(key).image:
+        return None
+    image = decompress(store.get(key).image)
+    return image if image.shape == newest.pixels.shape else None
+
+
 def place_views(
     window: WindowGeometry,
     frames: Sequence[WindowFrame],
     placed: Placement,
     known: Mapping[int, View],
+    correction: Correction,
 ) -> dict[int, View]:
-    """The window's views in the world, by frame; frames without depth stay as they are known."""
+    """The window's views in the world, by frame; frames without depth keep what was known.
+
+    `correction`: what moved since that became known.
+    """
     unit = np.float32(placed.registration.world_from_window.scale)
-    segment = placed.registration.segment
     without_depth = len(window.frame_ids) - len(window.depth)
     views: dict[int, View] = {}
     for i, (key, frame) in enumerate(zip(window.frame_ids, frames, strict=True)):
         j = i - without_depth
         if j < 0 and key in known:
-            views[key] = known[key].rescaled(placed.rescaled, placed.about, segment)
+            views[key] = _corrected(known[key], placed.keyframes, correction)
             continue
         views[key] = View(
             frame_id=key,
@@ -87,6 +206,26 @@ def place_views(
             depth=window.depth[j] * unit if j >= 0 else None,
             confidence=window.confidence[j] if j >= 0 else None,
             input_rgb=frame.frame.rgb,
-            segment=segment,
+            segment=placed.registration.segment,
+            keyframe=_keyframe(key, window.frame_ids, placed.keyframes),
         )
     return views
+
+
+def _corrected(view: View, keyframes: KeyframePoses, correction: Correction) -> View:
+    """A view as it was known, where its keyframe is now."""
+    motion = correction.moved.get(view.keyframe)
+    if motion is not None:
+        depth = None if view.depth is None else view.depth * np.float32(motion.scale)
+        pose = motion.apply_to_poses(view.world_from_camera[None])[0]
+        view = view._replace(world_from_camera=pose, depth=depth)
+    key = correction.heirs.get(view.keyframe, view.keyframe)
+    if key in keyframes:
+        view = view._replace(keyframe=key, segment=keyframes.segment(key))
+    return view
+
+
+def _keyframe(frame_id: int, window: Sequence[int], keyframes: KeyframePoses) -> int:
+    """The keyframe that a view moves with: its own, else the newest of the window."""
+    stored = [key for key in window if key in keyframes]
+    return frame_id if frame_id in stored else stored[-1] if stored else -1

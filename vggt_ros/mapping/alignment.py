@@ -4,142 +4,90 @@
 
 A window is registered through the frames that the map already holds (`registration` has the
 mathematics), and then checked: the residual of the shared cameras, and the newest view against the
-map. A window that fails is refused and starts a segment of its own. The segment before it stays
-available: the next sound window returns to it, so that one bad inference costs one inference.
+map. Both are judged by what this network's errors usually are (`noise`). Between the soft and the
+hard bound a window joins, doubtful: with a wider covariance, and known frames stay as they are. One
+that fails is refused and leaves the map as it was, so that one bad inference costs one inference.
 
 Shared frames move to the mean of all their observations. With windows of s frames and camera noise
 sigma what remains is a random walk of variance 2 sigma^2 / (s - 1)^2 a frame, within a tenth of the
 least-squares optimum over all windows (simulated for s = 2, 4, 8).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.geometry import (
-    WORLD_FROM_OPTICAL,
-    Similarity,
-    lever_arm_jacobian,
-    scale_covariance,
-    scale_pose,
-)
+from vggt_ros.geometry import Similarity, lever_arm_jacobian, rotation_angle
+from vggt_ros.mapping.map_frames import SAME_VIEW, MapFrame, median_depth, view_overlap
+from vggt_ros.mapping.noise import MIN_NOISE, NoiseEstimate
 from vggt_ros.mapping.registration import (
-    MapFrame,
-    ViewOverlap,
     average_frames,
+    centre_spread,
     estimate_gauge,
     estimate_scale,
-    median_depth,
-    view_overlap,
 )
+from vggt_ros.mapping.segment import MapState, Registration, Segment
+from vggt_ros.mapping.window import WindowGeometry, subsampled
 
-MAX_PIXELS = 3000  # of one frame that take part; more change nothing but the time
 MIN_INLIERS = 0.6  # share of pixels that must agree
-MAX_RESIDUAL = 0.05  # rms disagreement of shared cameras, as a share of scene depth
+REFUSED = 5.0  # times the usual residual: a window beyond contradicts the map
+DOUBTFUL = 2.5  # times the usual: it joins, with a wider covariance and without its depth
+ALWAYS_GOOD = 0.05  # residual that is never refused: 3 degrees
+NEVER_GOOD = 0.35  # residual that always is: 20 degrees
+DOUBTFUL_INLIERS = 0.75  # share of pixels below which a window is doubtful
+NEAR_TURN, NEAR_SHIFT = 0.2, 0.1  # radians, scene depths: off the predicted motion, at most
 CHECKED_OVERLAP = 0.3  # overlap from which the newest view is checked against the one before
 KEYFRAME_PARALLAX = float(np.deg2rad(2.0))  # a frame this far aside of the last one is kept,
 KEYFRAME_OVERLAP = 0.8  # or one that shares less than this with the last kept frame
 NOTHING_SHARED = "no frame is shared with the map"
-MIN_NOISE = 0.003  # camera noise that a lucky residual cannot undercut: a sixth of a degree
-
-Poses = Float[np.ndarray, "s 4 4"]
 
 
-class WindowGeometry(NamedTuple):
-    """One inference: cameras of a window in its own frame and unit, depth of its newest k."""
+def register(
+    state: MapState,
+    window: WindowGeometry,
+    predicted: Float[np.ndarray, "4 4"] | None = None,
+) -> tuple[MapState, Registration]:
+    """Place `window` in the map; one that contradicts it is refused and changes nothing.
 
-    frame_ids: tuple[int, ...]
-    window_from_camera: Float[np.ndarray, "s 4 4"]
-    intrinsics: Float[np.ndarray, "s 3 3"]
-    depth: Float[np.ndarray, "k h w"]  # NaN or <= 0 where invalid
-    confidence: Float[np.ndarray, "k h w"]  # from 1, "no evidence", upwards
-
-
-class Registration(NamedTuple):
-    """How a window was registered to the map."""
-
-    world_from_window: Similarity
-    accepted: bool  # False: it fits no segment so far and starts the next one
-    segment: int
-    residual: float  # rms disagreement of the shared cameras, as a share of scene depth
-    inlier_share: float  # of the shared pixels, those that agree in depth
-    covariance: Float[np.ndarray, "6 6"]  # newest camera, world axes: x y z, rotation vector
-    reason: str  # "" or why the window was refused
-    world_from_camera: Poses | None = None  # every camera of the window, mean of all observations
-
-
-class Segment(NamedTuple):
-    """A piece of the map that windows can be registered to."""
-
-    number: int
-    frames: tuple[MapFrame, ...]
-    covariance: Float[np.ndarray, "6 6"]  # of the newest frame, since the segment started
-    unit: float = 1.0  # world units per unit of the last window
-    overlap: ViewOverlap | None = None  # the newest frame against the last one known before
-
-
-@dataclass(frozen=True)
-class MapState:
-    """What the next registration needs of the map: the frames of two windows at most."""
-
-    world_from_first: Float[np.ndarray, "4 4"]
-    current: Segment | None = None
-    previous: Segment | None = None  # the last one that accepted windows, if current did not yet
-    segments: int = 0  # started so far
-    refusals: int = 0  # in a row
-
-
-def level_camera() -> Float[np.ndarray, "4 4"]:
-    """world_from_camera of a camera at the origin, held level, facing along x (REP 103)."""
-    world_from_camera = np.eye(4)
-    world_from_camera[:3, :3] = WORLD_FROM_OPTICAL
-    return world_from_camera
-
-
-def upright_camera(up_in_camera: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
-    """world_from_camera at the origin for a known up direction: z is up, the view ahead is x.
-
-    At rest an accelerometer measures exactly this direction. A camera that faces straight up or
-    down has no view ahead; then the top of its image points along x.
+    `predicted`: world_from_camera of the newest camera by its motion so far; None: not known.
     """
-    up = up_in_camera / np.linalg.norm(up_in_camera)
-    ahead = np.array([0.0, 0.0, 1.0]) if abs(up[2]) < 0.99 else np.array([0.0, -1.0, 0.0])
-    ahead = ahead - (ahead @ up) * up
-    ahead /= np.linalg.norm(ahead)
-    world_from_camera = np.eye(4)
-    world_from_camera[:3, :3] = np.stack([ahead, np.cross(up, ahead), up])
-    return world_from_camera
-
-
-def empty_map(world_from_camera: Float[np.ndarray, "4 4"] | None = None) -> MapState:
-    """A map whose first camera will stand at `world_from_camera`, by default `level_camera()`."""
-    first = level_camera() if world_from_camera is None else world_from_camera
-    return MapState(first.astype(np.float64))
-
-
-def register(state: MapState, window: WindowGeometry) -> tuple[MapState, Registration]:
-    """Place `window` in the map; one that fits nowhere starts the next segment."""
+    number = state.number
     if not np.isfinite(window.window_from_camera).all():
-        reason = "the network's cameras are not finite"
-        segment = max(state.segments - 1, 0)
-        found = Registration(Similarity.identity(), False, segment, 0.0, 0.0, np.eye(6), reason)
-        return replace(state, refusals=state.refusals + 1), found
-    frames = _subsampled(window)
+        return _refuse(state, number, "the network's cameras are not finite")
+    frames = subsampled(window)
     if state.current is None:
-        gauge = Similarity.between(state.world_from_first, frames[0].world_from_camera, 1.0)
-        first, found = _insert(Segment(0, (), 1e-8 * np.eye(6)), frames, gauge)
-        return replace(state, current=first, segments=1), found
-    reasons = []
-    for segment in (state.previous, state.current):
-        fitted = _fit(segment, frames) if segment else "there is no earlier segment"
-        if not isinstance(fitted, str):
-            return replace(state, current=fitted[0], previous=None, refusals=0), fitted[1]
-        reasons.append(fitted)
-    # That nothing is shared with a segment of long ago explains little.
-    informative = state.previous and reasons[0] != NOTHING_SHARED
-    return _refuse(state, frames, reasons[0 if informative else 1])
+        return start_segment(state, window, number, state.world_from_first, 1.0)
+    fitted = _fit(state.current, frames, state.noise, predicted)
+    if isinstance(fitted, str):
+        return _refuse(state, number, fitted)
+    after, found, noise = fitted
+    return replace(state, current=after, refusals=0, noise=noise), found
+
+
+def start_segment(
+    state: MapState,
+    window: WindowGeometry,
+    number: int,
+    world_from_first: Float[np.ndarray, "4 4"],
+    unit: float,
+    covariance: Float[np.ndarray, "6 6"] | None = None,
+) -> tuple[MapState, Registration]:
+    """A new segment: the window's first camera stands at `world_from_first`.
+
+    `unit`: world units per window unit; `covariance`: of that camera, by default none.
+    """
+    frames = subsampled(window)
+    gauge = Similarity.between(world_from_first, frames[0].world_from_camera, unit)
+    known = 1e-8 * np.eye(6) if covariance is None else covariance
+    first, found = _insert(Segment(number, (), known), frames, gauge, Fit())
+    return replace(state, current=first, refusals=0), found
+
+
+def _refuse(state: MapState, number: int, reason: str) -> tuple[MapState, Registration]:
+    found = Registration(Similarity.identity(), False, number, 0.0, 0.0, np.eye(6), reason)
+    return replace(state, refusals=state.refusals + 1), found
 
 
 def is_keyframe(state: MapState) -> bool:
@@ -147,49 +95,108 @@ def is_keyframe(state: MapState) -> bool:
 
     It is, if it saw the scene from far enough aside or shares too little with the last one kept.
     So a robot that stands still, however fast its camera, adds no registrations and no drift. The
-    newest frame of a refused window is not kept, unless refusals repeat: then the scene changed.
+    newest frame of a refused window is not kept: those before it are the way back to the map.
     """
     if state.refusals:
-        return state.refusals > 1
+        return False
     seen = state.current.overlap if state.current else None
     return seen is None or seen.parallax > KEYFRAME_PARALLAX or seen.overlap < KEYFRAME_OVERLAP
 
 
-def rescaled(state: MapState, factor: float, about: Float[np.ndarray, "3"]) -> MapState:
-    """The map with every length multiplied by `factor`; the point `about` stays where it is."""
+class Fit(NamedTuple):
+    """How well a window fits; the defaults are those of the first window."""
 
-    def scaled(segment: Segment | None) -> Segment | None:
-        if segment is None:
-            return None
-        frames = []
-        for frame in segment.frames:
-            pose = scale_pose(frame.world_from_camera, factor, about)
-            depth = None if frame.depth is None else factor * frame.depth
-            frames.append(frame._replace(world_from_camera=pose, depth=depth))
-        covariance = scale_covariance(segment.covariance, factor)
-        unit = factor * segment.unit
-        return segment._replace(frames=tuple(frames), covariance=covariance, unit=unit)
-
-    return replace(state, current=scaled(state.current), previous=scaled(state.previous))
+    residual: float = 0.0
+    scene_depth: float = 1.0
+    inliers: float = 1.0
+    doubt: str = ""  # why it is doubtful
 
 
-def _fit(segment: Segment, frames: tuple[MapFrame, ...]) -> tuple[Segment, Registration] | str:
+def _fit(
+    segment: Segment,
+    frames: tuple[MapFrame, ...],
+    noise: NoiseEstimate,
+    predicted: Float[np.ndarray, "4 4"] | None,
+) -> tuple[Segment, Registration, NoiseEstimate] | str:
     """The segment with these frames registered to it, or why they do not belong."""
     pairs = _shared(segment, frames)
     if not pairs:
         return NOTHING_SHARED
     scene_depth = median_depth(segment.frames)
-    scale, inliers = estimate_scale(pairs, scene_depth, segment.unit)
-    gauge, residual = estimate_gauge(pairs, scale, scene_depth)
-    if inliers < MIN_INLIERS:
-        return f"only {inliers:.0%} of the shared pixels agree in depth"
-    if not residual < MAX_RESIDUAL:
-        return f"the shared cameras disagree by {residual:.1%} of the scene depth"
-    after, found = _insert(segment, frames, gauge, residual, scene_depth, inliers)
-    seen = view_overlap(pairs[-1][0], after.frames[-1])
+    spread = _spread(frames)[[frames.index(frame) for _, frame in pairs]]
+    fit = estimate_scale(pairs, spread, scene_depth, segment.unit, noise)
+    laid = estimate_gauge(pairs, spread, fit.scale, scene_depth, noise)
+    residual = laid.residual
+    if fit.inlier_share < MIN_INLIERS:
+        return f"only {fit.inlier_share:.0%} of the shared pixels agree in depth"
+    if not residual < min(max(REFUSED * noise.residual, ALWAYS_GOOD), NEVER_GOOD):
+        return (
+            f"the shared cameras disagree by {residual:.1%} of the scene depth; usual are"
+            f" {noise.residual:.1%}"
+        )
+    doubt = ""
+    if residual > DOUBTFUL * max(noise.residual, MIN_NOISE) or fit.inlier_share < DOUBTFUL_INLIERS:
+        doubt = (
+            f"doubtful: the shared cameras disagree by {residual:.1%} of the scene depth (usual"
+            f" are {noise.residual:.1%}), {fit.inlier_share:.0%} of the pixels agree"
+        )
+    seen = view_overlap(
+        pairs[-1][0], _placed(frames[-1:], laid.gauge)[0], max(SAME_VIEW, 2.5 * noise.view)
+    )
     if seen is not None and seen.overlap > CHECKED_OVERLAP and seen.agreement < MIN_INLIERS:
-        return f"only {seen.agreement:.0%} of the newest view agrees with the one before"
-    return after._replace(overlap=seen), found
+        differs = f"only {seen.agreement:.0%} of the newest view agrees with the one before"
+        newest = laid.gauge.apply_to_poses(frames[-1].world_from_camera[None])[0]
+        if not _is_near(newest, predicted, scene_depth):
+            return differs
+        doubt = f"doubtful: {differs}"
+    after, found = _insert(
+        segment, frames, laid.gauge, Fit(residual, scene_depth, fit.inlier_share, doubt)
+    )
+    several = len(pairs) > 1
+    checked = seen is not None and seen.overlap > CHECKED_OVERLAP
+    scales = None
+    by_depth, by_baselines = fit.by_depth, fit.by_baselines
+    if seen is not None and checked and by_depth is not None and by_baselines is not None:
+        ratio = seen.ratio - float(np.log(fit.scale))
+        scales = (by_depth - by_baselines, ratio + by_depth, ratio + by_baselines)
+    noise = noise.observed(
+        residual=residual if several else None,
+        turn=laid.turn if several else None,
+        shift=laid.shift if several else None,
+        scales=scales,
+        view=seen.spread if seen is not None and checked else None,
+    )
+    return after._replace(overlap=seen), found, noise
+
+
+def _is_near(
+    pose: Float[np.ndarray, "4 4"],
+    predicted: Float[np.ndarray, "4 4"] | None,
+    scene_depth: float,
+) -> bool:
+    """Whether the newest camera is where its motion leads: then only its depth is at fault."""
+    if predicted is None:
+        return False
+    turned = rotation_angle(pose[:3, :3].T @ predicted[:3, :3])
+    moved = float(np.linalg.norm(pose[:3, 3] - predicted[:3, 3]))
+    return turned < NEAR_TURN and moved < NEAR_SHIFT * scene_depth
+
+
+def _placed(frames: tuple[MapFrame, ...], gauge: Similarity) -> list[MapFrame]:
+    """The window's frames in the world."""
+    poses = gauge.apply_to_poses(np.stack([frame.world_from_camera for frame in frames]))
+    return [
+        frame._replace(
+            world_from_camera=pose,
+            depth=None if frame.depth is None else gauge.scale * frame.depth,
+        )
+        for frame, pose in zip(frames, poses, strict=True)
+    ]
+
+
+def _spread(frames: tuple[MapFrame, ...]) -> Float[np.ndarray, "s"]:
+    """`centre_spread` of a window's cameras, whose first is the network's reference."""
+    return centre_spread(frames, frames[0].world_from_camera[:3, 3], 1.0 / median_depth(frames))
 
 
 def _shared(segment: Segment, frames: tuple[MapFrame, ...]) -> list[tuple[MapFrame, MapFrame]]:
@@ -198,48 +205,34 @@ def _shared(segment: Segment, frames: tuple[MapFrame, ...]) -> list[tuple[MapFra
     return [(known[frame.frame_id], frame) for frame in frames if frame.frame_id in known]
 
 
-def _subsampled(window: WindowGeometry) -> tuple[MapFrame, ...]:
-    """The window's frames on a coarse grid, without the least trusted pixels; its own gauge."""
-    without = len(window.frame_ids) - len(window.depth)
-    step = max(1, round((window.depth[0].size / MAX_PIXELS) ** 0.5)) if len(window.depth) else 1
-    coarse = np.diag([1.0 / step, 1.0 / step, 1.0])
-    frames = []
-    for i, (key, pose) in enumerate(zip(window.frame_ids, window.window_from_camera, strict=True)):
-        depth = None
-        if i >= without:
-            depth = window.depth[i - without, ::step, ::step].astype(np.float64)
-            trust = window.confidence[i - without, ::step, ::step]
-            sound = np.isfinite(depth) & (depth > 0) & np.isfinite(trust)
-            if sound.any():
-                sound &= trust >= np.quantile(trust[sound], 0.2)
-            depth = np.where(sound, depth, np.nan)
-        frames.append(MapFrame(key, pose, coarse @ window.intrinsics[i], depth))
-    return tuple(frames)
-
-
 def _insert(
-    segment: Segment,
-    frames: tuple[MapFrame, ...],
-    gauge: Similarity,
-    residual: float = 0.0,
-    scene_depth: float = 1.0,
-    inliers: float = 1.0,
+    segment: Segment, frames: tuple[MapFrame, ...], gauge: Similarity, fit: Fit
 ) -> tuple[Segment, Registration]:
     """New frames put in their place, known ones moved to the mean of all observations."""
     known = {frame.frame_id: frame for frame in segment.frames}
     poses = gauge.apply_to_poses(np.stack([frame.world_from_camera for frame in frames]))
     placed = []
-    for frame, pose in zip(frames, poses, strict=True):
+    for frame, pose, spread in zip(frames, poses, _spread(frames), strict=True):
         depth = None if frame.depth is None else gauge.scale * frame.depth
-        now = frame._replace(world_from_camera=pose, depth=depth, observations=1.0)
-        placed.append(
-            average_frames(known[frame.frame_id], now) if frame.frame_id in known else now
+        now = frame._replace(
+            world_from_camera=pose,
+            depth=depth,
+            depths=0.0 if depth is None else 1.0,
+            centre=1.0 / float(spread) ** 2,
         )
+        before = known.get(frame.frame_id)
+        if before is not None:
+            now = before if fit.doubt else average_frames(before, now)
+        placed.append(now)
     shared = sum(frame.frame_id in known for frame in frames)
-    kept, newest = _covariances(segment, placed, residual, scene_depth, shared)
+    kept, newest = _covariances(segment, placed, fit.residual, fit.scene_depth, shared)
     after = Segment(segment.number, tuple(placed), kept, gauge.scale)
     cameras = np.stack([frame.world_from_camera for frame in placed])
-    return after, Registration(gauge, True, segment.number, residual, inliers, newest, "", cameras)
+    doubtful = fit.doubt != ""
+    found = Registration(
+        gauge, True, segment.number, fit.residual, fit.inliers, newest, fit.doubt, cameras, doubtful
+    )
+    return after, found
 
 
 def _covariances(
@@ -253,7 +246,7 @@ def _covariances(
     kept = segment.covariance
     if not shared:
         return kept, kept
-    noise = max(residual * np.sqrt(shared / max(shared - 1, 1)), MIN_NOISE) ** 2 / 6.0
+    noise = max(residual, MIN_NOISE) ** 2 / 6.0
     axes = noise * np.diag(np.repeat([scene_depth**2, 1.0], 3))
     centres = {frame.frame_id: frame.world_from_camera[:3, 3] for frame in placed}
     was = [frame for frame in segment.frames if frame.frame_id in centres]
@@ -262,30 +255,3 @@ def _covariances(
         kept = carry @ kept @ carry.T + axes * 2.0 / max(len(placed) - 1, 1) ** 2
     carry = lever_arm_jacobian(placed[-1].world_from_camera[:3, 3] - centres[was[-1].frame_id])
     return kept, carry @ kept @ carry.T + axes * (1.0 + 1.0 / shared)
-
-
-def _refuse(
-    state: MapState, frames: tuple[MapFrame, ...], reason: str
-) -> tuple[MapState, Registration]:
-    """A segment of its own, put where the map ended and in its unit, but not tied to it.
-
-    The segment that accepted windows before stays available to the next sound one.
-    """
-    previous = state.previous or state.current
-    assert previous is not None
-    pairs = _shared(previous, frames)
-    gauge = Similarity.identity()
-    if frames:
-        last, same = pairs[-1] if pairs else (previous.frames[-1], frames[0])
-        unit = median_depth(previous.frames) / median_depth(frames)
-        gauge = Similarity.between(last.world_from_camera, same.world_from_camera, unit)
-    started, found = _insert(Segment(state.segments, (), previous.covariance), frames, gauge)
-    found = found._replace(accepted=False, inlier_share=0.0, reason=reason)
-    after = replace(
-        state,
-        current=started,
-        previous=previous,
-        segments=state.segments + 1,
-        refusals=state.refusals + 1,
-    )
-    return after, found

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import rotation_angle
-from vggt_ros.mapping.scale import MIN_BASELINE
+from vggt_ros.mapping.scale_sources import MIN_BASELINE
 
 SAME_TIME_NS = 5_000_000  # between the two images: 5 mm of a robot at a metre a second
 PERIOD_NS = 5_000_000_000  # between two measurements, once more of them would add little

@@ -1,209 +1,299 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""One map with one scale: windows registered (`alignment`), metres measured (`scale`) and applied.
+"""One map with one scale: windows registered, keyframes kept, loops closed, metres applied.
 
 Until a source is sure, the world's unit is that of the first window. Then the whole map is
-rescaled about its origin, once (once more, where a source that is trusted more contradicts it), and
-`Placement.rescaled` tells owners of older poses. A later segment does the same about its newest
-camera, since the map's origin is not its own. From then on corrections are small and made about
-the newest camera, so that nothing near it moves.
+rescaled about its origin, once (once more, where a source that is trusted more contradicts it). A
+later segment does the same about its newest camera, since the map's origin is not its own. From
+then on corrections are small and made about the newest camera, so that nothing near it moves.
+
+A window that contradicts the map is refused, and the camera stands where it is predicted to be.
+After some in a row the window starts again, as a new segment of the map: at the prediction, in the
+same unit as far as that is known. It becomes a part of the older map again once the network
+recognises one of that one's keyframes (`keyframe_map`).
 """
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
-
 import numpy as np
-from jaxtyping import Float
 
-from vggt_ros.geometry import Similarity, scale_covariance
-from vggt_ros.mapping import alignment, scale
-from vggt_ros.mapping.alignment import Registration
-from vggt_ros.mapping.baseline import CameraPair
-from vggt_ros.mapping.odometry import OdometryBuffer, TravelComparison
-from vggt_ros.mapping.registration import median_depth, world_points
-from vggt_ros.mapping.scale import Estimate, Measurement, ScaleState
-from vggt_ros.mapping.velocity import Velocity, VelocityEstimator
+from vggt_ros.geometry import Similarity, inverse_rigid
+from vggt_ros.mapping import alignment, measuring, recovery, scale
+from vggt_ros.mapping.graph_updates import GraphUpdates
+from vggt_ros.mapping.keyframe_map import Frames, KeyframeMap
+from vggt_ros.mapping.loading import OlderMap, Part, part_of
+from vggt_ros.mapping.loop_search import LoopSearch
+from vggt_ros.mapping.loops import LoopView
+from vggt_ros.mapping.measuring import Priors, Sensors
+from vggt_ros.mapping.placement import Placement, map_status
+from vggt_ros.mapping.recovery import Motion, Prediction
+from vggt_ros.mapping.scale import ScaleState
+from vggt_ros.mapping.segment import (
+    Registration,
+    Segment,
+    empty_map,
+    moved,
+    moved_registration,
+    renumbered,
+    started_at,
+)
+from vggt_ros.mapping.status import ESTABLISHED, MapStatus
+from vggt_ros.mapping.window import WindowGeometry
 
-GIVEN_SIGMA = 1e-3  # of log scale, for one that the user gives
-
-
-class Placement(NamedTuple):
-    """A window in the world."""
-
-    registration: Registration
-    world_from_camera: Float[np.ndarray, "s 4 4"]
-    scale: Estimate
-    metric: bool
-    rescaled: float  # factor that older poses and points of this segment must follow; mostly 1
-    about: Float[np.ndarray, "3"]  # the point that stays where it is; the first segment's origin
-    velocity: Velocity | None = None  # of the newest camera; None: not known
-
-
-@dataclass(frozen=True)
-class Priors:
-    """What is known of the robot beforehand; None where it is not."""
-
-    world_from_camera: Float[np.ndarray, "4 4"] | None = None  # of the first frame; z up
-    base_from_camera: Float[np.ndarray, "4 4"] | None = None
-    camera_height: float = 0.0  # metres above the ground; 0: not known
-    fixed_scale: float = 0.0  # metres per unit of the first window; 0: not known
-
-    def observed(
-        self,
-        base_from_camera: Float[np.ndarray, "4 4"] | None,
-        world_from_base: Float[np.ndarray, "4 4"] | None,
-        up_in_camera: Float[np.ndarray, "3"] | None,
-    ) -> "Priors":
-        """With what was observed: a mount on the robot, else an up direction, else as before.
-
-        `world_from_base` is where a map starts; None: at the world's origin.
-        """
-        if base_from_camera is not None:
-            start = np.eye(4) if world_from_base is None else world_from_base
-            first = start @ base_from_camera
-        elif up_in_camera is not None:
-            first = alignment.upright_camera(up_in_camera)
-        else:
-            return self
-        return replace(self, base_from_camera=base_from_camera, world_from_camera=first)
-
-
-class Sensors(NamedTuple):
-    """What other sensors measured at a window's newest frame; None where there is nothing."""
-
-    depth: Float[np.ndarray, "h w"] | None = None  # metres on its pixels, NaN where none
-    pair: CameraPair | None = None  # a second camera of the rig
-    odom_from_base: OdometryBuffer | None = None
+NEW_UNIT_SIGMA = 0.3  # of the log scale of a segment whose unit is guessed by its median depth
 
 
 class Map:
     """The map that windows are added to.  Not thread-safe."""
 
-    def __init__(self, sources: tuple[str, ...] = (), priors: Priors | None = None):
-        self.priors = priors or Priors()
-        self._state = alignment.empty_map(self.priors.world_from_camera)
-        self._scale = ScaleState(sources)
-        self._travel = TravelComparison()
-        self._velocity = VelocityEstimator()
-        self._segment = 0
-        if self.priors.fixed_scale > 0:
-            given = float(np.log(self.priors.fixed_scale))
-            fixed = Measurement("fixed", given, GIVEN_SIGMA, 0)
-            self._scale = scale.add_measurement(self._scale, fixed)
-
-    def add(
+    def __init__(
         self,
-        window: alignment.WindowGeometry,
-        stamp_ns: int,
-        sensors: Sensors = Sensors(),  # noqa: B008 (immutable)
-    ) -> Placement:
-        """Register a window whose newest frame was taken at `stamp_ns`."""
-        self._state, found = alignment.register(self._state, window)
-        if found.accepted and found.segment != self._segment:
-            self._segment = found.segment
-            self._scale = scale.restarted(self._scale)
-            self._travel.reset()
-            self._velocity.reset()
-        if found.accepted:
-            self._measure(stamp_ns, sensors, found.world_from_window.scale)
-        else:
-            self._travel.reset()
-        found, rescaled, about = self._apply_scale(found)
-        cameras = found.world_from_window.apply_to_poses(window.window_from_camera)
-        velocity = None
-        if found.accepted:
-            velocity = self._estimate_velocity(found, window.frame_ids, stamp_ns)
-        return Placement(
-            found,
-            cameras,
-            scale.estimate(self._scale),
-            self._scale.metric,
-            rescaled,
-            about,
-            velocity,
-        )
+        sources: tuple[str, ...] = (),
+        priors: Priors | None = None,
+        *,
+        loop_period: int = 0,
+        max_keyframes: int = 2000,
+        background: bool = False,
+        older: OlderMap | None = None,
+    ):
+        """`loop_period`: inferences from one loop attempt to the next; 0: no loops.
+
+        With `background` graphs are solved while the map goes on; else at once. `older`: a loaded
+        map that the camera is sought in.
+        """
+        self.priors, self._older = priors or Priors(), older
+        self.keyframes = older.keyframes(max_keyframes) if older else KeyframeMap(max_keyframes)
+        self.loops = LoopSearch(self.keyframes, loop_period)
+        self._graph = GraphUpdates(self.keyframes, self.loops, background=background)
+        self.next_loop: int | None = None  # the keyframe to show beside the next window
+        self._begun = older.next_segment if older else 0  # number of the present segment
+        self._state = empty_map(self.priors.world_from_camera, self._begun)
+        self._scale = scale.with_given(ScaleState(sources), self.priors.fixed_scale)
+        self._scales = older.scales(sources) if older else {}  # of the segments before this one
+        self._motion = Motion()
+        self._kept_in_segment = 0  # keyframes of the present one
+        self._odom_from_world = np.eye(4)
+
+    # ---- what the pipeline asks ---------------------------------------------------------------
 
     def is_keyframe(self) -> bool:
         """Whether the newest frame should stay in the window."""
         return alignment.is_keyframe(self._state)
 
+    @property
+    def refused(self) -> int:
+        """How many windows in a row were refused, up to the newest."""
+        return self._state.refusals
+
+    @property
+    def lost(self) -> bool:
+        """Whether the window should start again: its frames do not lead back to the map."""
+        return self._state.refusals >= recovery.LOST_AFTER
+
+    @property
+    def frame_ids(self) -> tuple[int, ...]:
+        """The frames that the next window can be registered by."""
+        current = self._state.current
+        return () if current is None else tuple(frame.frame_id for frame in current.frames)
+
+    def set_priors(self, priors: Priors) -> None:
+        """They say how the first camera stands where the map has no window yet."""
+        self.priors = priors
+        self._state = started_at(self._state, priors.world_from_camera)
+
     def needs(self, source: str) -> bool:
         """Whether measurements of this source, which cost something, are worth it just now."""
         return scale.needs_measurement(self._scale, source)
 
-    def _measure(self, stamp_ns: int, sensors: Sensors, unit: float) -> None:
-        """Take a measurement from every source that has one; `unit`: of the window, in world."""
-        assert self._state.current is not None
-        newest = self._state.current.frames[-1]
-        depth, pose = newest.depth, newest.world_from_camera
-        scene_depth = median_depth((newest,))
-        height = self.priors.camera_height
-        found: list[Measurement | None] = []
-        if sensors.odom_from_base is not None:
-            mount = self.priors.base_from_camera
-            found.append(
-                self._travel.measure(sensors.odom_from_base, mount, stamp_ns, pose, scene_depth)
-            )
-        if depth is not None and sensors.depth is not None:
-            rows, columns = (
-                np.arange(n) * full // n
-                for n, full in zip(depth.shape, sensors.depth.shape, strict=True)
-            )
-            found.append(scale.from_depth(depth, sensors.depth[np.ix_(rows, columns)], stamp_ns))
-        if sensors.pair is not None:
-            estimated = sensors.pair.estimated.copy()
-            estimated[:3, 3] *= unit
-            found.append(
-                scale.from_baseline(estimated, sensors.pair.mounted, scene_depth, stamp_ns)
-            )
-        if height > 0 and depth is not None:
-            found.append(scale.from_height(world_points(newest), pose[:3, 3], height, stamp_ns))
-        for measurement in found:
-            if measurement is not None:
-                self._scale = scale.add_measurement(self._scale, measurement)
+    # ---- windows ------------------------------------------------------------------------------
 
-    def _estimate_velocity(
-        self, found: Registration, frame_ids: tuple[int, ...], stamp_ns: int
-    ) -> Velocity | None:
-        """How fast the newest camera moves, as far as the map's unit is known."""
-        assert self._state.current is not None and found.world_from_camera is not None
-        noise = max(found.residual, alignment.MIN_NOISE) / np.sqrt(6.0)
-        velocity = self._velocity.add(
-            frame_ids,
-            found.world_from_camera,
-            stamp_ns,
-            noise=noise,
-            scene_depth=median_depth(self._state.current.frames[-1:]),
-        )
-        if velocity is None:
-            return None
-        unit = scale.estimate(self._scale).sigma if self._scale.metric else 1.0
-        covariance = velocity.covariance.copy()
-        covariance[:3, :3] += unit**2 * np.outer(velocity.linear, velocity.linear)
-        return velocity._replace(covariance=covariance)
+    def add(
+        self,
+        window: WindowGeometry,
+        stamp_ns: int,
+        sensors: Sensors = Sensors(),  # noqa: B008 (immutable)
+        frames: Frames | None = None,
+        seen: LoopView | None = None,
+        *,
+        begin: bool = False,
+    ) -> Placement:
+        """Register a window whose newest frame was taken at `stamp_ns`.
 
-    def _apply_scale(
-        self, found: Registration
-    ) -> tuple[Registration, float, Float[np.ndarray, "3"]]:
-        """Bring the map, and the registration just made, to the scale that is known now.
-
-        With what older poses must follow: a factor, and about which point.
+        `frames` are those of this window; without them no keyframes are kept. `seen` is
+        what the network said of the keyframe `next_loop`. With `begin` the window, which shares no
+        frame with the map, begins another segment.
         """
-        factor = scale.correction(self._scale)
-        settled = self._scale.metric or scale.estimate(self._scale).source == "none"
-        if (factor == 1.0 and settled) or self._state.current is None:
-            return found, 1.0, np.zeros(3)
-        at_once = not self._scale.metric or abs(factor - 1.0) > 1.01 * scale.MAX_STEP
-        newest = self._state.current.frames[-1].world_from_camera[:3, 3]
-        about = np.zeros(3) if at_once and self._segment == 0 else newest.copy()
-        self._state = alignment.rescaled(self._state, factor, about)
-        self._scale = scale.rescaled(self._scale, factor)
-        self._travel.rescale(factor, about)
-        self._velocity.rescale(factor, about)
-        scaling, cameras = Similarity.scaling(factor, about), found.world_from_camera
-        found = found._replace(
-            world_from_window=scaling @ found.world_from_window,
-            covariance=scale_covariance(found.covariance, factor),
-            world_from_camera=None if cameras is None else scaling.apply_to_poses(cameras),
+        self.next_loop = None
+        self.settle(wait=False)
+        before, mount = self._state.current, self.priors.base_from_camera
+        predicted = self._motion.predict(
+            stamp_ns, sensors.odom_from_base, mount, metric=self._scale.metric
         )
-        return found, factor if at_once else 1.0, about
+        sound = bool(np.isfinite(window.window_from_camera).all())
+        if begin and sound and before is not None and predicted is not None:
+            found, before = self._begin_segment(window, predicted), None
+        else:
+            expected = None if predicted is None else predicted.world_from_camera
+            self._state, found = alignment.register(self._state, window, expected)
+        velocity = None
+        if found.accepted:
+            self._take_in(window, sensors, stamp_ns, before, frames)
+            found = self._apply_scale(found)
+            if seen is not None:
+                found = self._judge(seen, found)
+            assert self._state.current is not None
+            velocity = self._motion.observe(found, self._state.current, self._scale, stamp_ns)
+        else:
+            found = self._motion.at_prediction(found, window, predicted)
+        if frames is not None and (now := self._state.current) is not None:
+            newest = window.frame_ids[-1]
+            self.next_loop = self.loops.propose(
+                now, lambda: frames.describe(newest), lost=self.is_relocalising
+            )
+        return Placement(
+            found,
+            recovery.placed(found, window),
+            scale.estimate(self._scale),
+            self._scale.metric,
+            velocity,
+            self.keyframes.store.snapshot(),
+            self._odom_from_world,
+            self._status(found),
+        )
+
+    def close(self, timeout: float) -> None:
+        """End the thread that solves graphs."""
+        self._graph.close(timeout)
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Apply the solution of the graph; with `wait` compute it now, if one is due at all."""
+        current = self._state.current
+        correction = self._graph.correct(current, wait=wait) if current is not None else None
+        if correction is not None:
+            self._move(correction)
+
+    def _take_in(
+        self,
+        window: WindowGeometry,
+        sensors: Sensors,
+        stamp_ns: int,
+        before: Segment | None,
+        frames: Frames | None,
+    ) -> None:
+        """Measure the scale; keyframes enter and leave with the frames of the window."""
+        current, keyframes = self._state.current, self.keyframes
+        assert current is not None
+        self._scale = measuring.measured(
+            self._scale, self._motion.travel, self.priors, sensors, stamp_ns, current
+        )
+        if frames is None:
+            return
+        if before is not None:
+            keyframes.leave(before, window.frame_ids, self._state.noise)
+        known = len(keyframes.store)
+        # The newest frame may leave again, unless it is all that there is.
+        kept = window.frame_ids if before is None else window.frame_ids[:-1]
+        keyframes.keep(current, kept, frames)
+        self._kept_in_segment += len(keyframes.store) - known
+
+    # ---- losses -------------------------------------------------------------------------------
+
+    def _begin_segment(self, window: WindowGeometry, predicted: Prediction) -> Registration:
+        """Another segment, where the camera is predicted to be; tied to the last by odometry."""
+        current = self._state.current
+        assert current is not None
+        self.keyframes.leave(current, (), self._state.noise)
+        self.loops.forget_candidates()
+        if self._kept_in_segment > 1:
+            self._scales[current.number] = self._scale
+            self._begun += 1
+        else:  # it never became one
+            self.keyframes.store.drop(current.number)
+        self._kept_in_segment = 0
+        self._motion.reset()
+        self._scale = scale.widened(self._scale, NEW_UNIT_SIGMA)
+        unit = self._motion.unit_of(window)
+        self._state, found = alignment.start_segment(
+            self._state, window, self._begun, predicted.world_from_camera, unit,
+            predicted.covariance,
+        )  # fmt: skip
+        return found
+
+    # ---- loops --------------------------------------------------------------------------------
+
+    def _judge(self, seen: LoopView, found: Registration) -> Registration:
+        """What the network says of an old keyframe; a camera found again moves to its map."""
+        current = self._state.current
+        assert current is not None
+        again = self.loops.judge(seen, current, found.world_from_window, self._state.noise)
+        if again is None:
+            return found
+        now_from_then = self.loops.join(current, again)
+        self._kept_in_segment = ESTABLISHED
+        if now_from_then is None:
+            return found
+        self._state = renumbered(self._state, again.segment)
+        joining, older = self._scale, self._scales.get(again.segment, ScaleState())
+        self._move(now_from_then)
+        found = moved_registration(found, now_from_then)._replace(segment=again.segment)
+        self._older = self._older.after(again.segment) if self._older else None
+        if self.keyframes.fixed or scale.is_to_keep(older, joining):
+            self._scale = older
+        elif joining.metric:  # the older map takes up the metres of this one
+            found = self._rescale(found, 1.0 / now_from_then.scale, at_once=True)
+        return found
+
+    @property
+    def is_relocalising(self) -> bool:
+        """Whether there is an older segment that the present one may be a part of."""
+        return self.lost or self.keyframes.has_older(self._state.number)
+
+    @property
+    def sought_in(self) -> int | None:
+        """The segment of a loaded map that the camera is still to be found in; None: none."""
+        return self._older.sought_in(self._state.number) if self._older else None
+
+    def part(self) -> Part:
+        """What is to be saved: all that is tied to the newest window.  Raises `UserError`."""
+        self.settle()
+        return part_of(self.keyframes, self._state, self._scale, self._older)
+
+    # ---- corrections --------------------------------------------------------------------------
+
+    def _move(self, now_from_then: Similarity) -> None:
+        """The window's map follows a correction; the continuous frame absorbs it."""
+        assert self._state.current is not None
+        then = self._state.current.frames[-1].world_from_camera
+        self._state = moved(self._state, now_from_then)
+        now = self._state.current.frames[-1].world_from_camera
+        self._odom_from_world = self._odom_from_world @ then @ inverse_rigid(now)
+        self._scale = scale.moved(self._scale, now_from_then.scale)
+        self._motion.move(now_from_then)
+
+    def _apply_scale(self, found: Registration) -> Registration:
+        """Bring the map, and the registration just made, to the scale that is known now."""
+        due = scale.due(self._scale)
+        if due is not None:
+            found = self._rescale(found, due.factor, at_once=due.at_once)
+            self._scale = scale.adopted(self._scale)
+        return found
+
+    def _rescale(self, found: Registration, factor: float, *, at_once: bool) -> Registration:
+        """All of the segment `at_once`, or what is in the window alone."""
+        current = self._state.current
+        assert current is not None
+        newest = current.frames[-1].world_from_camera[:3, 3]
+        about = np.zeros(3) if at_once and current.number == 0 else newest.copy()
+        scaling = Similarity.scaling(factor, about)
+        if at_once:
+            self.keyframes.rescale(current.number, factor, about)
+        else:
+            self.keyframes.move(current, scaling)
+        self._move(scaling)
+        return moved_registration(found, scaling)
+
+    # ---- figures ------------------------------------------------------------------------------
+
+    def _status(self, found: Registration) -> MapStatus:
+        return map_status(
+            found, self._state, self.keyframes, self.loops, self.sought_in,
+            lost=self.lost, searching=self.is_relocalising, kept=self._kept_in_segment,
+        )  # fmt: skip

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.geometry import interpolate_rigid, inverse_rigid, rotation_angle, scale_pose
-from vggt_ros.mapping.scale import CENTRE_NOISE, Measurement
+from vggt_ros.geometry import Similarity, interpolate_rigid, inverse_rigid, rotation_angle
+from vggt_ros.mapping.scale import Measurement
+from vggt_ros.mapping.scale_sources import CENTRE_NOISE
 
 FARTHEST = 1e7  # metres from odometry's origin: a quarter of the way around the earth
 FASTEST = 10.0  # metres a second; beyond it odometry has jumped
@@ -162,10 +163,10 @@ class TravelComparison:
         sigma = float(np.hypot(DISTANCE_NOISE, CENTRE_NOISE * scene_depth / units))
         return Measurement("odometry", float(np.log(metres / units)), sigma, stamp_ns)
 
-    def rescale(self, factor: float, about: Float[np.ndarray, "3"]) -> None:
-        """The world was rescaled: the measurement in progress follows."""
+    def move(self, now_from_then: Similarity) -> None:
+        """The world was corrected: the measurement in progress follows."""
         if self._start is not None:
-            pose = scale_pose(self._start.world_from_camera, factor, about)
+            pose = now_from_then.apply_to_poses(self._start.world_from_camera[None])[0]
             self._start = self._start._replace(world_from_camera=pose)
 
     def reset(self) -> None:

@@ -4,65 +4,37 @@
 
 A shared frame is the *same image*, so its pixels correspond one to one: nothing is matched.
 
-1. scale: the median of log(z_map / z_window) over the trusted pixels of shared frames, sharpened
-   by Tukey's weights (iteratively reweighted least squares). Scale before pose, as DA3-Streaming
-   and VGGT-SLAM 2 do: camera centres alone leave it open where the camera hardly moves;
-2. rotation and translation: closed form over the shared cameras. With scale s, scene depth d,
-   camera centres c and orientations Q the gauge (R, t) minimises
+1. scale: by depth, the median of log(z_map / z_window) over the trusted pixels of each shared
+   frame, sharpened by Tukey's weights (iteratively reweighted least squares); and by baselines, the
+   spread of the shared cameras in map and window. Each counts by its variance (`noise`);
+2. rotation and translation: closed form over the shared cameras. With scale s, camera centres c and
+   orientations Q the gauge (R, t) minimises
 
-       sum_i w_i ( |c_map_i - s R c_win_i - t|^2 + d^2/2 |Q_map_i - R Q_win_i|_F^2 )
+       sum_i w_i |c_map_i - s R c_win_i - t|^2 + v_i/2 |Q_map_i - R Q_win_i|_F^2
 
-   which is Kabsch's problem [1] with the orientations as further points, as far away as the
-   scene is: a rotation in place and a flat wall leave it well posed.
+   with the inverse variances w of centres and v of orientations. That is Kabsch's problem [1] with
+   the orientations as further points: a rotation in place and a flat wall leave it well posed. A
+   centre is the less certain the further it is from the window's first camera, which is the
+   network's reference; so each observation of a frame counts by that distance.
 
 [1] W. Kabsch, A solution for the best rotation to relate two sets of vectors, Acta Cryst. A32,
     1976.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.geometry import Similarity, inverse_rigid, nearest_rotation, transform, unproject
+from vggt_ros.geometry import Similarity, nearest_rotation
+from vggt_ros.mapping.map_frames import MIN_PIXELS, MapFrame, have_comparable_depth
+from vggt_ros.mapping.noise import NoiseEstimate
 
 SAME_SURFACE = 0.25  # log ratio up to which two depths of one pixel are the same surface
-SAME_VIEW = 0.15  # the same between two views of a window, whose errors are correlated
-MIN_BASELINE = 0.02  # camera motion, as a share of scene depth, from which lengths compare
-MAX_OBSERVATIONS = 8.0  # after which a frame's place in the map stops hardening
-MIN_PIXELS = 32  # from which a share of pixels means something
-
-Depth = Float[np.ndarray, "_h _w"]  # subsampled, NaN where not trusted
-
-
-class MapFrame(NamedTuple):
-    """A frame of the map that the next window may share."""
-
-    frame_id: int
-    world_from_camera: Float[np.ndarray, "4 4"]
-    intrinsics: Float[np.ndarray, "3 3"]  # of the subsampled grid
-    depth: Depth | None  # world units
-    observations: float = 1.0  # windows whose mean it is
-
-
-class ViewOverlap(NamedTuple):
-    """How much two views share of the scene."""
-
-    overlap: float  # share of the newer view's points that lie inside the older image
-    agreement: float  # share of points alike in depth in the other view, by the worse direction
-    parallax: float  # median angle between the two lines of sight, radians
-
-
-def median_depth(frames: tuple[MapFrame, ...]) -> float:
-    """The scene's median depth in the frames' own unit; 1 where no depth is known."""
-    known = [frame.depth[np.isfinite(frame.depth)] for frame in frames if frame.depth is not None]
-    middles = [float(np.median(depth)) for depth in known if depth.size]
-    return float(np.median(middles)) if middles else 1.0
-
-
-def have_comparable_depth(a: MapFrame, b: MapFrame) -> bool:
-    """Whether both have depth on one grid."""
-    return a.depth is not None and b.depth is not None and a.depth.shape == b.depth.shape
+MAX_BASELINE_SIGMA = 0.3  # of log scale, beyond which baselines say nothing
+CENTRE_FLOOR = 0.02  # scene depths added to a camera's distance from the reference
+MAX_OBSERVATIONS = 30.0  # after which a frame's place in the map stops hardening
 
 
 def robust_mean(
@@ -81,124 +53,189 @@ def robust_mean(
     return mean, spread
 
 
+class ScaleFit(NamedTuple):
+    """World units per window unit, and what it rests on."""
+
+    scale: float
+    inlier_share: float  # of the shared pixels, those that agree on it in depth
+    by_depth: float | None = None  # its logarithm by depth alone; None: depth says nothing
+    by_baselines: float | None = None
+
+
 def estimate_scale(
-    pairs: list[tuple[MapFrame, MapFrame]], scene_depth: float, last_scale: float
-) -> tuple[float, float]:
-    """World units per window unit, and the share of shared pixels that agree on it.
+    pairs: list[tuple[MapFrame, MapFrame]],
+    spread: Float[np.ndarray, "s"],
+    scene_depth: float,
+    last_scale: float,
+    noise: NoiseEstimate,
+) -> ScaleFit:
+    """The scale by the depth of every shared frame and by the baselines between shared cameras.
 
-    `pairs` are shared frames, in the map and in the window. Where no pixel is shared the distances
-    between the shared cameras decide; where these hardly move (against the scene's depth) nothing
-    does, and `last_scale` is kept.
+    `pairs` are shared frames, in the map and in the window. Each source counts by its variance;
+    where there is neither depth nor a baseline worth its noise, `last_scale` is kept.
     """
-    ratios = [np.log(a.depth / b.depth).ravel() for a, b in pairs if have_comparable_depth(a, b)]
-    ratio = np.concatenate(ratios) if ratios else np.empty(0)
-    ratio = ratio[np.isfinite(ratio)]
-    if ratio.size >= MIN_PIXELS:
+    by_depth, inliers = _scale_by_depth(pairs, noise)
+    by_baseline = _scale_by_baselines(pairs, spread, scene_depth, noise)
+    if by_baseline is not None and by_baseline[1] > MAX_BASELINE_SIGMA:
+        by_baseline = None
+    found = [each for each in (by_depth, by_baseline) if each is not None]
+    if not found:
+        return ScaleFit(last_scale, 1.0)
+    weight = np.array([1.0 / sigma**2 for _, sigma in found])
+    mean = float(weight @ [value for value, _ in found] / weight.sum())
+    return ScaleFit(
+        float(np.exp(mean)),
+        inliers,
+        None if by_depth is None else by_depth[0],
+        None if by_baseline is None else by_baseline[0],
+    )
+
+
+def _scale_by_depth(
+    pairs: list[tuple[MapFrame, MapFrame]], noise: NoiseEstimate
+) -> tuple[tuple[float, float] | None, float]:
+    """Log scale and sigma by the depth of shared frames, and the share of pixels that agree."""
+    values, weights, agree, pixels = [], [], 0.0, 0
+    for a, b in pairs:
+        if not have_comparable_depth(a, b):
+            continue
+        ratio = np.log(a.depth / b.depth).ravel()
+        ratio = ratio[np.isfinite(ratio)]
+        if ratio.size < MIN_PIXELS:
+            continue
         mean, _ = robust_mean(ratio)
-        return float(np.exp(mean)), float(np.mean(np.abs(ratio - mean) < SAME_SURFACE))
-    in_map, in_window = (_baselines([pair[side] for pair in pairs]) for side in (0, 1))
-    moved = in_map > MIN_BASELINE * scene_depth
-    if not (moved & (in_window > 0)).any():
-        return last_scale, 1.0
-    return float(np.exp(np.median(np.log(in_map[moved] / in_window[moved])))), 1.0
+        values.append(mean)
+        weights.append(1.0 / (1.0 + 1.0 / a.depths))
+        agree += float(np.sum(np.abs(ratio - mean) < max(SAME_SURFACE, 2.5 * noise.view)))
+        pixels += ratio.size
+    if not values:
+        return None, 1.0
+    mean = float(np.average(values, weights=weights))
+    return (mean, noise.depth_scale / float(np.sqrt(sum(weights)))), agree / pixels
 
 
-def _baselines(frames: list[MapFrame]) -> Float[np.ndarray, "pairs"]:
+def _scale_by_baselines(
+    pairs: list[tuple[MapFrame, MapFrame]],
+    spread: Float[np.ndarray, "s"],
+    scene_depth: float,
+    noise: NoiseEstimate,
+) -> tuple[float, float] | None:
+    """Log scale and sigma by how far the shared cameras stand from their middle.
+
+    The ratio of the two spreads treats map and window alike (B. K. P. Horn, Closed-form solution
+    of absolute orientation using unit quaternions, JOSA A 4, 1987).
+    """
+    in_map, in_window = (
+        np.stack([pair[side].world_from_camera[:3, 3] for pair in pairs]) for side in (0, 1)
+    )
+    known = np.array([frame.centre for frame, _ in pairs])
+    weight = 1.0 / (spread**2 + 1.0 / known)
+    weight /= weight.sum()
+    there, here = (weight @ np.sum((c - weight @ c) ** 2, axis=-1) for c in (in_map, in_window))
+    if len(pairs) < 2 or not there > 0 or not here > 0:
+        return None
+    information = np.sum((spread**2 + 1.0 / known) ** -1.0) * there / scene_depth**2
+    sigma = np.hypot(noise.shift / np.sqrt(information), noise.baseline_scale)
+    return 0.5 * float(np.log(there / here)), float(sigma)
+
+
+class GaugeFit(NamedTuple):
+    """A window laid on the map, and by how much its cameras then disagree with those of the map."""
+
+    gauge: Similarity  # world_from_window
+    residual: float  # rms of turn and shift, the latter in scene depths
+    turn: float  # rms over the cameras, radians on each axis
+    shift: float  # the same of the centres, as a multiple of their distance (see `centre_sigma`)
+
+
+def centre_spread(
+    frames: Sequence[MapFrame], reference: Float[np.ndarray, "3"], unit: float
+) -> Float[np.ndarray, "s"]:
+    """How uncertain each camera's centre is, for a network whose relative noise is 1.
+
+    A network's error grows with the distance from its reference, the window's first camera. In
+    scene depths; `unit`: scene depths per unit of the frames.
+    """
     centres = np.stack([frame.world_from_camera[:3, 3] for frame in frames])
-    first, second = np.triu_indices(len(frames), 1)
-    return np.linalg.norm(centres[first] - centres[second], axis=-1)
+    return unit * np.linalg.norm(centres - reference, axis=-1) + CENTRE_FLOOR
 
 
 def estimate_gauge(
-    pairs: list[tuple[MapFrame, MapFrame]], scale: float, scene_depth: float
-) -> tuple[Similarity, float]:
-    """The similarity of this scale that lays the window's cameras on the map's, and its residual.
+    pairs: list[tuple[MapFrame, MapFrame]],
+    spread: Float[np.ndarray, "s"],
+    scale: float,
+    scene_depth: float,
+    noise: NoiseEstimate,
+) -> GaugeFit:
+    """The similarity of this scale that lays the window's cameras on the map's.
 
-    Cauchy weights keep one camera that is off from pulling the others along; the residual, rms as
-    a share of the scene's depth, counts it in full.
+    `spread`: `centre_spread` of the window's cameras. Cameras count by their variances in map and
+    window. Cauchy weights keep one camera that is off from pulling the others along; the residual
+    counts it in full.
     """
     in_map, in_window = (
         np.stack([pair[side].world_from_camera for pair in pairs]) for side in (0, 1)
     )
-    observations = np.array([known.observations for known, _ in pairs])
-    gauge, error = _kabsch(in_map, in_window, observations, scale, scene_depth)
+    known = np.array([[frame.turns, frame.centre] for frame, _ in pairs])
+    turn = 1.0 + 1.0 / known[:, 0]  # variances, in units of the network's own
+    shift = spread**2 + 1.0 / known[:, 1]
+    gauge, error = _kabsch(in_map, in_window, turn, shift, scale, scene_depth, noise)
     for _ in range(3):
-        weight = observations / (1.0 + (error / (2.0 * np.median(error) + 1e-9)) ** 2)
-        gauge, error = _kabsch(in_map, in_window, weight, scale, scene_depth)
-    return gauge, float(np.sqrt(np.mean(error**2)))
+        size = np.sqrt(error.sum(axis=-1))
+        trust = 1.0 / (1.0 + (size / (2.0 * np.median(size) + 1e-9)) ** 2)
+        gauge, error = _kabsch(
+            in_map, in_window, turn / trust, shift / trust, scale, scene_depth, noise
+        )
+    lost = np.sqrt(len(pairs) / max(len(pairs) - 1, 1))  # to the fit: one camera's worth
+    plain = np.sqrt(np.mean(error[:, 0] + error[:, 1]))
+    by_turn, by_shift = np.sqrt(np.mean(error / np.stack([turn, shift], axis=-1) / 3.0, axis=0))
+    return GaugeFit(gauge, *(float(lost * each) for each in (plain, by_turn, by_shift)))
 
 
 def _kabsch(
     in_map: Float[np.ndarray, "s 4 4"],
     in_window: Float[np.ndarray, "s 4 4"],
-    weight: Float[np.ndarray, "s"],
+    turn: Float[np.ndarray, "s"],
+    shift: Float[np.ndarray, "s"],
     scale: float,
     scene_depth: float,
-) -> tuple[Similarity, Float[np.ndarray, "s"]]:
-    """The weighted best motion, and by how many scene depths each camera is off after it."""
+    noise: NoiseEstimate,
+) -> tuple[Similarity, Float[np.ndarray, "s 2"]]:
+    """The weighted best motion, and each camera's squared error: radians, scene depths."""
     c, q = in_map[:, :3, 3], in_map[:, :3, :3]
     d, p = scale * in_window[:, :3, 3], in_window[:, :3, :3]
-    w = weight / weight.sum()
-    c0, d0 = w @ c, w @ d
+    w = 1.0 / (shift * (noise.shift * scene_depth) ** 2)
+    v = 1.0 / (turn * noise.turn**2)
+    c0, d0 = w @ c / w.sum(), w @ d / w.sum()
     cross = np.einsum("s,si,sj->ij", w, c - c0, d - d0)
-    cross += 0.5 * scene_depth**2 * np.einsum("s,sik,sjk->ij", w, q, p)
+    cross += 0.5 * np.einsum("s,sik,sjk->ij", v, q, p)
     rotation = nearest_rotation(cross)
     translation = c0 - rotation @ d0
-    shift = np.sum((c - d @ rotation.T - translation) ** 2, axis=-1)
-    turn = 0.5 * scene_depth**2 * np.sum((q - rotation @ p) ** 2, axis=(-2, -1))
-    return Similarity(scale, rotation, translation), np.sqrt(shift + turn) / scene_depth
+    away = np.sum((c - d @ rotation.T - translation) ** 2, axis=-1) / scene_depth**2
+    turned = 0.5 * np.sum((q - rotation @ p) ** 2, axis=(-2, -1))
+    return Similarity(scale, rotation, translation), np.stack([turned, away], axis=-1)
 
 
 def average_frames(known: MapFrame, now: MapFrame) -> MapFrame:
     """The mean of all observations of a frame; pixels whose depth differs become untrusted."""
-    share = 1.0 / (known.observations + 1.0)
-    pose = known.world_from_camera + share * (now.world_from_camera - known.world_from_camera)
-    pose[:3, :3] = nearest_rotation(pose[:3, :3])
+    share = now.turns / (known.turns + now.turns)
+    closer = now.centre / (known.centre + now.centre)
+    pose = known.world_from_camera.copy()
+    change = now.world_from_camera - pose
+    pose[:3, :3] = nearest_rotation(pose[:3, :3] + share * change[:3, :3])
+    pose[:3, 3] += closer * change[:3, 3]
     depth = known.depth if known.depth is not None else now.depth
+    depths = known.depths + now.depths
     if have_comparable_depth(known, now):
+        share = now.depths / depths
         change = np.log(now.depth / known.depth)
         mean = np.where(np.abs(change) < SAME_SURFACE, known.depth * np.exp(share * change), np.nan)
         either = np.where(np.isfinite(known.depth), known.depth, now.depth)
         depth = np.where(np.isfinite(change), mean, either)
-    observations = min(known.observations + 1.0, MAX_OBSERVATIONS)
-    return known._replace(world_from_camera=pose, depth=depth, observations=observations)
-
-
-def view_overlap(older: MapFrame, newer: MapFrame) -> ViewOverlap | None:
-    """Each view's points in the other camera; None where either has too little depth."""
-    if not have_comparable_depth(older, newer):
-        return None
-    of_newer, of_older = world_points(newer), world_points(older)
-    if min(len(of_newer), len(of_older)) < MIN_PIXELS:
-        return None
-    overlap, agreement = _agreement(older, of_newer)
-    _, agreement_back = _agreement(newer, of_older)
-    a = of_newer - older.world_from_camera[:3, 3]
-    b = of_newer - newer.world_from_camera[:3, 3]
-    sine = np.linalg.norm(np.cross(a, b), axis=-1)
-    parallax = float(np.median(np.arctan2(sine, np.sum(a * b, axis=-1))))
-    return ViewOverlap(overlap, min(agreement, agreement_back), parallax)
-
-
-def world_points(frame: MapFrame) -> Float[np.ndarray, "p 3"]:
-    """World points of every fourth pixel that has depth."""
-    coarse = np.diag([0.5, 0.5, 1.0]) @ frame.intrinsics
-    depth = frame.depth[::2, ::2]
-    points = unproject(depth, coarse)[np.isfinite(depth)]
-    return transform(frame.world_from_camera, points)
-
-
-def _agreement(frame: MapFrame, points: Float[np.ndarray, "p 3"]) -> tuple[float, float]:
-    """Share of the points inside this image, and of those the share whose depth it agrees with."""
-    points = transform(inverse_rigid(frame.world_from_camera), points)
-    everything = len(points)
-    points = points[points[:, 2] > 1e-9]
-    column, row, depth = (points @ frame.intrinsics.T).T
-    column, row = np.rint(column / depth), np.rint(row / depth)
-    height, width = frame.depth.shape
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    known = frame.depth[row[inside].astype(int), column[inside].astype(int)]
-    change = np.log(depth[inside] / known)
-    change = change[np.isfinite(change)]
-    agreement = float(np.mean(np.abs(change) < SAME_VIEW)) if len(change) >= MIN_PIXELS else 1.0
-    return float(inside.sum()) / everything, agreement
+    return known._replace(
+        world_from_camera=pose,
+        depth=depth,
+        depths=min(depths, MAX_OBSERVATIONS),
+        turns=min(known.turns + now.turns, MAX_OBSERVATIONS),
+        centre=min(known.centre + now.centre, MAX_OBSERVATIONS / CENTRE_FLOOR**2),
+    )

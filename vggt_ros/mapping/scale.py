@@ -5,7 +5,7 @@
 Each source keeps its last few dozen measurements; its value is their robust mean in log scale, so
 half of them may be wrong before it moves. The most trusted source with enough measurements sets
 the map's scale; another that contradicts it is reported, not averaged in. All ratios are metres per
-unit of the map as it is *now*: `rescaled` keeps that true when the map takes up a correction.
+unit of the map as it is *now*: `moved` keeps that true when the map takes up a correction.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from vggt_ros.errors import UserError
 from vggt_ros.mapping.registration import robust_mean
@@ -26,10 +25,10 @@ MIN_MEASUREMENTS = 3  # from which a source counts
 MAX_SIGMA = 0.1  # sigma of log scale below which units may be called metres
 MAX_STEP = 0.01  # largest change of scale in one step, once units are metres
 JUMP = 0.1  # of log scale: what a more trusted source must differ by to be followed at once
-CENTRE_NOISE = 0.006  # of a camera centre, as a share of scene depth: half a degree
-MIN_BASELINE = 0.02  # of two cameras, as a share of scene depth: three times a centre's noise
+GIVEN_SIGMA = 1e-3  # of log scale, for one that the user gives
+HELD_SIGMA = 0.1  # at least, of a scale that no source is sure of any more
+HELD_DRIFT = 0.003  # by how much it may drift with every window
 TARGET_SIGMA = 0.03  # sigma of log scale that is sought where a measurement costs something
-MIN_PIXELS = 100  # that two depths must share before their ratio counts
 
 
 class Measurement(NamedTuple):
@@ -48,9 +47,11 @@ class Estimate(NamedTuple):
     value: float
     sigma: float  # of log value
     stamp_ns: int  # of the last measurement it rests on
-    conflict: str  # "" or which source contradicts, and by how much
+    conflict: str  # "" or which source contradicts, and by how much; `UNSURE`
 
 
+LOADED = "map"  # where a source is named: the scale is that of a loaded map
+UNSURE = "no source is sure any more; the last scale is kept"
 NO_ESTIMATE = Estimate("none", 1.0, float("inf"), 0, "")
 
 
@@ -62,6 +63,9 @@ class ScaleState:
     measurements: Mapping[str, tuple[Measurement, ...]] = field(default_factory=dict)
     metric: bool = False  # the map has taken the scale up: its unit is the metre
     adopted: str = ""  # source of the scale that the map has
+    held: float = float("inf")  # sigma of the map's scale while no source is sure of it any more
+    held_ns: int = 0  # stamp of the last measurement that it rests on; 0: it was given
+    guessed: bool = False  # it is that of an earlier segment, carried over by a guess
 
 
 def parse_sources(text: str) -> tuple[str, ...]:
@@ -88,13 +92,19 @@ def add_measurement(state: ScaleState, new: Measurement) -> ScaleState:
 
 
 def estimate(state: ScaleState) -> Estimate:
-    """The value of the most trusted source that is sure, and which sources contradict it."""
+    """The value of the most trusted source that is sure, and which sources contradict it.
+
+    Where none is sure any more, the map keeps the scale that it has, with a wider sigma.
+    """
     known = [
         _mean(state.measurements[name]) for name in state.sources if name in state.measurements
     ]
     sure = [each for each in known if each.sigma < MAX_SIGMA]
     if not sure:
-        return NO_ESTIMATE
+        if not (state.metric and np.isfinite(state.held)):
+            return NO_ESTIMATE
+        conflict = "" if state.adopted == LOADED else UNSURE
+        return Estimate(state.adopted, 1.0, state.held, state.held_ns, conflict)
     chosen = sure[0]
     conflicts = []
     for other in sure[1:]:
@@ -115,15 +125,31 @@ def correction(state: ScaleState) -> float:
     found = estimate(state)
     if found.source == "none":
         return 1.0
-    if not state.metric or (_outranks(state, found) and abs(np.log(found.value)) > JUMP):
+    outranks = _outranks(state, found) and abs(np.log(found.value)) > JUMP
+    if not state.metric or state.guessed or outranks:
         return found.value
     return float(np.clip(found.value, 1 - MAX_STEP, 1 + MAX_STEP))
+
+
+class Due(NamedTuple):
+    """A change of the map's scale."""
+
+    factor: float
+    at_once: bool  # of the whole segment, not of what is in the window alone
+
+
+def due(state: ScaleState) -> Due | None:
+    """The correction that the map should take up now; None: nothing changes."""
+    factor = correction(state)
+    if factor == 1.0 and (state.metric or estimate(state).source == "none"):
+        return None
+    return Due(factor, not state.metric or abs(factor - 1.0) > 1.01 * MAX_STEP)
 
 
 def _outranks(state: ScaleState, found: Estimate) -> bool:
     """Whether this source is trusted more than the one whose scale the map has."""
     ranks = {name: rank for rank, name in enumerate(state.sources)}
-    return ranks[found.source] < ranks.get(state.adopted, 0)
+    return ranks.get(found.source, 0) < ranks.get(state.adopted, 0)
 
 
 def needs_measurement(state: ScaleState, source: str) -> bool:
@@ -134,19 +160,74 @@ def needs_measurement(state: ScaleState, source: str) -> bool:
     return not known or (len(known) < MAX_MEASUREMENTS and _mean(known).sigma > TARGET_SIGMA)
 
 
-def rescaled(state: ScaleState, factor: float) -> ScaleState:
+def with_given(state: ScaleState, fixed_scale: float) -> ScaleState:
+    """With the scale that the user gives: metres per unit of the first window; 0: none."""
+    if not fixed_scale > 0:
+        return state
+    return add_measurement(state, Measurement("fixed", float(np.log(fixed_scale)), GIVEN_SIGMA, 0))
+
+
+def moved(state: ScaleState, factor: float) -> ScaleState:
     """The same knowledge about a map whose lengths were multiplied by `factor`."""
+    if factor == 1.0:
+        return state
     measurements = {
         name: tuple(m._replace(log_ratio=m.log_ratio - float(np.log(factor))) for m in known)
         for name, known in state.measurements.items()
     }
-    return replace(state, measurements=measurements, metric=True, adopted=estimate(state).source)
+    return replace(state, measurements=measurements)
 
 
-def restarted(state: ScaleState) -> ScaleState:
-    """Nothing measured yet: a new segment of the map has a unit of its own."""
-    fixed = {name: known for name, known in state.measurements.items() if name == "fixed"}
-    return ScaleState(state.sources, fixed)
+def adopted(state: ScaleState) -> ScaleState:
+    """The map has taken the scale up: from now on its unit is the metre."""
+    found = estimate(state)
+    return replace(
+        state,
+        metric=True,
+        adopted=found.source,
+        held=max(found.sigma, HELD_SIGMA),
+        held_ns=found.stamp_ns,
+        guessed=False,
+    )
+
+
+def of_loaded_map(state: ScaleState, sigma: float) -> ScaleState:
+    """The scale of a map of an earlier run, whose unit is the metre within a log sigma."""
+    return replace(state, metric=True, adopted=LOADED, held=sigma)
+
+
+def aged(state: ScaleState) -> ScaleState:
+    """After one more window: a scale that no source is sure of may have drifted."""
+    if not state.metric or is_sure(state):
+        return state
+    return replace(state, held=float(np.hypot(state.held, HELD_DRIFT)))
+
+
+def is_to_keep(older: ScaleState, joining: ScaleState) -> bool:
+    """Whether a segment keeps its own scale when another, with its own, becomes a part of it."""
+    sigma = estimate(older).sigma
+    return sigma < MAX_SIGMA or sigma < estimate(joining).sigma
+
+
+def is_sure(state: ScaleState) -> bool:
+    """Whether a source stands behind the scale."""
+    return estimate(state).sigma < MAX_SIGMA
+
+
+def widened(state: ScaleState, sigma: float) -> ScaleState:
+    """Another segment of the map: its unit is the last one's, by a guess of this log sigma.
+
+    Nothing that was measured speaks of it, nor does a scale given for the first window's unit.
+    """
+    last = estimate(state)
+    return ScaleState(
+        state.sources,
+        metric=state.metric,
+        adopted=state.adopted,
+        held=float(np.hypot(last.sigma, sigma)) if state.metric else float("inf"),
+        held_ns=last.stamp_ns,
+        guessed=state.metric,
+    )
 
 
 def _mean(measurements: tuple[Measurement, ...]) -> Estimate:
@@ -159,95 +240,3 @@ def _mean(measurements: tuple[Measurement, ...]) -> Estimate:
     if source != "fixed" and len(measurements) < MIN_MEASUREMENTS:
         sigma = float("inf")
     return Estimate(source, float(np.exp(mean)), float(sigma), stamp_ns, "")
-
-
-# ---- measurements by source ---------------------------------------------------------------------
-
-
-def from_baseline(
-    estimated: Float[np.ndarray, "4 4"],
-    mounted: Float[np.ndarray, "4 4"],
-    scene_depth: float,
-    stamp_ns: int,
-) -> Measurement | None:
-    """Two cameras of one rig at one time: `camera_from_extra` in world units, and in metres.
-
-    Only the part along the known direction counts: noise across it would lengthen every baseline.
-    """
-    metres = float(np.linalg.norm(mounted[:3, 3]))
-    along = float(estimated[:3, 3] @ mounted[:3, 3]) / metres if metres > 0 else 0.0
-    if along < MIN_BASELINE * scene_depth:
-        return None
-    sigma = CENTRE_NOISE * scene_depth / along
-    return Measurement("baseline", float(np.log(metres / along)), sigma, stamp_ns)
-
-
-def from_depth(
-    depth: Float[np.ndarray, "h w"], metres: Float[np.ndarray, "h w"], stamp_ns: int
-) -> Measurement | None:
-    """Another sensor's depth on the same pixels: NaN or 0 wherever either has none."""
-    both = np.isfinite(depth) & (depth > 0) & np.isfinite(metres) & (metres > 0)
-    if both.sum() < MIN_PIXELS:
-        return None
-    ratios = np.log(metres[both] / depth[both])
-    if len(ratios) > 5000:
-        ratios = ratios[:: len(ratios) // 5000]
-    mean, spread = robust_mean(ratios)
-    if np.mean(np.abs(ratios - mean) < 0.25) < 0.5:
-        return None  # they do not show the same scene
-    # Pixels err together; a patch of the network counts once, and half a percent is always left.
-    sigma = float(np.hypot(spread / np.sqrt(max(len(ratios) / 50, 1)), 0.005))
-    return Measurement("depth", mean, sigma, stamp_ns)
-
-
-def from_height(
-    points: Float[np.ndarray, "p 3"],
-    centre: Float[np.ndarray, "3"],
-    height: float,
-    stamp_ns: int,
-    up: Float[np.ndarray, "3"] | None = None,
-) -> Measurement | None:
-    """The ground below a camera that is mounted `height` metres above it.
-
-    Among planes through three points each (RANSAC, Fischler and Bolles 1981; a fixed draw, so that
-    runs repeat) the one that is level within 15 degrees and has most points wins; it must have a
-    quarter of everything below the camera.
-    """
-    up = np.array([0.0, 0.0, 1.0]) if up is None else up
-    below = points - centre
-    below = below[np.isfinite(below).all(axis=-1)]
-    below = below[below @ up < 0]
-    if len(below) < MIN_PIXELS:
-        return None
-    below = below[:: max(1, len(below) // 800)]
-    corner = np.random.default_rng(0).integers(len(below), size=(3, 96))
-    a, b, c = below[corner]
-    normal = np.cross(b - a, c - a)
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    normal = np.where(length > 0, normal / np.maximum(length, 1e-12), 0.0)
-    normal *= np.sign(normal @ up)[:, None]
-    down = -np.sum(normal * a, axis=-1)  # from the camera to each plane
-    distance = np.abs(below @ normal.T + down)
-    near = (distance < 0.06 * down) & (normal @ up > np.cos(np.deg2rad(15))) & (down > 0)
-    votes = near.sum(axis=0)
-    best = int(np.argmax(votes))
-    if votes[best] < 0.25 * len(below):
-        return None
-    ground = below[near[:, best]]
-    middle = ground.mean(axis=0)
-    _, _, axes = np.linalg.svd(ground - middle, full_matrices=False)
-    return Measurement("height", float(np.log(height / abs(middle @ axes[2]))), 0.03, stamp_ns)
-
-
-def sparse_depth(
-    points: Float[np.ndarray, "p 3"], intrinsics: Float[np.ndarray, "3 3"], height: int, width: int
-) -> Float[np.ndarray, "h w"]:
-    """Nearest z of the points (optical frame, say a LiDAR's) on each pixel; else NaN."""
-    points = points[np.isfinite(points).all(axis=-1)]
-    points = points[points[:, 2] > 0.05]
-    column, row, z = (points @ intrinsics.T).T
-    column, row = np.rint(column / z), np.rint(row / z)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    depth = np.full(height * width, np.inf)
-    np.minimum.at(depth, (row[inside] * width + column[inside]).astype(int), z[inside])
-    return np.where(np.isfinite(depth), depth, np.nan).reshape(height, width)

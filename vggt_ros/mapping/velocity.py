@@ -4,7 +4,7 @@
 
 Constant velocity (linear and angular, in the camera's own axes) is fitted to the poses of the last
 `SPAN_NS`. All of them are in one map at one scale: a correction of the map moves them along
-(`rescale`), another map starts empty (`reset`), and a frame that is inferred again moves to its
+(`move`), another map starts empty (`reset`), and a frame that is inferred again moves to its
 better place. So a correction is never mistaken for motion.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.geometry import inverse_rigid, lever_arm_jacobian, rigid_logarithm, scale_pose
+from vggt_ros.geometry import Similarity, inverse_rigid, lever_arm_jacobian, rigid_logarithm
 
 SPAN_NS = 400_000_000  # of poses that are fitted: shorter is noisier, longer lags behind
 LONGEST_NS = 2_000_000_000  # between two poses where inferences are rare; beyond, unknown
@@ -76,10 +76,10 @@ class VelocityEstimator:
         fitted = fitted if len(fitted) > 1 else poses[-2:]
         return None if len(fitted) < 2 else _fit(fitted, noise, scene_depth)
 
-    def rescale(self, factor: float, about: Float[np.ndarray, "3"]) -> None:
-        """The world was rescaled about a point: the poses follow."""
+    def move(self, now_from_then: Similarity) -> None:
+        """The world was corrected: the poses follow."""
         for key, (stamp_ns, pose) in self._poses.items():
-            self._poses[key] = _Pose(stamp_ns, scale_pose(pose, factor, about))
+            self._poses[key] = _Pose(stamp_ns, now_from_then.apply_to_poses(pose[None])[0])
 
     def reset(self) -> None:
         """The next pose belongs to another map."""

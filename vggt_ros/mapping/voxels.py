@@ -1,23 +1,24 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The map as a cloud: one averaged point per voxel in bounded memory.
+"""The map as a cloud: one averaged point per voxel, owned by a keyframe, in bounded memory."""
 
-The voxels live in a hash table with linear probing, all in NumPy: all points of a
-frame probe their slot at once, and the few that collide probe the next one.
-"""
-
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
 from vggt_ros.geometry import transform, unproject
+from vggt_ros.mapping.corrections import Correction
+from vggt_ros.mapping.voxel_table import VoxelTable
 
-EMPTY = np.int64(-1)
-MAX_CELL = 1 << 20  # voxels to either side of the origin that a key can name
-SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: scatters keys (Knuth 6.4)
 MAX_PIXELS = 26_000  # of one view that are added; at 518 x 392 every third row and column
 EDGE = 0.08  # relative step of depth to a neighbour beyond which a pixel mixes two surfaces
+MOVED_AT_ONCE = 20_000  # voxels that one call of `follow` puts into new cells, about
+MOVED_SHARE = 0.02  # of all voxels that left their cell, from which they are put into new ones
+MAX_ROWS = 4096  # of owners, from which those of removed keyframes are joined
+NO_SEGMENTS: Mapping[int, int] = MappingProxyType({})
 
 
 class Cloud(NamedTuple):
@@ -28,29 +29,57 @@ class Cloud(NamedTuple):
     confidence: Float32[np.ndarray, "p"]
 
 
+class OwnedCloud(NamedTuple):
+    """The same, with the keyframe that each point moves with."""
+
+    points: Float32[np.ndarray, "p 3"]
+    colours: UInt8[np.ndarray, "p 3"]
+    confidence: Float32[np.ndarray, "p"]
+    keyframes: Int[np.ndarray, "p"]
+
+
 class VoxelMap:
     """Coloured points of many views, averaged per voxel: each view has one vote in each.
 
-    When more than `capacity` voxels are taken, their side doubles: far or near, nothing is
-    dropped, only stored more coarsely. Memory stays at about 90 bytes times `capacity`.
+    A voxel belongs to the keyframe of the view that first filled it and moves with that keyframe
+    (`follow`). `cloud` is true at once, while the voxels are put into their new cells a part at a
+    time, so that a correction of the whole map costs each update `MOVED_AT_ONCE` voxels. Until all
+    are, two points may lie in one cell. Keyframes of two segments never share a voxel.
+
+    When more than `capacity` voxels are taken, their side doubles: far or near, nothing is dropped,
+    only stored more coarsely. It halves again where a correction shrinks the map as much, and is
+    never less than `voxel`. Memory stays at about 110 bytes times `capacity`, and at twice that
+    while voxels are being moved.
     """
 
     def __init__(self, voxel: float = 0.05, capacity: int = 500_000):
-        self.voxel = voxel
+        self.smallest_voxel = voxel
         self.capacity = capacity
-        self._slots = 1 << (2 * capacity - 1).bit_length()
         self.clear()
-
-    def __len__(self) -> int:
-        return self._taken
 
     def clear(self) -> None:
         """Forget every point."""
-        self._taken = 0
-        self._keys = np.full(self._slots, EMPTY)
-        self._owner = np.zeros(self._slots, np.int32)
-        # Sums over the views of a voxel: offset from its centre and colour (by weight), weight, 1.
-        self._sums = np.zeros((self._slots, 8), np.float32)
+        self._table = VoxelTable(self.smallest_voxel, self.capacity)
+        self._old: VoxelTable | None = None  # whose voxels are being moved to the other
+        self._done = 0  # its slots up to here were moved
+
+    @property
+    def voxel(self) -> float:
+        """Side of a voxel now."""
+        return self._table.voxel
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether voxels are still to be put into new cells; the cloud is true meanwhile."""
+        return self._old is not None
+
+    def __len__(self) -> int:
+        return sum(int(table.owners.counts.sum()) for table in self._tables())
+
+    def count(self, segment: int) -> int:
+        """Points of one segment of the map."""
+        known = [table.owners for table in self._tables()]
+        return sum(int(owners.counts[owners.segments == segment].sum()) for owners in known)
 
     def add_view(
         self,
@@ -60,8 +89,14 @@ class VoxelMap:
         intrinsics: Float[np.ndarray, "3 3"],
         world_from_camera: Float[np.ndarray, "4 4"],
         min_confidence: float = 0.0,
+        *,
+        keyframe: int = -1,
+        segment: int = 0,
     ) -> int:
-        """Add one view; its depth is NaN or 0 where unknown. Returns how many voxels are new."""
+        """Add one view; its depth is NaN or 0 where unknown. Returns how many voxels are new.
+
+        Those move with `keyframe`; -1: with none.
+        """
         step = max(1, int(np.ceil((depth.size / MAX_PIXELS) ** 0.5)))
         thin = np.ascontiguousarray(depth[::step, ::step], np.float32)
         limit = EDGE * thin
@@ -72,85 +107,97 @@ class VoxelMap:
         coarse = np.diag([1.0 / step, 1.0 / step, 1.0]) @ intrinsics
         points = unproject(thin, coarse.astype(np.float32))[sound]
         points = transform(world_from_camera.astype(np.float32), points)
-        return self.add(points, rgb[::step, ::step][sound], confidence[::step, ::step][sound])
+        return self.add(
+            points,
+            rgb[::step, ::step][sound],
+            confidence[::step, ::step][sound],
+            keyframe=keyframe,
+            segment=segment,
+        )
 
     def add(
         self,
         points: Float[np.ndarray, "p 3"],
         colours: UInt8[np.ndarray, "p 3"],
         confidence: Float[np.ndarray, "p"],
+        *,
+        keyframe: int | Int[np.ndarray, "p"] = -1,
+        segment: int = 0,
     ) -> int:
-        """Add points, without those beyond what a key can name. Returns how many voxels are new."""
+        """Add points, without those beyond what a key can name. Returns how many voxels are new.
+
+        They move with `keyframe`, or each with one of its own.
+        """
         weight = np.maximum(confidence - 1.0, 1e-3).astype(np.float32)
         votes = np.empty((len(weight), 8), np.float32)
         votes[:, 3:6] = weight[:, None] * colours
         votes[:, 6], votes[:, 7] = weight, 1.0
-        return self._insert(np.asarray(points, np.float32), votes)
-
-    def cloud(self) -> Cloud:
-        """All points: the mean of each voxel."""
-        taken = self._keys != EMPTY
-        sums = self._sums[taken]
-        weight = sums[:, 6:7]
-        points = self._centres(self._keys[taken]) + sums[:, :3] / weight
-        colours = np.clip(np.rint(sums[:, 3:6] / weight), 0, 255).astype(np.uint8)
-        return Cloud(points.astype(np.float32), colours, 1.0 + sums[:, 6] / sums[:, 7])
-
-    def rescale(self, factor: float, about: Float[np.ndarray, "3"]) -> None:
-        """Multiply every distance; the point `about` stays, and the voxel keeps its size."""
-        self._rebuild(self.voxel, factor, about - factor * about)
-
-    def _rebuild(
-        self, voxel: float, factor: float = 1.0, shift: Float[np.ndarray, "3"] | float = 0.0
-    ) -> None:
-        taken = self._keys != EMPTY
-        sums = self._sums[taken]
-        points = self._centres(self._keys[taken]) + sums[:, :3] / sums[:, 6:7]
-        self.voxel = voxel
-        self.clear()
-        self._insert((factor * points + shift).astype(np.float32), sums)
-
-    def _insert(self, points: Float32[np.ndarray, "p 3"], votes: Float32[np.ndarray, "p 8"]) -> int:
-        """Add the votes of points; of several points in one voxel, one votes."""
-        cell = np.floor(points * np.float32(1.0 / self.voxel))
-        named = (np.abs(cell) < MAX_CELL).all(axis=1)  # False for NaN as well
-        if not named.all():
-            points, votes, cell = points[named], votes[named], cell[named]
-        x, y, z = cell.astype(np.int64).T + MAX_CELL
-        before = self._taken
-        slot = self._find((x << 42) | (y << 21) | z)
-        index = np.arange(len(slot), dtype=np.int32)
-        self._owner[slot] = index
-        chosen = self._owner[slot] == index
-        slot, votes = slot[chosen], votes[chosen]
-        offset = points[chosen] - (cell[chosen] + np.float32(0.5)) * np.float32(self.voxel)
-        votes[:, :3] = votes[:, 6:7] * offset
-        self._sums[slot] += votes
-        new = self._taken - before
-        if self._taken > self.capacity:
-            self._rebuild(2.0 * self.voxel)
+        owners, which = np.unique(keyframe, return_inverse=True)
+        row_of = self._table.owners.rows([(key, segment) for key in owners.tolist()])
+        rows = np.broadcast_to(row_of[which], weight.shape)
+        new = self._table.insert(np.asarray(points, np.float32), votes, rows, all_vote=False)
+        if len(self) > self.capacity:
+            self._finish()
+        while len(self) > self.capacity:
+            self._begin(2.0 * self.voxel)
+            self._finish()
         return new
 
-    def _find(self, keys: Int[np.ndarray, "p"]) -> Int[np.ndarray, "p"]:
-        """The slot of every key; those not yet in the table take one."""
-        mask = self._slots - 1
-        shift = np.uint64(65 - self._slots.bit_length())
-        slot = ((keys.astype(np.uint64) * SPREAD) >> shift).astype(np.int64)
-        pending = np.arange(len(keys))
-        while len(pending):
-            here = self._keys[slot[pending]]
-            free = pending[here == EMPTY]
-            if len(free):
-                self._owner[slot[free]] = free
-                first = free[self._owner[slot[free]] == free]
-                self._keys[slot[first]] = keys[first]
-                self._taken += len(first)
-                here = self._keys[slot[pending]]
-            pending = pending[here != keys[pending]]
-            slot[pending] = (slot[pending] + 1) & mask
-        return slot
+    def cloud(self, segment: int | None = None) -> Cloud:
+        """All points, or those of one segment of the map: the mean of each voxel."""
+        return Cloud(*self.owned_cloud(segment)[:3])
 
-    def _centres(self, keys: Int[np.ndarray, "p"]) -> Float[np.ndarray, "p 3"]:
-        low = (1 << 21) - 1
-        cells = np.stack([keys >> 42, (keys >> 21) & low, keys & low], axis=1) - MAX_CELL
-        return (cells + 0.5) * self.voxel
+    def owned_cloud(self, segment: int | None = None) -> OwnedCloud:
+        """The same, with the owner of each point."""
+        parts = []
+        for table in self._tables():
+            slots = slice(self._done, None) if table is self._old else slice(None)
+            points, sums, rows = table.read(slots, segment)
+            parts.append((points, sums, np.array(table.owners.keyframes, np.int64)[rows]))
+        points, sums, keyframes = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        colours = np.clip(np.rint(sums[:, 3:6] / sums[:, 6:7]), 0, 255).astype(np.uint8)
+        return OwnedCloud(points, colours, 1.0 + sums[:, 6] / sums[:, 7], keyframes)
+
+    def follow(self, correction: Correction, segments: Mapping[int, int] = NO_SEGMENTS) -> None:
+        """Move the voxels of keyframes that moved; to be called once an update.
+
+        `segments`: of each keyframe now, where some may have changed; empty: none did.
+        """
+        for table in self._tables():
+            table.owners.follow(correction, segments)
+        if self._old is None:
+            owners = self._table.owners
+            if len(owners.keyframes) > max(MAX_ROWS, 2 * len(set(owners.keyframes))):
+                self._begin(self.voxel)
+            elif owners.moved.any():
+                left, scale = self._table.sample_motion()
+                if len(left) and left.mean() > MOVED_SHARE:
+                    self._begin(self._voxel_at(float(np.median(scale))))
+        if self._old is not None:
+            share = MOVED_AT_ONCE / max(self._old.taken, 1)
+            self._advance(max(int(share * self._old.slots), 1))
+
+    def _voxel_at(self, scale: float) -> float:
+        """Side of the voxels of a map that was multiplied by `scale`: fine ones need more room."""
+        coarser = np.log2(self.voxel / self.smallest_voxel)
+        halvings = np.clip(np.floor(-np.log2(scale) + 1e-6), 0.0, coarser)
+        return self.voxel / 2.0 ** float(halvings)
+
+    def _tables(self) -> list[VoxelTable]:
+        return [self._table] if self._old is None else [self._table, self._old]
+
+    def _begin(self, voxel: float) -> None:
+        self._old, self._table = self._table, VoxelTable(voxel, self.capacity)
+        self._done = 0
+
+    def _advance(self, slots: int) -> None:
+        """Move the voxels of the next slots."""
+        assert self._old is not None
+        self._old.move_into(self._table, slice(self._done, self._done + slots))
+        self._done += slots
+        if self._done >= self._old.slots:
+            self._old = None
+
+    def _finish(self) -> None:
+        if self._old is not None:
+            self._advance(self._old.slots)

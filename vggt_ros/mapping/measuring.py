@@ -1,0 +1,119 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of the robot, and the measurements of scale that its sensors give at a window."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from vggt_ros.mapping import scale, scale_sources
+from vggt_ros.mapping.baseline import CameraPair
+from vggt_ros.mapping.map_frames import median_depth, world_points
+from vggt_ros.mapping.noise import MIN_NOISE
+from vggt_ros.mapping.odometry import OdometryBuffer, TravelComparison
+from vggt_ros.mapping.scale import Measurement, ScaleState
+from vggt_ros.mapping.segment import Registration, Segment
+from vggt_ros.mapping.velocity import Velocity, VelocityEstimator
+from vggt_ros.mapping.window import upright_camera
+
+
+@dataclass(frozen=True)
+class Priors:
+    """What is known of the robot beforehand; None where it is not."""
+
+    world_from_camera: Float[np.ndarray, "4 4"] | None = None  # of the first frame; z up
+    base_from_camera: Float[np.ndarray, "4 4"] | None = None
+    camera_height: float = 0.0  # metres above the ground; 0: not known
+    fixed_scale: float = 0.0  # metres per unit of the first window; 0: not known
+
+    def observed(
+        self,
+        base_from_camera: Float[np.ndarray, "4 4"] | None,
+        world_from_base: Float[np.ndarray, "4 4"] | None,
+        up_in_camera: Float[np.ndarray, "3"] | None,
+    ) -> "Priors":
+        """With what was observed: a mount on the robot, else an up direction, else as before.
+
+        `world_from_base` is where a map starts; None: at the world's origin.
+        """
+        if base_from_camera is not None:
+            start = np.eye(4) if world_from_base is None else world_from_base
+            first = start @ base_from_camera
+        elif up_in_camera is not None:
+            first = upright_camera(up_in_camera)
+        else:
+            return self
+        return replace(self, base_from_camera=base_from_camera, world_from_camera=first)
+
+
+class Sensors(NamedTuple):
+    """What other sensors measured at a window's newest frame; None where there is nothing."""
+
+    depth: Float[np.ndarray, "h w"] | None = None  # metres on its pixels, NaN where none
+    pair: CameraPair | None = None  # a second camera of the rig
+    odom_from_base: OdometryBuffer | None = None
+
+
+def measured(
+    state: ScaleState,
+    travel: TravelComparison,
+    priors: Priors,
+    sensors: Sensors,
+    stamp_ns: int,
+    segment: Segment,
+) -> ScaleState:
+    """With a measurement from every source that has one, at a registered window."""
+    newest = segment.frames[-1]
+    depth, pose = newest.depth, newest.world_from_camera
+    scene_depth = median_depth((newest,))
+    found: list[Measurement | None] = []
+    if sensors.odom_from_base is not None:
+        mount = priors.base_from_camera
+        found.append(travel.measure(sensors.odom_from_base, mount, stamp_ns, pose, scene_depth))
+    if depth is not None and sensors.depth is not None:
+        rows, columns = (
+            np.arange(n) * full // n
+            for n, full in zip(depth.shape, sensors.depth.shape, strict=True)
+        )
+        found.append(
+            scale_sources.from_depth(depth, sensors.depth[np.ix_(rows, columns)], stamp_ns)
+        )
+    if sensors.pair is not None:
+        estimated = sensors.pair.estimated.copy()
+        estimated[:3, 3] *= segment.unit
+        found.append(
+            scale_sources.from_baseline(estimated, sensors.pair.mounted, scene_depth, stamp_ns)
+        )
+    if priors.camera_height > 0 and depth is not None:
+        points = world_points(newest)
+        found.append(scale_sources.from_height(points, pose[:3, 3], priors.camera_height, stamp_ns))
+    for measurement in found:
+        if measurement is not None:
+            state = scale.add_measurement(state, measurement)
+    return scale.aged(state)
+
+
+def velocity(
+    estimator: VelocityEstimator,
+    state: ScaleState,
+    found: Registration,
+    segment: Segment,
+    stamp_ns: int,
+) -> Velocity | None:
+    """How fast the newest camera moves, as far as the map's unit is known."""
+    assert found.world_from_camera is not None
+    moving = estimator.add(
+        tuple(frame.frame_id for frame in segment.frames),
+        found.world_from_camera,
+        stamp_ns,
+        noise=max(found.residual, MIN_NOISE) / np.sqrt(6.0),
+        scene_depth=median_depth(segment.frames[-1:]),
+    )
+    if moving is None:
+        return None
+    unit = scale.estimate(state).sigma if state.metric else 1.0
+    covariance = moving.covariance.copy()
+    covariance[:3, :3] += unit**2 * np.outer(moving.linear, moving.linear)
+    return moving._replace(covariance=covariance)

@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What the map says of a window."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from vggt_ros.mapping.corrections import KeyframePoses
+from vggt_ros.mapping.keyframe_map import KeyframeMap
+from vggt_ros.mapping.loop_search import LoopSearch
+from vggt_ros.mapping.scale import Estimate
+from vggt_ros.mapping.segment import MapState, Registration
+from vggt_ros.mapping.status import MapStatus, tracking_state
+from vggt_ros.mapping.velocity import Velocity
+
+
+class Placement(NamedTuple):
+    """A window in the world."""
+
+    registration: Registration
+    world_from_camera: Float[np.ndarray, "s 4 4"]
+    scale: Estimate
+    metric: bool
+    velocity: Velocity | None  # of the newest camera; None: not known
+    keyframes: KeyframePoses
+    odom_from_world: Float[np.ndarray, "4 4"]  # rigid; absorbs what corrections moved
+    status: MapStatus
+
+    def shared(self) -> dict[str, Any]:
+        """All but the poses of the window: what an `Update` says as it is said here."""
+        fields = self._asdict()
+        del fields["world_from_camera"]
+        return fields
+
+
+def map_status(
+    found: Registration,
+    state: MapState,
+    keyframes: KeyframeMap,
+    loops: LoopSearch,
+    sought_in: int | None,
+    *,
+    lost: bool,
+    searching: bool,
+    kept: int,
+) -> MapStatus:
+    """How the map is doing after a window; `kept`: keyframes of the present segment."""
+    name = tracking_state(
+        begun=state.current is not None,
+        accepted=found.accepted,
+        doubtful=found.doubtful,
+        lost=lost,
+        searching=searching,
+        keyframes=kept,
+        sought=sought_in is not None,
+    )
+    return MapStatus(
+        name,
+        found.segment,
+        keyframes.segments,
+        len(keyframes.store),
+        loops.closed,
+        loops.tried,
+        found.residual,
+        state.noise.residual,
+        found.reason or loops.reason,
+        loops.unavailable,
+        sought_in,
+    )

@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Single measurements of scale, by the source that they come from."""
+
+import numpy as np
+from jaxtyping import Float
+
+from vggt_ros.mapping.registration import robust_mean
+from vggt_ros.mapping.scale import Measurement
+
+CENTRE_NOISE = 0.006  # of a camera centre, as a share of scene depth: half a degree
+MIN_BASELINE = 0.02  # of two cameras, as a share of scene depth: three times a centre's noise
+MIN_PIXELS = 100  # that two depths must share before their ratio counts
+
+
+def from_baseline(
+    estimated: Float[np.ndarray, "4 4"],
+    mounted: Float[np.ndarray, "4 4"],
+    scene_depth: float,
+    stamp_ns: int,
+) -> Measurement | None:
+    """Two cameras of one rig at one time: `camera_from_extra` in world units, and in metres.
+
+    Only the part along the known direction counts: noise across it would lengthen every baseline.
+    """
+    metres = float(np.linalg.norm(mounted[:3, 3]))
+    along = float(estimated[:3, 3] @ mounted[:3, 3]) / metres if metres > 0 else 0.0
+    if along < MIN_BASELINE * scene_depth:
+        return None
+    sigma = CENTRE_NOISE * scene_depth / along
+    return Measurement("baseline", float(np.log(metres / along)), sigma, stamp_ns)
+
+
+def from_depth(
+    depth: Float[np.ndarray, "h w"], metres: Float[np.ndarray, "h w"], stamp_ns: int
+) -> Measurement | None:
+    """Another sensor's depth on the same pixels: NaN or 0 wherever either has none."""
+    both = np.isfinite(depth) & (depth > 0) & np.isfinite(metres) & (metres > 0)
+    if both.sum() < MIN_PIXELS:
+        return None
+    ratios = np.log(metres[both] / depth[both])
+    if len(ratios) > 5000:
+        ratios = ratios[:: len(ratios) // 5000]
+    mean, spread = robust_mean(ratios)
+    if np.mean(np.abs(ratios - mean) < 0.25) < 0.5:
+        return None  # they do not show the same scene
+    # Pixels err together; a patch of the network counts once, and half a percent is always left.
+    sigma = float(np.hypot(spread / np.sqrt(max(len(ratios) / 50, 1)), 0.005))
+    return Measurement("depth", mean, sigma, stamp_ns)
+
+
+def from_height(
+    points: Float[np.ndarray, "p 3"],
+    centre: Float[np.ndarray, "3"],
+    height: float,
+    stamp_ns: int,
+    up: Float[np.ndarray, "3"] | None = None,
+) -> Measurement | None:
+    """The ground below a camera that is mounted `height` metres above it.
+
+    Among planes through three points each (RANSAC, Fischler and Bolles 1981; a fixed draw, so that
+    runs repeat) the one that is level within 15 degrees and has most points wins; it must have a
+    quarter of everything below the camera.
+    """
+    up = np.array([0.0, 0.0, 1.0]) if up is None else up
+    below = points - centre
+    below = below[np.isfinite(below).all(axis=-1)]
+    below = below[below @ up < 0]
+    if len(below) < MIN_PIXELS:
+        return None
+    below = below[:: max(1, len(below) // 800)]
+    corner = np.random.default_rng(0).integers(len(below), size=(3, 96))
+    a, b, c = below[corner]
+    normal = np.cross(b - a, c - a)
+    length = np.linalg.norm(normal, axis=-1, keepdims=True)
+    normal = np.where(length > 0, normal / np.maximum(length, 1e-12), 0.0)
+    normal *= np.sign(normal @ up)[:, None]
+    down = -np.sum(normal * a, axis=-1)  # from the camera to each plane
+    distance = np.abs(below @ normal.T + down)
+    near = (distance < 0.06 * down) & (normal @ up > np.cos(np.deg2rad(15))) & (down > 0)
+    votes = near.sum(axis=0)
+    best = int(np.argmax(votes))
+    if votes[best] < 0.25 * len(below):
+        return None
+    ground = below[near[:, best]]
+    middle = ground.mean(axis=0)
+    _, _, axes = np.linalg.svd(ground - middle, full_matrices=False)
+    return Measurement("height", float(np.log(height / abs(middle @ axes[2]))), 0.03, stamp_ns)
+
+
+def sparse_depth(
+    points: Float[np.ndarray, "p 3"], intrinsics: Float[np.ndarray, "3 3"], height: int, width: int
+) -> Float[np.ndarray, "h w"]:
+    """Nearest z of the points (optical frame, say a LiDAR's) on each pixel; else NaN."""
+    points = points[np.isfinite(points).all(axis=-1)]
+    points = points[points[:, 2] > 0.05]
+    column, row, z = (points @ intrinsics.T).T
+    column, row = np.rint(column / z), np.rint(row / z)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    depth = np.full(height * width, np.inf)
+    np.minimum.at(depth, (row[inside] * width + column[inside]).astype(int), z[inside])
+    return np.where(np.isfinite(depth), depth, np.nan).reshape(height, width)

@@ -1,0 +1,70 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""One inference as the map takes it, and how a first camera stands in the world."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from vggt_ros.geometry import WORLD_FROM_OPTICAL
+from vggt_ros.mapping.map_frames import MapFrame
+
+MAX_PIXELS = 3000  # of one frame that take part; more change nothing but the time
+
+
+class WindowGeometry(NamedTuple):
+    """One inference: cameras of a window in its own frame and unit, depth of its newest k."""
+
+    frame_ids: tuple[int, ...]
+    window_from_camera: Float[np.ndarray, "s 4 4"]
+    intrinsics: Float[np.ndarray, "s 3 3"]
+    depth: Float[np.ndarray, "k h w"]  # NaN or <= 0 where invalid
+    confidence: Float[np.ndarray, "k h w"]  # from 1, "no evidence", upwards
+
+
+def level_camera() -> Float[np.ndarray, "4 4"]:
+    """world_from_camera of a camera at the origin, held level, facing along x (REP 103)."""
+    world_from_camera = np.eye(4)
+    world_from_camera[:3, :3] = WORLD_FROM_OPTICAL
+    return world_from_camera
+
+
+def upright_camera(up_in_camera: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
+    """world_from_camera at the origin for a known up direction: z is up, the view ahead is x.
+
+    At rest an accelerometer measures exactly this direction. A camera that faces straight up or
+    down has no view ahead; then the top of its image points along x.
+    """
+    up = up_in_camera / np.linalg.norm(up_in_camera)
+    ahead = np.array([0.0, 0.0, 1.0]) if abs(up[2]) < 0.99 else np.array([0.0, -1.0, 0.0])
+    ahead = ahead - (ahead @ up) * up
+    ahead /= np.linalg.norm(ahead)
+    world_from_camera = np.eye(4)
+    world_from_camera[:3, :3] = np.stack([ahead, np.cross(up, ahead), up])
+    return world_from_camera
+
+
+def subsampled(window: WindowGeometry) -> tuple[MapFrame, ...]:
+    """The window's frames on a coarse grid, without the least trusted pixels; its own gauge."""
+    without = len(window.frame_ids) - len(window.depth)
+    step = max(1, round((window.depth[0].size / MAX_PIXELS) ** 0.5)) if len(window.depth) else 1
+    coarse = np.diag([1.0 / step, 1.0 / step, 1.0])
+    frames = []
+    for i, (key, pose) in enumerate(zip(window.frame_ids, window.window_from_camera, strict=True)):
+        depth = None
+        if i >= without:
+            depth = window.depth[i - without, ::step, ::step].astype(np.float64)
+            trust = window.confidence[i - without, ::step, ::step]
+            sound = np.isfinite(depth) & (depth > 0) & np.isfinite(trust)
+            if sound.any():
+                sound &= trust >= np.quantile(trust[sound], 0.2)
+            depth = np.where(sound, depth, np.nan)
+        frames.append(MapFrame(key, pose, coarse @ window.intrinsics[i], depth))
+    return tuple(frames)
+
+
+def window_depth(window: WindowGeometry) -> float:
+    """Median depth in the window's own unit; 1 where there is none."""
+    known = window.depth[np.isfinite(window.depth) & (window.depth > 0)]
+    return float(np.median(known)) if known.size else 1.0
