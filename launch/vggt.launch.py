@@ -21,6 +21,7 @@ TOPICS = {
     "scale_depth": "sensor_msgs/Image, metric depth on the pixels of image, for scale_source depth",
     "scale_points": "sensor_msgs/PointCloud2 of a LiDAR, for scale_source depth",
     "baseline_image": "Image of a second camera, transported like image, for scale_source baseline",
+    "initialpose": "PoseWithCovarianceStamped: where the robot is in a saved map; optional",
 }
 # Topics in config/vggt.rviz, of a node without a namespace.
 RVIZ_TOPICS = (
@@ -33,6 +34,7 @@ RVIZ_TOPICS = (
     "path",
     "pose",
     "odometry",
+    "keyframes",
 )
 # They override params_file where they are given. Types and descriptions as in the table of the
 # parameters (vggt_ros/ros/parameters.py), which may not be importable where launch is.
@@ -59,12 +61,26 @@ PARAMETERS = {
         "Sources of metric scale, most trusted first, commas between: fixed, baseline (a "
         "second camera on baseline_image), depth, odometry, height; none: units are arbitrary",
     ),
+    "map": (
+        str,
+        "Folder of a saved map to start in: the camera is sought in it; empty: none. ~/load_map "
+        "loads it at run time",
+    ),
     "tf_mode": (
         str,
         "Transform on /tf; auto: camera, unless the image's frame already has a parent; one "
         "of: auto, none, camera, odom_to_base, map_to_odom",
     ),
+    "tf_when_lost": (
+        str,
+        "Transform and ~/pose while the camera is not located: none, the last one, or predicted; "
+        "one of: withhold, freeze, predict",
+    ),
     "world_frame": (str, "Frame of the map: z up, x ahead of the first camera"),
+    "visual_odom_frame": (
+        str,
+        "Frame of ~/odometry, which no correction of the map moves; with odom_to_base: odom_frame",
+    ),
 }
 BOOLEANS = ["true", "false", "True", "False"]
 AS_IN_FILE = "empty: as in params_file"

@@ -21,7 +21,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
-from vggt_ros.msg import PointTracks, QueryPoints
+from vggt_ros.msg import MapStatus, PointTracks, QueryPoints
 
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.messages import camera_info_message, header, image_message
@@ -45,6 +45,7 @@ TOPICS = {
     "/vggt/window_points": PointCloud2,
     "/vggt/pose": PoseStamped,
     "/vggt/path": Path,
+    "/vggt/status": MapStatus,
     "/vggt/tracks": PointTracks,
     "/tf": TFMessage,
 }
@@ -75,6 +76,14 @@ class Rig:
         self, *, arguments: tuple[str, ...] = (), engine: Any = None, **parameters
     ) -> VggtNode:
         """The node on this or another engine, with parameters and command line arguments."""
+        node = self.open(arguments=arguments, engine=engine, **parameters)
+        self.wait_until(lambda: self.images.get_subscription_count() == 1, "the node subscribes")
+        return node
+
+    def open(
+        self, *, arguments: tuple[str, ...] = (), engine: Any = None, **parameters
+    ) -> VggtNode:
+        """The same, without waiting for anything: a node that may fail at once."""
         parameters = {"image_reliability": "reliable", "cache_dir": "", **parameters}
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         self.node = VggtNode(
@@ -86,7 +95,6 @@ class Rig:
             cli_args=["--ros-args", *arguments] if arguments else None,
         )
         self._spin(self.node)
-        self.wait_until(lambda: self.images.get_subscription_count() == 1, "the node subscribes")
         return self.node
 
     def _spin(self, node: Node) -> None:

@@ -90,7 +90,7 @@ def test_rviz_subscribes_with_the_qos_of_each_topic():
     """Publishers are reliable; RViz subscribes as transient local to the latched topics."""
     outputs = (ROOT / "vggt_ros/ros/outputs.py").read_text()
     latched = re.findall(r'"~/([\w/]+)", lambda', outputs)
-    assert latched == ["path", "map_points"]
+    assert latched == ["path", "map_points", "status", "keyframes"]
     for display in view()["Displays"]:
         if topic := display.get("Topic"):
             is_latched = topic["Value"].removeprefix("/vggt/") in latched
@@ -147,7 +147,7 @@ def test_the_parameters_file_is_used_for_all_that_is_not_given(launch: Start):
     file, overrides = node.parameters
     assert (file, overrides) == (str(ROOT / "config/node.yaml"), {})
     inputs = ["image", "camera_info", "odom", "imu", "scale_depth", "scale_points"]
-    assert node.remappings == [(name, name) for name in (*inputs, "baseline_image")]
+    assert node.remappings == [(name, name) for name in (*inputs, "baseline_image", "initialpose")]
 
 
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("True", True), ("false", False)])

@@ -5,11 +5,13 @@
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from fakes.planar_engine import SIZE
+from made_updates import update
 from node_rig import CAMERA, START, TIMEOUT, Rig, log_of_warnings
 
 from vggt_ros.engine.interface import DeviceLost
@@ -232,44 +234,18 @@ def test_arbitrary_units_are_reported(rig: Rig):
 @pytest.mark.parametrize(
     ("map_voxel", "words"), [(0.05, "the map is empty: move"), (0.0, "map_voxel is 0")]
 )
-def test_an_empty_or_disabled_map_is_not_saved(rig: Rig, map_voxel: float, words: str):
-    rig.start(map_voxel=map_voxel)
+def test_an_empty_or_disabled_map_is_not_saved(
+    rig: Rig, map_voxel: float, words: str, tmp_path: Path
+):
+    rig.start(map_voxel=map_voxel, map_path=str(tmp_path / "map.ply"))
     response = rig.call("save_map")
     assert not response.success and words in response.message
 
 
-def test_an_empty_map_names_the_reason_of_the_refused_window(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-):
-    rig.start()
-    rig.infer(0)
-    monkeypatch.setattr("vggt_ros.mapping.alignment.MAX_RESIDUAL", -1.0)
-    rig.infer(1)
+def test_an_empty_map_names_the_reason_of_the_refused_window(rig: Rig, tmp_path: Path):
+    node = rig.start(map_path=str(tmp_path / "map.ply"))
+    refused = update([0, 1], accepted=False, reason="the shared cameras disagree")
+    node.sender.call_soon(lambda: node.outputs.publish(refused))
     response = rig.call("save_map")
     assert not response.success
     assert "the newest window was refused: the shared cameras disagree" in response.message
-
-
-@pytest.mark.parametrize(
-    ("random_weights", "advice"),
-    [(False, "move more slowly"), (True, "expected, since the weights are random")],
-)
-def test_five_refused_windows_in_a_row_are_a_warning(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, random_weights: bool, advice: str
-):
-    rig.engine.random_weights = random_weights
-    rig.start()
-    rig.infer(0)
-    monkeypatch.setattr("vggt_ros.mapping.alignment.MAX_RESIDUAL", -1.0)
-    rig.infer(1, 2, 3, 4)
-    rig.wait_for_diagnostics("inferences 5")
-    assert rig.level("/vggt: geometry") == DiagnosticStatus.OK, "four may be an accident"
-    rig.infer(5)
-    report = rig.wait_for_diagnostics("5 windows in a row do not fit the map")
-    assert "the shared cameras disagree" in report["/vggt: geometry"]
-    assert advice in report["/vggt: geometry"]
-    assert rig.level("/vggt: geometry") == DiagnosticStatus.WARN
-    monkeypatch.undo()
-    rig.infer(6)
-    assert rig.wait_for_diagnostics("inferences 7")["windows refused"] == "5"
-    assert rig.level("/vggt: geometry") == DiagnosticStatus.OK

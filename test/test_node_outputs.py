@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from fakes.planar_engine import DEPTH, SIZE, STEP
 from geometry_msgs.msg import TransformStamped
+from made_updates import stamp, update
 from node_rig import CAMERA, INPUT, PERIOD, START, TOPICS, K, Rig
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, PointCloud2
 from tf2_msgs.msg import TFMessage
-from vggt_ros.msg import QueryPoints
+from vggt_ros.msg import MapStatus, QueryPoints
 
 from vggt_ros.frames import View
 from vggt_ros.imaging.grid import grid_for
 from vggt_ros.ros import clouds, messages
 from vggt_ros.ros.messages import stamp_ns
-from vggt_ros.ros.path_output import PathOutput
 
 pytestmark = pytest.mark.ros
 
@@ -60,7 +60,7 @@ def test_every_output_has_the_header_of_its_image(rig: Rig):
     )
     for topic in TOPICS:
         newest = rig.received[topic][-1]
-        if topic in ("/vggt/pose", "/vggt/path", "/vggt/window_points"):
+        if topic in ("/vggt/pose", "/vggt/path", "/vggt/window_points", "/vggt/status"):
             assert newest.header.frame_id == "map", topic
             assert newest.header.stamp == sent.stamp, topic
         elif topic != "/tf":
@@ -104,8 +104,11 @@ def test_a_transform_is_sent_before_the_depth_of_its_stamp_and_never_twice(rig: 
         rig.publish(i)
         rig.wait_until(lambda n=i: rig.count("used") == n + 1, "the frame is used")
     rig.wait_until(lambda: len(rig.received["/tf"]) >= 4, "transforms")
-    sent = [stamp_ns(t.header.stamp) for m in rig.received["/tf"] for t in m.transforms]
-    assert sent == sorted(set(sent)), "each stamp once, in order"
+    found = [(t.child_frame_id, stamp_ns(t.header.stamp)) for m in rig.received["/tf"]
+             for t in m.transforms]  # fmt: skip
+    for child in (CAMERA, "vggt_odom"):
+        sent = [ns for name, ns in found if name == child]
+        assert sent == sorted(set(sent)) and len(sent) >= 4, "each stamp once, in order"
     known: set[int] = set()
     for _, topic, msg in sorted(rig.deliveries, key=lambda delivery: delivery[0]):
         if topic == "/tf":
@@ -123,9 +126,8 @@ def test_the_child_of_the_transform_is_camera_frame_or_the_image_s_frame(
     rig.wait_until(lambda: rig.peer.count_subscribers("/tf") >= 2, "both subscribe to /tf")
     rig.infer(0)
     rig.wait_until(lambda: transforms, "a transform")
-    (found,) = transforms[0].transforms
-    assert found.header.frame_id == "map"
-    assert found.child_frame_id == (camera_frame or CAMERA)
+    found = {(sent.header.frame_id, sent.child_frame_id) for sent in transforms[0].transforms}
+    assert found == {("map", "vggt_odom"), ("map", camera_frame or CAMERA)}
 
 
 def test_a_camera_of_the_robot_s_tree_gets_no_second_parent(rig: Rig):
@@ -139,7 +141,8 @@ def test_a_camera_of_the_robot_s_tree_gets_no_second_parent(rig: Rig):
     transforms = rig.subscribe("/tf", TFMessage)
     rig.infer(0, 1)
     rig.wait_for_diagnostics("already has the parent camera_link", f"off: {CAMERA}")
-    assert not transforms
+    sent = {found.child_frame_id for msg in transforms for found in msg.transforms}
+    assert sent <= {"vggt_odom"}
 
 
 def test_tf_mode_none_publishes_no_transform(rig: Rig):
@@ -147,6 +150,20 @@ def test_tf_mode_none_publishes_no_transform(rig: Rig):
     rig.infer(0)
     rig.wait_for_diagnostics("off: tf_mode is none")
     assert rig.peer.count_publishers("/tf") == 0
+
+
+@pytest.mark.parametrize(("policy", "count"), [("withhold", 1), ("freeze", 1), ("predict", 2)])
+def test_points_of_a_window_that_is_not_located_are_not_placed_in_the_world(
+    rig: Rig, policy: str, count: int
+):
+    node = rig.start(tf_when_lost=policy)
+    clouds = rig.subscribe_matched("/vggt/window_points", PointCloud2)
+    status = rig.subscribe_matched("/vggt/status", MapStatus)
+    for found in (update([0]), update([1], accepted=False, reason="nonsense")):
+        node.sender.call_soon(lambda found=found: node.outputs.publish(found))
+    rig.wait_until(lambda: status and newest_stamp(status[-1]) == stamp(1), "both are published")
+    rig.wait_until(lambda: len(clouds) >= count, "clouds")
+    assert len(clouds) == count
 
 
 # ---- subscribers --------------------------------------------------------------------------------
@@ -158,7 +175,7 @@ def test_outputs_are_reliable_the_path_is_latched_and_the_image_is_best_effort(r
         (publisher,) = rig.peer.get_publishers_info_by_topic(topic)
         assert publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE, topic
         latched = publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
-        assert latched == (topic == "/vggt/path"), topic
+        assert latched == (topic in ("/vggt/path", "/vggt/status")), topic
     (image,) = rig.peer.get_subscriptions_info_by_topic("/image")
     assert image.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
 
@@ -211,43 +228,6 @@ def test_a_late_subscriber_receives_the_path_without_another_image(rig: Rig):
     paths = rig.subscribe("/vggt/path", TOPICS["/vggt/path"], latched=True)
     rig.wait_until(lambda: paths, "the path")
     assert len(paths[-1].poses) == 3
-
-
-@pytest.mark.parametrize(("segment", "moved"), [(0, [0, 1, 2]), (1, [1, 2])])
-def test_the_poses_of_a_segment_are_rescaled_with_it(segment: int, moved: list[int]):
-    """The first segment's origin is the map's: later segments are rescaled with it."""
-    path = PathOutput("map")
-    rgb = np.zeros((*INPUT, 3), np.uint8)
-    for i, own_segment in enumerate((0, 1, 1)):
-        pose = np.eye(4)
-        pose[:3, 3] = 0.0, -STEP * i, 0.5 * i
-        grid = grid_for(INPUT[1], INPUT[0], SIZE[1])
-        view = View(i, START + i, CAMERA, grid, rgb, K, pose, None, None, rgb)
-        path.add([view], own_segment, max_length=10)
-
-    def centres() -> np.ndarray:
-        return np.array([[p.x, p.y, p.z] for p in (at.pose.position for at in path.poses)])
-
-    before, about = centres(), np.array([1.0, 2.0, 3.0])
-    path.rescale(segment, 2.0, about)
-    expected = before.copy()
-    expected[moved] = about + 2.0 * (before[moved] - about)
-    np.testing.assert_allclose(centres(), expected)
-
-
-def test_the_path_follows_an_update_that_rescales_the_map(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-):
-    node = rig.start()
-    updates, publish = [], node.outputs.publish
-    monkeypatch.setattr(node.outputs, "publish", lambda u: (updates.append(u), publish(u)))
-    rig.infer(0, 1)
-    ((x, y, z),) = (
-        (p.x, p.y, p.z) for p in (at.pose.position for at in node.outputs.path.poses[1:])
-    )
-    publish(updates[-1]._replace(fresh=0, rescaled=2.0, about=np.array([1.0, 2.0, 3.0])))
-    moved = node.outputs.path.poses[1].pose.position
-    np.testing.assert_allclose([moved.x, moved.y, moved.z], [2 * x - 1, 2 * y - 2, 2 * z - 3])
 
 
 # ---- pixel grids --------------------------------------------------------------------------------

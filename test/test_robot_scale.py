@@ -7,13 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from fakes.oracle import (
-    BASE_FROM_CAMERA,
-    CAMERA_FROM_RIGHT,
-    INTRINSICS,
-    numbered_image,
-    true_depth,
-)
+from fakes.room import BASE_FROM_CAMERA, CAMERA_FROM_RIGHT, INTRINSICS, numbered_image, true_depth
 from nav_msgs.msg import Path
 from node_rig import CAMERA, PERIOD, Rig
 from PIL import Image as PillowImage

@@ -12,13 +12,13 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from vggt_ros.frames import Update
 from vggt_ros.ros.notices import ThrottledLog
+from vggt_ros.ros.status_output import MapHealth
 
 Clock = Callable[[], float]
 Log = Callable[[str], object]
 
 RECENT = 10.0  # seconds over which rates and latencies are taken
 MAX_STAMP_AGE = 10.0  # seconds; beyond, image and node have different clocks
-MAX_REFUSED = 5  # windows in a row that do not fit the map, from which it is a state
 
 
 class HealthSnapshot(NamedTuple):
@@ -44,7 +44,7 @@ class Health:
         self._began = clock()
         self._stamp_age = 0.0  # of the newest image when it arrived
         self._update: Update | None = None
-        self._refused_in_a_row = 0  # windows that did not fit the map
+        self._map = MapHealth(clock)
         self.network: dict[str, str] = {}
         self.geometry: dict[str, str] = {}
         self.state = "starting"
@@ -111,12 +111,12 @@ class Health:
             self.seconds = seconds
             self._inferences.append((self._clock(), latency))
             self._counts["inferences"] += 1
-            self._counts["windows refused"] += bool(update.registration.reason)
-            in_a_row = self._refused_in_a_row + 1
-            self._refused_in_a_row = in_a_row if update.registration.reason else 0
-        if reason := update.registration.reason:
-            starts = f"segment {update.registration.segment} starts"
-            self.notice(f"a window does not fit the map: {reason}; {starts}")
+            self._map.add(update)
+            found = update.registration
+            self._counts["windows refused"] += not found.accepted
+            self._counts["windows doubtful"] += found.doubtful
+        if not found.accepted:
+            self.notice(f"a window does not fit the map: {found.reason}")
 
     def _enter(self, state: str) -> None:
         """Set the state, which may change with each image: each state is logged once."""
@@ -216,7 +216,6 @@ class Health:
         update = self._update
         if update is None:
             return _status(name, DiagnosticStatus.OK, "no inference yet", self.geometry)
-        found = update.registration
         scale = f"metres, from {update.scale_source}" if update.metric else "units are arbitrary"
         values = {
             "scale": scale,
@@ -226,25 +225,14 @@ class Health:
                 "no camera_info" if update.focal is None else f"{update.focal - 1:+.1%}"
             ),
             "window": _window_of(update),
-            "segment": found.segment,
-            "registration residual": f"{found.residual:.4f}",
-            "registration inlier share": f"{found.inlier_share:.2f}",
-            "registration": found.reason or "accepted",
+            **self._map.values(),
             "windows refused": self._counts["windows refused"],
+            "windows doubtful": self._counts["windows doubtful"],
             **self.geometry,
         }
-        if self._refused_in_a_row >= MAX_REFUSED:
-            return _status(name, DiagnosticStatus.WARN, self._lost(found.reason), values)
+        if warning := self._map.warning(is_noise=self._is_noise):
+            return _status(name, DiagnosticStatus.WARN, warning, values)
         return _status(name, DiagnosticStatus.OK, scale, values)
-
-    def _lost(self, reason: str) -> str:
-        fault = f"{self._refused_in_a_row} windows in a row do not fit the map: {reason}"
-        if self._is_noise:
-            return f"{fault}; expected, since the weights are random and their geometry is noise"
-        return (
-            f"{fault}; move more slowly, towards static surfaces with texture,"
-            " then call ~/reset if it does not recover"
-        )
 
     @property
     def _is_noise(self) -> bool:

@@ -7,6 +7,7 @@ An update is published in a thread of its own, while the network computes the ne
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from vggt_ros.engine.interface import Compiling, DeviceLost, caution
 from vggt_ros.engine.shapes import padded_queries
 from vggt_ros.errors import UserError
+from vggt_ros.files import write_ply
 from vggt_ros.frames import Frame, Update
 from vggt_ros.imaging.encodings import assumption
+from vggt_ros.mapping.corrections import KeyframePoses
+from vggt_ros.mapping.map_files import LoadedMap
+from vggt_ros.mapping.window import level_camera
 from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.diagnostics import Health
@@ -26,8 +31,10 @@ from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.robot import Robot
-from vggt_ros.ros.worker import Worker
+from vggt_ros.ros.worker import Worker, ask
 from vggt_ros.timeline import SizeGate
+
+PUBLISHED_WITHIN = 10.0  # seconds in which the sender takes up what is done
 
 OpenEngine = Callable[[Parameters, Callable[[str], None]], Any]
 
@@ -76,11 +83,14 @@ class InferenceWorker:
         self._engine: Any = None
         self._timeline = 0
         self._encodings: set[str] = set()  # whose assumption was a notice already
+        self._loaded: LoadedMap | None = None
 
     def begin(self) -> None:
         """Open the network.  Raises `UserError` where there is none."""
         engine = self._engine = self._open_engine(self._parameters, self._progress)
-        self.pipeline = Pipeline(engine, self._parameters.settings(), time.perf_counter)
+        self.pipeline = Pipeline(
+            engine, self._parameters.settings(), time.perf_counter, background=True
+        )
         noise = "random: the geometry is noise" if engine.random_weights else "loaded"
         self._health.network = {
             "model": engine.name,
@@ -90,6 +100,8 @@ class InferenceWorker:
         }
         if text := caution(engine.name, engine.random_weights):
             self._health.notice(text)
+        if self._parameters.map:
+            self.load_map(Path(self._parameters.map))
         self._progress("waiting for the first image")
 
     def discard(self) -> None:
@@ -97,9 +109,45 @@ class InferenceWorker:
         self._timeline += 1
 
     def reset(self) -> None:
-        """Empty window, tracks, map and path; the compiled network stays."""
+        """Empty window, tracks, map and path; compiled programs and a loaded map stay."""
         self.pipeline.reset()
-        self._sender.call_soon(self._outputs.reset)
+        self._sender.call_soon(self._show_empty_map)
+
+    def _show_empty_map(self) -> None:
+        if self._loaded is None:
+            self._outputs.reset()
+        else:
+            self._outputs.load(self._loaded)
+
+    def load_map(self, folder: Path) -> str:
+        """Start again in a saved map; returns what was loaded.  Raises `UserError`."""
+        loaded = self._loaded = self.pipeline.load_map(folder, extend=self._parameters.mapping)
+        self.discard()
+        self._sender.call_soon(self._show_empty_map)
+        return f"{len(loaded.store)} keyframes of {folder}: the camera is sought in them"
+
+    def save_map(self, folder: Path) -> str:
+        """Write all that is tied to the newest window; returns what.  Raises `UserError`."""
+        write_cloud = self._write_cloud if self._parameters.map_voxel > 0 else None
+        count = self.pipeline.save_map(folder, write_cloud)
+        return f"{count} keyframes in {folder.expanduser().absolute()}"
+
+    def _write_cloud(self, path: Path, keyframes: KeyframePoses) -> None:
+        """Write the cloud as it is with these keyframes, after all updates.  Raises `UserError`."""
+        if not self._sender.wait_until_idle(PUBLISHED_WITHIN):
+            raise UserError("the map was not saved: the last messages are not published yet; retry")
+        cloud = ask(self._sender, lambda: self._outputs.cloud_at(keyframes), PUBLISHED_WITHIN)
+        if cloud is not None:
+            write_ply(path, *cloud)
+
+    def expect_at(self, world_from_base: Float[np.ndarray, "4 4"]) -> None:
+        """Where the robot is, by somebody's word; of use while the camera is sought."""
+        known = self.pipeline.map
+        if not known.is_relocalising:
+            self._health.notice("an initial pose is not needed: the camera is located")
+            return
+        mount = self._robot.mount
+        known.loops.expect_at(world_from_base @ (level_camera() if mount is None else mount))
 
     @property
     def compiling(self) -> tuple[str, ...]:
@@ -178,8 +226,7 @@ class InferenceWorker:
         """
         height, width = frame.rgb.shape[:2]
         self._sizes.check(width, height)
-        settings = self.pipeline.settings
-        grid = settings.grid(width, height, self._engine.default_width)
+        settings, grid = self.pipeline.settings, self.pipeline.grid(width, height)
         self._engine.prepare(
             (grid.height, grid.width),
             settings.window_size,

@@ -1,25 +1,28 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The accumulated map: keyframes are added, the cloud is published at times, saved on request."""
+"""The accumulated map: views are added, the cloud is published at times, saved on request."""
 
 from pathlib import Path
 
+import numpy as np
 from sensor_msgs.msg import PointCloud2
 
 from vggt_ros.errors import UserError
 from vggt_ros.files import write_ply
 from vggt_ros.frames import Update
-from vggt_ros.mapping.voxels import VoxelMap
+from vggt_ros.mapping.map_files import LoadedMap
+from vggt_ros.mapping.voxels import OwnedCloud, VoxelMap
 from vggt_ros.ros import messages
+from vggt_ros.ros.following import Change
 from vggt_ros.ros.parameters import LiveParameters
 
 
 class MapOutput:
-    """The cloud of one segment of the map.  Used by the sender's thread alone.
+    """The cloud of the segment that is shown.  Used by the sender's thread alone.
 
-    A view is added once it is settled: when a newer one was registered to it and it was kept.
-    Segments do not fit together and are not mixed: the cloud starts again with another segment as
-    soon as a window is registered to that one.
+    A view is added once it is settled: when a newer one was registered to it and it was kept. Depth
+    of refused and doubtful windows is left out. Other segments of the map are kept and hidden,
+    until they are tied to this one.
     """
 
     def __init__(self, parameters: LiveParameters):
@@ -30,28 +33,59 @@ class MapOutput:
 
     def reset(self) -> None:
         """An empty map."""
-        self._added: set[int] = set()  # frames
+        self._added: set[int] = set()  # frames of the window
+        # By frame of the window: whose depth it has (confidence is the very array), is it sound.
+        self._origin: dict[int, tuple[np.ndarray, bool]] = {}
         self._refusal = ""  # why the newest window was refused; empty: it was not
         self._segment, self._stamp_ns, self._sent_ns = 0, 0, 0
         if self._cloud is not None:
-            self._cloud = VoxelMap(self._parameters.now.map_voxel, self._cloud.capacity)
+            self._cloud.clear()
 
-    def add(self, update: Update) -> None:
-        """Add the views that this update has settled."""
-        cloud, found = self._cloud, update.registration
-        self._refusal = found.reason
-        if cloud is None or not found.accepted:
-            return
-        if found.segment != self._segment or update.fresh == len(update.views):  # another map
+    def load(self, loaded: LoadedMap) -> None:
+        """The cloud of a saved map, which grows unless the parameter `mapping` is false."""
+        self.reset()
+        self._segment = loaded.segment
+        if self._cloud is not None and loaded.cloud is not None:
+            points, colours, confidence, keyframes = loaded.cloud
+            self._cloud.add(points, colours, confidence, keyframe=keyframes, segment=loaded.segment)
+
+    def follow(self, change: Change) -> None:
+        """Move the points with their keyframes."""
+        self._segment = change.segment
+        if self._cloud is not None:
+            self._cloud.follow(change.correction, change.segments)
+
+    def update(self, update: Update, change: Change) -> None:
+        """Follow the map, then add the views that this update has settled."""
+        if change.is_other_map:
             self.reset()
-            cloud, self._segment = self._cloud, found.segment
-            assert cloud is not None
-        if update.rescaled != 1.0:
-            cloud.rescale(update.rescaled, update.about)
+        self.follow(change)
+        found = update.registration
+        self._refusal = "" if found.accepted else found.reason
+        if self._cloud is None or not self._parameters.now.mapping:
+            return
+        self._note_origins(update)
+        if found.accepted or change.correction.moved:
+            self._stamp_ns = update.views[-1].stamp_ns
+        if found.accepted and not found.doubtful:
+            self._add_settled(update, change, self._cloud)
+
+    def _note_origins(self, update: Update) -> None:
+        """Which views have depth of a window that is not to be trusted."""
+        sound = update.registration.accepted and not update.registration.doubtful
+        origin = {}
+        for view in update.views:
+            if view.confidence is not None:
+                known = self._origin.get(view.frame_id)
+                same = known is not None and known[0] is view.confidence
+                origin[view.frame_id] = known if same else (view.confidence, sound)
+        self._origin = origin
+
+    def _add_settled(self, update: Update, change: Change, cloud: VoxelMap) -> None:
         settled = [view for view in update.views[:-1] if view.depth is not None]
         for view in settled:
-            if view.frame_id not in self._added:
-                assert view.depth is not None and view.confidence is not None
+            if view.frame_id not in self._added and self._origin[view.frame_id][1]:
+                self._added.add(view.frame_id)
                 cloud.add_view(
                     view.depth,
                     view.rgb,
@@ -59,14 +93,15 @@ class MapOutput:
                     view.intrinsics,
                     view.world_from_camera,
                     self._parameters.now.min_confidence,
+                    keyframe=view.keyframe,
+                    segment=change.segment_of(view, update.keyframes),
                 )
-        self._added = {view.frame_id for view in settled}
-        self._stamp_ns = update.views[-1].stamp_ns
+        self._added &= {view.frame_id for view in settled}
 
     @property
     def size(self) -> int:
-        """Points in the cloud."""
-        return 0 if self._cloud is None else len(self._cloud)
+        """Points in the cloud that is shown."""
+        return 0 if self._cloud is None else self._cloud.count(self._segment)
 
     def is_due(self) -> bool:
         """Whether it is time to publish again, by the images' stamps."""
@@ -81,23 +116,28 @@ class MapOutput:
     def message(self) -> PointCloud2:
         """All points, in the map's frame."""
         assert self._cloud is not None
-        head = messages.header(self._stamp_ns, self._parameters.now.map_frame)
-        columns = (column[None] for column in self._cloud.cloud())
+        head = messages.header(self._stamp_ns, self._parameters.now.world_frame)
+        columns = (column[None] for column in self._cloud.cloud(self._segment))
         message = messages.cloud_message(head, *columns)
         message.is_dense = True
         return message
 
-    def save(self) -> str:
-        """Write the file `map_path`; returns what was written.  Raises `UserError`."""
+    @property
+    def owned_cloud(self) -> OwnedCloud | None:
+        """The cloud that is shown; None where none is kept."""
+        return None if self._cloud is None else self._cloud.owned_cloud(self._segment)
+
+    def save(self, path: Path) -> str:
+        """Write the cloud as a PLY file; returns what was written.  Raises `UserError`."""
         if self._cloud is None:
             raise UserError("no map is kept: map_voxel is 0; start the node with one above 0")
-        if len(self._cloud) == 0:
+        if self.size == 0:
             why = self._refusal and f" (the newest window was refused: {self._refusal})"
             raise UserError(f"the map is empty{why}: move the camera, or see /diagnostics")
-        path = Path(self._parameters.now.map_path).expanduser()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_ply(path, *self._cloud.cloud())
+            cloud = self._cloud.cloud(self._segment)
+            write_ply(path, *cloud)
         except OSError as error:
             raise UserError(f"the map cannot be written to {path}: {error}") from error
-        return f"{len(self._cloud)} points in {path.absolute()}"
+        return f"{len(cloud.points)} points in {path.absolute()}"

@@ -180,6 +180,16 @@ def _cloud(
     return msg, _resized(msg, msg.height * msg.row_step).reshape(*shape, POINT_STEP)
 
 
+def set_poses(poses: Sequence[Pose], world_from_camera: Float[np.ndarray, "n 4 4"]) -> None:
+    """Other places for poses that are kept."""
+    quaternions = quaternion_from_rotation(world_from_camera[:, :3, :3])
+    rows = np.concatenate([world_from_camera[:, :3, 3], quaternions], axis=1).tolist()
+    for pose, (x, y, z, *quaternion) in zip(poses, rows, strict=True):
+        position, orientation = pose.position, pose.orientation
+        position.x, position.y, position.z = x, y, z
+        orientation.x, orientation.y, orientation.z, orientation.w = quaternion
+
+
 def pose_message(head: Header, world_from_camera: Float[np.ndarray, "4 4"]) -> PoseStamped:
     """The camera's optical frame seen from the frame of `head`."""
     pose = Pose()
@@ -199,8 +209,7 @@ def odometry_message(
 
     The twist is that of `child` in its own axes, from the camera's `velocity`. Where that is
     not known (the first inference, a new segment of the map, a refused window, a long gap) the
-    twist is zero and the variances on its diagonal are `UNKNOWN_VARIANCE`. So are those of a pose
-    from a refused window.
+    twist is zero and the variances on its diagonal are `UNKNOWN_VARIANCE`.
     """
     world_from_child = world_from_camera @ camera_from_child
     carry = lever_arm_jacobian(world_from_child[:3, 3] - world_from_camera[:3, 3])

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -24,6 +23,7 @@ from vggt_ros.msg import QueryPoints
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.inference import InferenceWorker, OpenEngine, Result, Task
 from vggt_ros.ros.inputs import Calibration
+from vggt_ros.ros.map_services import MapServices
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.no_image import diagnose_missing_images
 from vggt_ros.ros.outputs import Outputs
@@ -35,7 +35,6 @@ from vggt_ros.ros.transforms import open_transforms
 from vggt_ros.ros.worker import Worker
 from vggt_ros.timeline import RateLimit, StampGate
 
-SAVE_TIMEOUT = 30.0  # seconds that ~/save_map waits for the file
 DIAGNOSTICS_PERIOD = 1.0  # seconds
 
 
@@ -99,7 +98,10 @@ class VggtNode(Node):
         )
         self._subscribe(self.parameters.now)
         self.create_service(Trigger, "~/reset", self._on_reset)
-        self.create_service(Trigger, "~/save_map", self._on_save_map)
+        self._map_services = MapServices(
+            self, self.parameters, self.inference, self.outputs, self.worker, self.sender,
+            self.health.refuse,
+        )  # fmt: skip
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Simulated time may be paused; diagnostics are not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -174,22 +176,6 @@ class VggtNode(Node):
         self._reset("")
         response.success = True
         response.message = "window, tracks and path are empty; the compiled network stays"
-        return response
-
-    def _on_save_map(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Write the map, in the thread that owns it, between two updates."""
-        done = Event()
-
-        def save() -> None:
-            try:
-                response.message, response.success = self.outputs.map.save(), True
-            except UserError as error:
-                response.message, response.success = str(error), False
-            done.set()
-
-        self.sender.call_soon(save)
-        if not done.wait(SAVE_TIMEOUT):
-            response.message = f"the map was not written within {SAVE_TIMEOUT:.0f} s"
         return response
 
     def _on_jump(self, jump: TimeJump) -> None:

@@ -3,10 +3,9 @@
 """Publishers of an update; a message without subscribers is not built."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry, Path
 from rclpy.event_handler import PublisherEventCallbacks
@@ -14,18 +13,26 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.frames import Update, View
-from vggt_ros.geometry import inverse_rigid
-from vggt_ros.msg import PointTracks
+from vggt_ros.mapping.corrections import KeyframePoses
+from vggt_ros.mapping.map_files import LoadedMap
+from vggt_ros.mapping.voxels import OwnedCloud
+from vggt_ros.msg import MapStatus, PointTracks
 from vggt_ros.ros import messages
 from vggt_ros.ros.clouds import WindowCloud
 from vggt_ros.ros.depth_output import DepthOutput
+from vggt_ros.ros.following import Change, MapFollower
+from vggt_ros.ros.keyframes_output import keyframes_message
 from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.parameters import LiveParameters, Parameters
 from vggt_ros.ros.path_output import PathOutput
+from vggt_ros.ros.pose_output import PoseOutput
 from vggt_ros.ros.robot import Robot
+from vggt_ros.ros.status_output import status_message
 from vggt_ros.ros.transforms import Transforms
+from vggt_ros.ros.when_lost import is_located
 
 
 class Output:
@@ -79,8 +86,13 @@ class Outputs:
         robot: Robot,
         call_soon: Callable[[Callable[[], None]], None],
     ):
-        self._parameters, self.transforms, self._robot = parameters, transforms, robot
-        self._world = parameters.now.map_frame
+        self._parameters, self.transforms = parameters, transforms
+        self._world = parameters.now.world_frame
+        self._follower = MapFollower()
+        self._poses = PoseOutput(parameters.now, robot.base_from_camera)
+        self._newest: tuple[Update, int] | None = None  # and the segment that is shown
+        self._keyframes_sent_ns = 0
+        self._newest_shown: int | None = None  # keyframe, of a map that is not extended
         self.map = MapOutput(parameters)
         self.path = PathOutput(self._world)
         self._window = WindowCloud()
@@ -92,12 +104,18 @@ class Outputs:
         self._points = Output(node, PointCloud2, "~/points")
         self._window_points = Output(node, PointCloud2, "~/window_points")
         self._pose = Output(node, PoseStamped, "~/pose")
-        # A late subscriber of these latched topics gets path and map at once.
+        # A late subscriber of these latched topics gets them at once.
         self._path = Output(node, Path, "~/path", lambda: call_soon(self._send_path_if_any))
         self._tracks = Output(node, PointTracks, "~/tracks")
         self._odometry = Output(node, Odometry, "~/odometry")
         self._map = Output(
             node, PointCloud2, "~/map_points", lambda: call_soon(self._send_map_if_any)
+        )
+        self._status = Output(
+            node, MapStatus, "~/status", lambda: call_soon(self._send_status_if_any)
+        )
+        self._keyframes = Output(
+            node, MarkerArray, "~/keyframes", lambda: call_soon(self._send_keyframes_if_any)
         )
         self._all = [output for output in vars(self).values() if isinstance(output, Output)]
 
@@ -110,16 +128,15 @@ class Outputs:
         """Publish all that is new; transforms first, so that depth never waits for one."""
         parameters = self._parameters.now
         fresh = update.views[len(update.views) - update.fresh :]
-        self.transforms.send(fresh)
+        self.transforms.send(update)
         for view in fresh:
             if view.depth is not None:
                 self._publish_view(view, parameters)
-        self._publish_poses(update, fresh, parameters.path_length)
+        change = self._follower.follow(update)
+        self._publish_poses(update, change, parameters.path_length)
         self._publish_window(update, parameters)
-        self._publish_odometry(update)
-        self.map.add(update)
-        if self._map.has_subscribers and self.map.is_due():
-            self._send_map_if_any()
+        self._status.send(lambda _: status_message(update, parameters.world_frame))
+        self._publish_map(update, change)
         if update.tracks is not None:
             tracks, newest = update.tracks, update.views[-1]
             head = messages.header(newest.stamp_ns, newest.camera)
@@ -131,10 +148,31 @@ class Outputs:
 
     def reset(self) -> None:
         """Start an empty map and an empty path, which is published."""
+        self._newest = None
+        self._follower.reset()
         self.path.clear()
         self.map.reset()
+        self._poses.reset()
         self.transforms.reset()
         self._path.send(lambda _: self.path.message())
+
+    def load(self, loaded: LoadedMap) -> None:
+        """Start with the cloud of a saved map, which is published."""
+        self.reset()
+        self.map.load(loaded)
+        ids = loaded.store.ids
+        fixed = len(ids) > 0 and not self._parameters.now.mapping
+        self._newest_shown = int(ids[-1]) if fixed else None
+        self._send_map_if_any()
+
+    def cloud_at(self, keyframes: KeyframePoses) -> OwnedCloud | None:
+        """The cloud of the map, once path and cloud have followed its keyframes."""
+        change = self._follower.settle(keyframes)
+        self.path.follow(change)
+        self.map.follow(change)
+        return self.map.owned_cloud
+
+    # To late subscribers of latched topics.
 
     def _send_path_if_any(self) -> None:
         if self.path.poses:
@@ -143,6 +181,21 @@ class Outputs:
     def _send_map_if_any(self) -> None:
         if self.map.size:
             self._map.send(lambda _: self.map.message())
+
+    def _send_status_if_any(self) -> None:
+        if self._newest is not None:
+            update = self._newest[0]
+            self._status.send(lambda _: status_message(update, self._world))
+
+    def _send_keyframes_if_any(self) -> None:
+        if self._newest is not None:
+            update, segment = self._newest
+            ns = update.views[-1].stamp_ns
+            self._keyframes.send(
+                lambda _: keyframes_message(
+                    update.keyframes, segment, ns, self._world, self._newest_shown
+                )
+            )
 
     def _publish_view(self, view: View, parameters: Parameters) -> None:
         output = DepthOutput(
@@ -169,35 +222,28 @@ class Outputs:
             )
         )
 
-    def _publish_poses(self, update: Update, fresh: Sequence[View], max_length: int) -> None:
-        segment = update.registration.segment
-        if update.fresh == len(update.views):
-            self.path.clear()  # nothing ties these views to the ones before
-        if update.rescaled != 1.0:
-            self.path.rescale(segment, update.rescaled, update.about)
-        self.path.add(fresh, segment, max_length)
-        if fresh:
-            self._pose.send(lambda _: self.path.poses[-1])
-        self._path.send(lambda _: self.path.message())
+    def _publish_poses(self, update: Update, change: Change, max_length: int) -> None:
+        self.path.update(update, change, max_length)
+        if update.fresh and (pose := self._poses.pose(update)) is not None:
+            self._pose.send(lambda _: pose)
+        if self.path.has_changed:
+            self._path.send(lambda _: self.path.message())
+        self._odometry.send(lambda _: self._poses.odometry(update))
 
-    def _publish_odometry(self, update: Update) -> None:
-        """Pose and velocity of the robot's base; of the camera, where its mount is not known."""
-        newest, parameters = update.views[-1], self._parameters.now
-
-        def build(_: Odometry | None) -> Odometry:
-            mount = self._robot.base_from_camera(newest.camera, newest.stamp_ns)
-            return messages.odometry_message(
-                messages.header(newest.stamp_ns, self._world),
-                newest.camera if mount is None else parameters.base_frame,
-                newest.world_from_camera,
-                np.eye(4) if mount is None else inverse_rigid(mount),
-                update.covariance,
-                update.velocity,
-            )
-
-        self._odometry.send(build)
+    def _publish_map(self, update: Update, change: Change) -> None:
+        """Cloud and keyframes, every `map_period` seconds."""
+        self._newest = update, change.segment
+        self.map.update(update, change)
+        if self._map.has_subscribers and self.map.is_due():
+            self._send_map_if_any()
+        stamp, period = update.views[-1].stamp_ns, round(1e9 * self._parameters.now.map_period)
+        if not 0 <= stamp - self._keyframes_sent_ns < period and self._keyframes.has_subscribers:
+            self._keyframes_sent_ns = stamp
+            self._send_keyframes_if_any()
 
     def _publish_window(self, update: Update, parameters: Parameters) -> None:
+        if not is_located(update) and parameters.tf_when_lost != "predict":
+            return
         head = messages.header(update.views[-1].stamp_ns, self._world)
 
         def build(kept: PointCloud2 | None) -> PointCloud2:

@@ -4,6 +4,7 @@
 
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
+from itertools import combinations
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rcl_interfaces.msg import (
@@ -103,7 +104,18 @@ class Parameters:
     map_period: float = setting(
         2.0, "Shortest time in seconds between two ~/map_points", between=(0.1, 3600.0), live=True
     )
-    map_path: str = setting("~/vggt_map.ply", "File that ~/save_map writes", live=True)
+    map_path: str = setting(
+        "~/vggt_map",
+        "Folder that ~/save_map writes, for parameter map; if it ends in .ply: the cloud alone",
+        live=True,
+    )
+    map: str = setting(
+        "",
+        "Folder of a saved map to start in: the camera is sought in it; empty: none. ~/load_map"
+        " loads it at run time",
+        live=True,
+    )
+    mapping: bool = setting(True, "false: localise in the loaded map, and leave it as it is")
 
     # Frames.
     world_frame: str = setting("vggt_world", "Frame of the map: z up, x ahead of the first camera")
@@ -113,9 +125,17 @@ class Parameters:
     odom_frame: str = setting(
         "odom", "Frame of the robot's odometry, for odom_to_base and map_to_odom"
     )
+    visual_odom_frame: str = setting(
+        "vggt_odom",
+        "Frame of ~/odometry, which no correction of the map moves; with odom_to_base: odom_frame",
+    )
     camera_frame: str = setting("", "Child of tf_mode camera; empty: the image's own frame_id")
     tf_mode: Literal["auto", "none", "camera", "odom_to_base", "map_to_odom"] = setting(
         "auto", "Transform on /tf; auto: camera, unless the image's frame already has a parent"
+    )
+    tf_when_lost: Literal["withhold", "freeze", "predict"] = setting(
+        "withhold",
+        "Transform and ~/pose while the camera is not located: none, the last one, or predicted",
     )
 
     tf_wait: float = setting(
@@ -123,29 +143,31 @@ class Parameters:
     )
 
     def __post_init__(self) -> None:
-        self.settings()
-        sent = {  # parent and child of the transform that a mode sends
-            "camera": ("world_frame", "camera_frame"),
-            "auto": ("world_frame", "camera_frame"),
-            "odom_to_base": ("odom_frame", "base_frame"),
-            "map_to_odom": ("world_frame", "odom_frame"),
+        settings = self.settings()
+        if self.map:
+            settings.check_relocalises()
+        elif not self.mapping:
+            raise UserError("mapping is false, but there is no map: set map to a saved one")
+        trees = {  # frames that the transforms of a mode connect
+            "camera": ("world_frame", "camera_frame", "visual_odom_frame"),
+            "auto": ("world_frame", "camera_frame", "visual_odom_frame"),
+            "odom_to_base": ("odom_frame", "base_frame", "world_frame"),
+            "map_to_odom": ("world_frame", "odom_frame", "base_frame", "visual_odom_frame"),
         }
-        if pair := sent.get(self.tf_mode):
-            self._must_differ(*pair)
-        if self.tf_mode == "map_to_odom":
-            self._must_differ("odom_frame", "base_frame")
+        for one, other in combinations(trees.get(self.tf_mode, ()), 2):
+            self._must_differ(one, other)
 
     def _must_differ(self, one: str, other: str) -> None:
         if getattr(self, one).lstrip("/") == getattr(self, other).lstrip("/"):
             raise UserError(
                 f"{one} and {other} are both '{getattr(self, one)}', and tf_mode {self.tf_mode}"
-                " sends a transform between them; give them different names"
+                " sends transforms that connect them; give them different names"
             )
 
     @property
-    def map_frame(self) -> str:
-        """Frame of the map as published: in mode odom_to_base it is `odom_frame`."""
-        return self.odom_frame if self.tf_mode == "odom_to_base" else self.world_frame
+    def odometry_frame(self) -> str:
+        """Frame of ~/odometry: in mode odom_to_base it is `odom_frame`."""
+        return self.odom_frame if self.tf_mode == "odom_to_base" else self.visual_odom_frame
 
     def settings(self) -> Settings:
         """The pipeline's settings.  Raises `UserError` where they contradict each other."""

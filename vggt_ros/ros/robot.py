@@ -20,7 +20,8 @@ from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame, Needs, Observation
 from vggt_ros.geometry import transform
 from vggt_ros.mapping.odometry import KEPT_NS, OdometryBuffer
-from vggt_ros.mapping.scale import parse_sources, sparse_depth
+from vggt_ros.mapping.scale import parse_sources
+from vggt_ros.mapping.scale_sources import sparse_depth
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.second_camera import SecondCamera
@@ -97,6 +98,11 @@ class Robot:
             sensor_depth=depth,
             extra_view=extra,
         )
+
+    @property
+    def mount(self) -> Float[np.ndarray, "4 4"] | None:
+        """`base_from_camera` of the newest frame's camera; None: not known."""
+        return None if self._mount is None else self._mount.base_from_camera
 
     @property
     def gravity_samples(self) -> int:

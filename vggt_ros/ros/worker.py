@@ -7,10 +7,13 @@ the other publishes the results, none of which may be lost (`put_and_wait`).
 """
 
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Condition, Event, Lock, Thread
 from typing import Generic, TypeVar
 
+from vggt_ros.errors import UserError
+
 Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 Call = Callable[[], None]
 
 
@@ -125,3 +128,46 @@ class Worker(Generic[Item]):
         with self._changed:
             self._busy = False
             self._changed.notify_all()
+
+
+class _Question(Generic[Answer]):
+    """A call whose result another thread waits for."""
+
+    def __init__(self, function: Callable[[], Answer]):
+        self._function, self._lock, self._done = function, Lock(), Event()
+        self._begun = self._given_up = False
+        self._answers: list[Answer] = []
+        self._error: UserError | None = None
+
+    def call(self) -> None:
+        with self._lock:
+            if self._given_up:
+                return
+            self._begun = True
+        try:
+            self._answers.append(self._function())
+        except UserError as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+    def wait(self, seconds: float) -> Answer:
+        if not self._done.wait(seconds):
+            with self._lock:
+                self._given_up = not self._begun
+            late = "it goes on" if self._begun else "it was not begun, and will not be"
+            raise UserError(f"not done within {seconds:.0f} s; {late}")
+        if self._answers:
+            return self._answers[0]
+        raise self._error or UserError("the thread that was asked has failed")
+
+
+def ask(worker: Worker, function: Callable[[], Answer], seconds: float) -> Answer:
+    """What a function returns in a worker's thread, where it is called before the next item.
+
+    Raises the `UserError` that it raises, or one after `seconds`: it is then not called any more,
+    unless it began.
+    """
+    question = _Question(function)
+    worker.call_soon(question.call)
+    return question.wait(seconds)

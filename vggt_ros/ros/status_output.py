@@ -1,0 +1,96 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""How the map is doing: as a message, and as rows and a warning of /diagnostics."""
+
+from collections.abc import Callable
+
+from vggt_ros.frames import Update
+from vggt_ros.mapping.status import LOST, RELOCALISING, STATES, UNCERTAIN
+from vggt_ros.msg import MapStatus
+from vggt_ros.ros import messages
+
+PATIENCE = 3.0  # seconds in a state that should pass, from which it is a warning
+MAX_REFUSED = 5  # windows in a row that do not fit the map, from which it is a warning
+SLOWLY = (
+    "move more slowly, towards static surfaces with texture,"
+    " then call ~/reset if it does not recover"
+)
+ADVICE = {
+    UNCERTAIN: "move more slowly, towards static surfaces with texture",
+    RELOCALISING: "bring the camera back to where it has been; this part of the map is kept, and"
+    " joined to the rest when they meet",
+    LOST: SLOWLY,
+}
+
+
+def status_message(update: Update, world_frame: str) -> MapStatus:
+    """State of the map after an update."""
+    status = update.status
+    return MapStatus(
+        header=messages.header(update.views[-1].stamp_ns, world_frame),
+        state=STATES.index(status.state),
+        segment=status.segment,
+        segments=status.segments,
+        keyframes=status.keyframes,
+        loops_closed=status.loops_closed,
+        loops_tried=status.loops_tried,
+        residual=status.residual,
+        noise=status.noise,
+        scale_source=update.scale_source,
+        metric=update.metric,
+        scale_sigma=update.scale.sigma,
+        reason=status.reason,
+    )
+
+
+class MapHealth:
+    """What /diagnostics says of the map.  `clock` counts seconds."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self._clock = clock
+        self._update: Update | None = None
+        self._since = clock()  # in this state
+        self._refused_in_a_row = 0  # windows that did not fit the map
+
+    def add(self, update: Update) -> None:
+        """One more update."""
+        if self._update is None or update.status.state != self._update.status.state:
+            self._since = self._clock()
+        refused = not update.registration.accepted
+        self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
+        self._update = update
+
+    def values(self) -> dict[str, object]:
+        """Keys and values of the newest update."""
+        assert self._update is not None
+        found, status = self._update.registration, self._update.status
+        return {
+            "map state": status.state,
+            "segment": found.segment,
+            "segments": status.segments,
+            "keyframes": status.keyframes,
+            "loops closed": status.loops_closed,
+            "loops tried": status.loops_tried,
+            "loop closure": status.graph or "on",
+            "registration residual": f"{found.residual:.4f}",
+            "registration noise": f"{status.noise:.4f}",
+            "registration inlier share": f"{found.inlier_share:.2f}",
+            "registration": found.reason or "accepted",
+            "map reason": status.reason or "none",
+        }
+
+    def warning(self, *, is_noise: bool) -> str:
+        """What is wrong and what to do, or ""; `is_noise`: the network has random weights."""
+        if self._update is None:
+            return ""
+        status, reason = self._update.status, self._update.registration.reason
+        expected = "expected, since the weights are random and their geometry is noise"
+        if self._refused_in_a_row >= MAX_REFUSED:
+            fault = f"{self._refused_in_a_row} windows in a row do not fit the map: {reason}"
+            return f"{fault}; {expected if is_noise else ADVICE.get(status.state, SLOWLY)}"
+        seconds = self._clock() - self._since
+        if status.state in ADVICE and seconds > PATIENCE:
+            fault = f"{status.state} for {seconds:.0f} s"
+            fault += f": {status.reason or reason}" if status.reason or reason else ""
+            return f"{fault}; {expected if is_noise else ADVICE[status.state]}"
+        return status.graph
