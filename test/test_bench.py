@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from vggt_ros.errors import UserError
+from vggt_ros.tools.bench import large_map
+from vggt_ros.tools.bench import map as map_bench
 from vggt_ros.tools.bench.main import Options, Row, bench, image_size, interleaved
 
 OPTIONS = Options("tiny", (1,), 0, 0, 1, None, "float32")
@@ -60,3 +62,16 @@ def test_dispatch_is_measured_in_milliseconds(capsys):
 def test_invalid_options_are_refused(wrong):
     with pytest.raises(UserError):
         bench("dispatch", **wrong)
+
+
+def test_the_rows_of_the_map_are_of_an_empty_and_of_a_full_one(monkeypatch):
+    small = {"KEYFRAMES": 40, "LAP": 20, "STEPS": 14, "VOXELS": 4000, "FOLLOWED": 3}
+    for name, value in small.items():
+        monkeypatch.setattr(large_map, name, value)
+    options = Options("tiny", (4,), 84, 56, 1, None, "float32")
+    rows = {row.name: row for row in map_bench.rows(options)}
+    assert [name.rsplit("/", maxsplit=name.count("/") - 1)[0] for name in rows] == [
+        "map_ms/join", "map_ms/insert", "map_mb/keyframes", "map_ms/step", "map_ms/step_p99",
+        "map_ms/loop_step", "map_s/graph_loop", "map_ms/follow", "map_ms/follow_p99",
+    ]  # fmt: skip
+    assert all(row.value > 0 for name, row in rows.items() if not name.startswith("map_mb"))

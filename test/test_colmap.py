@@ -142,6 +142,37 @@ def test_the_binary_files_equal_the_text_files(folder):
         assert [*before, view, pixel] == [float(word) for word in row] and length == 1
 
 
+def test_each_segment_is_a_model_and_uncertain_images_are_in_none(frames, tmp_path):
+    """The camera came back to the first segment; the first image could not be registered."""
+    numbers = {"segments": [0, 1, 2], "segment_numbers": [0, 1, 0], "uncertain_frames": [0]}
+    with RunWriter(tmp_path / "run", {}) as writer:
+        for frame in frames:
+            writer.add(frame)
+        writer.summarise(numbers)
+    sparse = colmap(tmp_path / "run", tmp_path / "out", max_points=300).parent
+    for model, expected in (("0", [2, 3]), ("1", [1])):
+        views = read_views(sparse / model)
+        assert list(views) == [f"{index:06d}.png" for index in expected]
+        for index, (rotation, translation, _, pixels) in zip(expected, views.values(), strict=True):
+            centre = -rotation.T @ translation
+            np.testing.assert_allclose(centre, frames[index].world_from_camera[:3, 3], atol=1e-9)
+            assert len(pixels) == 100
+        points = rows(sparse / model / "points3D.txt")
+        assert [int(row[0]) for row in points] == list(range(1, 100 * len(expected) + 1))
+        assert {int(row[8]) for row in points} == set(range(1, len(expected) + 1))
+        assert (sparse / model / "images.bin").exists()
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 4
+    assert sorted(folder.name for folder in sparse.iterdir()) == ["0", "1"]
+
+
+def test_models_of_another_export_are_not_left_among_these(frames, tmp_path):
+    with RunWriter(tmp_path / "run", {}) as writer:
+        writer.add(frames[0])
+    (tmp_path / "out" / "sparse" / "1").mkdir(parents=True)
+    with pytest.raises(UserError, match="more models than"):
+        colmap(tmp_path / "run", tmp_path / "out")
+
+
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not a run"):
         colmap(tmp_path, tmp_path / "out")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a run: read back as written, rescaled, and refused by name when damaged."""
+"""Files of a run: read back as written, moved, and refused by name when damaged."""
 
 import signal
 
@@ -9,7 +9,7 @@ import pytest
 from fakes.planar_engine import EPOCH, frames, planar_engine_of_a_run
 
 from vggt_ros.errors import UserError
-from vggt_ros.geometry import transform, unproject
+from vggt_ros.geometry import Similarity, rotation_from_quaternion, transform, unproject
 from vggt_ros.settings import Settings
 from vggt_ros.tools.runs.format import POINTS, TRAJECTORY, Run, open_run, read_trajectory
 from vggt_ros.tools.runs.job import Job
@@ -62,19 +62,32 @@ def test_the_cloud_holds_the_points_of_all_frames(done):
     )
 
 
-def test_rescaling_multiplies_the_lengths_of_each_frame(done, tmp_path):
+def test_each_frame_is_moved_by_its_own_motion(done, tmp_path):
     before = list(done.frames())
+    turn = rotation_from_quaternion(np.array([0.1, -0.2, 0.3, 0.9]))
+    motions = [Similarity(2.0, turn, np.array([1.0, 2.0, -3.0])), Similarity.identity()]
     with RunWriter(tmp_path / "new", {}) as writer:
         for frame in before:
             writer.add(frame)
-        writer.rescale([2.0, 0.5])
+        written = [file.stat().st_mtime_ns for file in open_run(tmp_path / "new").files]
+        writer.correct(motions)
+        writer.add(before[1])
     new = open_run(tmp_path / "new")
-    poses = new.trajectory().world_from_camera
-    for old, frame, pose, factor in zip(before, new.frames(), poses, (2, 0.5), strict=True):
-        np.testing.assert_allclose(frame.depth, factor * old.depth)
-        there = factor * old.world_from_camera[:3, 3]
-        np.testing.assert_allclose(frame.world_from_camera[:3, 3], there, atol=1e-8)
+    assert new.files[1].stat().st_mtime_ns == written[1]  # what stays is not written again
+    frames, poses = list(new.frames()), new.trajectory().world_from_camera
+    assert len(frames) == 3 and new.trajectory().stamps_ns.tolist() == [
+        frame.stamp_ns for frame in frames
+    ]
+    for frame, pose in zip(frames, poses, strict=True):
         np.testing.assert_allclose(frame.world_from_camera, pose, atol=1e-8)
+    for old, frame, motion in zip(before, frames[:2], motions, strict=True):
+        valid = np.isfinite(old.depth)
+        np.testing.assert_array_equal(np.isfinite(frame.depth), valid)
+        was, now = (
+            transform(f.world_from_camera, unproject(f.depth.astype(float), f.intrinsics))[valid]
+            for f in (old, frame)
+        )
+        np.testing.assert_allclose(now, motion.apply(was), atol=1e-5)
         np.testing.assert_array_equal(frame.confidence, old.confidence)
 
 

@@ -30,7 +30,8 @@ def test_images_of_another_size_start_a_new_segment(tmp_path):
         job = Job(planar_engine_of_a_run(), Settings(), Source(tmp_path, "list", "", ()), writer)
         job.run(frames(4), overview=False, quiet=True)
         messages = [line for frame in wide[:1] for line in job.step(frame)]
-    assert job.segments == [0, 4]
+        summary = job.summary(interrupted=True)
+    assert (summary["segments"], summary["segment_numbers"]) == ([0, 4], [0, 1])
     assert "size changed" in messages[0]
 
 

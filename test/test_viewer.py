@@ -13,6 +13,7 @@ from PIL import Image
 from run_frames import wall_frame
 
 from vggt_ros.errors import UserError
+from vggt_ros.tools.runs.writer import RunWriter
 from vggt_ros.tools.viewer import Viewer, view
 from vggt_ros.tools.viewer_panel import strip
 
@@ -76,6 +77,28 @@ def test_the_strip_has_a_border_around_the_selected_image():
     row = strip(images, 8)
     assert row.shape[1] == 5 * 100
     assert row[0, 4 * 100 + 5].tolist() == [255, 138, 60] and row[0, 5].tolist() == [40, 40, 40]
+
+
+def test_one_segment_is_shown_without_uncertain_frames(tmp_path: Path, monkeypatch):
+    shown = []
+
+    def show(self, frames):
+        shown.append([round(float(frame.world_from_camera[0, 3])) for frame in frames])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Viewer, "show", show)
+    with RunWriter(tmp_path / "run", {}) as writer:
+        for index in range(6):
+            writer.add(wall_frame(float(index)))
+        writer.summarise(
+            {"segments": [0, 2, 3], "segment_numbers": [0, 1, 0], "uncertain_frames": [4]}
+        )
+    for segment in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            view(tmp_path / "run", port=0, segment=segment)
+    assert shown == [[0, 1, 3, 5], [2]]
+    with pytest.raises(UserError, match="there is no segment 2; .* has 0 to 1"):
+        view(tmp_path / "run", segment=2)
 
 
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path):

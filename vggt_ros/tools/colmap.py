@@ -4,13 +4,17 @@
 
     DIR/images/000000.png                        the images, on the pixel grid of the depth
     DIR/sparse/0/{cameras,images,points3D}.txt   the model, and the same as .bin
+    DIR/sparse/1/...                             a model of each further segment of the map
+
+As in COLMAP, images that could not be registered are in no model, and what is not tied together is
+in models of its own; here the largest comes first.
 
 COLMAP's conventions (https://colmap.github.io/format.html): poses are camera-from-world, a
 quaternion begins with w, and the centre of the first pixel is (0.5, 0.5).
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +22,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
 
+from vggt_ros.errors import UserError
 from vggt_ros.geometry import inverse_rigid, quaternion_from_rotation, transform, unproject
 from vggt_ros.tools.runs.format import Run, RunFrame, open_run
 from vggt_ros.tools.runs.writer import writing
@@ -63,39 +68,54 @@ class Model(NamedTuple):
 
 
 def colmap(run: Path, out: Path, *, max_points: int = 200_000) -> Path:
-    """Write the run as a COLMAP workspace; returns the folder of the sparse model.
+    """Write the run as a COLMAP workspace; returns the folder of the largest sparse model.
 
     Args:
         run: directory that `vggt run` wrote.
         out: output folder, for images/ and sparse/0/.
-        max_points: maximum number of points in the model.
+        max_points: maximum number of points in all models together.
     """
     opened = open_run(run)
-    sparse = out / "sparse" / "0"
+    segments, sparse = opened.segments(), out / "sparse"
+    if not segments:
+        raise UserError(f"{run} holds no frames; make some with: vggt run SOURCE --out {run}")
+    if (sparse / str(len(segments))).exists():
+        raise UserError(f"{sparse} holds more models than {run} has; choose another --out")
     with writing(out):
-        sparse.mkdir(parents=True, exist_ok=True)
-        (out / "images").mkdir(exist_ok=True)
-        model = build_model(opened, max_points)
-        for view, frame in zip(model.views, opened.frames(), strict=True):
-            Image.fromarray(frame.image).save(out / "images" / view.name)
-        write_text(sparse, model)
-        write_binary(sparse, model)
-    return sparse
+        (out / "images").mkdir(parents=True, exist_ok=True)
+        for index, frame in enumerate(opened.frames()):
+            Image.fromarray(frame.image).save(out / "images" / _image_name(index))
+        quota = max_points // sum(map(len, segments))
+        for number, frames in enumerate(segments):
+            folder = sparse / str(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            model = build_model(opened, frames, quota)
+            write_text(folder, model)
+            write_binary(folder, model)
+    return sparse / "0"
 
 
-def build_model(run: Run, max_points: int) -> Model:
-    """The model of a run: frames of equal intrinsics share a camera, each point has one view."""
+def _image_name(index: int) -> str:
+    return f"{index:06d}.png"
+
+
+def build_model(run: Run, frames: Sequence[int], quota: int) -> Model:
+    """The model of these frames, each with at most `quota` points, which no other frame shares.
+
+    Frames of equal intrinsics share a camera.
+    """
     cameras: dict[Camera, int] = {}
     views: list[View] = []
     parts: list[Points] = []
-    count, quota = 1, max_points // max(len(run.files), 1)
-    for number, frame in enumerate(run.frames(), 1):
+    count = 1
+    for number, index in enumerate(frames, 1):
+        frame = run.frame(index)
         camera = cameras.setdefault(_camera(frame), len(cameras) + 1)
         camera_from_world = inverse_rigid(frame.world_from_camera)
-        rows, columns = _sample_pixels(frame, quota, seed=number)
+        rows, columns = _sample_pixels(frame, quota, seed=index + 1)
         views.append(
             View(
-                f"{number - 1:06d}.png",
+                _image_name(index),
                 camera,
                 np.roll(quaternion_from_rotation(camera_from_world[:3, :3]), 1),
                 camera_from_world[:3, 3],

@@ -124,8 +124,29 @@ def run(
         job = Job(engine, settings, opened, writer, pixels, max_points)
         job.run(chain([first], frames), overview=picture, quiet=quiet)
     done = open_run(out)
+    log(map_line(done))
     log(f"{len(done.files)} frames, {job.points:,} points; to view them: vggt view {out}")
     return done
+
+
+def map_line(done: Run) -> str:
+    """What became of the map, in one line."""
+    figures, uncertain = done.summary["map"], len(done.summary["uncertain_frames"])
+    parts = [
+        _counted(figures["keyframes"], "keyframe"),
+        f"{_counted(figures['loops_closed'], 'loop')} closed",
+        f"{_counted(figures['windows_refused'], 'window')} refused",
+    ]
+    if uncertain:
+        parts.append(f"{_counted(uncertain, 'frame')} uncertain and in no cloud")
+    line, segments = f"map: {', '.join(parts)}", figures["segments"]
+    if segments > 1:
+        line += f"; {segments} segments that nothing ties together, of which the largest is shown"
+    return f"{line}; loops are off: {figures['graph']}" if figures["graph"] else line
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def read_queries(path: Path) -> Float32[np.ndarray, "n 2"]:

@@ -33,6 +33,7 @@ def view(
     port: int = 8080,
     host: str = "127.0.0.1",
     every: int = 0,
+    segment: int = 0,
 ) -> None:
     """Show the run that `vggt run --out RUN` wrote, in the browser, until Ctrl-C.
 
@@ -41,15 +42,22 @@ def view(
         port: port of the page; the next free one is used if it is busy.
         host: address to serve on; 0.0.0.0 makes the page visible to other machines.
         every: show every n-th frame; 0 chooses n so that at most 300 are shown.
+        segment: show the n-th largest segment of the map, from 0; mostly there is one.
     """
     opened = open_run(run)
-    frames = list(opened.frames(every if every > 0 else -(-len(opened.files) // MAX_FRAMES) or 1))
-    if not frames:
+    segments = opened.segments()
+    if not segments:
         raise UserError(f"{run} holds no frames; make some with: vggt run SOURCE --out {run}")
+    if not 0 <= segment < len(segments):
+        raise UserError(f"there is no segment {segment}; {run} has 0 to {len(segments) - 1}")
+    indices = segments[segment]
+    every = every if every > 0 else -(-len(indices) // MAX_FRAMES)
+    frames = [opened.frame(index) for index in indices[::every]]
     metric = opened.summary.get("scale", {}).get("metric")
     viewer = Viewer(port, host=host, title=run.name, unit="m" if metric else "")
     viewer.show(frames)
-    print(f"{len(frames)} frames at {viewer.address}   (Ctrl-C ends)")
+    which = f" of segment {segment} (of {len(segments)})" if len(segments) > 1 else ""
+    print(f"{len(frames)} frames{which} at {viewer.address}   (Ctrl-C ends)")
     try:
         while True:
             time.sleep(3600)

@@ -1,19 +1,21 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Time of the map in a step, on one core: registration and scale, insertion of a view."""
+"""Time of the map in a step, on one core: registration and scale, insertion of a view.
+
+`large_map` times the same once thousands of keyframes are in it.
+"""
 
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.geometry import Similarity, unproject
-from vggt_ros.mapping.alignment import WindowGeometry, level_camera
 from vggt_ros.mapping.map import Map, Priors
 from vggt_ros.mapping.voxels import VoxelMap
+from vggt_ros.mapping.window import WindowGeometry, level_camera
+from vggt_ros.tools.bench import large_map
 from vggt_ros.tools.bench.main import Options, Row
 
 STEPS = 20  # windows of a camera that moves sideways through a room
@@ -31,23 +33,20 @@ def rows(options: Options) -> Iterator[Row]:
         window_map = Map(("height",), Priors(camera_height=1.5))
         cloud = VoxelMap()
         for i, window in enumerate(windows):
-            placed, milliseconds = _timed(window_map.add, window, i + 1)
+            placed, milliseconds = large_map.timed(
+                window_map.add, window, (i + 1) * large_map.PERIOD_NS
+            )
             registrations.append(milliseconds)
             depth = window.depth[-1] * np.float32(placed.registration.world_from_window.scale)
             rgb = np.full((*depth.shape, 3), 128, np.uint8)
             pose = placed.world_from_camera[-1]
             view = (depth, rgb, window.confidence[-1], window.intrinsics[-1], pose)
-            _, milliseconds = _timed(cloud.add_view, *view)
+            _, milliseconds = large_map.timed(cloud.add_view, *view)
             insertions.append(milliseconds)
     register, insert = statistics.median(registrations), statistics.median(insertions)
     yield Row(f"map_ms/join/{grid}/S{size}", register, "ms", "lower", "below 10")
     yield Row(f"map_ms/insert/{grid}", insert, "ms", "lower", "below 20")
-
-
-def _timed(work: Callable, *arguments: Any) -> tuple[Any, float]:
-    start = time.thread_time()
-    result = work(*arguments)
-    return result, 1e3 * (time.thread_time() - start)
+    yield from large_map.rows(size, width, height)
 
 
 def _window(newest: int, size: int, width: int, height: int) -> WindowGeometry:

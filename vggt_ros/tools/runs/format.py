@@ -2,14 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of a run directory (`vggt run --out DIR`) and their readers, one frame at a time.
 
-    DIR/summary.json        what was run, how long it took, whether units are metres
+    DIR/summary.json        what was run, how long it took, whether units are metres, the map
     DIR/trajectory.tum      one line a frame: seconds tx ty tz qx qy qz qw, camera in world
     DIR/frames/000000.npz   one `RunFrame` a frame
-    DIR/points.ply          the coloured cloud of all frames, in the world (z up)
+    DIR/points.ply          the coloured cloud of the largest segment, in the world (z up)
     DIR/tracks.npz          `Tracks`, if query pixels were given
     DIR/picture.png         overview: cloud and cameras from two sides, images and depths
 
 Each file but the trajectory is complete or absent; the trajectory grows by complete lines.
+
+Frames of one segment of the map are tied to each other, those of two are not. In the summary,
+`segments` lists the first frame of each stretch of frames that are of one segment, and
+`segment_numbers` of which one: [0, 40, 60] and [0, 1, 0] say that the camera came back to the first
+segment at frame 60. The window of a frame in `uncertain_frames` was refused (its pose is predicted)
+or fitted the map badly: its depth is in no cloud. `map` counts keyframes, loops, segments and
+refused windows; its `noise` is the usual disagreement of a window's cameras with the map, as a
+share of the scene's depth, and its `graph` is empty or says why no loop could be closed.
+A run without these keys, of an earlier version, counts as one segment.
 """
 
 import json
@@ -82,6 +91,23 @@ class Run(NamedTuple):
     def frames(self, every: int = 1) -> Iterator[RunFrame]:
         """All frames (or each `every`-th), oldest first, one in memory at a time."""
         return (self.frame(index) for index in range(0, len(self.files), every))
+
+    def segments(self) -> tuple[list[int], ...]:
+        """Frames of each segment of the map, uncertain ones left out; the largest segment first."""
+        count = len(self.files)
+        numbers = self.summary.get("segment_numbers")
+        firsts = self.summary["segments"] if numbers else [0]
+        edges = np.minimum([*firsts, count], count)
+        segment = np.repeat(np.array(numbers or [0], np.int64), np.diff(edges))
+        segment[self._uncertain()] = -1
+        found = [
+            np.flatnonzero(segment == key).tolist() for key in np.unique(segment[segment >= 0])
+        ]
+        return tuple(sorted(found, key=len, reverse=True))
+
+    def _uncertain(self) -> Int64[np.ndarray, " n"]:
+        listed = np.array(self.summary.get("uncertain_frames", ()), np.int64)
+        return listed[listed < len(self.files)]
 
     def trajectory(self) -> Trajectory:
         return read_trajectory(self.path / TRAJECTORY)

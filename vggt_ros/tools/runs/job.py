@@ -22,6 +22,7 @@ from vggt_ros.geometry import transform, unproject
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 from vggt_ros.tools.runs.format import OVERVIEW, POINTS, Cloud, Run, RunFrame, Tracks, open_run
+from vggt_ros.tools.runs.placement import PlacedFrames
 from vggt_ros.tools.runs.writer import RunWriter, defer_interrupt, writing
 from vggt_ros.tools.sources.source import Source
 
@@ -33,7 +34,6 @@ MAX_REPORTED = 20  # messages of each kind that are kept and printed
 class Engine(interface.Engine, Protocol):
     """A network with a description of itself; `engine.engine.Engine` is the real one."""
 
-    name: str
     device: Any
     dtype: Any
     random_weights: bool
@@ -57,12 +57,9 @@ class Job:
         self.stamps: list[int] = []  # of the frames on disk
         self.track_rows: dict[int, tuple] = {}  # position, visibility, confidence by stamp
         self.refused: list[str] = []
-        self.admitted = self.valid = self.points = 0
-        self.segments: list[int] = []  # index of the first frame of each map segment
-        self.segment = 0
-        self.closed_factors: list[float] = []  # rescale factors of frames of maps that are closed
-        self.unit: float = 1.0  # product of all rescale factors of the present map
-        self.units: list[float] = []  # its value when each frame of this map was written
+        self.placed = PlacedFrames()
+        self.valid: list[int] = []  # pixels with depth of each frame on disk
+        self.admitted = self.points = self.windows_refused = 0
         self.scale: dict[str, Any] = {"metric": False, "source": "none"}
         self.seconds: Counter[str] = Counter()
         self.began = self.saved = time.perf_counter()
@@ -123,15 +120,11 @@ class Job:
         return new
 
     def write(self, update: Update) -> None:
-        """Write the new views; each frame keeps the pose and depth that it was first given."""
-        disjoint = update.fresh == len(update.views)
-        if disjoint or update.registration.segment != self.segment:
-            self.segments.append(len(self.stamps))
-        self.segment = update.registration.segment
-        if disjoint and self.segment == 0:  # a new map, with a scale of its own
-            self.closed_factors, self.unit, self.units = self.rescale_factors(), 1.0, []
-        if self.segment == 0:
-            self.unit *= update.rescaled
+        """Write the new views; what corrects them later is applied at the end."""
+        registration = update.registration
+        uncertain = registration.doubtful or not registration.accepted
+        self.windows_refused += not registration.accepted
+        self.placed.follow(update.keyframes, update.status)
         for view in update.views[len(update.views) - update.fresh :]:
             assert view.confidence is not None
             frame = RunFrame(
@@ -144,8 +137,8 @@ class Job:
             )
             self.writer.add(frame)
             self.stamps.append(view.stamp_ns)
-            self.units.append(self.unit)
-            self.valid += int(np.isfinite(frame.depth).sum())
+            self.valid.append(int(np.isfinite(frame.depth).sum()))
+            self.placed.add(view.keyframe, view.segment, uncertain=uncertain)
         if update.tracks is not None:
             t = update.tracks
             for stamp, *row in zip(t.stamps_ns, t.uv, t.visibility, t.confidence, strict=True):
@@ -154,26 +147,29 @@ class Job:
         self.seconds.update(update.seconds)
         self.scale = {"metric": update.metric, "source": update.scale_source}
 
-    def rescale_factors(self) -> list[float]:
-        """Factor of each written frame by which its map was rescaled after it was written."""
-        return [*self.closed_factors, *(self.unit / unit for unit in self.units)]
-
     def finish(self, *, overview: bool = False, stopped_by: str | None = None) -> None:
-        """Write tracks, cloud, overview and the final summary, from the files on disk."""
+        """Write corrected frames, tracks, cloud, overview and the final summary."""
         out = self.writer.path
+        settle = getattr(self.pipeline, "settle", None)
+        if settle is not None and (keyframes := settle()) is not None:
+            self.placed.follow(keyframes)
+        with defer_interrupt():  # or some frames would stand where the others no longer do
+            self.writer.correct(self.placed.take_motions())
+            self.writer.summarise(self.summary(interrupted=True))
         if self.queries is not None:
             self.writer.add_tracks(self.tracks())
-        self.writer.rescale(self.rescale_factors())
-        self.writer.summarise(self.summary(interrupted=True))
         recorded = open_run(out)
+        shown = next(iter(recorded.segments()), [])
         with writing(out / POINTS):
-            cloud = sample_cloud(recorded, self.max_points / max(self.valid, 1))
+            share = self.max_points / max(sum(self.valid[index] for index in shown), 1)
+            cloud = sample_cloud(recorded, shown, share)
             write_ply(out / POINTS, *cloud)
         self.points = len(cloud.points)
         if overview:
             from vggt_ros.tools.runs.overview import save_overview
 
-            frames = list(recorded.frames(every=-(-len(self.stamps) // OVERVIEW_FRAMES)))
+            every = -(-len(shown) // OVERVIEW_FRAMES) or 1
+            frames = [recorded.frame(index) for index in shown[::every]]
             caption = f"{self.source.path.name}, {self.engine.name}"
             with writing(out / OVERVIEW):
                 unit = "m" if self.scale["metric"] else ""
@@ -198,6 +194,7 @@ class Job:
     def summary(self, *, interrupted: bool) -> dict[str, Any]:
         """Contents of `summary.json`; the writer adds the number of frames."""
         source, stamps, total = self.source, self.stamps, time.perf_counter() - self.began
+        segments, segment_numbers = self.placed.stretches()
         faults = [*self.refused, *(f"{name}: {reason}" for name, reason in source.skipped)]
         return {
             "source": {"path": str(source.path), "kind": source.kind, "stamps": source.stamps},
@@ -213,7 +210,10 @@ class Job:
             "unseen": self.admitted - len(stamps),  # newer than the last inference
             "faults": faults[:MAX_REPORTED],
             "notes": source.notes,
-            "segments": self.segments,
+            "segments": segments,
+            "segment_numbers": segment_numbers,
+            "uncertain_frames": self.placed.uncertain,
+            "map": self.placed.figures() | {"windows_refused": self.windows_refused},
             "points": self.points,
             "scale": self.scale,
             "times": {
@@ -227,13 +227,13 @@ class Job:
         }
 
 
-def sample_cloud(recorded: Run, share: float) -> Cloud:
-    """World points of this share of all valid pixels; a fixed seed makes the choice."""
+def sample_cloud(recorded: Run, chosen: Iterable[int], share: float) -> Cloud:
+    """World points of this share of the frames' valid pixels; a fixed seed makes the choice."""
     draw = np.random.default_rng(0)
     parts = [
         Cloud(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8), np.empty(0, np.float32))
     ]
-    for frame in recorded.frames():
+    for frame in map(recorded.frame, chosen):
         valid = np.flatnonzero(np.isfinite(frame.depth))
         kept = np.unravel_index(
             draw.choice(valid, int(len(valid) * min(share, 1)), replace=False), frame.depth.shape

@@ -15,7 +15,8 @@ from jaxtyping import Float64
 
 from vggt_ros.errors import UserError
 from vggt_ros.files import atomic_write
-from vggt_ros.geometry import quaternion_from_rotation
+from vggt_ros.geometry import Similarity, quaternion_from_rotation
+from vggt_ros.mapping.corrections import SAME
 from vggt_ros.tools.runs.format import (
     FORMAT,
     FRAMES,
@@ -56,23 +57,31 @@ class RunWriter:
             self._trajectory.flush()
         self.count += 1
 
-    def rescale(self, factors: Sequence[float]) -> None:
-        """Multiply each frame's lengths by its factor: the scale became known after writing."""
-        if np.allclose(factors, 1, atol=1e-9):
-            return
-        written = open_run(self.path)
-        stamps, poses = written.trajectory()
-        lines = []
-        for index, (factor, stamp, pose) in enumerate(zip(factors, stamps, poses, strict=True)):
-            pose[:3, 3] *= factor
-            lines.append(tum_line(int(stamp), pose))
+    def correct(self, motions: Sequence[Similarity]) -> None:
+        """Move each frame by its motion, now_from_then of the world: its pose and its depth.
+
+        One motion a frame; a frame that stays where it is is not written again.
+        """
+        written, path = open_run(self.path), self.path / TRAJECTORY
+        lines, moved = path.read_text().splitlines(keepends=True), 0
+        for index, (motion, file) in enumerate(zip(motions, written.files, strict=True)):
+            if _stays(motion):
+                continue
             frame = written.frame(index)
-            frame.world_from_camera[:3, 3] *= factor
-            frame = frame._replace(depth=frame.depth * np.float32(factor))
-            with replacing(self.path / FRAMES / f"{index:06d}.npz") as file:
-                np.savez(file, **frame._asdict())
-        with replacing(self.path / TRAJECTORY) as file:
-            file.write("".join(lines).encode())
+            frame = frame._replace(
+                depth=frame.depth * np.float32(motion.scale),
+                world_from_camera=motion.apply_to_poses(frame.world_from_camera[None])[0],
+            )
+            with replacing(file) as npz:
+                np.savez(npz, **frame._asdict())
+            lines[index] = tum_line(frame.stamp_ns, frame.world_from_camera)
+            moved += 1
+        if moved:
+            with replacing(path) as file:
+                file.write("".join(lines).encode())
+            with writing(path):
+                self._trajectory.close()
+                self._trajectory = path.open("a")  # what follows belongs to the new file
 
     def add_tracks(self, tracks: Tracks) -> None:
         """Write tracks.npz."""
@@ -111,6 +120,11 @@ def tum_line(stamp_ns: int, world_from_camera: Float64[np.ndarray, "4 4"]) -> st
     )
     seconds = f"{stamp_ns // 10**9}.{stamp_ns % 10**9:09d}"
     return " ".join((seconds, *(f"{number:.9g}" for number in numbers))) + "\n"
+
+
+def _stays(motion: Similarity) -> bool:
+    numbers = (motion.scale - 1.0, *(motion.rotation - np.eye(3)).flat, *motion.translation)
+    return bool(max(map(abs, numbers)) < SAME)
 
 
 @contextmanager
