@@ -3,11 +3,12 @@
 """The worker's thread: `put_latest` replaces a waiting item, `put_and_wait` loses none."""
 
 from collections.abc import Iterator
-from threading import Event, Thread
+from threading import Event, Thread, current_thread
 
 import pytest
 
-from vggt_ros.ros.worker import Worker
+from vggt_ros.errors import UserError
+from vggt_ros.ros.worker import Worker, ask
 
 pytestmark = pytest.mark.ros  # like all of vggt_ros.ros
 
@@ -104,3 +105,27 @@ def test_calls_are_made_before_the_next_item(worker: Worker, work: BlockingWork)
     work.gate.set()
     assert worker.wait_until_idle(TIMEOUT)
     assert work.done == ["a", "call", "b"]
+
+
+# ---- questions ----------------------------------------------------------------------------------
+
+
+def test_what_a_function_returns_or_refuses_comes_back(worker: Worker):
+    assert ask(worker, lambda: current_thread().name, TIMEOUT) == "vggt_worker"
+
+    def refuse() -> None:
+        raise UserError("not now")
+
+    with pytest.raises(UserError, match="not now"):
+        ask(worker, refuse, TIMEOUT)
+
+
+def test_a_question_that_was_given_up_is_not_answered_later(worker: Worker, work: BlockingWork):
+    worker.put_latest("a")
+    assert work.started.wait(TIMEOUT)
+    called: list[int] = []
+    with pytest.raises(UserError, match="it was not begun, and will not be"):
+        ask(worker, lambda: called.append(1), 0.0)
+    work.gate.set()
+    assert worker.wait_until_idle(TIMEOUT)
+    assert called == []
