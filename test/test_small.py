@@ -73,7 +73,7 @@ def test_it_reconstructs_the_bundled_clip(vggt, tmp_path):
     errors = json.loads((out / "errors.json").read_text())
     assert errors["frames"] == 48
     assert errors["ate_sim3_percent"] < 6  # static cameras: 23
-    assert errors["rpe_degrees"] < 1.2
+    assert errors["rpe_degrees"] < 1.7  # frames of refused windows are where they are predicted
     assert errors["depth"]["scaled_abs_rel"] < 0.12 and errors["depth"]["scaled_delta"] > 0.88
 
 

@@ -65,6 +65,11 @@ class Parameters:
 
     keyframes: bool = _shared("keyframes")
 
+    # The map.
+    loops: bool = _shared("loops")
+    loop_period: int = _shared("loop_period")
+    max_keyframes: int = _shared("max_keyframes")
+
     # The scale.
     scale_source: str = _shared("scale_source")
     camera_height: float = _shared("camera_height")

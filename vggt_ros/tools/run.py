@@ -40,6 +40,7 @@ def run(
     scale_source: str = Settings.scale_source,
     camera_height: float = Settings.camera_height,
     fixed_scale: float = Settings.fixed_scale,
+    loops: bool = Settings.loops,
     queries: Path | None = None,
     topic: str | None = None,
     rate: float | None = None,
@@ -89,6 +90,7 @@ def run(
         scale_source=scale_source,
         camera_height=camera_height,
         fixed_scale=fixed_scale,
+        loops=loops,
     )
     for name in settings.sources:
         if name not in OFFLINE_SCALES:

@@ -150,8 +150,7 @@ class Job:
     def finish(self, *, overview: bool = False, stopped_by: str | None = None) -> None:
         """Write corrected frames, tracks, cloud, overview and the final summary."""
         out = self.writer.path
-        settle = getattr(self.pipeline, "settle", None)
-        if settle is not None and (keyframes := settle()) is not None:
+        if (keyframes := self.pipeline.settle()) is not None:
             self.placed.follow(keyframes)
         with defer_interrupt():  # or some frames would stand where the others no longer do
             self.writer.correct(self.placed.take_motions())
