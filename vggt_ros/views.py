@@ -69,9 +69,8 @@ def camera_pair(
     camera_from_extra: Float[np.ndarray, "4 4"],
 ) -> CameraPair:
     """Where a second camera stands, by the pose encodings of one window and as mounted."""
-    encodings = np.stack([extra, newest]).astype(np.float64)
-    extra_from_window, camera_from_window = homogeneous(extrinsics_from_pose_encoding(encodings))
-    return CameraPair(camera_from_window @ inverse_rigid(extra_from_window), camera_from_extra)
+    estimated = inverse_rigid(camera_from_encoding(newest)) @ camera_from_encoding(extra)
+    return CameraPair(estimated, camera_from_extra)
 
 
 class WindowFrames:

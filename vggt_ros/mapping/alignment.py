@@ -81,7 +81,7 @@ def start_segment(
     frames = subsampled(window)
     gauge = Similarity.between(world_from_first, frames[0].world_from_camera, unit)
     known = 1e-8 * np.eye(6) if covariance is None else covariance
-    first, found = _insert(Segment(number, (), known), frames, gauge, Fit())
+    first, found = _insert(Segment(number, (), known), _placed(frames, gauge), gauge, Fit())
     return replace(state, current=first, refusals=0), found
 
 
@@ -140,18 +140,15 @@ def _fit(
             f"doubtful: the shared cameras disagree by {residual:.1%} of the scene depth (usual"
             f" are {noise.residual:.1%}), {fit.inlier_share:.0%} of the pixels agree"
         )
-    seen = view_overlap(
-        pairs[-1][0], _placed(frames[-1:], laid.gauge)[0], max(SAME_VIEW, 2.5 * noise.view)
-    )
+    placed = _placed(frames, laid.gauge)
+    seen = view_overlap(pairs[-1][0], placed[-1], max(SAME_VIEW, 2.5 * noise.view))
     if seen is not None and seen.overlap > CHECKED_OVERLAP and seen.agreement < MIN_INLIERS:
         differs = f"only {seen.agreement:.0%} of the newest view agrees with the one before"
-        newest = laid.gauge.apply_to_poses(frames[-1].world_from_camera[None])[0]
-        if not _is_near(newest, predicted, scene_depth):
+        if not _is_near(placed[-1].world_from_camera, predicted, scene_depth):
             return differs
         doubt = f"doubtful: {differs}"
-    after, found = _insert(
-        segment, frames, laid.gauge, Fit(residual, scene_depth, fit.inlier_share, doubt)
-    )
+    fitted = Fit(residual, scene_depth, fit.inlier_share, doubt)
+    after, found = _insert(segment, placed, laid.gauge, fitted)
     several = len(pairs) > 1
     checked = seen is not None and seen.overlap > CHECKED_OVERLAP
     scales = None
@@ -183,14 +180,16 @@ def _is_near(
 
 
 def _placed(frames: tuple[MapFrame, ...], gauge: Similarity) -> list[MapFrame]:
-    """The window's frames in the world."""
+    """The window's frames in the world, each observed once."""
     poses = gauge.apply_to_poses(np.stack([frame.world_from_camera for frame in frames]))
     return [
         frame._replace(
             world_from_camera=pose,
             depth=None if frame.depth is None else gauge.scale * frame.depth,
+            depths=0.0 if frame.depth is None else 1.0,
+            centre=1.0 / float(spread) ** 2,
         )
-        for frame, pose in zip(frames, poses, strict=True)
+        for frame, pose, spread in zip(frames, poses, _spread(frames), strict=True)
     ]
 
 
@@ -206,25 +205,17 @@ def _shared(segment: Segment, frames: tuple[MapFrame, ...]) -> list[tuple[MapFra
 
 
 def _insert(
-    segment: Segment, frames: tuple[MapFrame, ...], gauge: Similarity, fit: Fit
+    segment: Segment, observed: list[MapFrame], gauge: Similarity, fit: Fit
 ) -> tuple[Segment, Registration]:
-    """New frames put in their place, known ones moved to the mean of all observations."""
+    """New frames, in the world, added; known ones moved to the mean of all observations."""
     known = {frame.frame_id: frame for frame in segment.frames}
-    poses = gauge.apply_to_poses(np.stack([frame.world_from_camera for frame in frames]))
     placed = []
-    for frame, pose, spread in zip(frames, poses, _spread(frames), strict=True):
-        depth = None if frame.depth is None else gauge.scale * frame.depth
-        now = frame._replace(
-            world_from_camera=pose,
-            depth=depth,
-            depths=0.0 if depth is None else 1.0,
-            centre=1.0 / float(spread) ** 2,
-        )
-        before = known.get(frame.frame_id)
+    for now in observed:
+        before = known.get(now.frame_id)
         if before is not None:
             now = before if fit.doubt else average_frames(before, now)
         placed.append(now)
-    shared = sum(frame.frame_id in known for frame in frames)
+    shared = sum(frame.frame_id in known for frame in observed)
     kept, newest = _covariances(segment, placed, fit.residual, fit.scene_depth, shared)
     after = Segment(segment.number, tuple(placed), kept, gauge.scale)
     cameras = np.stack([frame.world_from_camera for frame in placed])

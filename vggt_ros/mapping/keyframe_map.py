@@ -105,8 +105,7 @@ class KeyframeMap:
         self.version += 1
         poses = {
             frame.frame_id: now_from_then @ self.store.get(frame.frame_id).world_from_keyframe
-            for frame in segment.frames
-            if frame.frame_id in self.store
+            for frame in self.stored(segment)
         }
         self.store.move(poses)
 

@@ -62,7 +62,7 @@ class LoopSearch:
         self._since_attempt = -PAUSE
 
     def expect_at(self, world_from_camera: Float[np.ndarray, "4 4"]) -> None:
-        """Where a lost camera is, by somebody's word: keyframes near it are compared first."""
+        """Where a lost camera is, by a user's estimate: keyframes near it are compared first."""
         self._prior = world_from_camera
         self._tried.clear()
 
@@ -119,7 +119,7 @@ class LoopSearch:
     def _best_elsewhere(
         self, ids: Int[np.ndarray, "n"], likeness: Float[np.ndarray, "n"]
     ) -> int | None:
-        """Of another segment: by a user's word of where the camera is, else by appearance alone."""
+        """Of another segment: by a user's estimate of the place, else by appearance alone."""
         # Never all of them: a camera that comes back later is still to be found.
         tried = list(self._tried)[max(len(self._tried) - len(ids) // 2, 0) :]
         if self._prior is not None and len(ids):

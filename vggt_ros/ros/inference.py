@@ -141,7 +141,7 @@ class InferenceWorker:
             write_ply(path, *cloud)
 
     def expect_at(self, world_from_base: Float[np.ndarray, "4 4"]) -> None:
-        """Where the robot is, by somebody's word; of use while the camera is sought."""
+        """Where the robot is, by a user's estimate; of use while the camera is sought."""
         known = self.pipeline.map
         if not known.is_relocalising:
             self._health.notice("an initial pose is not needed: the camera is located")
