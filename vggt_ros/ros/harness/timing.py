@@ -157,7 +157,11 @@ def _node(engine: InstantEngine, window_size: int) -> Iterator[VggtNode]:
         yield node
     finally:
         subscriber.terminate()
-        subscriber.wait()
+        try:
+            subscriber.wait(5.0)
+        except subprocess.TimeoutExpired:  # rclpy's spin can miss a signal
+            subscriber.kill()
+            subscriber.wait()
         node.close(TIMEOUT)
         node.destroy_node()
         context.shutdown()
