@@ -82,6 +82,8 @@ PARAMETERS = {
         "Frame of ~/odometry, which no correction of the map moves; with odom_to_base: odom_frame",
     ),
 }
+# Of Fast DDS 3 (Kilted and later), and of Fast DDS 2.
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 BOOLEANS = ["true", "false", "True", "False"]
 AS_IN_FILE = "empty: as in params_file"
 
@@ -92,9 +94,9 @@ def generate_launch_description() -> LaunchDescription:
     def argument(name: str, about: str, default: str | EnvironmentVariable = "", **more):
         return DeclareLaunchArgument(name, default_value=default, description=about, **more)
 
-    profile = EnvironmentVariable(
-        "FASTRTPS_DEFAULT_PROFILES_FILE", default_value=str(HERE / "config/fastdds.xml")
-    )
+    profile: str | EnvironmentVariable = str(HERE / "config/fastdds.xml")
+    for name in reversed(PROFILE_VARIABLES):  # the first one that is set
+        profile = EnvironmentVariable(name, default_value=profile)
     levels = ["debug", "info", "warn", "error", "fatal"]
     return LaunchDescription(
         [
@@ -135,7 +137,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             namespace=arguments["namespace"],
             parameters=[str(params_file), overrides | clock],
             remappings=[(name, arguments[name]) for name in TOPICS],
-            additional_env={"FASTRTPS_DEFAULT_PROFILES_FILE": profile} if profile else {},
+            additional_env=dict.fromkeys(PROFILE_VARIABLES, profile) if profile else {},
             ros_arguments=["--log-level", arguments["log_level"]],
             output="screen",
         ),

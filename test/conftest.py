@@ -51,6 +51,7 @@ os.environ |= {
     # Other test processes, and other machines, neither hear these nodes nor are heard.
     "ROS_DOMAIN_ID": str(DOMAIN),
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    "FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "config/fastdds.xml"),
     "FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config/fastdds.xml"),
     "ROS_LOG_DIR": str(CACHE / "ros_log"),
     # Compiled programs outlive the run: the second one spends its time on testing. The networks of

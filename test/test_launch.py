@@ -176,7 +176,21 @@ def test_the_fast_dds_profile_can_be_left_out(launch: Start):
     assert node.additional_env == {}
     file = str(ROOT / "config/fastdds.xml")
     (node,) = launch(fastdds_profile=file)
-    assert node.additional_env == {"FASTRTPS_DEFAULT_PROFILES_FILE": file}
+    assert node.additional_env == {
+        "FASTDDS_DEFAULT_PROFILES_FILE": file,
+        "FASTRTPS_DEFAULT_PROFILES_FILE": file,
+    }
+
+
+def test_the_fast_dds_profile_of_the_user_s_environment_comes_first(launch: Start):
+    """In the variable of Fast DDS 3, else in that of Fast DDS 2; ours where neither is set."""
+    description = run_path(str(LAUNCH))["generate_launch_description"]().positional[0]
+    (argument,) = (entry for entry in description if entry.positional == ("fastdds_profile",))
+    first = argument.default_value
+    second = first.default_value
+    assert first.positional == ("FASTDDS_DEFAULT_PROFILES_FILE",)
+    assert second.positional == ("FASTRTPS_DEFAULT_PROFILES_FILE",)
+    assert second.default_value == str(ROOT / "config/fastdds.xml")
 
 
 def test_an_invalid_number_is_an_error(launch: Start):

@@ -6,6 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+# Of Fast DDS 3 (Kilted and later), and of Fast DDS 2.
+PROFILE_VARIABLES = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
+
 
 def stay_on_this_machine() -> str:
     """Set the environment: loopback only, large messages through shared memory.
@@ -15,8 +18,9 @@ def stay_on_this_machine() -> str:
     """
     environ = os.environ
     environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    if profile := _fastdds_profile():
-        environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
+    given = next(filter(None, map(environ.get, PROFILE_VARIABLES)), None)
+    if profile := given or _fastdds_profile():
+        environ.update(dict.fromkeys(PROFILE_VARIABLES, str(profile)))
     return environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
 
 
