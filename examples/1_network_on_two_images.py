@@ -7,9 +7,9 @@ python examples/1_network_on_two_images.py [FIRST.png SECOND.png]
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from vggt_ros.engine.engine import open_engine
 from vggt_ros.geometry import extrinsics_from_pose_encoding
@@ -19,7 +19,7 @@ from vggt_ros.tools.sources.open import CLIP, open_source
 
 def main() -> None:
     if len(sys.argv) == 3:
-        images = [np.array(Image.open(path).convert("RGB")) for path in sys.argv[1:]]
+        images = [frame.rgb for frame in open_source([Path(path) for path in sys.argv[1:]])]
     else:
         images = [frame.rgb for frame in open_source(CLIP)][:5:4]  # of the bundled clip
 

@@ -12,8 +12,10 @@ from PIL import Image
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from tagged_images import EPOCH, HEIGHT, WIDTH, tagged_image, tags
+from test_encodings import mosaic
 
 from vggt_ros.errors import UserError
+from vggt_ros.imaging.sixteen_bits import WATCHED
 from vggt_ros.tools.sources.open import open_source
 
 ROS = get_typestore(Stores.ROS2_JAZZY)
@@ -188,6 +190,50 @@ def test_an_encoding_without_colours_is_read_with_one_note(tmp_path):
     assert [note for note in source.notes if "8UC3" in note] == [
         "encoding 8UC3 names no colours: read as bgr8; set it in the driver if not"
     ]
+
+
+def packed(i: int, pixels: np.ndarray, kind: str, format: str):
+    """A message of one picture, compressed."""
+    message, file = compressed(0, EPOCH + i), BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    message.format, message.data = format, np.frombuffer(file.getvalue(), np.uint8)
+    return message
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_compressed_mosaic_is_read_in_its_colours(tmp_path, wide):
+    flat = np.broadcast_to(np.array([200, 90, 13], np.uint8), (HEIGHT, WIDTH, 3))
+    raw = mosaic(flat, 1, 1)
+    raw = raw.astype(np.uint16) * 257 if wide else raw
+    message = packed(0, raw, "PNG", f"bayer_bggr{16 if wide else 8}; png compressed ")
+    (frame,) = open_source(bag(tmp_path / "bag", {"/image/compressed": [message]}))
+    np.testing.assert_array_equal(frame.rgb, flat)
+
+
+def test_a_jpeg_without_its_end_is_read_and_a_video_is_refused_by_its_format(tmp_path):
+    messages = [packed(i, tagged_image(i), "JPEG", "jpeg") for i in range(3)]
+    expected = [f.rgb for f in open_source(bag(tmp_path / "whole", {"/image": messages}))]
+    for message in messages:
+        message.data = message.data[:-2]
+    messages[1].data, messages[1].format = np.arange(99, dtype=np.uint8), "h264"
+    source = open_source(bag(tmp_path / "cut", {"/image": messages}))
+    frames = [f.rgb for f in source]
+    np.testing.assert_array_equal(frames, [expected[0], expected[2]])
+    assert "format 'h264'" in source.skipped[0].reason
+    assert "image_transport republish" in source.skipped[0].reason
+
+
+def test_the_bits_of_a_camera_are_noted_and_can_be_given(tmp_path):
+    ten = np.linspace(0, 1023, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    messages = [image(0, EPOCH + i) for i in range(WATCHED + 2)]
+    for message in messages:
+        message.encoding, message.step, message.data = "mono16", 2 * WIDTH, ten.view(np.uint8)
+        message.data = message.data.reshape(-1)
+    path = bag(tmp_path / "bag", {"/image": messages})
+    unknown, known = open_source(path), open_source(path, mono16_bits=10)
+    assert max(f.rgb.max() for f in unknown) == 4 and max(f.rgb.max() for f in known) == 255
+    (note,) = unknown.notes
+    assert note.startswith("images of 16 bits stay dark") and not known.notes
 
 
 def test_a_damaged_message_is_skipped(tmp_path):

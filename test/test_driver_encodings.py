@@ -7,7 +7,8 @@ import pytest
 from test_encodings import IMAGE, MOSAICS, mosaic, pack, yuv_of
 
 from vggt_ros.errors import UserError
-from vggt_ros.imaging.encodings import BY_CONVENTION, PLANAR, decode
+from vggt_ros.imaging.encodings import BY_CONVENTION, decode
+from vggt_ros.imaging.yuv import PLANAR
 
 COLOURS = [(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (90, 180, 40)]
 

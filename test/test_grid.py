@@ -66,6 +66,16 @@ def test_files_that_are_not_images_are_named(tmp_path, mode):
         load_images([], mode)
 
 
+def test_files_of_16_bits_keep_their_range_and_depth_is_refused(tmp_path):
+    grey = np.arange(0, 65536, 4, np.uint16).reshape(128, 128)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "depth.tif")
+    (seen,) = load_images([tmp_path / "grey.png"], network_width=126)
+    assert seen[0].max() < 0.1 and 0.45 < seen.mean() < 0.55 and seen[-1].min() > 0.9
+    with pytest.raises(UserError, match="floating-point"):
+        load_images([tmp_path / "depth.tif"])
+
+
 # ---- the grid ---------------------------------------------------------------------------------
 
 

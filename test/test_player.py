@@ -4,12 +4,17 @@
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import CompressedImage
+from test_encodings import compressed
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.harness.player import (
     STAMP,
     STAMP_AT,
     BagMessage,
+    decompressed,
     header_stamp,
     scheduled,
     time_reversed,
@@ -67,3 +72,14 @@ def test_there_and_back_the_camera_does_not_jump():
 def test_an_empty_bag_is_refused():
     with pytest.raises(UserError, match="holds no messages"):
         list(scheduled([[]], 0))
+
+
+def test_a_compressed_camera_is_played_with_its_bits_and_its_mosaic():
+    grey = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    data = compressed(Pillow.fromarray(grey), "PNG")
+    sent = CompressedImage(format="bayer_gbrg16; png compressed ", data=data)
+    sent.header.frame_id = "optical"
+    played = decompressed(serialize_message(sent))
+    assert (played.header, played.encoding) == (sent.header, "bayer_gbrg16")
+    assert (played.height, played.width, played.step) == (32, 32, 64)
+    np.testing.assert_array_equal(np.frombuffer(played.data, "<u2").reshape(32, 32), grey)

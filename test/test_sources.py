@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tagged_images import EPOCH, HEIGHT, WIDTH, tagged_image, tags
+from test_transport import wide
 
 from vggt_ros.errors import UserError
 from vggt_ros.tools.sources.images import stamps_from_names
@@ -83,6 +84,24 @@ def test_orientation_16_bit_grey_and_transparency_are_applied(tmp_path):
     np.testing.assert_array_equal(a, np.rot90(tagged_image(3), -1))
     np.testing.assert_array_equal(b[0, :, 0], [0, 1, 255])
     np.testing.assert_array_equal(c[0, :, 0], [255, 9])
+
+
+def test_the_bits_of_16_bit_images_are_those_given(tmp_path):
+    grey, colour = tmp_path / "grey.png", tmp_path / "colour.png"
+    Image.fromarray(np.array([[0, 2048, 4095]], np.uint16)).save(grey)
+    rgb = np.random.default_rng(5).integers(0, 4096, (6, 8, 3)).astype(np.uint16)
+    colour.write_bytes(wide(rgb, "png", "rgb48be"))
+    a, b = (next(iter(open_source(path, mono16_bits=12))).rgb for path in (grey, colour))
+    np.testing.assert_array_equal(a[0, :, 0], [0, 128, 255])
+    np.testing.assert_array_equal(b, np.round(rgb.astype(float) * 255 / 4095))
+
+
+def test_a_jpeg_file_without_its_end_marker_is_read(tmp_path):
+    whole, cut = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
+    Image.fromarray(tagged_image(1)).save(whole)
+    cut.write_bytes(whole.read_bytes()[:-2])
+    a, b = (next(iter(open_source(path))).rgb for path in (whole, cut))
+    np.testing.assert_array_equal(a, b)
 
 
 def test_an_unreadable_image_is_skipped_and_named(tmp_path):
@@ -185,6 +204,18 @@ def test_a_truncated_video_is_read_up_to_the_cut(tmp_path):
     (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
     numbers = tags(open_source(tmp_path / "cut.mkv"))
     assert numbers == list(range(len(numbers))) and 10 < len(numbers) < 30
+
+
+def test_a_video_of_16_bit_grey_has_the_bits_given(tmp_path):
+    samples = np.random.default_rng(6).integers(0, 4096, (HEIGHT, WIDTH)).astype(np.uint16)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "gray16le"
+        frame = av.VideoFrame.from_ndarray(samples, format="gray16le")
+        container.mux([*stream.encode(frame), *stream.encode()])
+    rgb = next(iter(open_source(tmp_path / "a.mkv", mono16_bits=12))).rgb
+    np.testing.assert_array_equal(rgb[..., 1], np.round(samples.astype(float) * 255 / 4095))
 
 
 @pytest.mark.parametrize(("degrees", "turns"), [(90, -1), (180, 2), (270, 1)])

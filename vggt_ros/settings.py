@@ -47,6 +47,17 @@ class Settings:
         "Whose K is used and published: the network's, or camera_info's (K, never P; D is ignored:"
         " feed rectified images)",
     )
+    mono16_bits: int = setting(
+        0,
+        "Significant bits of images with 16 bits a sample (mono16, colours, Bayer); 0: all 16, with"
+        " a notice where few are used",
+        between=(0, 16),
+    )
+    mono16_black: int = setting(
+        0,
+        "Sample of images with 16 bits that is black, for cameras with an offset (thermal ones)",
+        between=(0, 65535),
+    )
     keyframes: bool = setting(
         True, "Replace the newest frame by the next one while it shows nothing new (standstill)"
     )

@@ -16,7 +16,9 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from vggt_ros.errors import UserError
-from vggt_ros.imaging.encodings import check_size
+from vggt_ros.imaging.encodings import to_rgb
+from vggt_ros.imaging.size import check_size
+from vggt_ros.imaging.transport import samples_of
 
 PATCH = 14  # network pixels a token
 TALLEST = 8  # heights per width; beyond it hardly anything would be left of the image
@@ -174,6 +176,8 @@ def _open(path: str | PathLike[str]) -> Image.Image:
             if image.mode == "RGBA":
                 white = Image.new("RGBA", image.size, (255, 255, 255, 255))
                 return Image.alpha_composite(white, image).convert("RGB")
+            if image.mode.startswith(("I", "F")):  # Pillow would cut 16 bits off at 255
+                return Image.fromarray(to_rgb(samples_of(image), "mono16"))
             return image.convert("RGB")
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image that Pillow can read") from None

@@ -19,7 +19,7 @@ from vggt_ros.engine.shapes import padded_queries
 from vggt_ros.errors import UserError
 from vggt_ros.files import write_ply
 from vggt_ros.frames import Frame, Update
-from vggt_ros.imaging.encodings import assumption
+from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.mapping.map_files import LoadedMap
 from vggt_ros.mapping.window import level_camera
@@ -82,7 +82,7 @@ class InferenceWorker:
         self._sizes = SizeGate()
         self._engine: Any = None
         self._timeline = 0
-        self._encodings: set[str] = set()  # whose assumption was a notice already
+        self._reader = ImageReader(parameters.mono16_bits, parameters.mono16_black)
         self._loaded: LoadedMap | None = None
 
     def begin(self) -> None:
@@ -174,8 +174,8 @@ class InferenceWorker:
         """
         timeline = self._timeline
         try:
-            frame = frame_from(task.msg)
-            self._note_assumption(getattr(task.msg, "encoding", ""))
+            frame = frame_from(task.msg, self._reader)
+            self._pass_on(self._reader.notices)
             update = self._step(frame)
         except Compiling as error:
             self._health.wait(str(error))
@@ -206,17 +206,15 @@ class InferenceWorker:
             needs = self.pipeline.needs(frame.stamp_ns)
             update = self.pipeline.step(self._robot.observe(frame, needs))
         finally:
-            notices, self.pipeline.notices = self.pipeline.notices, []
-            for notice in notices:
-                self._health.notice(notice)
+            self._pass_on(self.pipeline.notices)
         self._health.used()
         return update
 
-    def _note_assumption(self, encoding: str) -> None:
-        """One notice for each encoding that names no colours."""
-        if encoding not in self._encodings and (text := assumption(encoding)):
-            self._encodings.add(encoding)
-            self._health.notice(text)
+    def _pass_on(self, notices: list[str]) -> None:
+        """Hand notices over to the diagnostics, and empty the list."""
+        for notice in notices:
+            self._health.notice(notice)
+        notices.clear()
 
     def _make_ready(self, frame: Frame) -> None:
         """Start to compile for images of this size; raises `Compiling` until a window can run.

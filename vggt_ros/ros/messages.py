@@ -21,7 +21,8 @@ from std_msgs.msg import Header
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Tracks
 from vggt_ros.geometry import lever_arm_jacobian, quaternion_from_rotation
-from vggt_ros.imaging.encodings import UnknownEncoding, decode, decode_compressed
+from vggt_ros.imaging.encodings import UnknownEncoding
+from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE, Velocity
 from vggt_ros.msg import PointTracks, QueryPoints
 from vggt_ros.ros.clouds import FIELDS, POINT_STEP, write_records
@@ -48,10 +49,10 @@ def header(ns: int, frame_id: str) -> Header:
 # Messages to arrays.
 
 
-def rgb_from_image(msg: Image) -> UInt8[np.ndarray, "h w 3"]:
+def rgb_from_image(msg: Image, reader: ImageReader | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """The image in RGB, whatever its encoding.  Raises `UserError` that names the fault."""
     try:
-        return decode(
+        return (reader or ImageReader()).raw(
             msg.data,
             encoding=msg.encoding,
             height=msg.height,
@@ -73,9 +74,11 @@ def _rgb_through_cv_bridge(msg: Image, unknown: UnknownEncoding) -> UInt8[np.nda
         raise UserError(f"{unknown}; cv_bridge, which has more encodings, fails: {error}") from None
 
 
-def rgb_from_compressed(msg: CompressedImage) -> UInt8[np.ndarray, "h w 3"]:
-    """The image of a jpeg or png.  Raises `UserError` that names the fault."""
-    return decode_compressed(bytes(msg.data))
+def rgb_from_compressed(
+    msg: CompressedImage, reader: ImageReader | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image in RGB, by its bytes and `format`.  Raises `UserError` that names the fault."""
+    return (reader or ImageReader()).compressed(msg.data, msg.format)
 
 
 def intrinsics_from(msg: CameraInfo) -> Float[np.ndarray, "3 3"]:

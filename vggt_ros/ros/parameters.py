@@ -82,6 +82,8 @@ class Parameters:
     image_reliability: Literal["best_effort", "reliable"] = setting(
         "best_effort", "Reliability of the image and camera_info subscriptions"
     )
+    mono16_bits: int = _shared("mono16_bits")
+    mono16_black: int = _shared("mono16_black")
     intrinsics: Literal["model", "camera_info"] = _shared("intrinsics")
 
     # What is published.

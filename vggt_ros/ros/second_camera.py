@@ -20,6 +20,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import ExtraView, Frame
+from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.mapping.baseline import SAME_TIME_NS
 from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.messages import stamp_ns
@@ -40,6 +41,7 @@ class SecondCamera:
 
     def __init__(self, node: Node, parameters: Parameters, frames: Frames | None, notify: Notify):
         self._frames, self._notify = frames, notify
+        self._reader = ImageReader(parameters.mono16_bits, parameters.mono16_black)
         self._messages: deque[Image | CompressedImage] = deque(maxlen=KEPT)
         self._failed_waits = 0  # in a row
         self._first_ns = 0  # of the images, when one was first missed
@@ -75,7 +77,11 @@ class SecondCamera:
             return None
         try:
             mount = self._mount(msg.header.frame_id, frame)
-            return ExtraView(frame_from(msg).rgb, stamp_ns(msg.header.stamp), mount)
+            rgb = frame_from(msg, self._reader).rgb
+            for notice in self._reader.notices:
+                self._notify(f"baseline_image, {notice}")
+            self._reader.notices.clear()
+            return ExtraView(rgb, stamp_ns(msg.header.stamp), mount)
         except UserError as error:
             self._notify(f"baseline_image is not used: {error}")
             return None

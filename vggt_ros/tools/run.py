@@ -41,6 +41,8 @@ def run(
     camera_height: float = Settings.camera_height,
     fixed_scale: float = Settings.fixed_scale,
     loops: bool = Settings.loops,
+    mono16_bits: int = Settings.mono16_bits,
+    mono16_black: int = Settings.mono16_black,
     queries: Path | None = None,
     topic: str | None = None,
     rate: float | None = None,
@@ -91,6 +93,8 @@ def run(
         camera_height=camera_height,
         fixed_scale=fixed_scale,
         loops=loops,
+        mono16_bits=mono16_bits,
+        mono16_black=mono16_black,
     )
     for name in settings.sources:
         if name not in OFFLINE_SCALES:
@@ -103,6 +107,8 @@ def run(
         topic=topic,
         rate=rate,
         selection=Selection(every, start, stop, max_frames),
+        mono16_bits=mono16_bits,
+        mono16_black=mono16_black,
     )
     pixels = None if queries is None else read_queries(queries)
     if out.resolve() == opened.path.resolve():

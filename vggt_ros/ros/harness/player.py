@@ -13,6 +13,7 @@ import argparse
 import struct
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -31,7 +32,7 @@ from rclpy.utilities import remove_ros_args, try_shutdown
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.errors import UserError
-from vggt_ros.ros.messages import image_message, rgb_from_compressed
+from vggt_ros.imaging.transport import unpack
 
 Publish = Callable[[bytes], object]  # for the serialized messages of one topic
 STAMP = struct.Struct("<iI")  # sec and nanosec of a leading Header
@@ -208,9 +209,14 @@ def camera_topics(node: Node, bag: Path) -> dict[str, Publish]:
 
 
 def decompressed(raw: bytes) -> Image:
-    """The rgb8 Image in a serialized CompressedImage."""
+    """The Image in a serialized CompressedImage, with the bits and the mosaic that it has."""
     message = deserialize_message(raw, CompressedImage)
-    return image_message(message.header, rgb_from_compressed(message))
+    samples, encoding = unpack(bytes(message.data), message.format)
+    height, width = samples.shape[:2]
+    return Image(
+        header=message.header, height=height, width=width, encoding=encoding,
+        step=samples[0].nbytes, is_bigendian=0, data=array("B", samples.tobytes()),
+    )  # fmt: skip
 
 
 def topics_of(bag: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.frames import Frame
-from vggt_ros.imaging.encodings import assumption, decode, decode_compressed
+from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.tools.sources.source import LazyFrame, Source
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ def is_bag(path: Path) -> bool:
     return path.suffix in SUFFIXES
 
 
-def open_bag(path: Path, topic: str | None = None) -> Source:
+def open_bag(path: Path, reader: ImageReader, topic: str | None = None) -> Source:
     """Open the image topic.  Raises `UserError` with the list of topics if it is ambiguous."""
-    source = Source(path, "bag", "", ())
-    with reading(path, source.notes) as reader:
-        chosen = choose_topic(path, reader.connections, topic)
+    source = Source(path, "bag", "", (), notes=reader.notices)
+    with reading(path, source.notes) as bag:
+        chosen = choose_topic(path, bag.connections, topic)
         source.count = sum(c.msgcount for c in chosen) or None
     source.stamps = f"message headers of {chosen[0].topic}"
-    source.lazy_frames = _lazy_frames(path, chosen[0].topic, chosen[0].msgtype, source.notes)
+    source.lazy_frames = _lazy_frames(path, chosen[0].topic, chosen[0].msgtype, reader)
     return source
 
 
@@ -74,15 +74,16 @@ def choose_topic(
     return [c for c in same if c.msgtype == same[0].msgtype]
 
 
-def _lazy_frames(path: Path, topic: str, msgtype: str, notes: list[str]) -> Iterator[LazyFrame]:
-    with reading(path, notes) as reader:
-        infos = _first_infos(reader)
-        chosen = [c for c in reader.connections if (c.topic, c.msgtype) == (topic, msgtype)]
-        messages = _until_truncated(reader.messages(connections=chosen), notes)
+def _lazy_frames(path: Path, topic: str, msgtype: str, reader: ImageReader) -> Iterator[LazyFrame]:
+    notes = reader.notices
+    with reading(path, notes) as bag:
+        infos = _first_infos(bag)
+        chosen = [c for c in bag.connections if (c.topic, c.msgtype) == (topic, msgtype)]
+        messages = _until_truncated(bag.messages(connections=chosen), notes)
         for number, (recorded_ns, raw) in enumerate(messages):
             name = f"image {number}"
             try:
-                message: Any = reader.deserialize(raw, msgtype)
+                message: Any = bag.deserialize(raw, msgtype)
             except Exception as error:  # a damaged message may raise anything
                 yield LazyFrame(name, recorded_ns, partial(_refuse, error))
                 continue
@@ -90,7 +91,7 @@ def _lazy_frames(path: Path, topic: str, msgtype: str, notes: list[str]) -> Iter
             if stamp_ns == 0:
                 _note(notes, "headers are not stamped: the times of recording are used")
                 stamp_ns = recorded_ns
-            yield LazyFrame(name, stamp_ns, partial(_load, message, stamp_ns, topic, infos, notes))
+            yield LazyFrame(name, stamp_ns, partial(_load, message, stamp_ns, topic, infos, reader))
 
 
 def _until_truncated(
@@ -106,14 +107,12 @@ def _until_truncated(
 
 
 def _load(
-    message: Any, stamp_ns: int, topic: str, infos: dict[str, Any], notes: list[str]
+    message: Any, stamp_ns: int, topic: str, infos: dict[str, Any], reader: ImageReader
 ) -> Frame:
-    rgb = _pixels(message)
-    if text := assumption(getattr(message, "encoding", "")):
-        _note(notes, text)
+    rgb = _pixels(message, reader)
     camera = message.header.frame_id or "camera"
     info = choose_info(topic, camera, infos)
-    k = None if info is None else calibration(info, topic, rgb.shape, notes)
+    k = None if info is None else calibration(info, topic, rgb.shape, reader.notices)
     return Frame(rgb, stamp_ns, camera, k)
 
 
@@ -126,10 +125,10 @@ def _note(notes: list[str], line: str) -> None:
         notes.append(line)
 
 
-def _pixels(message: Any) -> np.ndarray:
+def _pixels(message: Any, reader: ImageReader) -> np.ndarray:
     if message.__msgtype__ == COMPRESSED:
-        return decode_compressed(message.data.tobytes())
-    return decode(
+        return reader.compressed(message.data.tobytes(), message.format)
+    return reader.raw(
         message.data,
         encoding=message.encoding,
         height=message.height,

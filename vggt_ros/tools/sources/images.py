@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
-from vggt_ros.imaging.encodings import decode
+from vggt_ros.imaging.reader import ImageReader
+from vggt_ros.imaging.transport import (
+    low_bytes,
+    order_of_wide_colour,
+    samples_of,
+    wide_colour,
+    with_end,
+)
 from vggt_ros.tools.sources.source import LazyFrame, Source
 
 SUFFIXES = frozenset(".bmp .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
@@ -28,7 +36,7 @@ def are_images(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() in SUFFIXES
 
 
-def open_images(paths: Sequence[Path], rate: float | None = None) -> Source:
+def open_images(paths: Sequence[Path], reader: ImageReader, rate: float | None = None) -> Source:
     """All images of one folder in natural order, or the given files in the order given.
 
     `rate` (Hz) takes precedence over times in file names; without either, `DEFAULT_RATE` is used.
@@ -43,10 +51,10 @@ def open_images(paths: Sequence[Path], rate: float | None = None) -> Source:
     ]
     stamps, origin = _stamps([file.stem for file in files], rate)
     lazy_frames = [
-        LazyFrame(file.name, stamp, partial(_load, file, stamp))
+        LazyFrame(file.name, stamp, partial(_load, file, stamp, reader))
         for file, stamp in zip(files, stamps, strict=True)
     ]
-    return Source(folder, "images", origin, lazy_frames, len(files))
+    return Source(folder, "images", origin, lazy_frames, len(files), notes=reader.notices)
 
 
 def _required_images(folder: Path) -> list[Path]:
@@ -82,30 +90,28 @@ def _stamps(stems: Sequence[str], rate: float | None) -> tuple[list[int], str]:
     return [int(number * 10**9 / hertz) for number in range(len(stems))], origin
 
 
-def _load(file: Path, stamp_ns: int) -> Frame:
-    """The image as a viewer shows it: EXIF orientation applied, white where transparent."""
+def _load(file: Path, stamp_ns: int, reader: ImageReader) -> Frame:
     try:
-        with Image.open(file) as stored:
-            image = ImageOps.exif_transpose(stored)
-            if image.mode.startswith("I"):
-                return Frame(_grey16(np.asarray(image)), stamp_ns)
-            if image.has_transparency_data:
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image.convert("RGBA"))
-            return Frame(np.array(image.convert("RGB")), stamp_ns)
+        samples = _samples(with_end(file.read_bytes()))
     except UnidentifiedImageError:
         raise UserError("not an image that Pillow can read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(str(error)) from None
+    kind = "mono" if samples.ndim == 2 else "rgb"
+    return Frame(reader.samples(samples, f"{kind}{8 * samples.itemsize}"), stamp_ns)
 
 
-def _grey16(samples: np.ndarray) -> np.ndarray:
-    height, width = samples.shape
-    data = samples.clip(0, 65535).astype("<u2").tobytes()
-    step = 2 * width
-    return decode(
-        data, encoding="mono16", height=height, width=width, step=step, is_bigendian=False
-    )
+def _samples(data: bytes) -> np.ndarray:
+    """The image as a viewer shows it: EXIF orientation applied, white where transparent."""
+    with Image.open(BytesIO(data)) as stored:
+        order = order_of_wide_colour(stored) if stored.mode == "RGB" else ""
+        image = ImageOps.exif_transpose(stored)
+        if order:
+            return wide_colour(image, ImageOps.exif_transpose(low_bytes(data, order)))
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            return np.array(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+        return samples_of(image)
 
 
 class NamedStamps(NamedTuple):

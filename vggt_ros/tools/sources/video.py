@@ -11,13 +11,18 @@ import numpy as np
 
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.frames import Frame
+from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.tools.sources.source import LazyFrame, Source
 
 if TYPE_CHECKING:
     import av
 
 
-def open_video(path: Path) -> Source:
+WIDE = {"gray16": ("gray16le", "mono16"), "rgb48": ("rgb48le", "rgb16")}
+"""Pixel formats whose 16 bits are read whole: what PyAV is asked for, and its encoding."""
+
+
+def open_video(path: Path, reader: ImageReader) -> Source:
     """Open any video that PyAV can decode.  Raises `UserError` for other files."""
     try:
         import av
@@ -33,11 +38,12 @@ def open_video(path: Path) -> Source:
     if count is None:
         raise UserError(f"{path} has no video stream; give a video, images or a bag")
     source = Source(path, "video", "the video's presentation times", (), count or None)
-    source.lazy_frames = _lazy_frames(path, source.notes)
+    source.notes = reader.notices
+    source.lazy_frames = _lazy_frames(path, reader)
     return source
 
 
-def _lazy_frames(path: Path, notes: list[str]) -> Iterator[LazyFrame]:
+def _lazy_frames(path: Path, reader: ImageReader) -> Iterator[LazyFrame]:
     import av
     from av.error import FFmpegError
 
@@ -48,10 +54,10 @@ def _lazy_frames(path: Path, notes: list[str]) -> Iterator[LazyFrame]:
         try:
             for number, decoded in enumerate(container.decode(stream)):
                 stamp_ns = _nanoseconds(decoded, number)
-                load = partial(_load, decoded, stamp_ns)
+                load = partial(_load, decoded, stamp_ns, reader)
                 yield LazyFrame(f"frame {number}", stamp_ns, load)
         except FFmpegError as error:
-            notes.append(
+            reader.notices.append(
                 f"the video ends early, after frame {number} ({error}); the frames before are used"
             )
 
@@ -63,7 +69,9 @@ def _nanoseconds(decoded: "av.VideoFrame", number: int) -> int:
     return int(decoded.pts * decoded.time_base * 10**9)
 
 
-def _load(decoded: "av.VideoFrame", stamp_ns: int) -> Frame:
+def _load(decoded: "av.VideoFrame", stamp_ns: int, reader: ImageReader) -> Frame:
     """Upright: phones store the rotation to apply (degrees, counter-clockwise)."""
-    rgb = decoded.to_ndarray(format="rgb24")
+    name = decoded.format.name.removesuffix("le").removesuffix("be")
+    asked, encoding = WIDE.get(name, ("rgb24", "rgb8"))
+    rgb = reader.samples(decoded.to_ndarray(format=asked), encoding)
     return Frame(np.ascontiguousarray(np.rot90(rgb, decoded.rotation // 90)), stamp_ns)
