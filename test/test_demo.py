@@ -28,7 +28,7 @@ class SilentListener:
     def received(self) -> Received:
         counts = {topic: int(topic != self.silent) for topic in OUTPUTS}
         diagnostics = {"state": "ready", "weights": "random"}
-        return Received(9, counts, 100, 0.1, (320, 240), diagnostics, None)
+        return Received(9, counts, 100, 0.1, (320, 240), diagnostics, None, "tf: off")
 
     def query(self, uv: Any) -> None:
         pass
@@ -47,6 +47,7 @@ def test_a_topic_without_messages_fails_the_demo(silent, tmp_path, capsys, monke
     output = capsys.readouterr()
     assert f"no message on {silent}" in output.err
     assert "9 images in   1 inferences" in output.out and "NOISE" in output.out
+    assert output.out.count("tf: off") == 1, "once, until it changes"
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
 

@@ -176,8 +176,9 @@ def test_missing_images_are_explained(rig: Rig, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("vggt_ros.ros.no_image.TIMEOUT", 0.0)
     rig.start()
     report = rig.wait_for_diagnostics("on /image: published by peer (reliable)")
-    assert report["/vggt: camera"].startswith("no image for")
-    assert "ros2 topic hz /image" in report["/vggt: camera"]
+    assert report["/vggt: input"].startswith("no image for")
+    assert "ros2 topic hz /image" in report["/vggt: input"]
+    assert rig.level("/vggt") == DiagnosticStatus.ERROR
     rig.peer.destroy_publisher(rig.images)
     rig.wait_for_diagnostics("it has no publisher; remap image")
 
@@ -192,10 +193,10 @@ def test_images_of_another_clock_are_a_warning(rig: Rig, seconds: int, words: st
     rig.publish(0, header=header(now + seconds * 10**9, CAMERA))
     report = rig.wait_for_diagnostics("images received 1")
     assert float(report["stamp age [s]"]) == pytest.approx(-seconds, abs=8.0)
-    assert words in report["/vggt: camera"]
-    assert ("bag without use_sim_time" in report["/vggt: camera"]) == bool(words)
+    assert words in report["/vggt: input"]
+    assert ("bag without use_sim_time" in report["/vggt: input"]) == bool(words)
     expected = DiagnosticStatus.WARN if words else DiagnosticStatus.OK
-    assert rig.level("/vggt: camera") == expected
+    assert rig.level("/vggt: input") == expected
 
 
 def test_missing_tf2_msgs_turns_transforms_off_unless_the_user_asked_for_them(
@@ -228,7 +229,7 @@ def test_arbitrary_units_are_reported(rig: Rig):
     rig.start()
     rig.infer(0)
     report = rig.wait_for_diagnostics("units are arbitrary")
-    assert report["scale"] == report["/vggt: geometry"] == "units are arbitrary"
+    assert report["scale"] == report["/vggt: scale"] == "units are arbitrary"
 
 
 @pytest.mark.parametrize(

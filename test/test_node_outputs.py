@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from fakes.planar_engine import DEPTH, SIZE, STEP
 from geometry_msgs.msg import TransformStamped
 from made_updates import stamp, update
@@ -141,6 +142,7 @@ def test_a_camera_of_the_robot_s_tree_gets_no_second_parent(rig: Rig):
     transforms = rig.subscribe("/tf", TFMessage)
     rig.infer(0, 1)
     rig.wait_for_diagnostics("already has the parent camera_link", f"off: {CAMERA}")
+    assert rig.level("/vggt: tf") == DiagnosticStatus.WARN
     sent = {found.child_frame_id for msg in transforms for found in msg.transforms}
     assert sent <= {"vggt_odom"}
 
@@ -149,6 +151,7 @@ def test_tf_mode_none_publishes_no_transform(rig: Rig):
     rig.start(tf_mode="none")
     rig.infer(0)
     rig.wait_for_diagnostics("off: tf_mode is none")
+    assert rig.level("/vggt: tf") == DiagnosticStatus.OK, "the user asked for it"
     assert rig.peer.count_publishers("/tf") == 0
 
 

@@ -174,17 +174,17 @@ def test_camera_info_of_another_size_is_reported_and_the_network_s_k_is_used(rig
 def test_missing_intrinsics_are_a_warning_until_they_arrive(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, informed: bool, words: str
 ):
-    monkeypatch.setattr("vggt_ros.ros.diagnostics.MAX_STAMP_AGE", np.inf)  # stamps are old here
+    monkeypatch.setattr("vggt_ros.ros.input_health.MAX_STAMP_AGE", np.inf)  # stamps are old here
     rig.start(intrinsics="camera_info")
     if informed:
         rig.publish_camera_info(width=640, height=480)
     rig.infer(0)
     report = rig.wait_for_diagnostics(f"intrinsics is camera_info, but {words}")
-    assert report["/vggt: camera"].startswith("intrinsics is camera_info, but")
-    assert rig.level("/vggt: camera") == DiagnosticStatus.WARN
+    assert report["/vggt: input"].startswith("intrinsics is camera_info, but")
+    assert rig.level("/vggt: input") == DiagnosticStatus.WARN
     rig.publish_camera_info()
     rig.infer(1)
-    rig.wait_until(lambda: rig.level("/vggt: camera") == DiagnosticStatus.OK, "no warning is left")
+    rig.wait_until(lambda: rig.level("/vggt: input") == DiagnosticStatus.OK, "no warning is left")
 
 
 @pytest.mark.parametrize(

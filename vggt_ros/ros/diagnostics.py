@@ -8,17 +8,25 @@ from statistics import fmean
 from threading import Lock
 from typing import NamedTuple
 
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticStatus
 
 from vggt_ros.frames import Update
-from vggt_ros.ros.notices import ThrottledLog
+from vggt_ros.ros.alarms import ERROR, WARN, Alarms, Problem
+from vggt_ros.ros.input_health import InputHealth
+from vggt_ros.ros.notices import ThrottledLog, kind_of
+from vggt_ros.ros.reports import (
+    RECENT,
+    Part,
+    rate,
+    scale_of,
+    scale_values,
+    statuses,
+    window_of,
+)
 from vggt_ros.ros.status_output import MapHealth
 
 Clock = Callable[[], float]
 Log = Callable[[str], object]
-
-RECENT = 10.0  # seconds over which rates and latencies are taken
-MAX_STAMP_AGE = 10.0  # seconds; beyond, image and node have different clocks
 
 
 class HealthSnapshot(NamedTuple):
@@ -38,20 +46,22 @@ class Health:
         self._lock = Lock()
         self._counts: Counter[str] = Counter()
         self._refused, self._noticed = ThrottledLog(clock, warn), ThrottledLog(clock, warn)
-        self._arrivals: deque[float] = deque(maxlen=1000)
+        self._input = InputHealth(clock)
         self._inferences: deque[tuple[float, float]] = deque(maxlen=1000)  # when done, latency
         self.seconds: dict[str, float] = {}  # by part, of the last inference
-        self._began = clock()
-        self._stamp_age = 0.0  # of the newest image when it arrived
         self._update: Update | None = None
         self._map = MapHealth(clock)
         self.network: dict[str, str] = {}
-        self.geometry: dict[str, str] = {}
+        self.geometry: dict[str, str] = {}  # more rows of the status on scale and gravity
+        self.tf = "nothing sent yet"
         self.state = "starting"
         self._compiling: tuple[str, ...] = ()
         self._logged_states: set[str] = set()
         self._failure = ""
-        self._warnings: dict[str, str] = {}  # by subject
+        self._warnings: dict[str, Problem] = {}  # by subject
+        self._warned = ThrottledLog(clock, warn)
+        self._alarms = Alarms()
+        self._last_problem: tuple[str, float] | None = None  # and when it was last shown
 
     # Called by the node's threads.
 
@@ -59,25 +69,38 @@ class Health:
         """One more image; `age` is the node's clock less the image's stamp, in seconds."""
         with self._lock:
             self._counts["received"] += 1
-            self._stamp_age = age
-            self._arrivals.append(self._clock())
+            self._input.arrived(age)
 
     def count(self, what: str) -> None:
         """One more frame that was used, dropped or skipped."""
         with self._lock:
             self._counts[what] += 1
+            self._input.counted(what, is_ready=self.state == "ready")
 
     def refuse(self, text: str) -> None:
         """Something was refused; `text` names the fault and the next step."""
         self._refused.add(text)
+        with self._lock:
+            self._input.refused_in_a_row += 1
 
     def notice(self, text: str) -> None:
         """Something was accepted, with a limitation that the user should know of."""
         self._noticed.add(text)
 
-    def set_warning(self, subject: str, text: str) -> None:
-        """A warning until it is replaced; an empty text ends it."""
-        self._warnings[subject] = text
+    def set_warning(self, subject: str, text: str, part: str = "input") -> None:
+        """A warning until it is replaced; an empty text ends it.
+
+        It is logged as it begins, and shown in the status of its `part`: input, network, timing,
+        map, scale or tf.
+        """
+        with self._lock:
+            known = self._warnings.get(subject)
+            if text:
+                self._warnings[subject] = Problem(part, subject, WARN, text)
+            elif known is not None:
+                del self._warnings[subject]
+        if text and (known is None or kind_of(known.text) != kind_of(text)):
+            self._warned.add(text)
 
     def progress(self, state: str) -> None:
         """What the worker is doing, until it is ready."""
@@ -113,8 +136,6 @@ class Health:
             self._counts["inferences"] += 1
             self._map.add(update)
             found = update.registration
-            self._counts["windows refused"] += not found.accepted
-            self._counts["windows doubtful"] += found.doubtful
         if not found.accepted:
             self.notice(f"a window does not fit the map: {found.reason}")
 
@@ -136,142 +157,119 @@ class Health:
     @property
     def seconds_without_image(self) -> float:
         """Seconds since the last image, or since the start."""
-        return self._clock() - (self._arrivals[-1] if self._arrivals else self._began)
+        return self._input.seconds_without_image
 
     def report(self, name: str, no_image: str) -> list[DiagnosticStatus]:
-        """Three statuses; `no_image` is why no image arrives, empty while they do."""
-        with self._lock:
-            return [
-                self._camera(f"{name}: camera", no_image),
-                self._network(f"{name}: network"),
-                self._geometry(f"{name}: geometry"),
-            ]
+        """The summary, named `name`, and a status for each part; called once a period.
 
-    def _camera(self, name: str, no_image: str) -> DiagnosticStatus:
-        now = self._clock()
-        values = {
-            "images received": self._counts["received"],
-            "image rate [Hz]": _rate(self._arrivals, now),
-            "stamp age [s]": f"{self._stamp_age:.3f}" if self._arrivals else "no image yet",
-            "images used": self._counts["used"],
-            "dropped": self._counts["dropped"],
-            "skipped by max_rate_hz": self._counts["skipped"],
-            "waiting for a program": self._counts["waiting for a program"],
-            "refused": self._refused.counts.total(),
-            **{f"refused: {reason}": n for reason, n in self._refused.counts.items()},
-            **{f"noticed: {reason}": n for reason, n in self._noticed.counts.items()},
+        `no_image` is why no image arrives, empty while they do.
+        """
+        with self._lock:
+            refused = self._refused.newest(within=RECENT)
+            found = self._input.problems(no_image, refused, self._inference_rate())
+            found += [*self._network_problems(), *self._map.problems(is_noise=self._is_noise)]
+            found += [*self._scale_and_tf_problems(), *self._warnings.values()]
+            problems = self._alarms.update(found)
+            self._remember(problems)
+            parts = [
+                Part("input", "images arrive", self._input.values(self._counts, self._refused)),
+                Part("network", self.state, self._network()),
+                Part("timing", "of the last inference", self._timing()),
+                Part("map", self._map.state, self._map.values()),
+                Part("scale", scale_of(self._update), self._scale()),
+                Part("tf", self.tf, {"tf": self.tf}),
+                Part("events", "counted since the start", self._events()),
+            ]
+            return statuses(name, self._summary(), parts, problems)
+
+    def _remember(self, problems: list[Problem]) -> None:
+        for problem in problems:
+            if problem.is_held:
+                self._last_problem = problem.text, self._clock()
+                return
+
+    def _summary(self) -> dict[str, object]:
+        """Eight keys at most; each is in the details too, with the same value."""
+        problem = "none"
+        if self._last_problem is not None:
+            text, when = self._last_problem
+            problem = f"{text} ({self._clock() - when:.0f} s ago)"
+        latency = self._latency()
+        return {
+            "state": self.state,
+            "image rate [Hz]": self._input.rate,
+            "inference rate [Hz]": self._inference_rate(),
+            "latency mean [ms]": latency.get("latency mean [ms]", "no inference lately"),
+            "map state": self._map.state,
+            "scale": scale_of(self._update),
+            "tf": self.tf,
+            "last problem": problem,
+        }
+
+    # Details.
+
+    def _events(self) -> dict[str, object]:
+        return {
             **self._refused.rows("error"),
             **self._noticed.rows("notice"),
+            **{f"refused: {reason}": n for reason, n in self._refused.counts.items()},
+            **{f"noticed: {reason}": n for reason, n in self._noticed.counts.items()},
         }
-        if no_image:
-            return _status(name, DiagnosticStatus.WARN, no_image, values)
-        if error := self._refused.newest(within=RECENT):
-            return _status(name, DiagnosticStatus.WARN, error, values)
-        if warnings := "; ".join(filter(None, [*self._warnings.values(), self._clock_offset()])):
-            return _status(name, DiagnosticStatus.WARN, warnings, values)
-        return _status(name, DiagnosticStatus.OK, "images arrive", values)
 
-    def _clock_offset(self) -> str:
-        if abs(self._stamp_age) <= MAX_STAMP_AGE:
-            return ""
-        side = "behind" if self._stamp_age > 0 else "ahead of"
-        return (
-            f"images are stamped {abs(self._stamp_age):.0f} s {side} the ROS clock: another"
-            " machine's clock (synchronise it), or a bag without use_sim_time (or that without"
-            " /clock)"
-        )
-
-    def _network(self, name: str) -> DiagnosticStatus:
-        now = self._clock()
-        recent = [(when, latency) for when, latency in self._inferences if now - when < RECENT]
-        values = {
+    def _network(self) -> dict[str, object]:
+        return {
             **self.network,
             "state": self.state,
             "compiling": ", ".join(self._compiling) or "nothing",
             "inferences": self._counts["inferences"],
-            "inference rate [Hz]": _rate([when for when, _ in self._inferences], now),
+            "inference rate [Hz]": self._inference_rate(),
+            "window": window_of(self._update) if self._update else "no inference yet",
         }
-        if recent:
-            values["latency mean [ms]"] = f"{1e3 * fmean(latency for _, latency in recent):.1f}"
-            values["latency max [ms]"] = f"{1e3 * max(latency for _, latency in recent):.1f}"
-        values |= {f"{part} [ms]": f"{1e3 * s:.1f}" for part, s in self.seconds.items()}
-        level, message = self._network_state()
-        return _status(name, level, message, values)
 
-    def _network_state(self) -> tuple[bytes, str]:
+    def _inference_rate(self) -> str:
+        return rate([when for when, _ in self._inferences], self._clock())
+
+    def _latency(self) -> dict[str, object]:
+        now = self._clock()
+        recent = [latency for when, latency in self._inferences if now - when < RECENT]
+        if not recent:
+            return {}
+        return {
+            "latency mean [ms]": f"{1e3 * fmean(recent):.1f}",
+            "latency max [ms]": f"{1e3 * max(recent):.1f}",
+        }
+
+    def _timing(self) -> dict[str, object]:
+        parts = {f"{part} [ms]": f"{1e3 * seconds:.1f}" for part, seconds in self.seconds.items()}
+        return {**self._latency(), **parts}
+
+    def _scale(self) -> dict[str, object]:
+        return {**(scale_values(self._update) if self._update else {}), **self.geometry}
+
+    # What is wrong.
+
+    def _network_problems(self) -> list[Problem]:
+        level, text = WARN, ""
         if self._failure:
-            return DiagnosticStatus.ERROR, self._failure
-        if self.state != "ready":
-            return DiagnosticStatus.WARN, self.state
-        if self._update is not None and self._update.missing:
-            reason = "do not run, see notices"
-            if self._compiling:
-                reason = "are being compiled"
-            return DiagnosticStatus.WARN, f"{_window_of(self._update)}: more {reason}"
-        if self._is_noise:
-            return DiagnosticStatus.WARN, self.network["weights"]
-        return DiagnosticStatus.OK, "ready"
+            level, text = ERROR, self._failure
+        elif self.state != "ready":
+            text = self.state
+        elif self._update is not None and self._update.missing:
+            reason = "are being compiled" if self._compiling else "do not run, see notices"
+            text = f"{window_of(self._update)}: more {reason}"
+        elif self._is_noise:
+            text = self.network["weights"]
+        return [Problem("network", "state", level, text, is_held=False)]
 
-    def _geometry(self, name: str) -> DiagnosticStatus:
-        update = self._update
-        if update is None:
-            return _status(name, DiagnosticStatus.OK, "no inference yet", self.geometry)
-        scale = f"metres, from {update.scale_source}" if update.metric else "units are arbitrary"
-        values = {
-            "scale": scale,
-            "scale source": update.scale_source,
-            **_scale_values(update),
-            "network's focal length against camera_info": (
-                "no camera_info" if update.focal is None else f"{update.focal - 1:+.1%}"
-            ),
-            "window": _window_of(update),
-            **self._map.values(),
-            "windows refused": self._counts["windows refused"],
-            "windows doubtful": self._counts["windows doubtful"],
-            **self.geometry,
-        }
-        if warning := self._map.warning(is_noise=self._is_noise):
-            return _status(name, DiagnosticStatus.WARN, warning, values)
-        return _status(name, DiagnosticStatus.OK, scale, values)
+    def _scale_and_tf_problems(self) -> list[Problem]:
+        conflict = "" if self._update is None else self._update.scale.conflict
+        asked_off = self.tf.startswith("off: tf_mode is none")
+        off = self.tf.startswith(("off:", "late:")) and not asked_off
+        return [
+            Problem("scale", "conflict", WARN, conflict),
+            Problem("tf", "state", WARN, self.tf if off else ""),
+        ]
 
     @property
     def _is_noise(self) -> bool:
         return "random" in self.network.get("weights", "")
-
-
-def _window_of(update: Update) -> str:
-    count, asked = len(update.views), len(update.views) + update.missing
-    if update.missing:
-        return f"{count} of {asked} frames"
-    return f"{count} frame{'s' * (count > 1)}"
-
-
-def _scale_values(update: Update) -> dict[str, str]:
-    """The scale and its uncertainty, once a source is sure."""
-    found = update.scale
-    if found.source == "none":
-        return {}
-    age = (update.views[-1].stamp_ns - found.stamp_ns) * 1e-9
-    return {
-        "scale correction due": f"{found.value:.4f}",
-        "scale sigma": f"{found.sigma:.4f}",
-        "scale age [s]": "given" if found.stamp_ns == 0 else f"{age:.1f}",
-        "scale conflict": found.conflict or "none",
-    }
-
-
-def _rate(times, now: float) -> str:
-    recent = [t for t in times if now - t < RECENT]
-    if len(recent) < 2 or recent[-1] == recent[0]:
-        return "0.0"
-    return f"{(len(recent) - 1) / (recent[-1] - recent[0]):.1f}"
-
-
-def _status(name: str, level: bytes, message: str, values: dict) -> DiagnosticStatus:
-    return DiagnosticStatus(
-        level=level,
-        name=name,
-        message=message,
-        hardware_id="",
-        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
-    )

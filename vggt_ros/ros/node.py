@@ -195,7 +195,7 @@ class VggtNode(Node):
         self.worker.call_soon(self.inference.reset)
 
     def _publish_diagnostics(self) -> None:
-        self.health.geometry["tf"] = self.transforms.state
+        self.health.tf = self.transforms.state
         self.health.set_compiling(self.inference.compiling)
         no_image = diagnose_missing_images(
             self, self.image_topic, self.health.seconds_without_image

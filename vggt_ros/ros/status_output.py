@@ -8,9 +8,11 @@ from vggt_ros.frames import Update
 from vggt_ros.mapping.status import LOST, RELOCALISING, STATES, UNCERTAIN
 from vggt_ros.msg import MapStatus
 from vggt_ros.ros import messages
+from vggt_ros.ros.alarms import WARN, Problem, RecentShare
 
 PATIENCE = 3.0  # seconds in a state that should pass, from which it is a warning
-MAX_REFUSED = 5  # windows in a row that do not fit the map, from which it is a warning
+MAX_REFUSED = 5  # windows in a row that do not fit the map, from which it is a warning,
+MAX_REFUSED_SHARE = 0.2  # and this share of the last 30
 SLOWLY = (
     "move more slowly, towards static surfaces with texture,"
     " then call ~/reset if it does not recover"
@@ -51,6 +53,10 @@ class MapHealth:
         self._update: Update | None = None
         self._since = clock()  # in this state
         self._refused_in_a_row = 0  # windows that did not fit the map
+        share = MAX_REFUSED_SHARE
+        self._refused = RecentShare(30, least=20, begins=share, ends=0.5 * share)
+        self._reason = ""  # why the last of them did not
+        self.windows_refused = self.windows_doubtful = 0
 
     def add(self, update: Update) -> None:
         """One more update."""
@@ -58,11 +64,21 @@ class MapHealth:
             self._since = self._clock()
         refused = not update.registration.accepted
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
+        self._refused.add(refused)
+        self._reason = update.registration.reason if refused else self._reason
+        self.windows_refused += refused
+        self.windows_doubtful += update.registration.doubtful
         self._update = update
+
+    @property
+    def state(self) -> str:
+        """Of `mapping.status.STATES`."""
+        return "no inference yet" if self._update is None else self._update.status.state
 
     def values(self) -> dict[str, object]:
         """Keys and values of the newest update."""
-        assert self._update is not None
+        if self._update is None:
+            return {"map state": self.state}
         found, status = self._update.registration, self._update.status
         return {
             "map state": status.state,
@@ -77,20 +93,38 @@ class MapHealth:
             "registration inlier share": f"{found.inlier_share:.2f}",
             "registration": found.reason or "accepted",
             "map reason": status.reason or "none",
+            "windows refused": self.windows_refused,
+            "windows refused lately": f"{self._refused.share:.0%}",
+            "windows doubtful": self.windows_doubtful,
         }
 
-    def warning(self, *, is_noise: bool) -> str:
-        """What is wrong and what to do, or ""; `is_noise`: the network has random weights."""
+    def problems(self, *, is_noise: bool) -> list[Problem]:
+        """What is wrong and what to do; `is_noise`: the network has random weights."""
         if self._update is None:
-            return ""
-        status, reason = self._update.status, self._update.registration.reason
-        expected = "expected, since the weights are random and their geometry is noise"
+            return []
+        text = self._refusals() or self._lasting_state()
+        if text:
+            expected = "expected, since the weights are random and their geometry is noise"
+            advice = expected if is_noise else ADVICE.get(self.state, SLOWLY)
+            text = f"{text}; {advice}"
+        return [
+            Problem("map", "windows", WARN, text),
+            Problem("map", "loops", WARN, self._update.status.graph),
+        ]
+
+    def _refusals(self) -> str:
         if self._refused_in_a_row >= MAX_REFUSED:
-            fault = f"{self._refused_in_a_row} windows in a row do not fit the map: {reason}"
-            return f"{fault}; {expected if is_noise else ADVICE.get(status.state, SLOWLY)}"
+            return f"{self._refused_in_a_row} windows in a row do not fit the map: {self._reason}"
+        if self._refused.is_high:
+            share = f"{self._refused.share:.0%} of the last {self._refused.total} windows"
+            return f"{share} do not fit the map: {self._reason}"
+        return ""
+
+    def _lasting_state(self) -> str:
+        assert self._update is not None
+        status, reason = self._update.status, self._update.registration.reason
         seconds = self._clock() - self._since
-        if status.state in ADVICE and seconds > PATIENCE:
-            fault = f"{status.state} for {seconds:.0f} s"
-            fault += f": {status.reason or reason}" if status.reason or reason else ""
-            return f"{fault}; {expected if is_noise else ADVICE[status.state]}"
-        return status.graph
+        if status.state not in ADVICE or seconds <= PATIENCE:
+            return ""
+        reason = status.reason or reason
+        return f"{status.state} for {seconds:.0f} s" + (f": {reason}" if reason else "")

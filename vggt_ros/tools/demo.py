@@ -115,6 +115,7 @@ class Monitor:
         self.every, self.number = 1, 0
         self.latencies: list[float] = []
         self.random_weights = False
+        self.problem = ""
         self.began = time.monotonic()
 
     def run(self, seconds: float, failure: Callable[[], str]) -> None:
@@ -181,6 +182,9 @@ class Monitor:
             f"latency {received.latency_s:.2f} s   {dropped} dropped   {received.points:,} points"
         )
         print(line, flush=True)
+        if received.problem != self.problem:
+            self.problem = received.problem
+            print(f"{tick:4.0f} s   {self.problem or 'all is well again'}", flush=True)
         if self.viewer:
             warning = "\n\n**random weights: noise, not a map**" if self.random_weights else ""
             self.viewer.set_status(line.strip() + warning)
@@ -208,6 +212,7 @@ class Monitor:
             "messages": received.counts,
             "silent": received.missing_topics,
             "reset_answered": reset,
+            "problem": received.problem,
             "diagnostics": received.diagnostics,
         }
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from jaxtyping import Float, Float32, Float64, UInt8, UInt32
 from nav_msgs.msg import Path
@@ -74,8 +74,9 @@ class Received(NamedTuple):
     points: int  # finite ones in the newest cloud
     latency_s: float  # from the newest depth's stamp to its arrival; NaN before it
     input_size: tuple[int, int]  # width and height of the camera's image; zeros before it
-    diagnostics: dict[str, str]
+    diagnostics: dict[str, str]  # of all statuses of the node
     tracks: ReceivedTracks | None
+    problem: str = ""  # what the newest summary says is wrong
 
     @property
     def missing_topics(self) -> list[str]:
@@ -102,6 +103,8 @@ class Listener:
         self._points, self._latency = 0, float("nan")
         self._input_size = (0, 0)
         self._diagnostics: dict[str, str] = {}
+        self._problem = ""
+        self._name = node_name
         self._tracks: ReceivedTracks | None = None
         self._subscribe(node_name)
         self._queries = self._node.create_publisher(QueryPoints, f"{node_name}/query_points", 1)
@@ -132,6 +135,7 @@ class Listener:
                 self._input_size,
                 dict(self._diagnostics),
                 self._tracks,
+                self._problem,
             )
 
     def query(self, uv: Float[np.ndarray, "n 2"]) -> None:
@@ -213,7 +217,12 @@ class Listener:
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         with self._lock:
             for status in msg.status:
+                name, _, part = status.name.removeprefix("/").partition(": ")
+                if name != self._name:
+                    continue
                 self._diagnostics.update((pair.key, pair.value) for pair in status.values)
+                if not part:  # the summary
+                    self._problem = status.message if status.level != DiagnosticStatus.OK else ""
 
     def _add_part(self, msg: Any, part: str, value: Any) -> None:
         """Keep one output of a stamp; pass all of them on when the last has arrived."""
