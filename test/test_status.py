@@ -11,9 +11,11 @@ from made_updates import CAMERA, PERIOD, keyframes, pose, stamp, update, view
 from node_rig import PERIOD as RIG_PERIOD
 from node_rig import START as RIG_START
 from node_rig import TIMEOUT, Rig
+from rclpy.serialization import deserialize_message
 from vggt_ros.msg import MapStatus as MapStatusMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
+from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.mapping.scale import Estimate
 from vggt_ros.mapping.status import (
     INITIALISING,
@@ -179,13 +181,19 @@ def test_five_refused_windows_in_a_row_are_a_warning(weights: str, advice: str):
 # ---- keyframes ----------------------------------------------------------------------------------
 
 
+def markers(snapshot: KeyframePoses, i: int) -> list[Marker]:
+    """Those of segment 0 at frame i."""
+    data = keyframes_message(snapshot, 0, stamp(i), "map")
+    return list(deserialize_message(data, MarkerArray).markers)
+
+
 def ends(marker: Marker) -> np.ndarray:
     return np.array([[p.x, p.y, p.z] for p in marker.points]).reshape(-1, 2, 3)
 
 
 def test_keyframes_are_drawn_where_they_stand_and_loops_join_them():
     snapshot = keyframes([0, 1, 2, 7], segments={7: 5}, loops=np.array([[0, 2], [1, 7]]))
-    cameras, loops = keyframes_message(snapshot, 0, stamp(3), "map").markers
+    cameras, loops = markers(snapshot, 3)
     for marker in (cameras, loops):
         assert marker.header.frame_id == "map" and marker.type == Marker.LINE_LIST
     lines = ends(cameras).reshape(3, 3, 2, 3)  # keyframe, line, end
@@ -197,7 +205,7 @@ def test_keyframes_are_drawn_where_they_stand_and_loops_join_them():
 
 @pytest.mark.parametrize("frames", [[], [4]])
 def test_few_keyframes_are_drawn_too(frames: list[int]):
-    cameras, loops = keyframes_message(keyframes(frames), 0, stamp(0), "map").markers
+    cameras, loops = markers(keyframes(frames), 0)
     assert len(ends(cameras)) == 3 * len(frames)
     assert cameras.action == (Marker.ADD if frames else Marker.DELETE)
     assert loops.action == Marker.DELETE

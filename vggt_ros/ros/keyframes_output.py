@@ -3,13 +3,12 @@
 """The keyframes of the map for RViz: each a small camera, and a line for each loop."""
 
 import numpy as np
-from geometry_msgs.msg import Point
-from jaxtyping import Float
 from std_msgs.msg import ColorRGBA, Header
-from visualization_msgs.msg import Marker, MarkerArray
+from visualization_msgs.msg import Marker
 
 from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.ros import messages
+from vggt_ros.ros.serialised import marker_bytes
 
 CAMERA = np.array([[0.0, 0, 0], [-1, 0, 2], [1, 0, 2]])  # apex and edge of the picture
 SIZE = 0.15  # of a camera, in typical steps between two keyframes
@@ -22,10 +21,11 @@ def keyframes_message(
     stamp_ns: int,
     frame_id: str,
     newest: int | None = None,
-) -> MarkerArray:
-    """Keyframes and loops of one segment, in the map's frame; none after `newest`, if given.
+) -> bytes:
+    """A serialised MarkerArray: keyframes and loops of one segment, in the map's frame.
 
-    Cameras have a fixed share of the usual step between two of them, whatever the unit.
+    None after `newest`, if given. Cameras have a fixed share of the usual step between two of them,
+    whatever the unit.
     """
     shown = keyframes.segments == segment
     if newest is not None:
@@ -35,34 +35,33 @@ def keyframes_message(
     step = float(np.median(steps)) if steps.any() else 1.0
     corners = np.einsum("nij,cj->nci", keyframes.rotation[shown], SIZE * step * CAMERA)
     corners += places[:, None]
-    place_of = dict(zip(keyframes.ids[shown].tolist(), places, strict=True))
-    loops = [
-        (place_of[one], place_of[other])
-        for one, other in keyframes.loops.tolist()
-        if one in place_of and other in place_of
+    ids = keyframes.ids[shown]
+    loops = keyframes.loops[np.isin(keyframes.loops, ids).all(axis=1)]
+    ends = [
+        corners[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 3),
+        places[np.searchsorted(ids, loops)].reshape(-1, 3),
     ]
     head, width = messages.header(stamp_ns, frame_id), 0.05 * step
-    cameras = corners[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 3)
-    return MarkerArray(
-        markers=[
-            _lines(head, "keyframes", cameras, width, KEYFRAME),
-            _lines(head, "loops", np.array(loops).reshape(-1, 3), width, LOOP),
-        ]
-    )
+    kinds = ("keyframes", KEYFRAME), ("loops", LOOP)
+    markers = [
+        _lines(head, name, width, colour, any_points=len(mine) > 0)
+        for (name, colour), mine in zip(kinds, ends, strict=True)
+    ]
+    return marker_bytes(markers, ends)
 
 
 def _lines(
     head: Header,
     name: str,
-    ends: Float[np.ndarray, "n 3"],
     width: float,
     colour: tuple[float, float, float],
+    *,
+    any_points: bool,
 ) -> Marker:
     """Lines between each two of the points; RViz refuses a marker without any."""
     marker = Marker(header=head, ns=name, type=Marker.LINE_LIST)
-    marker.action = Marker.ADD if len(ends) else Marker.DELETE
+    marker.action = Marker.ADD if any_points else Marker.DELETE
     marker.pose.orientation.w = 1.0
     marker.scale.x = width
     marker.color = ColorRGBA(r=colour[0], g=colour[1], b=colour[2], a=1.0)
-    marker.points = [Point(x=x, y=y, z=z) for x, y, z in ends.tolist()]
     return marker

@@ -14,7 +14,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, PoseStamped, Transform, TransformStamped
 from jaxtyping import Float, Float32, UInt8, UInt32
-from nav_msgs.msg import Odometry, Path
+from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
@@ -183,16 +183,6 @@ def _cloud(
     return msg, _resized(msg, msg.height * msg.row_step).reshape(*shape, POINT_STEP)
 
 
-def set_poses(poses: Sequence[Pose], world_from_camera: Float[np.ndarray, "n 4 4"]) -> None:
-    """Other places for poses that are kept."""
-    quaternions = quaternion_from_rotation(world_from_camera[:, :3, :3])
-    rows = np.concatenate([world_from_camera[:, :3, 3], quaternions], axis=1).tolist()
-    for pose, (x, y, z, *quaternion) in zip(poses, rows, strict=True):
-        position, orientation = pose.position, pose.orientation
-        position.x, position.y, position.z = x, y, z
-        orientation.x, orientation.y, orientation.z, orientation.w = quaternion
-
-
 def pose_message(head: Header, world_from_camera: Float[np.ndarray, "4 4"]) -> PoseStamped:
     """The camera's optical frame seen from the frame of `head`."""
     pose = Pose()
@@ -238,11 +228,6 @@ def transform_message(
     transform = Transform()
     _fill(transform.translation, transform.rotation, parent_from_child)
     return TransformStamped(header=head, child_frame_id=child, transform=transform)
-
-
-def path_message(head: Header, poses: list[PoseStamped]) -> Path:
-    """Poses, each at its own stamp."""
-    return Path(header=head, poses=poses)
 
 
 def tracks_message(head: Header, tracks: Tracks, window_id: int, segment: int) -> PointTracks:

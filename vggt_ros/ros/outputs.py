@@ -175,7 +175,7 @@ class Outputs:
     # To late subscribers of latched topics.
 
     def _send_path_if_any(self) -> None:
-        if self.path.poses:
+        if not self.path.is_empty:
             self._path.send(lambda _: self.path.message())
 
     def _send_map_if_any(self) -> None:

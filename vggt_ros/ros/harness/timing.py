@@ -112,15 +112,15 @@ def message_times(
     message, where a part that two topics share counts for the first.  `image_size` is width and
     height.
     """
-    with _node(InstantEngine(network_width), window_size) as node:
+    with measured_node(InstantEngine(network_width), window_size) as node:
         rng = np.random.default_rng(0)
         image = rng.integers(0, 255, (*reversed(image_size), 3), dtype=np.uint8)
-        node.inference.infer(Task(_image(0, image), time.monotonic()))
+        node.inference.infer(Task(image_at(0, image), time.monotonic()))
         ids = list(range(queries))
         node.inference.query(QueryPoints(ids=ids, u=[50.0 + i for i in ids], v=[40.0 for _ in ids]))
         samples: dict[str, list[float]] = {}
         for i in range(1, repeats + window_size + 1):
-            msg = _image(i, image)
+            msg = image_at(i, image)
             began = time.perf_counter()
             frame_from(msg)
             decoded = time.perf_counter()
@@ -134,12 +134,12 @@ def message_times(
     return [Part(name, median(times)) for name, times in samples.items()]
 
 
-def _image(i: int, image: UInt8[np.ndarray, "h w 3"]) -> Image:
+def image_at(i: int, image: UInt8[np.ndarray, "h w 3"]) -> Image:
     return image_message(header(START + i * PERIOD, "camera"), image)
 
 
 @contextmanager
-def _node(engine: InstantEngine, window_size: int) -> Iterator[VggtNode]:
+def measured_node(engine: InstantEngine, window_size: int) -> Iterator[VggtNode]:
     """A node on a context of its own, and a process that subscribes to every topic."""
     context = Context()
     context.init()

@@ -14,13 +14,19 @@ from vggt_ros.tools.loopback import stay_on_this_machine
 # In a process of its own, since tools do not import ros/.
 MEASURE = """
 import json, sys
+from vggt_ros.ros.harness.growing import grown_times
 from vggt_ros.ros.harness.timing import message_times
-print(json.dumps(message_times(int(sys.argv[1]))))
+parts = message_times(int(sys.argv[1]))
+late = [(f"late/{name}", median) for name, median in grown_times(5 * int(sys.argv[1]))]
+print(json.dumps([*parts, *late]))
 """
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Median milliseconds of each part of a frame; the last row is the sum."""
+    """Median milliseconds of each part of a frame and of their sum, then of a long run.
+
+    In the rows `late/` path, keyframes and cloud have their default lengths.
+    """
     stay_on_this_machine()
     command = [sys.executable, "-c", MEASURE, str(4 * options.repeats)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
