@@ -274,7 +274,7 @@ class Pipeline:
     ) -> tuple[InferenceResult, CameraPair | None, LoopView | None]:
         """The network's output for the window; with an extra view also where that one stands."""
         newest, key, image = self._held[ids[-1]], None, None
-        depth_frames, size = self.settings.depth_frames, self.settings.window_size
+        depth_frames, size = self.settings.frames_with_depth, self.settings.window_size
         is_first = len(ids) <= min(depth_frames, size - 1)  # all cameras would be measured by it
         if extra is not None:
             self._baseline.attempt(newest.frame.stamp_ns)

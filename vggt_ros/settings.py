@@ -35,6 +35,12 @@ class Settings:
         4, "Frames in one inference; its cost grows faster than linearly", between=(1, 64)
     )
     stride: int = setting(1, "New frames between two inferences", between=(1, 64))
+    depth_frames: int = setting(
+        0,
+        "Newest frames of a window whose depth is computed; 0: all but the oldest. Fewer cost less,"
+        " and the map's scale drifts more",
+        between=(0, 64),
+    )
     network_width: int = setting(
         0, "Width of the network's image in pixels; 0: what the model was made for",
         between=(0, 2044), step=14,
@@ -128,9 +134,14 @@ class Settings:
         return int("baseline" in self.sources or (self.loops and self.has_map))
 
     @property
-    def depth_frames(self) -> int:
-        """Newest frames that get depth: the new ones, and one that ties them to the last window."""
-        return min(self.window_size, self.stride + 1)
+    def frames_with_depth(self) -> int:
+        """Newest frames that get depth: the new ones, and at least one that ties them to the map.
+
+        By default all but the oldest, before which an extra view may stand.
+        """
+        most = self.window_size - 1
+        wanted = min(self.depth_frames or most, most)
+        return min(self.window_size, max(self.stride + 1, wanted))
 
     def grid(self, input_width: int, input_height: int, default_width: int) -> Grid:
         """The network's pixel grid for a camera's image; `default_width` is the network's own.

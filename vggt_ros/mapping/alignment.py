@@ -23,6 +23,7 @@ from vggt_ros.geometry import Similarity, lever_arm_jacobian, rotation_angle
 from vggt_ros.mapping.map_frames import SAME_VIEW, MapFrame, median_depth, view_overlap
 from vggt_ros.mapping.noise import MIN_NOISE, NoiseEstimate
 from vggt_ros.mapping.registration import (
+    ScaleFit,
     average_frames,
     centre_spread,
     estimate_gauge,
@@ -151,11 +152,7 @@ def _fit(
     after, found = _insert(segment, placed, laid.gauge, fitted)
     several = len(pairs) > 1
     checked = seen is not None and seen.overlap > CHECKED_OVERLAP
-    scales = None
-    by_depth, by_baselines = fit.by_depth, fit.by_baselines
-    if seen is not None and checked and by_depth is not None and by_baselines is not None:
-        ratio = seen.ratio - float(np.log(fit.scale))
-        scales = (by_depth - by_baselines, ratio + by_depth, ratio + by_baselines)
+    scales = _third_depth(pairs, placed[-1], fit, noise)
     noise = noise.observed(
         residual=residual if several else None,
         turn=laid.turn if several else None,
@@ -164,6 +161,29 @@ def _fit(
         view=seen.spread if seen is not None and checked else None,
     )
     return after._replace(overlap=seen), found, noise
+
+
+def _third_depth(
+    pairs: list[tuple[MapFrame, MapFrame]],
+    newest: MapFrame,
+    fit: ScaleFit,
+    noise: NoiseEstimate,
+) -> tuple[float, float, float] | None:
+    """What tells errors of depth from errors of baselines (`NoiseEstimate.observed`).
+
+    The newest view is compared with a frame whose depth this window does not have, since depths
+    that the scale was taken from err as it does.
+    """
+    if fit.by_depth is None or fit.by_baselines is None:
+        return None
+    apart = [known for known, now in pairs if known.depth is not None and now.depth is None]
+    if not apart:
+        return None
+    seen = view_overlap(apart[-1], newest, max(SAME_VIEW, 2.5 * noise.view))
+    if seen is None or not seen.overlap > CHECKED_OVERLAP:
+        return None
+    ratio = seen.ratio - float(np.log(fit.scale))
+    return fit.by_depth - fit.by_baselines, ratio + fit.by_depth, ratio + fit.by_baselines
 
 
 def _is_near(

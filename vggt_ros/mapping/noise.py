@@ -28,7 +28,7 @@ class NoiseEstimate:
     turns: tuple[float, ...] = (0.006,) * PRIOR  # of a camera about each axis, radians
     shifts: tuple[float, ...] = (0.03,) * PRIOR  # of its centre, a share of its distance
     # Squared log ratios: of the scales by depth and by baselines; and of the newest view's depth to
-    # that of the view before, where the window has the scale by depth, or the one by baselines.
+    # that of a frame which gave no scale, where the window has that by depth, or by baselines.
     contradictions: tuple[float, ...] = (0.03**2 * CHI2_MEDIAN,) * PRIOR
     by_depth: tuple[float, ...] = (0.015**2 * CHI2_MEDIAN,) * PRIOR
     by_baseline: tuple[float, ...] = (0.03**2 * CHI2_MEDIAN,) * PRIOR
@@ -69,7 +69,7 @@ class NoiseEstimate:
         """By how much the variance of the scale by depth is larger than that by baselines.
 
         How much they contradict is the sum of both; which of them is at fault shows in a third
-        depth, that of the newest view, which they make agree with the map more or less well.
+        depth, of a frame that gave no scale: they make the newest view agree with it more or less.
         """
         return _variance(self.by_depth) - _variance(self.by_baseline)
 

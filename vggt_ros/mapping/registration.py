@@ -111,7 +111,7 @@ def _scale_by_depth(
     if not values:
         return None, 1.0
     mean = float(np.average(values, weights=weights))
-    return (mean, noise.depth_scale / float(np.sqrt(sum(weights)))), agree / pixels
+    return (mean, noise.depth_scale), agree / pixels
 
 
 def _scale_by_baselines(

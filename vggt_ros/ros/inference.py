@@ -228,7 +228,7 @@ class InferenceWorker:
         self._engine.prepare(
             (grid.height, grid.width),
             settings.window_size,
-            depth_frames=settings.depth_frames,
+            depth_frames=settings.frames_with_depth,
             extra_views=settings.extra_views,
         )
 

@@ -61,6 +61,7 @@ class Parameters:
         0.0, "Frames per second that are used at most, by their stamps; 0: all",
         between=(0.0, 1000.0), live=True,
     )  # fmt: skip
+    depth_frames: int = _shared("depth_frames")
     network_width: int = _shared("network_width")
 
     keyframes: bool = _shared("keyframes")

@@ -32,6 +32,7 @@ def run(
     model: str = "small",
     window_size: int = Settings.window_size,
     stride: int = Settings.stride,
+    depth_frames: int = Settings.depth_frames,
     network_width: int = Settings.network_width,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str = "auto",
@@ -86,6 +87,7 @@ def run(
     settings = Settings(
         window_size=window_size,
         stride=stride,
+        depth_frames=depth_frames,
         network_width=network_width,
         min_confidence=min_confidence,
         intrinsics=intrinsics,

@@ -67,7 +67,7 @@ def warm(
     shapes = needed(
         (grid.height, grid.width),
         range(1, window_size + 1),
-        depth_frames=settings.depth_frames,
+        depth_frames=settings.frames_with_depth,
         queries={0, queries},
         extra_views=settings.extra_views,
     )
