@@ -192,7 +192,7 @@ def place_views(
     for i, (key, frame) in enumerate(zip(window.frame_ids, frames, strict=True)):
         j = i - without_depth
         if j < 0 and key in known:
-            views[key] = _corrected(known[key], placed.keyframes, correction)
+            views[key] = corrected(known[key], placed.keyframes, correction)
             continue
         views[key] = View(
             frame_id=key,
@@ -211,7 +211,7 @@ def place_views(
     return views
 
 
-def _corrected(view: View, keyframes: KeyframePoses, correction: Correction) -> View:
+def corrected(view: View, keyframes: KeyframePoses, correction: Correction) -> View:
     """A view as it was known, where its keyframe is now."""
     motion = correction.moved.get(view.keyframe)
     if motion is not None:

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
 from vggt_ros.geometry import transform, unproject
+from vggt_ros.mapping.agreement import is_smooth
 from vggt_ros.mapping.corrections import Correction
 from vggt_ros.mapping.voxel_table import VoxelTable
 
 MAX_PIXELS = 26_000  # of one view that are added; at 518 x 392 every third row and column
-EDGE = 0.08  # relative step of depth to a neighbour beyond which a pixel mixes two surfaces
 MOVED_AT_ONCE = 20_000  # voxels that one call of `follow` puts into new cells, about
 MOVED_SHARE = 0.02  # of all voxels that left their cell, from which they are put into new ones
 MAX_ROWS = 4096  # of owners, from which those of removed keyframes are joined
@@ -99,11 +99,7 @@ class VoxelMap:
         """
         step = max(1, int(np.ceil((depth.size / MAX_PIXELS) ** 0.5)))
         thin = np.ascontiguousarray(depth[::step, ::step], np.float32)
-        limit = EDGE * thin
-        sound = np.zeros(thin.shape, bool)  # False at the rim, which has no neighbour
-        sound[:-1, :-1] = np.abs(thin[:-1, 1:] - thin[:-1, :-1]) < limit[:-1, :-1]
-        sound[:-1, :-1] &= np.abs(thin[1:, :-1] - thin[:-1, :-1]) < limit[:-1, :-1]
-        sound &= (thin > 0) & (confidence[::step, ::step] >= min_confidence)
+        sound = is_smooth(thin) & (thin > 0) & (confidence[::step, ::step] >= min_confidence)
         coarse = np.diag([1.0 / step, 1.0 / step, 1.0]) @ intrinsics
         points = unproject(thin, coarse.astype(np.float32))[sound]
         points = transform(world_from_camera.astype(np.float32), points)

@@ -5,14 +5,17 @@
 Every part is computed once, and only when a topic needs it.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from vggt_ros.frames import View
 from vggt_ros.imaging.grid import Grid
 from vggt_ros.ros.clouds import camera_points
+
+Surface = Callable[[View], Bool[np.ndarray, "h w"]]
 
 SAME_SURFACE = 1.1  # neighbouring depths within this ratio are blended, others never
 
@@ -20,8 +23,17 @@ SAME_SURFACE = 1.1  # neighbouring depths within this ratio are blended, others 
 class DepthOutput:
     """A view that has depth, masked below `min_confidence`, on the chosen pixel grid."""
 
-    def __init__(self, view: View, *, min_confidence: float, on_input_grid: bool):
+    def __init__(
+        self,
+        view: View,
+        *,
+        min_confidence: float,
+        on_input_grid: bool,
+        surface: Surface | None = None,
+    ):
+        """`surface`: which pixels of the network's grid may be points; None: all with depth."""
         self.view = view
+        self._surface = surface
         self._min_confidence = min_confidence
         self._on_input_grid = on_input_grid
 
@@ -38,19 +50,27 @@ class DepthOutput:
 
     @cached_property
     def depth(self) -> Float32[np.ndarray, "h w"]:
-        masked = self.view.masked_depth(self._min_confidence)
-        return on_input_grid(masked, self.view.grid) if self._on_input_grid else masked
+        return self._on_grid(self._network_depth)
+
+    @cached_property
+    def _network_depth(self) -> Float32[np.ndarray, "h w"]:
+        return self.view.masked_depth(self._min_confidence)
+
+    def _on_grid(self, values: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "H W"]:
+        return on_input_grid(values, self.view.grid) if self._on_input_grid else values
 
     @cached_property
     def confidence(self) -> Float32[np.ndarray, "h w"]:
         assert self.view.confidence is not None
-        if self._on_input_grid:
-            return on_input_grid(self.view.confidence, self.view.grid)
-        return self.view.confidence
+        return self._on_grid(self.view.confidence)
 
     @cached_property
     def points(self) -> Float32[np.ndarray, "h w 3"]:
-        return camera_points(self.depth, self.intrinsics)
+        """NaN where there is no depth, and where the pixel is not surface."""
+        if self._surface is None:
+            return camera_points(self.depth, self.intrinsics)
+        seen = np.where(self._surface(self.view), self._network_depth, np.float32(np.nan))
+        return camera_points(self._on_grid(seen), self.intrinsics)
 
 
 def on_input_grid(values: Float32[np.ndarray, "h w"], grid: Grid) -> Float32[np.ndarray, "H W"]:

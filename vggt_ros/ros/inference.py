@@ -196,6 +196,8 @@ class InferenceWorker:
         if result.timeline != self._timeline:
             return
         self._outputs.publish(result.update)
+        self._health.geometry["agreement"] = self._outputs.surface.state
+        self._health.set_warning("agreement", self._outputs.surface.warning)
         seconds = {**result.update.seconds, **self._outputs.seconds}
         self._health.inferred(result.update, time.monotonic() - result.arrived, seconds)
 

@@ -22,7 +22,7 @@ from vggt_ros.mapping.voxels import OwnedCloud
 from vggt_ros.msg import MapStatus, PointTracks
 from vggt_ros.ros import messages
 from vggt_ros.ros.clouds import WindowCloud
-from vggt_ros.ros.depth_output import DepthOutput
+from vggt_ros.ros.depth_output import DepthOutput, Surface
 from vggt_ros.ros.following import Change, MapFollower
 from vggt_ros.ros.keyframes_output import keyframes_message
 from vggt_ros.ros.map_output import MapOutput
@@ -31,6 +31,7 @@ from vggt_ros.ros.path_output import PathOutput
 from vggt_ros.ros.pose_output import PoseOutput
 from vggt_ros.ros.robot import Robot
 from vggt_ros.ros.status_output import status_message
+from vggt_ros.ros.surface import SurfaceFilter
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.ros.when_lost import is_located
 
@@ -88,7 +89,7 @@ class Outputs:
     ):
         self._parameters, self.transforms = parameters, transforms
         self._world = parameters.now.world_frame
-        self._follower = MapFollower()
+        self._follower, self.surface = MapFollower(), SurfaceFilter()
         self._poses = PoseOutput(parameters.now, robot.base_from_camera)
         self._newest: tuple[Update, int] | None = None  # and the segment that is shown
         self._keyframes_sent_ns = 0
@@ -129,10 +130,11 @@ class Outputs:
         parameters = self._parameters.now
         fresh = update.views[len(update.views) - update.fresh :]
         self.transforms.send(update)
+        change = self._follower.follow(update)
+        self.surface.update(update, change)
         for view in fresh:
             if view.depth is not None:
                 self._publish_view(view, parameters)
-        change = self._follower.follow(update)
         self._publish_poses(update, change, parameters.path_length)
         self._publish_window(update, parameters)
         self._status.send(lambda _: status_message(update, parameters.world_frame))
@@ -150,6 +152,7 @@ class Outputs:
         """Start an empty map and an empty path, which is published."""
         self._newest = None
         self._follower.reset()
+        self.surface.reset()
         self.path.clear()
         self.map.reset()
         self._poses.reset()
@@ -202,6 +205,7 @@ class Outputs:
             view,
             min_confidence=parameters.min_confidence,
             on_input_grid=parameters.depth_resolution == "input",
+            surface=self._surface(parameters),
         )
         head = messages.header(view.stamp_ns, view.camera)
         height, width = output.rgb.shape[:2]
@@ -221,6 +225,11 @@ class Outputs:
                 head, output.points, output.rgb, output.confidence, into=kept
             )
         )
+
+    def _surface(self, parameters: Parameters) -> Surface | None:
+        if parameters.min_agreement == 0:
+            return None
+        return lambda view: self.surface.surface(view, parameters)
 
     def _publish_poses(self, update: Update, change: Change, max_length: int) -> None:
         self.path.update(update, change, max_length)

@@ -89,6 +89,16 @@ class Parameters:
 
     # What is published.
     min_confidence: float = _shared("min_confidence")
+    min_agreement: int = setting(
+        0,
+        "How many other views, of the window and the last before it, must see a point of ~/points"
+        " at its depth; 0: none",
+        between=(0, 4), live=True,
+    )  # fmt: skip
+    agreement_tolerance: float = setting(
+        0.1, "Relative difference of depth up to which another view agrees with a point",
+        between=(0.001, 1.0), live=True,
+    )  # fmt: skip
     depth_resolution: Literal["network", "input"] = setting(
         "network", "Pixel grid of depth, confidence, rgb: the network's or the camera's", live=True
     )
@@ -156,6 +166,11 @@ class Parameters:
             settings.check_relocalises()
         elif not self.mapping:
             raise UserError("mapping is false, but there is no map: set map to a saved one")
+        if self.min_agreement > 0 and self.window_size == 1:
+            raise UserError(
+                f"min_agreement is {self.min_agreement}, but window_size 1 leaves no other view to"
+                " agree: set window_size to 2 or more"
+            )
         trees = {  # frames that the transforms of a mode connect
             "camera": ("world_frame", "camera_frame", "visual_odom_frame"),
             "auto": ("world_frame", "camera_frame", "visual_odom_frame"),

@@ -1,0 +1,163 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Which pixels of a depth image are surface: seen at that place by other views, not at an edge.
+
+All is computed some rows at a time, so that what is needed in between stays in the cache.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from vggt_ros.geometry import inverse_rigid
+
+EDGE = 0.08  # relative step of depth to a neighbour beyond which a pixel mixes two surfaces
+ROWS = 28  # of an image at a time
+MANY = 0.3  # share of pixels that are still open, from which all are faster than a list of them
+
+
+class DepthView(NamedTuple):
+    """One view's depth, and where it was seen from."""
+
+    rimmed: Float32[np.ndarray, "h+2 w+2"]  # along z, with a rim of NaN, as where it is not known
+    intrinsics: Float[np.ndarray, "3 3"]
+    world_from_camera: Float[np.ndarray, "4 4"]
+
+    @classmethod
+    def of(
+        cls,
+        depth: Float32[np.ndarray, "h w"],
+        intrinsics: Float[np.ndarray, "3 3"],
+        world_from_camera: Float[np.ndarray, "4 4"],
+    ) -> "DepthView":
+        """`depth`: above 0, or NaN."""
+        rimmed = np.full((depth.shape[0] + 2, depth.shape[1] + 2), np.nan, np.float32)
+        rimmed[1:-1, 1:-1] = depth
+        return cls(rimmed, intrinsics, world_from_camera)
+
+    @property
+    def depth(self) -> Float32[np.ndarray, "h w"]:
+        return self.rimmed[1:-1, 1:-1]
+
+
+def is_smooth(depth: Float32[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Whether a pixel's depth is nearly that of its right and of its lower neighbour.
+
+    False where one of the three is not known, and in the last row and column.
+    """
+    smooth = np.zeros(depth.shape, bool)
+    for row in range(0, len(depth) - 1, ROWS):
+        part = depth[row : row + ROWS + 1]
+        here = part[:-1, :-1]
+        limit = np.float32(EDGE) * here
+        right, down = np.abs(part[:-1, 1:] - here), np.abs(part[1:, :-1] - here)
+        smooth[row : row + len(here), :-1] = np.maximum(right, down, out=right) < limit
+    return smooth
+
+
+def agreed(
+    view: DepthView, others: Sequence[DepthView], needed: int, tolerance: float
+) -> Bool[np.ndarray, "h w"]:
+    """Pixels whose point is seen at its depth by `needed` of the other views, away from edges.
+
+    A view sees a point at its depth where its own depth at the point's pixel is the same within
+    `tolerance` (relative). Views are asked in their order, the most similar one first, each for
+    the pixels that are still open. An edge is a step between two pixels that agree.
+    """
+    depth = view.depth
+    votes = np.zeros(depth.size, np.uint8)
+    open_pixels = None  # all
+    for i, other in enumerate(others):
+        projection = _Projection(view, other, tolerance)
+        if open_pixels is None:
+            votes += projection.seen().ravel()
+        else:
+            votes[open_pixels] += projection.seen_at(open_pixels)
+        possible = len(others) - i - 1  # votes that may still come
+        open_pixels = np.flatnonzero((votes < needed) & (votes + possible >= needed))
+        if len(open_pixels) > MANY * votes.size:
+            open_pixels = None
+        elif not len(open_pixels):
+            break
+    seen = (votes >= needed).reshape(depth.shape)
+    _remove_edges(seen, depth)
+    return seen
+
+
+def _remove_edges(seen: Bool[np.ndarray, "h w"], depth: Float32[np.ndarray, "h w"]) -> None:
+    """Leave out a pixel with a step to its right or lower neighbour, if that one was seen too."""
+    for row in range(0, len(depth), ROWS):
+        some, part = seen[row : row + ROWS + 1], depth[row : row + ROWS + 1]
+        limit = np.float32(EDGE) * part
+        right = np.abs(part[:, 1:] - part[:, :-1]) >= limit[:, :-1]
+        down = np.abs(part[1:] - part[:-1]) >= limit[:-1]
+        right &= some[:, 1:]
+        down &= some[1:]
+        kept = some[:ROWS]
+        kept[:, :-1] &= ~right[:ROWS]
+        kept[: len(down)] &= ~down
+
+
+class _Projection:
+    """Points of a view in the image of another one, whose depth there is compared with theirs."""
+
+    def __init__(self, view: DepthView, other: DepthView, tolerance: float):
+        self._depth, self._tolerance = view.depth, np.float32(tolerance)
+        self._known = other.rimmed  # the rim takes all that falls outside
+        there_from_here = inverse_rigid(other.world_from_camera) @ view.world_from_camera
+        # For the rim one pixel on, and half a one, so that cutting the fraction off rounds.
+        k = np.array([[1, 0, 1.5], [0, 1, 1.5], [0, 0, 1]]) @ other.intrinsics
+        turn = k @ there_from_here[:3, :3] @ np.linalg.inv(view.intrinsics)
+        # (u, v, 1) times depth by `turn`, plus `shift`, is pixel times depth there.
+        self._turn = turn.astype(np.float32)
+        self._shift = (k @ there_from_here[:3, 3]).astype(np.float32)
+
+    def seen(self) -> Bool[np.ndarray, "h w"]:
+        """Whether the other depth at each point's pixel is that of the point."""
+        height, width = self._depth.shape
+        u = np.arange(width, dtype=np.float32)
+        seen = np.empty((height, width), bool)
+        for row in range(0, height, ROWS):
+            rows = slice(row, min(row + ROWS, height))
+            v = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
+            self._compare(u, v, self._depth[rows], seen[rows])
+        return seen
+
+    def seen_at(self, pixels: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+        """The same for the points of these pixels."""
+        v, u = np.divmod(pixels, self._depth.shape[1])
+        seen = np.empty(len(pixels), bool)
+        depth = self._depth[v, u]
+        self._compare(u.astype(np.float32), v.astype(np.float32), depth, seen)
+        return seen
+
+    def _compare(
+        self,
+        u: Float32[np.ndarray, "*u"],
+        v: Float32[np.ndarray, "*v"],
+        depth: Float32[np.ndarray, "*p"],
+        seen: Bool[np.ndarray, "*p"],
+    ) -> None:
+        """Write the answer into `seen`: False where anything is NaN, or the point is behind."""
+        x, y, z = (row[0] * u + (row[1] * v + row[2]) for row in self._turn)
+        for axis, shift in zip((x, y, z), self._shift, strict=True):
+            axis *= depth
+            axis += shift
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            inverse = np.divide(np.float32(1.0), z, out=z)
+            x *= inverse
+            y *= inverse
+        height, width = self._known.shape
+        for axis, last in ((x, width - 1), (y, height - 1)):
+            np.fmax(axis, np.float32(0), out=axis)  # of NaN it makes 0
+            np.fmin(axis, np.float32(last), out=axis)
+        index = y.astype(np.int32)
+        index *= np.int32(width)
+        index += x.astype(np.int32)
+        ratio = self._known.ravel().take(index)
+        ratio *= inverse
+        ratio -= np.float32(1.0)
+        np.abs(ratio, out=ratio)
+        np.less_equal(ratio, self._tolerance, out=seen)
