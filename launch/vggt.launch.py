@@ -21,6 +21,7 @@ TOPICS = {
     "scale_depth": "sensor_msgs/Image, metric depth on the pixels of image, for scale_source depth",
     "scale_points": "sensor_msgs/PointCloud2 of a LiDAR, for scale_source depth",
     "baseline_image": "Image of a second camera, transported like image, for scale_source baseline",
+    "mask": "sensor_msgs/Image mono8 of a segmentation node, not zero: ignored; optional",
     "initialpose": "PoseWithCovarianceStamped: where the robot is in a saved map; optional",
 }
 # Topics in config/vggt.rviz, of a node without a namespace.

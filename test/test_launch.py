@@ -147,7 +147,8 @@ def test_the_parameters_file_is_used_for_all_that_is_not_given(launch: Start):
     file, overrides = node.parameters
     assert (file, overrides) == (str(ROOT / "config/node.yaml"), {})
     inputs = ["image", "camera_info", "odom", "imu", "scale_depth", "scale_points"]
-    assert node.remappings == [(name, name) for name in (*inputs, "baseline_image", "initialpose")]
+    more = ["baseline_image", "mask", "initialpose"]
+    assert node.remappings == [(name, name) for name in (*inputs, *more)]
 
 
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("True", True), ("false", False)])

@@ -5,9 +5,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8, UInt32
+from jaxtyping import Bool, Float, Float32, UInt8, UInt32
 
 from vggt_ros.imaging.grid import Grid
+from vggt_ros.imaging.masks import Masked
 from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.mapping.odometry import OdometryBuffer
 from vggt_ros.mapping.scale import NO_ESTIMATE, Estimate
@@ -17,6 +18,7 @@ from vggt_ros.mapping.velocity import Velocity
 
 IDENTITY = np.eye(4)
 IDENTITY.flags.writeable = False  # it is shared
+NOTHING = Masked()
 NO_KEYFRAMES = KeyframePoses.empty()
 
 
@@ -47,6 +49,7 @@ class Observation(NamedTuple):
     up_in_camera: Float[np.ndarray, "3"] | None = None  # of any length; used without a mount
     sensor_depth: Float32[np.ndarray, "h w"] | None = None  # metres on the image's pixels, or NaN
     extra_view: ExtraView | None = None  # for scale source baseline
+    mask: Bool[np.ndarray, "mh mw"] | None = None  # true: ignore; of the image's shape, any size
 
 
 class Needs(NamedTuple):
@@ -63,6 +66,12 @@ class WindowFrame(NamedTuple):
     grid: Grid
     pixels: UInt8[np.ndarray, "h w 3"]  # on that grid
     sensor_depth: Float32[np.ndarray, "h w"] | None = None  # on the image's pixels
+    masked: Masked = NOTHING  # what is ignored of it
+
+    @property
+    def shown(self) -> UInt8[np.ndarray, "h w 3"]:
+        """What the network sees: the pixels, or without what is covered."""
+        return self.pixels if self.masked.shown is None else self.masked.shown
 
     def depth_on_grid(self) -> Float[np.ndarray, "h w"] | None:
         """The other sensor's depth on the network's grid: the nearest pixel of the input."""

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt32
 
 from vggt_ros.engine.interface import Engine, InferenceResult
 from vggt_ros.frames import ExtraView, Frame, Needs, Observation, Update, View, WindowFrame
-from vggt_ros.imaging.grid import Grid, to_network
+from vggt_ros.imaging.grid import Grid
 from vggt_ros.mapping.baseline import BaselineSchedule, CameraPair
 from vggt_ros.mapping.corrections import KeyframeFollower, KeyframePoses
 from vggt_ros.mapping.loading import OlderMap, open_map
@@ -36,6 +36,7 @@ from vggt_ros.views import (
     keyframe_image,
     place_views,
     second_image,
+    window_frame,
     window_geometry,
 )
 
@@ -65,6 +66,7 @@ class Pipeline:
         self._baseline = BaselineSchedule()
         self._stream = StreamGate()
         self._background = background
+        self.masking = self.settings.masking()
         self._older: OlderMap | None = None  # that was loaded
         self._frame_id = 0
         self._window_id = 0
@@ -119,11 +121,9 @@ class Pipeline:
         )
         self.map.set_priors(self._priors)
         times = {"start": self.clock()}
-        height, width = frame.rgb.shape[:2]
-        grid = self.grid(width, height)
+        grid = self.grid(frame.rgb.shape[1], frame.rgb.shape[0])
         frame_id, self._frame_id = self._frame_id, self._frame_id + 1
-        pixels = to_network(frame.rgb, grid)
-        self._held[frame_id] = WindowFrame(frame, grid, pixels, observation.sensor_depth)
+        self._held[frame_id] = window_frame(observation, grid, self.masking)
         times["resize"] = self.clock()
         self._window, due = self._with(frame_id)
         self._held = {key: self._held[key] for key in self._window.frame_ids}

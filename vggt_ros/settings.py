@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from vggt_ros.errors import UserError
 from vggt_ros.imaging.grid import Grid, grid_for
+from vggt_ros.imaging.masks import Masking
 from vggt_ros.mapping.scale import parse_sources
 
 
@@ -63,6 +64,17 @@ class Settings:
         0,
         "Sample of images with 16 bits that is black, for cameras with an offset (thermal ones)",
         between=(0, 65535),
+    )
+    mask_file: str = setting(
+        "",
+        "Image whose pixels that are not zero are ignored in every frame (the robot's own body);"
+        " empty: none",
+    )
+    mask_sky: bool = setting(
+        False, "Ignore what looks like the sky, from the upper rim down; outdoors and by day only"
+    )
+    mask_network: Literal["none", "box"] = setting(
+        "none", "box: cover what is masked, in boxes around it, in what the network sees as well"
     )
     keyframes: bool = setting(
         True, "Replace the newest frame by the next one while it shows nothing new (standstill)"
@@ -119,6 +131,10 @@ class Settings:
     def has_map(self) -> bool:
         """Whether windows share frames: without, nothing ties them to each other."""
         return self.window_size > self.stride
+
+    def masking(self) -> Masking:
+        """All masks of a camera.  Raises `UserError` where `mask_file` cannot be read."""
+        return Masking(self.mask_file, sky=self.mask_sky, cover=self.mask_network == "box")
 
     def check_relocalises(self) -> None:
         """Raise `UserError` where a camera cannot be found in a loaded map."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, UInt8, UInt32
 from vggt_ros.engine.extra_views import infer_with_extra_view
 from vggt_ros.engine.interface import Engine, InferenceResult
 from vggt_ros.errors import UserError
-from vggt_ros.frames import ExtraView, Tracks, View, WindowFrame
+from vggt_ros.frames import ExtraView, Observation, Tracks, View, WindowFrame
 from vggt_ros.geometry import (
     extrinsics_from_pose_encoding,
     homogeneous,
@@ -18,7 +18,8 @@ from vggt_ros.geometry import (
     inverse_rigid,
 )
 from vggt_ros.imaging.compressed import compress, decompress
-from vggt_ros.imaging.grid import to_same_grid
+from vggt_ros.imaging.grid import Grid, to_network, to_same_grid
+from vggt_ros.imaging.masks import Masking
 from vggt_ros.mapping.baseline import BaselineSchedule, CameraPair, check_simultaneous
 from vggt_ros.mapping.corrections import Correction, KeyframePoses
 from vggt_ros.mapping.keyframe_map import Appearance
@@ -57,6 +58,13 @@ def window_geometry(
     return geometry, focal
 
 
+def window_frame(observation: Observation, grid: Grid, masking: Masking) -> WindowFrame:
+    """The frame on the network's grid, and what is ignored of it."""
+    pixels = to_network(observation.frame.rgb, grid)
+    masked = masking.of(pixels, grid, observation.mask)
+    return WindowFrame(observation.frame, grid, pixels, observation.sensor_depth, masked)
+
+
 def camera_from_encoding(encoding: Float[np.ndarray, "9"]) -> Float[np.ndarray, "4 4"]:
     """window_from_camera of one pose encoding."""
     from_window = homogeneous(extrinsics_from_pose_encoding(encoding[None].astype(np.float64)))
@@ -86,7 +94,7 @@ class WindowFrames:
     def appearance(self, frame_id: int) -> Appearance:
         """What the map keeps of it."""
         held = self._held[frame_id]
-        return Appearance(held.frame.stamp_ns, held.frame.camera, compress(held.pixels))
+        return Appearance(held.frame.stamp_ns, held.frame.camera, compress(held.shown))
 
 
 def frame_at(stamp_ns: int, held: Mapping[int, WindowFrame]) -> int | None:
@@ -124,17 +132,31 @@ def infer(
 
     None: there is no such image, or the network left it out.
     """
-    images = [held[key].pixels for key in frame_ids]
+    images = [held[key].shown for key in frame_ids]
     asked = {
         "depth_frames": min(depth_frames, len(frame_ids)),
         "queries": anchor.uv if anchor else None,
         "query_frame": frame_ids.index(anchor.frame_id) if anchor else 0,
     }
     if extra_image is None:
-        return engine.infer(frame_ids, images, **asked), None
-    return infer_with_extra_view(
-        engine, frame_ids, images, extra_image, max_depth_frames=depth_frames, **asked
-    )
+        result, encoding = engine.infer(frame_ids, images, **asked), None
+    else:
+        result, encoding = infer_with_extra_view(
+            engine, frame_ids, images, extra_image, max_depth_frames=depth_frames, **asked
+        )
+    return without_masked(result, [held[key] for key in frame_ids]), encoding
+
+
+def without_masked(result: InferenceResult, frames: Sequence[WindowFrame]) -> InferenceResult:
+    """The result without depth at masked pixels: NaN with confidence 0, for all that follows."""
+    newest = frames[len(frames) - len(result.depth) :]
+    if all(frame.masked.mask is None for frame in newest):
+        return result
+    depth, confidence = result.depth.copy(), result.confidence.copy()
+    for i, frame in enumerate(newest):
+        if frame.masked.mask is not None:
+            depth[i][frame.masked.mask], confidence[i][frame.masked.mask] = np.nan, 0.0
+    return result._replace(depth=depth, confidence=confidence)
 
 
 def second_image(

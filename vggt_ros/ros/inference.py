@@ -210,6 +210,8 @@ class InferenceWorker:
         finally:
             self._pass_on(self.pipeline.notices)
         self._health.used()
+        self._health.set_warning("mask", self._robot.masks.warning)
+        self._health.set_warning("masking", self.pipeline.masking.fault)
         return update
 
     def _pass_on(self, notices: list[str]) -> None:

@@ -7,21 +7,12 @@ from functools import cache
 from itertools import combinations
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from rcl_interfaces.msg import (
-    FloatingPointRange,
-    IntegerRange,
-    ParameterDescriptor,
-    SetParametersResult,
-)
-from rclpy.exceptions import (
-    InvalidParameterTypeException,
-    InvalidParameterValueException,
-    ParameterException,
-)
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
+from vggt_ros.ros.declaring import declare
 from vggt_ros.settings import Settings, setting, settings_field
 
 
@@ -86,6 +77,15 @@ class Parameters:
     mono16_bits: int = _shared("mono16_bits")
     mono16_black: int = _shared("mono16_black")
     intrinsics: Literal["model", "camera_info"] = _shared("intrinsics")
+
+    # What is ignored.
+    mask_file: str = _shared("mask_file")
+    mask_sky: bool = _shared("mask_sky")
+    mask_network: Literal["none", "box"] = _shared("mask_network")
+    mask_wait: float = setting(
+        0.1, "Longest wait in seconds for the message on mask of an image's stamp",
+        between=(0.0, 60.0),
+    )  # fmt: skip
 
     # What is published.
     min_confidence: float = _shared("min_confidence")
@@ -162,6 +162,7 @@ class Parameters:
 
     def __post_init__(self) -> None:
         settings = self.settings()
+        settings.masking()  # of a file that is there
         if self.map:
             settings.check_relocalises()
         elif not self.mapping:
@@ -202,7 +203,9 @@ class LiveParameters:
     """The parameters of a running node; `now` is replaced whole whenever a change is accepted."""
 
     def __init__(self, node: Node):
-        self.now = _validated({row.name: _declare(node, row) for row in fields(Parameters)})
+        self.now = _validated(
+            {row.name: declare(node, row, choices(row)) for row in fields(Parameters)}
+        )
         node.add_on_set_parameters_callback(self._validate)
         node.add_post_set_parameters_callback(self._apply)
 
@@ -239,37 +242,6 @@ def choices(row: Field) -> tuple[str, ...]:
     """The texts that a parameter may have; empty: any."""
     hint = _type_hints()[row.name]
     return get_args(hint) if get_origin(hint) is Literal else ()
-
-
-def _declare(node: Node, row: Field) -> Any:
-    try:
-        return node.declare_parameter(row.name, row.default, _descriptor(row)).value
-    except InvalidParameterTypeException as error:
-        kind = {
-            str: "a string",
-            int: "an integer",
-            float: "a floating-point number",
-            bool: "true or false",
-        }
-        raise UserError(
-            f"{row.name} must be {kind[type(row.default)]}, such as {row.default!r}: {error}"
-        ) from error
-    except (InvalidParameterValueException, ParameterException) as error:
-        raise UserError(str(error)) from error
-
-
-def _descriptor(row: Field) -> ParameterDescriptor:
-    rule = row.metadata
-    descriptor = ParameterDescriptor(description=rule["about"], read_only=not rule["live"])
-    if allowed := choices(row):
-        descriptor.additional_constraints = "one of: " + ", ".join(allowed)
-    if rule["between"] and isinstance(row.default, float):
-        low, high = rule["between"]
-        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
-    elif rule["between"]:
-        low, high = rule["between"]
-        descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=rule["step"])]
-    return descriptor
 
 
 def markdown() -> str:

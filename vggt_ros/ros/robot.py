@@ -22,6 +22,7 @@ from vggt_ros.geometry import transform
 from vggt_ros.mapping.odometry import KEPT_NS, OdometryBuffer
 from vggt_ros.mapping.scale import parse_sources
 from vggt_ros.mapping.scale_sources import sparse_depth
+from vggt_ros.ros.masks import MaskInput
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.second_camera import SecondCamera
@@ -58,6 +59,7 @@ class Robot:
     def __init__(self, node: Node, parameters: Parameters, frames: Frames | None, notify: Notify):
         self._parameters, self.frames, self._notify = parameters, frames, notify
         self._odometry = OdometryBuffer()
+        self.masks = MaskInput(node, parameters.mask_wait)
         self._odom_ns = 0  # of the newest message, not the latest stamp: one may be far off
         self._mount: _Mount | None = None
         self._up: deque[tuple[str, np.ndarray]] = deque(maxlen=GRAVITY)  # frame, m/s^2
@@ -97,6 +99,7 @@ class Robot:
             up_in_camera=up,
             sensor_depth=depth,
             extra_view=extra,
+            mask=self.masks.mask_at(frame.stamp_ns),
         )
 
     @property

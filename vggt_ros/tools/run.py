@@ -44,6 +44,9 @@ def run(
     loops: bool = Settings.loops,
     mono16_bits: int = Settings.mono16_bits,
     mono16_black: int = Settings.mono16_black,
+    mask_file: str = Settings.mask_file,
+    mask_sky: bool = Settings.mask_sky,
+    mask_network: Literal["none", "box"] = Settings.mask_network,
     queries: Path | None = None,
     topic: str | None = None,
     rate: float | None = None,
@@ -97,7 +100,11 @@ def run(
         loops=loops,
         mono16_bits=mono16_bits,
         mono16_black=mono16_black,
+        mask_file=mask_file,
+        mask_sky=mask_sky,
+        mask_network=mask_network,
     )
+    settings.masking()  # of a file that is there
     for name in settings.sources:
         if name not in OFFLINE_SCALES:
             raise UserError(
