@@ -3,8 +3,8 @@
 """Voxels in a hash table with linear probing, each with the keyframe that owns it.
 
 All points of a call probe their slot at once, and the few that collide probe the next one. Voxels
-are never taken out, which linear probing does not allow; those that moved are copied to another
-table, a part at a time.
+are never taken out, which linear probing does not allow: one that is cleared keeps its slot without
+votes, and those that moved are copied to another table, a part at a time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -100,7 +100,8 @@ class VoxelTable:
         self.voxel = voxel
         self.owners = Owners()
         self.slots = 1 << (2 * room - 1).bit_length()
-        self.taken = 0
+        self.taken = 0  # slots, also by voxels that were cleared
+        self._cleared = 0  # how many of them
         self._keys = np.zeros(self.slots, np.int64)
         self._row = np.zeros(self.slots, np.int32)  # of the owner
         self._claim = np.zeros(self.slots, np.int32)  # scratch: who of several has a slot
@@ -124,8 +125,8 @@ class VoxelTable:
         if not named.all():
             points, votes, rows, cell = points[named], votes[named], rows[named], cell[named]
         x, y, z = cell.astype(np.int64).T + MAX_CELL
-        before = self.taken
         slot = self._find((x << 42) | (y << 21) | z, rows)
+        new = self._fill(slot, rows)
         offset = points - (cell + np.float32(0.5)) * np.float32(self.voxel)
         votes[:, :3] = votes[:, 6:7] * offset
         while len(slot):
@@ -136,7 +137,16 @@ class VoxelTable:
             if not all_vote or chosen.all():
                 break
             slot, votes = slot[~chosen], votes[~chosen]
-        return self.taken - before
+        return new
+
+    def _fill(self, slot: Int[np.ndarray, "p"], rows: Int32[np.ndarray, "p"]) -> int:
+        """Give the slots that have no votes yet to their rows; returns how many these are."""
+        empty = np.flatnonzero(self._sums[slot, 7] == 0.0)
+        self._claim[slot[empty]] = empty
+        first = empty[self._claim[slot[empty]] == empty]
+        self._row[slot[first]] = rows[first]
+        self.owners.counts += np.bincount(rows[first], minlength=len(self.owners.counts))
+        return len(first)
 
     def _find(
         self, keys: Int[np.ndarray, "p"], rows: Int32[np.ndarray, "p"]
@@ -154,7 +164,6 @@ class VoxelTable:
                 first = free[self._claim[slot[free]] == free]
                 self._keys[slot[first]] = keys[first]
                 self._row[slot[first]] = rows[first]
-                self.owners.counts += np.bincount(rows[first], minlength=len(segments))
                 self.taken += len(first)
                 here = self._keys[slot[pending]]
             same = here == keys[pending]
@@ -167,16 +176,35 @@ class VoxelTable:
         self, slots: slice = slice(None), segment: int | None = None
     ) -> tuple[Float32[np.ndarray, "p 3"], Float32[np.ndarray, "p 8"], Int32[np.ndarray, "p"]]:
         """Mean point where it is now, sums and owner's row of the voxels; of one segment or all."""
-        taken = self._keys[slots] != EMPTY
-        if segment is not None:
-            taken &= (self.owners.segments == segment)[self._row[slots]] if self.taken else False
-        keys, sums, rows = (
-            self._keys[slots][taken],
-            self._sums[slots][taken],
-            self._row[slots][taken],
-        )
-        points = self._centres(keys) + sums[:, :3] / sums[:, 6:7]
+        return self.read_at(self.voxels(slots, segment))
+
+    def voxels(
+        self, slots: slice = slice(None), segment: int | None = None
+    ) -> Int[np.ndarray, "p"]:
+        """The slots among these that hold a voxel; of one segment, or all."""
+        found = np.flatnonzero(self._keys[slots] != EMPTY) + (slots.start or 0)
+        if self._cleared:
+            found = found[self._sums[found, 7] > 0.0]
+        if segment is not None and len(found):
+            found = found[(self.owners.segments == segment)[self._row[found]]]
+        return found
+
+    def read_at(
+        self, slots: Int[np.ndarray, "p"]
+    ) -> tuple[Float32[np.ndarray, "p 3"], Float32[np.ndarray, "p 8"], Int32[np.ndarray, "p"]]:
+        """`read` of slots that hold a voxel."""
+        sums, rows = self._sums[slots], self._row[slots]
+        points = self._centres(self._keys[slots]) + sums[:, :3] / sums[:, 6:7]
         return self.owners.apply(rows, points), sums, rows
+
+    def contradict(self, slots: Int[np.ndarray, "p"]) -> int:
+        """Halve the votes of voxels, and clear those with less than one; returns how many."""
+        self._sums[slots] *= np.float32(0.5)
+        gone = slots[self._sums[slots, 7] < 1.0]
+        self._sums[gone] = 0.0
+        self.owners.counts -= np.bincount(self._row[gone], minlength=len(self.owners.counts))
+        self._cleared += len(gone)
+        return len(gone)
 
     def move_into(self, other: "VoxelTable", slots: slice) -> None:
         """Put the voxels of these slots where they are now; they are counted there from then on."""

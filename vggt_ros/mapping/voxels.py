@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from vggt_ros.geometry import transform, unproject
+from vggt_ros.geometry import inverse_rigid, transform, unproject
 from vggt_ros.mapping.agreement import is_smooth
 from vggt_ros.mapping.corrections import Correction
 from vggt_ros.mapping.voxel_table import VoxelTable
@@ -17,6 +17,9 @@ from vggt_ros.mapping.voxel_table import VoxelTable
 MAX_PIXELS = 26_000  # of one view that are added; at 518 x 392 every third row and column
 MOVED_AT_ONCE = 20_000  # voxels that one call of `follow` puts into new cells, about
 MOVED_SHARE = 0.02  # of all voxels that left their cell, from which they are put into new ones
+EXAMINED = 25_000  # voxels that one view is compared with, about
+SEEN_THROUGH = 0.15  # by which share of its depth a ray must go on beyond a voxel
+MAX_TAKEN = 0.7  # of the slots, from which those of cleared voxels are given back
 MAX_ROWS = 4096  # of owners, from which those of removed keyframes are joined
 NO_SEGMENTS: Mapping[int, int] = MappingProxyType({})
 
@@ -46,6 +49,10 @@ class VoxelMap:
     time, so that a correction of the whole map costs each update `MOVED_AT_ONCE` voxels. Until all
     are, two points may lie in one cell. Keyframes of two segments never share a voxel.
 
+    What later rays pass through is not there any more: each view that sees farther at a voxel's
+    place halves its votes, and with less than one the voxel is cleared. A view is compared with
+    `EXAMINED` voxels in turn, so its cost does not grow with the map.
+
     When more than `capacity` voxels are taken, their side doubles: far or near, nothing is dropped,
     only stored more coarsely. It halves again where a correction shrinks the map as much, and is
     never less than `voxel`. Memory stays at about 110 bytes times `capacity`, and at twice that
@@ -62,6 +69,7 @@ class VoxelMap:
         self._table = VoxelTable(self.smallest_voxel, self.capacity)
         self._old: VoxelTable | None = None  # whose voxels are being moved to the other
         self._done = 0  # its slots up to here were moved
+        self._examined = 0  # slots up to here were compared with a view, this time round
 
     @property
     def voxel(self) -> float:
@@ -92,15 +100,20 @@ class VoxelMap:
         *,
         keyframe: int = -1,
         segment: int = 0,
+        clearing: bool = True,
     ) -> int:
         """Add one view; its depth is NaN or 0 where unknown. Returns how many voxels are new.
 
-        Those move with `keyframe`; -1: with none.
+        Those move with `keyframe`; -1: with none. With `clearing`, voxels of its segment that it
+        sees through lose votes.
         """
         step = max(1, int(np.ceil((depth.size / MAX_PIXELS) ** 0.5)))
         thin = np.ascontiguousarray(depth[::step, ::step], np.float32)
         sound = is_smooth(thin) & (thin > 0) & (confidence[::step, ::step] >= min_confidence)
         coarse = np.diag([1.0 / step, 1.0 / step, 1.0]) @ intrinsics
+        if clearing:
+            known = np.where(confidence[::step, ::step] >= min_confidence, thin, np.float32(np.nan))
+            self._see_through(known, coarse, world_from_camera, segment)
         points = unproject(thin, coarse.astype(np.float32))[sound]
         points = transform(world_from_camera.astype(np.float32), points)
         return self.add(
@@ -129,15 +142,61 @@ class VoxelMap:
         votes[:, 3:6] = weight[:, None] * colours
         votes[:, 6], votes[:, 7] = weight, 1.0
         owners, which = np.unique(keyframe, return_inverse=True)
-        row_of = self._table.owners.rows([(key, segment) for key in owners.tolist()])
-        rows = np.broadcast_to(row_of[which], weight.shape)
-        new = self._table.insert(np.asarray(points, np.float32), votes, rows, all_vote=False)
-        if len(self) > self.capacity:
+        which = np.broadcast_to(which, weight.shape)
+        points, new = np.asarray(points, np.float32), 0
+        # A part at a time, for which the table has room.
+        parts = range(0, len(points), self._table.slots // 4)
+        for part in (slice(first, first + parts.step) for first in parts):
+            row_of = self._table.owners.rows([(key, segment) for key in owners.tolist()])
+            new += self._table.insert(
+                points[part], votes[part], row_of[which[part]], all_vote=False
+            )
+            self._make_room()
+        return new
+
+    def _make_room(self) -> None:
+        """Coarser voxels where there are too many; and give back the slots of cleared ones."""
+        if len(self) > self.capacity or self._table.taken > MAX_TAKEN * self._table.slots:
+            self._finish()
+        if self._table.taken > MAX_TAKEN * self._table.slots:  # by those that were cleared
+            self._begin(self.voxel)
             self._finish()
         while len(self) > self.capacity:
             self._begin(2.0 * self.voxel)
             self._finish()
-        return new
+
+    def _see_through(
+        self,
+        depth: Float32[np.ndarray, "h w"],
+        intrinsics: Float[np.ndarray, "3 3"],
+        world_from_camera: Float[np.ndarray, "4 4"],
+        segment: int,
+    ) -> None:
+        """Contradict the voxels that the next slots hold, where this depth lies behind them.
+
+        That is all of nine pixels, so that what passes beside a thin thing does not clear it; and
+        no voxel that is less than a pixel wide.
+        """
+        table = self._table
+        room = min(round(table.slots * EXAMINED / max(table.taken, EXAMINED)), table.slots)
+        slots = slice(self._examined, min(self._examined + room, table.slots))
+        self._examined = slots.stop % table.slots
+        found = table.voxels(slots, segment)
+        in_camera = transform(inverse_rigid(world_from_camera), table.read_at(found)[0])
+        x, y, z = (in_camera @ intrinsics.T).astype(np.float32).T
+        height, width = depth.shape
+        with np.errstate(divide="ignore", invalid="ignore"):
+            column, row = np.rint(x / z), np.rint(y / z)
+        inside = (z > 0) & (z < intrinsics[0, 0] * table.voxel)
+        inside &= (column > 0) & (column < width - 1) & (row > 0) & (row < height - 1)
+        found, z = found[inside], z[inside]
+        place = row[inside].astype(int) * width + column[inside].astype(int)
+        least = np.full(len(place), np.inf, np.float32)
+        for beside in (-width, 0, width):
+            for near in (-1, 0, 1):
+                np.minimum(least, depth.ravel()[place + beside + near], out=least)  # NaN stays
+        passed = (1.0 - SEEN_THROUGH) * least - table.voxel > z
+        table.contradict(found[passed])
 
     def cloud(self, segment: int | None = None) -> Cloud:
         """All points, or those of one segment of the map: the mean of each voxel."""
@@ -184,7 +243,7 @@ class VoxelMap:
 
     def _begin(self, voxel: float) -> None:
         self._old, self._table = self._table, VoxelTable(voxel, self.capacity)
-        self._done = 0
+        self._done = self._examined = 0
 
     def _advance(self, slots: int) -> None:
         """Move the voxels of the next slots."""

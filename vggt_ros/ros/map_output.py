@@ -95,6 +95,7 @@ class MapOutput:
                     self._parameters.now.min_confidence,
                     keyframe=view.keyframe,
                     segment=change.segment_of(view, update.keyframes),
+                    clearing=self._parameters.now.map_clearing,
                 )
         self._added &= {view.frame_id for view in settled}
 
@@ -121,6 +122,11 @@ class MapOutput:
         message = messages.cloud_message(head, *columns)
         message.is_dense = True
         return message
+
+    @property
+    def voxel(self) -> float:
+        """Side of a voxel now; 0: no cloud is kept."""
+        return 0.0 if self._cloud is None else self._cloud.voxel
 
     @property
     def owned_cloud(self) -> OwnedCloud | None:
