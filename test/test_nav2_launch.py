@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""One launch for nav2: our parameters over nav2's own, our node beside nav2's own launch file."""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from runpy import run_path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from vggt_ros.ros.parameters import Parameters
+
+pytestmark = pytest.mark.ros
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCH = ROOT / "launch/nav2.launch.py"
+COSTMAP = yaml.safe_load((ROOT / "config/nav2_costmap.yaml").read_text())
+ROBOT = yaml.safe_load((ROOT / "config/nav2_robot.yaml").read_text())["/**"]["ros__parameters"]
+THEIRS = {
+    "controller_server": {"ros__parameters": {"controller_frequency": 20.0}},
+    "local_costmap": {
+        "local_costmap": {
+            "ros__parameters": {
+                "update_frequency": 5.0,
+                "plugins": ["obstacle_layer"],
+                "voxel_layer": {"observation_sources": "scan", "publish_voxel_map": True},
+            }
+        }
+    },
+}
+
+
+class Action(SimpleNamespace):
+    """Any class of launch: it keeps its arguments."""
+
+    def __init__(self, *positional: Any, **named: Any):
+        super().__init__(positional=positional, **named)
+
+
+class NotFound(Exception):
+    """What ament says of a package that is not installed."""
+
+
+Start = Callable[..., list[tuple[Path, dict[str, str]]]]
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Path:
+    """A nav2_bringup with parameters of its own."""
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params/nav2_params.yaml").write_text(yaml.safe_dump(THEIRS))
+    return tmp_path
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch, share: Path) -> Start:
+    """The launch files that are included for these arguments, each with its own arguments."""
+    names = {
+        "launch": "LaunchContext LaunchDescription LaunchDescriptionEntity",
+        "launch.actions": "DeclareLaunchArgument GroupAction IncludeLaunchDescription"
+        " OpaqueFunction",
+        "launch.launch_description_sources": "PythonLaunchDescriptionSource",
+        "ament_index_python": "",
+        "ament_index_python.packages": "",
+    }
+    modules = {name: ModuleType(name) for name in names}
+    for name, module in modules.items():
+        vars(module).update(dict.fromkeys(names[name].split(), Action))
+        monkeypatch.setitem(sys.modules, name, module)
+
+    def share_of(package: str) -> str:
+        if package != "nav2_bringup" or not share.exists():
+            raise NotFound
+        return str(share)
+
+    packages = vars(modules["ament_index_python.packages"])
+    packages |= {"PackageNotFoundError": NotFound, "get_package_share_directory": share_of}
+    launch_file = run_path(str(LAUNCH))
+
+    def start(**arguments: str) -> list[tuple[Path, dict[str, str]]]:
+        declared = launch_file["generate_launch_description"]().positional[0]
+        defaults = {d.positional[0]: d.default_value for d in declared if d.positional}
+        context = SimpleNamespace(launch_configurations={**defaults, **arguments})
+        found = []
+        for group in launch_file["start"](context):
+            assert group.scoped
+            ((include,),) = group.positional
+            (source,) = include.positional
+            found.append((Path(source.positional[0]), dict(include.launch_arguments)))
+        return found
+
+    return start
+
+
+def test_the_node_and_nav2_s_own_launch_file_are_started(launch: Start, share: Path):
+    (ours, arguments), (theirs, of_nav2) = launch(image="/camera/image_raw", use_sim_time="true")
+    assert ours == ROOT / "launch/vggt.launch.py"
+    assert arguments["image"] == "/camera/image_raw"
+    assert arguments["params_file"] == str(ROOT / "config/nav2_robot.yaml")
+    assert not {"nav2", "nav2_params_file", "autostart"} & set(arguments)
+    assert theirs == share / "launch/navigation_launch.py"
+    assert (of_nav2["use_sim_time"], of_nav2["autostart"]) == ("true", "true")
+
+
+def test_our_parameters_lie_over_those_of_nav2(launch: Start):
+    _, (_, of_nav2) = launch()
+    found = yaml.safe_load(Path(of_nav2["params_file"]).read_text())
+    assert found["controller_server"] == THEIRS["controller_server"]
+    assert found["global_costmap"] == COSTMAP["global_costmap"]
+    local = found["local_costmap"]["local_costmap"]["ros__parameters"]
+    ours = COSTMAP["local_costmap"]["local_costmap"]["ros__parameters"]
+    assert local["update_frequency"] == 5.0 and local["voxel_layer"]["publish_voxel_map"] is True
+    assert local["plugins"] == ours["plugins"]
+    assert local["voxel_layer"]["vggt"] == ours["voxel_layer"]["vggt"]
+
+
+def test_another_file_of_parameters_and_the_node_alone(launch: Start, tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"planner_server": {"mine": 1}}))
+    _, (_, of_nav2) = launch(nav2_params_file=str(tmp_path / "mine.yaml"))
+    assert yaml.safe_load(Path(of_nav2["params_file"]).read_text())["planner_server"] == {"mine": 1}
+    assert len(launch(nav2="false")) == 1
+    with pytest.raises(RuntimeError, match="nav2_params_file:=/nowhere.yaml: there is no such"):
+        launch(nav2_params_file="/nowhere.yaml")
+
+
+def test_without_nav2_the_error_says_what_to_install(launch: Start, share: Path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(RuntimeError, match="ros-nav2-bringup|nav2-bringup.*nav2:=false"):
+        launch()
+
+
+def test_parameters_beside_nav2_are_valid_and_topics_exist():
+    assert Parameters(**ROBOT).tf_mode == "map_to_odom"
+    assert set(ROBOT) <= {row.name for row in fields(Parameters)}
+    outputs = (ROOT / "vggt_ros/ros/outputs.py").read_text()
+    topics = re.findall(r"/vggt/([\w/]+)$", (ROOT / "config/nav2_costmap.yaml").read_text(), re.M)
+    assert set(topics) == {"points", "scan", "occupancy"}
+    assert set(topics) <= set(re.findall(r'"~/([\w/]+)"', outputs))
+    assert (
+        COSTMAP["global_costmap"]["global_costmap"]["ros__parameters"]["global_frame"]
+        == (ROBOT["world_frame"])
+    )
