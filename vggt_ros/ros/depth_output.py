@@ -67,10 +67,15 @@ class DepthOutput:
     @cached_property
     def points(self) -> Float32[np.ndarray, "h w 3"]:
         """NaN where there is no depth, and where the pixel is not surface."""
+        depth = self.depth if self._surface is None else self._on_grid(self.surface)
+        return camera_points(depth, self.intrinsics)
+
+    @cached_property
+    def surface(self) -> Float32[np.ndarray, "h w"]:
+        """Depth on the network's grid, NaN also where the pixel is not surface."""
         if self._surface is None:
-            return camera_points(self.depth, self.intrinsics)
-        seen = np.where(self._surface(self.view), self._network_depth, np.float32(np.nan))
-        return camera_points(self._on_grid(seen), self.intrinsics)
+            return self._network_depth
+        return np.where(self._surface(self.view), self._network_depth, np.float32(np.nan))
 
 
 def on_input_grid(values: Float32[np.ndarray, "h w"], grid: Grid) -> Float32[np.ndarray, "H W"]:

@@ -197,7 +197,8 @@ class InferenceWorker:
             return
         self._outputs.publish(result.update)
         self._health.geometry["agreement"] = self._outputs.surface.state
-        self._health.set_warning("agreement", self._outputs.surface.warning)
+        for subject in ("surface", "scan", "occupancy"):
+            self._health.set_warning(subject, getattr(self._outputs, subject).warning)
         seconds = {**result.update.seconds, **self._outputs.seconds}
         self._health.inferred(result.update, time.monotonic() - result.arrived, seconds)
 

@@ -2,17 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Publishers of an update; a message without subscribers is not built."""
 
-import time
 from collections.abc import Callable
-from typing import Any
 
 from geometry_msgs.msg import PoseStamped
-from nav_msgs.msg import Odometry, Path
-from rclpy.event_handler import PublisherEventCallbacks
+from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.frames import Update, View
@@ -23,9 +18,11 @@ from vggt_ros.msg import MapStatus, PointTracks
 from vggt_ros.ros import messages
 from vggt_ros.ros.clouds import WindowCloud
 from vggt_ros.ros.depth_output import DepthOutput, Surface
+from vggt_ros.ros.flat_outputs import OccupancyOutput, ScanOutput
 from vggt_ros.ros.following import Change, MapFollower
 from vggt_ros.ros.keyframes_output import keyframes_message
 from vggt_ros.ros.map_output import MapOutput
+from vggt_ros.ros.output import Output
 from vggt_ros.ros.parameters import LiveParameters, Parameters
 from vggt_ros.ros.path_output import PathOutput
 from vggt_ros.ros.pose_output import PoseOutput
@@ -34,46 +31,6 @@ from vggt_ros.ros.status_output import status_message
 from vggt_ros.ros.surface import SurfaceFilter
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.ros.when_lost import is_located
-
-
-class Output:
-    """A publisher whose message is built only for subscribers."""
-
-    def __init__(
-        self,
-        node: Node,
-        kind: type,
-        topic: str,
-        on_subscriber: Callable[[], None] | None = None,
-    ):
-        """Reliable: both kinds of subscribers match.  Latched if `on_subscriber` is given."""
-        # A profile of its own for each topic: rclpy writes overrides into the one it is given.
-        qos = QoSProfile(depth=5)
-        if on_subscriber is not None:
-            qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        matched = None if on_subscriber is None else lambda _: on_subscriber()
-        self._publisher = node.create_publisher(
-            kind,
-            topic,
-            qos,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=PublisherEventCallbacks(matched=matched),
-        )
-        self.name = topic.removeprefix("~/")
-        self.seconds = 0.0  # to build and publish the last message
-        self._kept: Any = None
-
-    @property
-    def has_subscribers(self) -> bool:
-        return self._publisher.get_subscription_count() > 0
-
-    def send(self, build: Callable[[Any], Any]) -> None:
-        """Publish `build(kept)`; `kept` is this topic's last message, to be reused."""
-        began = time.perf_counter()
-        if self.has_subscribers:
-            self._kept = build(self._kept)
-            self._publisher.publish(self._kept)
-        self.seconds = time.perf_counter() - began
 
 
 class Outputs:
@@ -118,6 +75,12 @@ class Outputs:
         self._keyframes = Output(
             node, MarkerArray, "~/keyframes", lambda: call_soon(self._send_keyframes_if_any)
         )
+        self.scan = ScanOutput(robot.base_from_camera)
+        self.occupancy = OccupancyOutput(robot.base_from_camera)
+        self._scan = Output(node, LaserScan, "~/scan")
+        self._occupancy = Output(
+            node, OccupancyGrid, "~/occupancy", lambda: call_soon(self._send_occupancy_if_any)
+        )
         self._all = [output for output in vars(self).values() if isinstance(output, Output)]
 
     @property
@@ -134,7 +97,7 @@ class Outputs:
         self.surface.update(update, change)
         for view in fresh:
             if view.depth is not None:
-                self._publish_view(view, parameters)
+                self._publish_view(view, update, parameters)
         self._publish_poses(update, change, parameters.path_length)
         self._publish_window(update, parameters)
         self._status.send(lambda _: status_message(update, parameters.world_frame))
@@ -155,6 +118,7 @@ class Outputs:
         self.surface.reset()
         self.path.clear()
         self.map.reset()
+        self.occupancy.reset()
         self._poses.reset()
         self.transforms.reset()
         self._path.send(lambda _: self.path.message())
@@ -200,7 +164,13 @@ class Outputs:
                 )
             )
 
-    def _publish_view(self, view: View, parameters: Parameters) -> None:
+    def _send_occupancy_if_any(self) -> None:
+        cloud, cell = self.map.owned_cloud, self.map.voxel
+        self._occupancy.send_if_any(
+            lambda: self.occupancy.message(cloud, cell, self._parameters.now)
+        )
+
+    def _publish_view(self, view: View, update: Update, parameters: Parameters) -> None:
         output = DepthOutput(
             view,
             min_confidence=parameters.min_confidence,
@@ -225,6 +195,10 @@ class Outputs:
                 head, output.points, output.rgb, output.confidence, into=kept
             )
         )
+        self.scan.warning = ""  # but for a subscriber
+        self._scan.send_if_any(
+            lambda: self.scan.message(view, output.surface, parameters, metric=update.metric)
+        )
 
     def _surface(self, parameters: Parameters) -> Surface | None:
         if parameters.min_agreement == 0:
@@ -245,6 +219,11 @@ class Outputs:
         self.map.update(update, change)
         if self._map.has_subscribers and self.map.is_due():
             self._send_map_if_any()
+        self.occupancy.update(update)
+        if not self._occupancy.has_subscribers:
+            self.occupancy.warning = ""
+        elif self.occupancy.is_due(self._parameters.now):
+            self._send_occupancy_if_any()
         stamp, period = update.views[-1].stamp_ns, round(1e9 * self._parameters.now.map_period)
         if not 0 <= stamp - self._keyframes_sent_ns < period and self._keyframes.has_subscribers:
             self._keyframes_sent_ns = stamp

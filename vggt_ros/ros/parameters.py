@@ -119,8 +119,25 @@ class Parameters:
         "Number of points above which the map's voxels double their side",
         between=(1000, 20_000_000),
     )
+    scan_min_height: float = setting(
+        0.1, "Metres above base_frame where obstacles of ~/scan and ~/occupancy begin",
+        between=(-10.0, 100.0), live=True,
+    )  # fmt: skip
+    scan_max_height: float = setting(
+        1.6, "Metres above base_frame where they end", between=(-10.0, 100.0), live=True
+    )
+    scan_max_range: float = setting(
+        5.0, "Metres that ~/scan and the rays of ~/occupancy reach", between=(0.1, 1000.0),
+        live=True,
+    )  # fmt: skip
+    map_clearing: bool = setting(
+        True, "Clear voxels that later views see through: what has moved leaves the map", live=True
+    )
     map_period: float = setting(
-        2.0, "Shortest time in seconds between two ~/map_points", between=(0.1, 3600.0), live=True
+        2.0,
+        "Shortest time in seconds between two ~/map_points, or two ~/occupancy",
+        between=(0.1, 3600.0),
+        live=True,
     )
     map_path: str = setting(
         "~/vggt_map",
@@ -167,6 +184,11 @@ class Parameters:
             settings.check_relocalises()
         elif not self.mapping:
             raise UserError("mapping is false, but there is no map: set map to a saved one")
+        if not self.scan_min_height < self.scan_max_height:
+            raise UserError(
+                f"scan_min_height is {self.scan_min_height:g} and scan_max_height"
+                f" {self.scan_max_height:g}; the second must be the larger one"
+            )
         if self.min_agreement > 0 and self.window_size == 1:
             raise UserError(
                 f"min_agreement is {self.min_agreement}, but window_size 1 leaves no other view to"

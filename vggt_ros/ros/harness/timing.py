@@ -17,13 +17,13 @@ import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped
 from jaxtyping import Float32, UInt8
-from nav_msgs.msg import Odometry, Path
+from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.engine.interface import InferenceResult
@@ -48,6 +48,8 @@ TOPICS = {
     "/vggt/status": MapStatus,
     "/vggt/map_points": PointCloud2,
     "/vggt/keyframes": MarkerArray,
+    "/vggt/scan": LaserScan,
+    "/vggt/occupancy": OccupancyGrid,
     "/vggt/tracks": PointTracks,
 }
 START, PERIOD = 1_700_000_000_000_000_000, 100_000_000  # nanoseconds
@@ -143,7 +145,10 @@ def measured_node(engine: InstantEngine, window_size: int) -> Iterator[VggtNode]
     """A node on a context of its own, and a process that subscribes to every topic."""
     context = Context()
     context.init()
-    overrides = [Parameter("window_size", value=window_size), Parameter("cache_dir", value="")]
+    # Metres, and a camera that is its own base: otherwise there would be neither scan nor grid.
+    values = {"scale_source": "fixed", "fixed_scale": 1.0, "base_frame": "camera"}
+    values |= {"window_size": window_size, "cache_dir": ""}
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
     node = VggtNode(open_engine=lambda *_: engine, context=context, parameter_overrides=overrides)
     subscriber = subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.harness.timing"])
     try:

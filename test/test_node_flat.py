@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""~/scan and ~/occupancy on live topics, of a robot in a furnished room."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from fakes.oracle import NONE
+from fakes.room import BASE_FROM_CAMERA, ROOM
+from nav_msgs.msg import OccupancyGrid
+from node_rig import PERIOD, Rig
+from robot_rig import START, SimulatedRobot
+from sensor_msgs.msg import LaserScan
+
+from vggt_ros.errors import UserError
+from vggt_ros.ros.messages import stamp_ns
+from vggt_ros.ros.parameters import Parameters
+
+pytestmark = pytest.mark.ros
+
+METRES = {"scale_source": "fixed", "fixed_scale": 1.0, "tf_mode": "none"}
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+def distance_to_wall(base: np.ndarray, bearing: float) -> float:
+    """From the base to the walls of the room."""
+    yaw = np.arctan2(base[1, 0], base[0, 0]) + bearing
+    direction = np.array([np.cos(yaw), np.sin(yaw)])
+    steps = [((ROOM[int(direction[i] > 0), i] - base[i, 3]) / direction[i]) for i in range(2)]
+    return float(min(steps))
+
+
+def test_a_scan_of_each_view_in_the_frame_of_the_base(rig: Rig):
+    robot = SimulatedRobot(rig, "room", 30, NONE)
+    robot.start(scan_max_range=20.0, scan_min_height=2.3, scan_max_height=2.8, **METRES)
+    scans = rig.subscribe_matched("/vggt/scan", LaserScan)
+    robot.infer(*range(4))
+    rig.wait_until(lambda: len(scans) == 4, "all scans")
+    for i, scan in enumerate(scans):
+        assert scan.header.frame_id == "base_link"
+        assert stamp_ns(scan.header.stamp) == START + i * PERIOD
+        ranges = np.array(scan.ranges)
+        assert scan.angle_max == pytest.approx(
+            scan.angle_min + (len(ranges) - 1) * scan.angle_increment, abs=1e-4
+        )
+        assert (scan.range_min, scan.range_max) == (pytest.approx(0.05), 20.0)
+        known = np.flatnonzero(np.isfinite(ranges))
+        assert len(known) > 15
+        for beam in known:  # above all furniture there are the walls alone
+            bearing = scan.angle_min + beam * scan.angle_increment
+            half = scan.angle_increment / 2
+            expected = [
+                distance_to_wall(robot.base[i], bearing + part * half) for part in (-1, 0, 1)
+            ]
+            assert min(expected) - 0.2 < ranges[beam] < max(expected) + 0.2
+
+
+@pytest.mark.parametrize(
+    "described, scale, words",
+    [
+        (False, METRES, "/tf does not connect base_frame 'base_link' with 'camera_optical'"),
+        (True, {"tf_mode": "none"}, "units are arbitrary, and scan_min_height 0.1 is metres"),
+    ],
+)
+def test_without_heights_in_metres_nothing_is_sent_and_listeners_are_told(
+    rig: Rig, described: bool, scale: dict, words: str
+):
+    robot = SimulatedRobot(rig, "room", 30, NONE)
+    robot.start(described=described, **scale)
+    robot.infer(0, 1)
+    rig.wait_for_diagnostics("ready")
+    assert words not in str(rig.diagnostics()), "nobody listens"
+    scans = rig.subscribe_matched("/vggt/scan", LaserScan)
+    grids = rig.subscribe_matched("/vggt/occupancy", OccupancyGrid, latched=True)
+    robot.infer(2, 3)
+    rig.wait_for_diagnostics("~/scan has a subscriber", "~/occupancy has a subscriber", words)
+    assert not scans and not grids
+
+
+def test_the_map_from_above_for_late_subscribers_too(rig: Rig):
+    robot = SimulatedRobot(rig, "room", 60, NONE)
+    robot.start(map_period=0.1, map_voxel=0.1, **METRES)
+    grids = rig.subscribe_matched("/vggt/occupancy", OccupancyGrid)
+    robot.infer(*range(12))
+    rig.wait_until(lambda: grids, "a grid")
+    late = rig.subscribe_matched("/vggt/occupancy", OccupancyGrid, latched=True)
+    rig.wait_until(lambda: late, "the newest grid")
+    grid = late[-1]
+    assert grid.header.frame_id == "vggt_world"
+    assert grid.info.resolution == pytest.approx(0.1)
+    values = np.array(grid.data).reshape(grid.info.height, grid.info.width)
+    assert set(np.unique(values)) == {-1, 0, 100}
+
+    def at(x: float, y: float) -> int:
+        origin = grid.info.origin.position
+        return int(values[int((y - origin.y) // 0.1), int((x - origin.x) // 0.1)])
+
+    # The world begins at the robot's first base, which looks along x, 8 m from the wall ahead.
+    for base in robot.base[2:10]:
+        eye = (base @ BASE_FROM_CAMERA)[:3, 3] - robot.base[0][:3, 3]
+        assert at(eye[0], eye[1]) == 0
+    assert at(5.0 - robot.base[0][0, 3] - 0.05, -1.2) in (100, -1)
+
+
+def test_a_band_needs_its_two_heights_in_order():
+    with pytest.raises(UserError, match="the second must be the larger one"):
+        Parameters(scan_min_height=2.0, scan_max_height=1.0)

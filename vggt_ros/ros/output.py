@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""One topic that is published: its message is built only where somebody listens."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+
+class Output:
+    """A publisher whose message is built only for subscribers."""
+
+    def __init__(
+        self,
+        node: Node,
+        kind: type,
+        topic: str,
+        on_subscriber: Callable[[], None] | None = None,
+    ):
+        """Reliable: both kinds of subscribers match.  Latched if `on_subscriber` is given."""
+        # A profile of its own for each topic: rclpy writes overrides into the one it is given.
+        qos = QoSProfile(depth=5)
+        if on_subscriber is not None:
+            qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        matched = None if on_subscriber is None else lambda _: on_subscriber()
+        self._publisher = node.create_publisher(
+            kind,
+            topic,
+            qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=PublisherEventCallbacks(matched=matched),
+        )
+        self.name = topic.removeprefix("~/")
+        self.seconds = 0.0  # to build and publish the last message
+        self._kept: Any = None
+
+    @property
+    def has_subscribers(self) -> bool:
+        return self._publisher.get_subscription_count() > 0
+
+    def send(self, build: Callable[[Any], Any]) -> None:
+        """Publish `build(kept)`; `kept` is this topic's last message, to be reused."""
+        began = time.perf_counter()
+        if self.has_subscribers:
+            self._kept = build(self._kept)
+            self._publisher.publish(self._kept)
+        self.seconds = time.perf_counter() - began
+
+    def send_if_any(self, build: Callable[[], Any]) -> None:
+        """Publish `build()`, unless that is None."""
+        began = time.perf_counter()
+        if self.has_subscribers and (msg := build()) is not None:
+            self._publisher.publish(msg)
+        self.seconds = time.perf_counter() - began
