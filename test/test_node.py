@@ -17,7 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from vggt_ros.msg import QueryPoints
 
 from vggt_ros.ros.messages import header, stamp_ns, time_message
-from vggt_ros.timeline import SizeGate
+from vggt_ros.timeline import PATIENCE
 
 pytestmark = pytest.mark.ros
 
@@ -161,7 +161,7 @@ def test_a_new_map_does_not_go_into_the_cloud_of_the_old_one(rig: Rig):
     rig.infer(0, 1, 2)
     assert node.outputs.map.size > 0
     square = np.zeros((64, 64, 3), np.uint8)
-    rig.publish_repeatedly(square, START + 10**9, SizeGate.PATIENCE)
+    rig.publish_repeatedly(square, START + 10**9, PATIENCE + 1)
     assert rig.count("inferences") == 4, "one of the other size"
     assert node.outputs.map.size == 0
 

@@ -22,7 +22,7 @@ from vggt_ros.ros.messages import header, image_message
 from vggt_ros.ros.notices import ThrottledLog
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.tf_cache import open_frames
-from vggt_ros.timeline import SizeGate
+from vggt_ros.timeline import PATIENCE
 
 pytestmark = pytest.mark.ros
 
@@ -104,12 +104,12 @@ def test_a_size_that_is_being_compiled_leaves_the_window_of_the_other_size_alone
     rig.infer(0, 1)
     rig.engine.missing.add((56, 56))
     square = np.zeros((64, 64, 3), np.uint8)
-    rig.publish_repeatedly(square, START + 150_000_000, SizeGate.PATIENCE)
+    rig.publish_repeatedly(square, START + 150_000_000, PATIENCE + 1)
     rig.wait_for_diagnostics("waiting for a program 1", "compiling for 56x56; images wait")
     rig.infer(2)
     assert rig.engine.inferences[-1] == (0, 1, 2)
     rig.engine.missing.clear()
-    rig.images.publish(image_message(header(START + 250_000_000, CAMERA), square))
+    rig.publish_repeatedly(square, START + 250_000_000, PATIENCE + 1)
     rig.wait_for_diagnostics("image size changed from 64x48 to 64x64")
 
 
@@ -158,7 +158,9 @@ def test_a_lost_device_is_an_error_and_ends_the_node(rig: Rig, monkeypatch: pyte
     rig.start()
     rig.infer(0)
     monkeypatch.setattr(rig.engine, "infer", lost)
-    rig.images.publish(image_message(header(START + 10**9, "c"), np.zeros((48, 64, 3), np.uint8)))
+    rig.images.publish(
+        image_message(header(START + 10**9, CAMERA), np.zeros((48, 64, 3), np.uint8))
+    )
     assert isinstance(wait_for_failure(rig), DeviceLost)
     rig.wait_for_diagnostics("gpu failed at window of 1")
     assert rig.level("/vggt: network") == DiagnosticStatus.ERROR

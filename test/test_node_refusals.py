@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from fakes.planar_engine import SIZE
+from nav_msgs.msg import Path
 from node_rig import CAMERA, INPUT, PERIOD, START, Rig, log_of_warnings
 from sensor_msgs.msg import CameraInfo
+from tf2_msgs.msg import TFMessage
 from vggt_ros.msg import QueryPoints
 
-from vggt_ros.ros.messages import header
-from vggt_ros.timeline import SizeGate
+from vggt_ros.ros.messages import header, stamp_ns
+from vggt_ros.timeline import PATIENCE
 
 pytestmark = pytest.mark.ros
 
@@ -87,9 +89,9 @@ def test_a_change_of_size_starts_a_new_window_and_is_reported(rig: Rig):
     rig.start()
     rig.infer(0, 1)
     large = np.zeros((60, 80, 3), np.uint8)
-    rig.publish_repeatedly(large, START + 10**9, SizeGate.PATIENCE)
+    rig.publish_repeatedly(large, START + 10**9, PATIENCE + 1)
     words = "image size changed from 64x48 to 80x60"
-    rig.wait_for_diagnostics(words, refused=str(SizeGate.PATIENCE - 1))
+    rig.wait_for_diagnostics(words, refused=str(PATIENCE))
     assert rig.engine.inferences[-1] == (2,)
 
 
@@ -98,9 +100,9 @@ def test_a_stray_image_compiles_nothing_and_leaves_the_window_alone(rig: Rig):
     rig.infer(0, 1)
     stray = np.zeros((60, 80, 3), np.uint8)
     for i in (2, 3, 4):
-        rig.publish_repeatedly(stray, START + (i - 1) * PERIOD + 1, SizeGate.PATIENCE - 1)
+        rig.publish_repeatedly(stray, START + (i - 1) * PERIOD + 1, 2)
         rig.infer(i)
-    words = "the image has a new size: 80x60, not 64x48; it is used once 3"
+    words = "the image has a new size: 80x60, not 64x48; do two"
     rig.wait_for_diagnostics(words, refused="6")
     assert {size for size, _ in rig.engine.prepared} == {SIZE}
     assert rig.engine.inferences[-1] == (1, 2, 3, 4)
@@ -109,31 +111,77 @@ def test_a_stray_image_compiles_nothing_and_leaves_the_window_alone(rig: Rig):
 @pytest.mark.parametrize("shape", [(1, 1), (2000, 4), (4, 2000), (31, 64)])
 def test_an_image_too_small_for_a_camera_is_always_refused(rig: Rig, shape: tuple[int, int]):
     rig.start()
-    rig.publish_repeatedly(np.zeros((*shape, 3), np.uint8), START, SizeGate.PATIENCE + 1)
+    rig.publish_repeatedly(np.zeros((*shape, 3), np.uint8), START, PATIENCE + 1)
     words = (
         f"the image is too small for a camera's: {shape[1]}x{shape[0]}, but each side must be 32"
     )
-    rig.wait_for_diagnostics(words, refused=str(SizeGate.PATIENCE + 1))
+    rig.wait_for_diagnostics(words, refused=str(PATIENCE + 1))
     assert rig.engine.prepared == []
     rig.infer(1)
 
 
-def test_a_change_of_frame_id_starts_a_new_window_and_is_reported(rig: Rig):
+STRAYS = {
+    "an hour ahead": (3600, CAMERA, "the image's stamp jumps ahead: by 3600"),
+    "an hour back": (-3600, CAMERA, "the image's stamp goes back"),
+    "another camera": (0, "other_camera", "the image has another frame_id: 'other_camera', not"),
+}
+
+
+@pytest.mark.parametrize("stray", STRAYS)
+def test_a_lone_stray_is_counted_and_touches_nothing(rig: Rig, warnings: list[str], stray: str):
+    seconds, camera, words = STRAYS[stray]
+    rig.start()
+    paths = rig.subscribe_matched("/vggt/path", Path)
+    transforms = rig.subscribe_matched("/tf", TFMessage)
+    for i in (0, 2, 4):
+        rig.infer(i)
+        age = rig.wait_for_diagnostics(f"images received {i + 1}")["stamp age [s]"]
+        rig.publish(i + 1, header=header(START + (i + 1) * PERIOD + seconds * 10**9, camera))
+        report = rig.wait_for_diagnostics(words, refused=str(i // 2 + 1))
+        assert report["stamp age [s]"] == age, "not of the stray"
+    rig.infer(6)
+    assert rig.engine.inferences[-1] == (0, 1, 2, 3), "the window and the map go on"
+    rig.wait_until(lambda: paths and len(paths[-1].poses) == 4, "the path goes on")
+    rig.wait_until(lambda: stamps_of(transforms, START + 6 * PERIOD), "the last transform")
+    children = {t.child_frame_id for msg in transforms for t in msg.transforms}
+    assert camera == CAMERA or camera not in children
+    assert not stamps_of(transforms, START + PERIOD + seconds * 10**9)
+    assert sum(words in line for line in warnings) == 1
+
+
+def stamps_of(messages: list[TFMessage], ns: int) -> int:
+    """How many transforms have this stamp."""
+    stamps = [stamp_ns(t.header.stamp) for msg in messages for t in msg.transforms]
+    return stamps.count(ns)
+
+
+def test_a_change_of_frame_id_that_insists_starts_a_new_window_and_is_reported(rig: Rig):
     rig.start()
     rig.infer(0, 1)
-    rig.publish(2, header=header(START + 10**9, "other_camera"))
-    rig.wait_for_diagnostics("frame_id changed from 'camera_optical' to 'other_camera'")
-    assert rig.engine.inferences[-1] == (2,)
+    for i in range(PATIENCE + 1):
+        rig.publish(2 + i, header=header(START + (2 + i) * PERIOD, "other_camera"))
+    words = "frame_id changed from 'camera_optical' to 'other_camera': a new window"
+    rig.wait_for_diagnostics(words, refused=str(PATIENCE))
+    rig.wait_until(lambda: rig.engine.inferences[-1] == (2,), "it is inferred")
+
+
+def test_a_clock_that_was_set_ahead_keeps_window_and_map(rig: Rig):
+    rig.start()
+    rig.infer(0, 1)
+    for i in range(PATIENCE + 1):
+        rig.publish(2 + i, header=header(START + 3600 * 10**9 + i * PERIOD, CAMERA))
+    rig.wait_for_diagnostics("s: the map goes on", refused=str(PATIENCE))
+    rig.wait_until(lambda: rig.engine.inferences[-1] == (0, 1, 2), "it is inferred")
 
 
 def test_a_recording_that_is_played_again_is_accepted_after_a_few_frames(rig: Rig):
     rig.start()
     rig.infer(20, 21)
-    for i in range(5):
+    for i in range(PATIENCE):
         rig.publish(i)
-    rig.wait_until(lambda: rig.refused == 5, "five are refused")
+    rig.wait_until(lambda: rig.refused == PATIENCE, "five are refused")
     rig.infer(5, 6)
-    rig.wait_for_diagnostics("a new map starts")
+    rig.wait_for_diagnostics("time went back: a new window and a new map start")
     assert len(rig.engine.inferences[-1]) == 2
 
 

@@ -12,7 +12,7 @@ from vggt_ros.errors import FrameError, UserError
 from vggt_ros.frames import Frame, Observation, Tracks, Update
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
-from vggt_ros.timeline import StampGate
+from vggt_ros.timeline import PATIENCE
 
 START = 1_700_000_000_123_456_789
 
@@ -101,7 +101,7 @@ def test_a_looped_recording_starts_a_new_map():
             update = inferred(pipeline, frame(i))
         except FrameError:
             refused += 1
-    assert refused == StampGate.PATIENCE
+    assert refused == PATIENCE
     assert len(update.views) == 4 and "time went back" in pipeline.notices[0]
 
 
@@ -109,13 +109,49 @@ def test_a_looped_recording_starts_a_new_map():
     "change, words",
     [({"rgb": np.zeros((24, 64, 3), np.uint8)}, "64x48 to 64x24"), ({"camera": "rear"}, "rear")],
 )
-def test_another_image_size_or_camera_starts_a_new_window(change, words):
+def test_another_image_size_or_camera_starts_a_new_window_once_it_insists(change, words):
     engine = planar()
     pipeline = Pipeline(engine)
     inferred(pipeline, frame(0))
-    inferred(pipeline, frame(1, **change))
+    for i in range(PATIENCE):
+        with pytest.raises(FrameError, match=words.split()[-1]):
+            inferred(pipeline, frame(1 + i, **change))
+    inferred(pipeline, frame(1 + PATIENCE, **change))
     assert engine.inferences[-1] == (1,)
     assert words in pipeline.notices[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stamp_ns": START + 3600 * 10**9},
+        {"camera": "rear"},
+        {"rgb": np.zeros((24, 64, 3), np.uint8)},
+    ],
+)
+def test_a_lone_stray_frame_changes_nothing(change):
+    engine = planar()
+    pipeline = Pipeline(engine)
+    for i in range(0, 8, 2):
+        inferred(pipeline, frame(i))
+        with pytest.raises(FrameError, match="the image"):
+            pipeline.step(Observation(frame(i + 1, **change)))
+    assert engine.inferences[-1] == (0, 1, 2, 3)
+    assert pipeline.notices == []
+
+
+def test_a_clock_that_was_set_ahead_keeps_the_map():
+    engine = planar()
+    pipeline = Pipeline(engine)
+    for i in range(3):
+        inferred(pipeline, frame(i))
+    later = [frame(i, stamp_ns=START + (36_000 + i) * 10**8) for i in range(3, 4 + PATIENCE)]
+    for refused in later[:PATIENCE]:
+        with pytest.raises(FrameError, match="jumps ahead: by 3600"):
+            pipeline.step(Observation(refused))
+    inferred(pipeline, later[-1])
+    assert engine.inferences[-1] == (0, 1, 2, 3)
+    assert pipeline.notices[-1].endswith("the map goes on")
 
 
 def test_tracks_follow_the_wall_while_the_window_slides_past_the_frame_that_pinned_them():

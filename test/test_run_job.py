@@ -7,6 +7,7 @@ import pytest
 from fakes.planar_engine import frames, planar_engine_of_a_run
 
 from vggt_ros.settings import Settings
+from vggt_ros.timeline import PATIENCE
 from vggt_ros.tools.runs.format import open_run
 from vggt_ros.tools.runs.job import Job
 from vggt_ros.tools.runs.writer import RunWriter
@@ -25,14 +26,14 @@ def test_a_refused_frame_is_counted_and_skipped(tmp_path):
 
 
 def test_images_of_another_size_start_a_new_segment(tmp_path):
-    wide = [f._replace(rgb=np.repeat(f.rgb, 2, 1)) for f in frames(8)[4:]]
+    wide = [f._replace(rgb=np.repeat(f.rgb, 2, 1)) for f in frames(5 + PATIENCE)[4:]]
     with RunWriter(tmp_path / "out", {}) as writer:
         job = Job(planar_engine_of_a_run(), Settings(), Source(tmp_path, "list", "", ()), writer)
         job.run(frames(4), overview=False, quiet=True)
-        messages = [line for frame in wide[:1] for line in job.step(frame)]
+        messages = [line for frame in wide for line in job.step(frame)]
         summary = job.summary(interrupted=True)
     assert (summary["segments"], summary["segment_numbers"]) == ([0, 4], [0, 1])
-    assert "size changed" in messages[0]
+    assert summary["refused"] == PATIENCE and "size changed" in messages[-1]
 
 
 def frames_then(count: int, error: BaseException):

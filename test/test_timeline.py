@@ -5,7 +5,7 @@
 import pytest
 
 from vggt_ros.errors import FrameError, UserError
-from vggt_ros.timeline import RateLimit, SizeGate, StampGate, StreamGate, Window, push
+from vggt_ros.timeline import PATIENCE, Change, RateLimit, SizeGate, StreamGate, Window, push
 
 
 def run(frames, *, size, stride, window=None):
@@ -69,31 +69,129 @@ def test_frames_out_of_order_and_empty_windows_are_refused():
 # ---- which frames may follow ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stamp, fault", [(0, "is zero"), (-1, "below zero"), (7, "repeats: 7")])
-def test_a_stamp_that_cannot_follow_is_refused(stamp, fault):
-    gate = StampGate()
-    assert gate.check(7) is False
-    with pytest.raises(FrameError, match=fault):
-        gate.check(stamp)
-    assert gate.check(8) is False
+SECOND = 1_000_000_000
+START = 1_700_000_000_123_456_789
+PERIOD = SECOND // 30
+CAMERA = "front", 64, 48
 
 
-def test_an_earlier_clock_is_accepted_after_five_stamps_that_run_forward():
-    gate = StampGate()
-    gate.check(1000)
-    for stamp in (1, 2, 3, 2, 3, 4, 5, 6):  # the fourth runs back: the count restarts
-        with pytest.raises(FrameError, match=f"goes back: {stamp} after 1000"):
-            gate.check(stamp)
-    assert gate.check(7) is True and gate.check(8) is False
+def started(*gate_options, period: int = PERIOD) -> tuple[StreamGate, list[int]]:
+    """A gate that has accepted four frames, and the stamps of those that follow."""
+    gate, stamps = StreamGate(*gate_options), [START + i * period for i in range(100)]
+    for stamp in stamps[:4]:
+        assert gate.check(stamp, *CAMERA) == Change()
+    return gate, stamps[4:]
 
 
-def test_one_stray_stamp_does_not_count_towards_another_clock():
-    gate = StampGate()
-    gate.check(1000)
-    for i in range(StampGate.PATIENCE + 1):
-        with pytest.raises(FrameError, match="goes back"):
-            gate.check(1 + i)
-        gate.check(1001 + i)
+def refused(gate: StreamGate, frames, fault: str) -> None:
+    """Every frame (stamp, camera, width, height) is refused, with these words."""
+    for frame in frames:
+        with pytest.raises(FrameError, match=fault):
+            gate.check(*frame)
+
+
+@pytest.mark.parametrize(
+    "stamp, fault", [(0, "is zero"), (-1, "below zero"), (START + 3 * PERIOD, "repeats: 17")]
+)
+def test_a_stamp_that_cannot_follow_is_refused_however_often(stamp, fault):
+    gate, later = started()
+    refused(gate, [(stamp, *CAMERA)] * 10, fault)
+    assert gate.check(later[0], *CAMERA) == Change()
+
+
+STRAYS = {
+    "an hour ahead": (3600 * SECOND, *CAMERA),
+    "three seconds ahead": (3 * SECOND, *CAMERA),
+    "an hour back": (-3600 * SECOND, *CAMERA),
+    "a little back": (-2 * PERIOD, *CAMERA),
+    "another camera": (0, "rear", 64, 48),
+    "another size": (0, "front", 32, 48),
+    "all of it": (3600 * SECOND, "rear", 32, 48),
+}
+
+
+@pytest.mark.parametrize("stray", STRAYS)
+def test_a_lone_stray_is_refused_and_changes_nothing(stray):
+    ahead, *camera = STRAYS[stray]
+    gate, later = started()
+    for stamp in later[:20]:  # one between any two frames: never several in a row
+        refused(gate, [(stamp + ahead - PERIOD // 2, *camera)], "the image")
+        assert gate.check(stamp, *CAMERA) == Change()
+
+
+@pytest.mark.parametrize("stray", [name for name in STRAYS if name != "a little back"])
+def test_several_in_a_row_that_agree_are_accepted(stray):
+    ahead, *camera = STRAYS[stray]
+    gate, later = started()
+    other = [(stamp + ahead, *camera) for stamp in later]
+    refused(gate, other[:PATIENCE], "the image.*6 in a row that agree are used")
+    change = gate.check(*other[PATIENCE])
+    assert change.starts_map == (ahead < 0 or tuple(camera) != CAMERA)
+    assert change.clock_set_back == (ahead < 0)
+    assert gate.check(*other[PATIENCE + 1]) == Change()
+    refused(gate, [(later[30], *CAMERA)], "the image")
+
+
+def test_what_does_not_agree_with_itself_is_never_accepted():
+    gate, later = started()
+    hours = [START + i * 3600 * SECOND for i in (3, 1, 2, 9, 4)]
+    frames = [(hours[i % 5], "rear" if i % 3 else "left", 64, 48) for i in range(40)]
+    refused(gate, frames, "the image")
+    assert gate.check(later[0], *CAMERA) == Change()
+
+
+@pytest.mark.parametrize("period", [PERIOD, 20 * SECOND])
+def test_a_stray_slightly_ahead_costs_the_frames_up_to_its_stamp_and_no_map(period):
+    gate, later = started(period=period)
+    early = later[9] - period // 2
+    assert gate.check(early, *CAMERA) == Change()
+    refused(gate, [(stamp, *CAMERA) for stamp in later[:9]], "goes back")
+    assert gate.check(later[9], *CAMERA) == Change()
+
+
+def test_a_first_frame_of_another_time_does_not_hold_up_the_others():
+    gate = StreamGate()
+    gate.check(START + 30 * SECOND, *CAMERA)
+    stamps = [START + i * PERIOD for i in range(PATIENCE + 1)]
+    refused(gate, [(stamp, *CAMERA) for stamp in stamps[:-1]], "goes back")
+    assert gate.check(stamps[-1], *CAMERA) == Change("time went back", True, True)
+
+
+@pytest.mark.parametrize("period", [PERIOD, SECOND, 20 * SECOND, 300 * SECOND])
+def test_a_camera_of_any_rate_keeps_its_own_gaps(period):
+    gate = StreamGate()
+    accepted = 0
+    for i in range(40):
+        try:
+            gate.check(START + i * period, *CAMERA)
+            accepted += 1
+        except FrameError:
+            assert period > 60 * SECOND and i <= PATIENCE
+    assert accepted >= 40 - PATIENCE
+
+
+def test_a_camera_that_paused_goes_on_with_its_map():
+    gate, later = started()
+    resumed = [(stamp + 20 * SECOND, *CAMERA) for stamp in later]
+    refused(gate, resumed[:PATIENCE], "jumps ahead: by 20.* did the camera pause")
+    change = gate.check(*resumed[PATIENCE])
+    assert not change.starts_map and change.notice.endswith("20.2 s: the map goes on")
+
+
+def test_a_stream_restarts_with_its_reasons():
+    gate, later = started(0)
+    changes = [("rear", 64, 48), ("rear", 64, 24), ("front", 80, 60), ("front", 80, 60)]
+    notices = [gate.check(s, *c).notice for s, c in zip(later, changes, strict=False)]
+    end = ": a new window and a new map start"
+    assert notices == [
+        f"frame_id changed from 'front' to 'rear'{end}",
+        f"image size changed from 64x48 to 64x24{end}",
+        f"frame_id changed from 'rear' to 'front', image size changed from 64x24 to 80x60{end}",
+        "",
+    ]
+    assert gate.check(START + 3600 * SECOND, "front", 80, 60) == Change(), "judged before"
+    gate.reset()
+    assert gate.check(1, "rear", 64, 48) == Change()
 
 
 @pytest.mark.parametrize("jitter", [0, 1_000_000])
@@ -106,26 +204,23 @@ def test_a_rate_limit_keeps_its_rate_although_stamps_jitter(jitter):
     assert all(unlimited.is_due(stamp, 0.0) for stamp in stamps)
 
 
-def test_a_new_size_is_accepted_once_three_images_in_a_row_have_it():
+def test_a_new_size_is_accepted_once_it_insists():
     gate = SizeGate()
     gate.check(640, 480)
-    for _ in range(2):
-        with pytest.raises(FrameError, match="a new size: 320x240, not 640x480"):
+    gate.use(640, 480)
+    for size in ((320, 240), (640, 240)):  # each row is broken
+        for _ in range(PATIENCE):
+            with pytest.raises(FrameError, match=f"new size: {size[0]}x{size[1]}, not 640x480"):
+                gate.check(*size)
+        gate.check(640, 480)
+    for _ in range(PATIENCE):
+        with pytest.raises(FrameError, match="6 in a row are used"):
             gate.check(320, 240)
-    gate.check(640, 480)  # the row is broken
-    for _ in range(2):
-        with pytest.raises(FrameError, match="a new size"):
-            gate.check(320, 240)
-    gate.check(320, 240)
+    for _ in range(3):  # accepted, and not in use before it has a program
+        gate.check(320, 240)
     gate.check(640, 480)
+    gate.use(320, 240)
+    with pytest.raises(FrameError, match="a new size: 640x480, not 320x240"):
+        gate.check(640, 480)
     with pytest.raises(FrameError, match="too small"):
         gate.check(640, 31)
-
-
-def test_a_stream_restarts_with_its_reason():
-    gate = StreamGate()
-    assert gate.check(1, 64, 48, "front") == gate.check(2, 64, 48, "front") == ""
-    assert gate.check(3, 64, 24, "front") == "image size changed from 64x48 to 64x24"
-    assert gate.check(4, 64, 24, "rear") == "frame_id changed from 'front' to 'rear'"
-    gate.reset()
-    assert gate.check(1, 64, 48, "front") == ""

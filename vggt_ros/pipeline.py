@@ -53,8 +53,9 @@ class Pipeline:
         clock: Clock | None = None,
         *,
         background: bool = False,
+        stream: StreamGate | None = None,
     ):
-        """With `background` graphs are solved while the map goes on; else results repeat."""
+        """With `background` graphs are solved while the map goes on; `stream` judges frames."""
         self.engine = engine
         self.settings = settings or Settings()
         self.clock: Clock = clock or (lambda: 0.0)
@@ -64,8 +65,7 @@ class Pipeline:
             camera_height=self.settings.camera_height, fixed_scale=self.settings.fixed_scale
         )
         self._baseline = BaselineSchedule()
-        self._stream = StreamGate()
-        self._background = background
+        self._stream, self._background = stream or StreamGate(), background
         self.masking = self.settings.masking()
         self._older: OlderMap | None = None  # that was loaded
         self._frame_id = 0
@@ -132,9 +132,9 @@ class Pipeline:
 
     def _check(self, frame: Frame) -> None:
         """Refuse what cannot follow the last frame; restart where the stream itself changed."""
-        height, width = frame.rgb.shape[:2]
-        if reason := self._stream.check(frame.stamp_ns, width, height, frame.camera):
-            self.notices.append(f"{reason}: a new window and a new map start")
+        change = self._stream.check(frame.stamp_ns, frame.camera, *frame.rgb.shape[1::-1])
+        self.notices += filter(None, [change.notice])
+        if change.starts_map:
             self._restart()
 
     def _restart(self) -> None:

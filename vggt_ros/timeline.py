@@ -2,82 +2,148 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stream of frames: which may follow the last one, and which form a window.
 
-Pure state machines over stamps and frame numbers. What breaks a stream must repeat before it is
-accepted: one old stamp or one image of another size is a stray message; several in a row are a
-looped recording or another camera mode.
+Pure state machines over stamps and frame numbers. What breaks a stream must insist before it is
+accepted: one image of another time, camera or size is a stray message, which changes nothing;
+several in a row that agree with each other are a looped recording, a clock that was set, or another
+camera or mode of it.
 """
 
 from typing import NamedTuple
 
 from vggt_ros.errors import FrameError, UserError
 
+PATIENCE = 5  # frames in a row that are refused; with the next that agrees, all are accepted
+MIN_JUMP_NS = 2_000_000_000  # ahead; less is a camera that paused
+USUAL_GAPS = 10  # times the last gap between two frames, for cameras slower than that
+MAX_FIRST_GAP_NS = 60_000_000_000  # from the first frame to the second, when no gap is known
+ANY_GAP_NS = 2**63
 
-class StampGate:
-    """Stamps only ever increase; an earlier clock is accepted after `PATIENCE` refused frames."""
 
-    PATIENCE = 5
+class Change(NamedTuple):
+    """What a frame that was accepted changed in its stream; nothing, where `text` is empty."""
 
-    def __init__(self) -> None:
+    text: str = ""
+    starts_map: bool = False
+    clock_set_back: bool = False
+
+    @property
+    def notice(self) -> str:
+        """For the user; empty where nothing changed."""
+        outcome = "a new window and a new map start" if self.starts_map else "the map goes on"
+        return f"{self.text}: {outcome}" if self.text else ""
+
+
+class _Stream(NamedTuple):
+    """Frames of one camera and one size whose stamps run forward."""
+
+    camera: str
+    size: tuple[int, int]  # width and height
+    last_ns: int
+    before_ns: int = 0  # stamp before the last; 0: there was none
+    count: int = 1
+
+    def followed_by(self, stamp_ns: int) -> "_Stream":
+        return self._replace(last_ns=stamp_ns, before_ns=self.last_ns, count=self.count + 1)
+
+    def max_gap_ns(self, first_ns: int) -> int:
+        """To the next stamp; `first_ns` where no gap is known yet."""
+        usual = self.last_ns - self.before_ns
+        return max(MIN_JUMP_NS, USUAL_GAPS * usual) if self.before_ns else first_ns
+
+    def fault(self, other: "_Stream", max_gap_ns: int) -> str:
+        """Why another stream's last frame cannot follow; empty where it can."""
+        if other.camera != self.camera:
+            return (
+                f"the image has another frame_id: '{other.camera}', not '{self.camera}'; do two"
+                " cameras share the topic?"
+            )
+        if other.size != self.size:
+            return f"the image has {new_size(other.size, self.size)}"
+        stamp_ns, last_ns = other.last_ns, self.last_ns
+        if stamp_ns == last_ns:
+            return f"the image's stamp repeats: {stamp_ns}; is the topic published twice?"
+        if stamp_ns < last_ns:
+            return (
+                f"the image's stamp goes back: {stamp_ns} after {last_ns};"
+                " are there two publishers on the topic, or was a clock set back?"
+            )
+        if stamp_ns - last_ns > max_gap_ns:
+            return (
+                f"the image's stamp jumps ahead: by {(stamp_ns - last_ns) * 1e-9:.1f} s to"
+                f" {stamp_ns}; did the camera pause, or was a clock set?"
+            )
+        return ""
+
+    def is_late(self, other: "_Stream") -> bool:
+        """Whether a stamp lies just before the last one, which then was too early.
+
+        Such frames end when the stream has caught up, and are no reason for another one.
+        """
+        if (other.camera, other.size) != (self.camera, self.size):
+            return False
+        late_ns, max_late_ns = self.last_ns - other.last_ns, other.max_gap_ns(MIN_JUMP_NS)
+        return late_ns == 0 or 0 < self.before_ns < other.last_ns and 0 < late_ns <= max_late_ns
+
+    def change_to(self, other: "_Stream") -> Change:
+        texts = []
+        if other.camera != self.camera:
+            texts.append(f"frame_id changed from '{self.camera}' to '{other.camera}'")
+        if other.size != self.size:
+            (was_w, was_h), (w, h) = self.size, other.size
+            texts.append(f"image size changed from {was_w}x{was_h} to {w}x{h}")
+        back = other.last_ns < self.last_ns
+        if back:
+            texts.append("time went back")
+        if texts:
+            return Change(", ".join(texts), starts_map=True, clock_set_back=back)
+        ahead = (other.last_ns - self.last_ns) * 1e-9
+        return Change(f"the images' stamps went on after {ahead:.1f} s")
+
+
+class StreamGate:
+    """Frames of one camera and one size with increasing stamps; whatever else must insist.
+
+    The first `patience` frames in a row of another stream are refused, and the next is accepted:
+    so a new map starts, or, where stamps only jumped ahead, the map goes on. With a patience of 0,
+    for frames that were judged before, all that can be another stream is one, and gaps are none.
+    """
+
+    def __init__(self, patience: int = PATIENCE) -> None:
+        self._patience = patience
         self.reset()
 
     def reset(self) -> None:
-        """Forget every stamp."""
-        self._last_ns = 0
-        self._earlier: list[int] = []  # refused stamps that run forward on an earlier clock
+        """Forget every frame."""
+        self._stream: _Stream | None = None
+        self._other: _Stream | None = None  # of refused frames that agree
 
-    def check(self, stamp_ns: int) -> bool:
-        """Accept a stamp; True if it is the first of a new timeline (a recording that looped).
+    def check(self, stamp_ns: int, camera: str = "", width: int = 0, height: int = 0) -> Change:
+        """Accept a frame of this stamp (ns), frame_id and size in pixels (0: as before).
 
-        Raises `FrameError`, which names the fault, for a stamp that may not follow.
+        Raises `FrameError`, which names the fault, for a frame that may not follow.
         """
         if stamp_ns <= 0:
             raise FrameError(
                 f"the image's stamp is {'below ' if stamp_ns else ''}zero;"
                 " the driver must stamp its images with the time"
             )
-        if stamp_ns == self._last_ns:
-            raise FrameError(
-                f"the image's stamp repeats: {stamp_ns}; is the topic published twice?"
-            )
-        restarted = stamp_ns < self._last_ns
-        if restarted:
-            forward = not self._earlier or stamp_ns > self._earlier[-1]
-            self._earlier = [*self._earlier, stamp_ns] if forward else [stamp_ns]
-            if len(self._earlier) <= self.PATIENCE:
-                raise FrameError(
-                    f"the image's stamp goes back: {stamp_ns} after {self._last_ns};"
-                    " are there two publishers on the topic, or was a clock set back?"
-                )
-        self._last_ns, self._earlier = stamp_ns, []
-        return restarted
-
-
-class StreamGate:
-    """Frames of one camera and one size with increasing stamps; whatever else starts a new map."""
-
-    def __init__(self) -> None:
-        self._stamps = StampGate()
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the last frame."""
-        self._stamps.reset()
-        self._last: tuple[int, int, str] | None = None
-
-    def check(self, stamp_ns: int, width: int, height: int, camera: str) -> str:
-        """Accept a frame; why it starts a new map, or empty where it continues the last one.
-
-        Raises `FrameError` for a stamp that may not follow.
-        """
-        restarted, last = self._stamps.check(stamp_ns), self._last
-        self._last = width, height, camera
-        if last is None or self._last == last and not restarted:
-            return ""
-        if restarted:
-            return "time went back"
-        if last[:2] != (width, height):
-            return f"image size changed from {last[0]}x{last[1]} to {width}x{height}"
-        return f"frame_id changed from '{last[2]}' to '{camera}'"
+        found, known, other = _Stream(camera, (width, height), stamp_ns), self._stream, self._other
+        if known is None:
+            self._stream = found
+            return Change()
+        max_gap = known.max_gap_ns(MAX_FIRST_GAP_NS) if self._patience else ANY_GAP_NS
+        fault = known.fault(found, max_gap)
+        if not fault:
+            self._stream, self._other = known.followed_by(stamp_ns), None
+            return Change()
+        agrees = other is not None and not other.fault(found, other.max_gap_ns(ANY_GAP_NS))
+        self._other = other.followed_by(stamp_ns) if other is not None and agrees else found
+        if known.is_late(self._other):
+            raise FrameError(fault)
+        if self._other.count <= self._patience:
+            raise FrameError(f"{fault} ({self._patience + 1} in a row that agree are used)")
+        self._stream, self._other = self._other, None
+        return known.change_to(found)
 
 
 class RateLimit:
@@ -102,18 +168,18 @@ class RateLimit:
 
 
 class SizeGate:
-    """Images of a new size are accepted once `PATIENCE` have come in a row.
+    """Images of another size than those in use must insist too; see `StreamGate`.
 
-    Programs are compiled for each size, which takes minutes on some devices: too much for a stray
-    message. The first size ever is accepted at once, so that nothing waits at the start.
+    It stands before the network: programs are compiled for each size, which takes minutes on some
+    devices, too much for a stray message. The first size is accepted at once, so that nothing waits
+    at the start. A size is in use from the first of its images that has a program.
     """
 
-    PATIENCE = 3
     MIN_SIDE = 32  # pixels; no camera's image is smaller, but many a mistake is
 
     def __init__(self) -> None:
-        self._accepted: set[tuple[int, int]] = set()
-        self._new, self._in_a_row = (0, 0), 0
+        self._used: tuple[int, int] | None = None
+        self._other, self._in_a_row = (0, 0), 0
 
     def check(self, width: int, height: int) -> None:
         """Raises `FrameError` for an image too small, or of a size not (yet) accepted."""
@@ -123,17 +189,24 @@ class SizeGate:
                 f"the image is too small for a camera's: {width}x{height}, but each side must be"
                 f" {side} pixels or more; check what is published on the topic"
             )
-        if size not in self._accepted:
-            self._in_a_row = self._in_a_row + 1 if size == self._new else 1
-            self._new = size
-            if self._accepted and self._in_a_row < self.PATIENCE:
-                known = " or ".join(f"{w}x{h}" for w, h in sorted(self._accepted))
-                raise FrameError(
-                    f"the image has a new size: {width}x{height}, not {known}; it is used once"
-                    f" {self.PATIENCE} come in a row; if that repeats, two cameras share the topic"
-                )
-            self._accepted.add(size)
-        self._in_a_row = 0
+        if self._used in (None, size):
+            self._in_a_row = 0
+            return
+        self._in_a_row = self._in_a_row + 1 if size == self._other else 1
+        self._other = size
+        if self._in_a_row <= PATIENCE:
+            fault = new_size(size, self._used)
+            raise FrameError(f"the image has {fault} ({PATIENCE + 1} in a row are used)")
+
+    def use(self, width: int, height: int) -> None:
+        """An image of this size has a program, and enters the window."""
+        self._used = width, height
+
+
+def new_size(size: tuple[int, int], known: tuple[int, int] | None) -> str:
+    """The fault of an image's size, for the user."""
+    was = "" if known is None else f", not {known[0]}x{known[1]}"
+    return f"a new size: {size[0]}x{size[1]}{was}; do two cameras share the topic?"
 
 
 class Window(NamedTuple):

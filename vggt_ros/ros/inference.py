@@ -32,7 +32,7 @@ from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.robot import Robot
 from vggt_ros.ros.worker import Worker, ask
-from vggt_ros.timeline import SizeGate
+from vggt_ros.timeline import SizeGate, StreamGate
 
 PUBLISHED_WITHIN = 10.0  # seconds in which the sender takes up what is done
 
@@ -89,7 +89,11 @@ class InferenceWorker:
         """Open the network.  Raises `UserError` where there is none."""
         engine = self._engine = self._open_engine(self._parameters, self._progress)
         self.pipeline = Pipeline(
-            engine, self._parameters.settings(), time.perf_counter, background=True
+            engine,
+            self._parameters.settings(),
+            time.perf_counter,
+            background=True,
+            stream=StreamGate(patience=0),  # frames were judged as they arrived; see node.py
         )
         noise = "random: the geometry is noise" if engine.random_weights else "loaded"
         self._health.network = {
@@ -236,6 +240,7 @@ class InferenceWorker:
             depth_frames=settings.frames_with_depth,
             extra_views=settings.extra_views,
         )
+        self._sizes.use(width, height)
 
     def _progress(self, state: str) -> None:
         if self._stopping():

@@ -33,7 +33,7 @@ from vggt_ros.ros.robot import Robot
 from vggt_ros.ros.tf_cache import open_frames
 from vggt_ros.ros.transforms import open_transforms
 from vggt_ros.ros.worker import Worker
-from vggt_ros.timeline import RateLimit, StampGate
+from vggt_ros.timeline import RateLimit, StreamGate
 
 DIAGNOSTICS_PERIOD = 1.0  # seconds
 
@@ -74,7 +74,7 @@ class VggtNode(Node):
         log = self.get_logger()
         self.health = Health(time.monotonic, log.warning, log.info)
         self.parameters = LiveParameters(self)
-        self._stamps, self._rate = StampGate(), RateLimit()
+        self._stream, self._rate, self._stamp_age = StreamGate(), RateLimit(), 0.0
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=self._on_jump,
@@ -144,17 +144,21 @@ class VggtNode(Node):
         self.create_subscription(QueryPoints, "~/query_points", self._on_query, 10)
 
     def _on_image(self, msg: Image | CompressedImage) -> None:
-        now_ns = self.get_clock().now().nanoseconds
-        self.health.image_arrived((now_ns - stamp_ns(msg.header.stamp)) * 1e-9)
+        ns = stamp_ns(msg.header.stamp)
         try:
-            restarted = self._stamps.check(stamp_ns(msg.header.stamp))
-        except FrameError as error:
+            change = self._stream.check(ns, msg.header.frame_id.lstrip("/"))
+        except FrameError as error:  # a stray message says nothing about the camera's clock
+            self.health.image_arrived(self._stamp_age)
             self.health.refuse(str(error))
             return
-        if restarted:
+        self._stamp_age = (self.get_clock().now().nanoseconds - ns) * 1e-9
+        self.health.image_arrived(self._stamp_age)
+        if change.clock_set_back:
             self._rate.reset()
-            self._reset("the images' stamps went back: a new map starts")
-        elif not self._rate.is_due(stamp_ns(msg.header.stamp), self.parameters.now.max_rate_hz):
+            self._reset(change.notice)
+        elif change.notice and not change.starts_map:  # else the pipeline says it
+            self.health.notice(change.notice)
+        if not self._rate.is_due(ns, self.parameters.now.max_rate_hz):
             self.health.count("skipped")
             return
         if self.worker.put_latest(Task(msg, time.monotonic())):
@@ -172,7 +176,7 @@ class VggtNode(Node):
         self.worker.call_soon(lambda: self.inference.query(msg))
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._reset_stamps()
+        self._reset_stream()
         self._reset("")
         response.success = True
         response.message = "window, tracks and path are empty; the compiled network stays"
@@ -180,11 +184,11 @@ class VggtNode(Node):
 
     def _on_jump(self, jump: TimeJump) -> None:
         if jump.clock_change == ClockChange.ROS_TIME_NO_CHANGE:
-            self._reset_stamps()
+            self._reset_stream()
             self._reset("the clock went back: a new map starts")
 
-    def _reset_stamps(self) -> None:
-        self._stamps.reset()
+    def _reset_stream(self) -> None:
+        self._stream.reset()
         self._rate.reset()
 
     def _reset(self, reason: str) -> None:
