@@ -52,6 +52,11 @@ PARAMETERS = {
         str,
         "compressed: subscribe to <image>/compressed instead; one of: raw, compressed",
     ),
+    "image_reliability": (
+        str,
+        "Reliability of the subscriptions to images; auto: as their publishers offer it; one of: "
+        "auto, best_effort, reliable",
+    ),
     "intrinsics": (
         str,
         "Whose K is used and published: the network's, or camera_info's (K, never P; D is "

@@ -15,6 +15,7 @@ from tf2_msgs.msg import TFMessage
 
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.sixteen_bits import WATCHED
+from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.messages import header, image_message, rgb_from_image, transform_message
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.second_camera import SecondCamera
@@ -196,7 +197,8 @@ def test_images_of_the_second_camera_are_read_alike(rig: Rig):
     mount = transform_message(header(START, CAMERA), "right", beside)
     frames.tree.add([mount], is_static=True)
     parameters = Parameters(scale_source="baseline", mono16_bits=12)
-    second = SecondCamera(rig.peer, parameters, frames, notices.append)
+    inputs = InputTopics(rig.peer, parameters, lambda subject, text: None)
+    second = SecondCamera(inputs, parameters, frames, notices.append)
     sender = rig.peer.create_publisher(Image, second.topic, 10)
     rig.wait_until(sender.get_subscription_count, "the topic is matched")
     dim = grey16(0, TWELVE)

@@ -17,6 +17,7 @@ from tf2_msgs.msg import TFMessage
 
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import inverse_rigid, transform, unproject
+from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.messages import (
     cloud_message,
     header,
@@ -238,8 +239,9 @@ def test_images_of_the_second_camera_may_be_compressed_and_need_tf2_msgs(rig: Ri
     frames = Frames(rig.peer, TFMessage, wait=0.0)
     mount = transform_message(header(START, CAMERA), RIGHT, CAMERA_FROM_RIGHT)
     frames.tree.add([mount], is_static=True)
-    without_tf = SecondCamera(rig.peer, parameters, None, notices.append)
-    with_tf = SecondCamera(rig.peer, parameters, frames, notices.append)
+    inputs = InputTopics(rig.peer, parameters, lambda subject, text: None)
+    without_tf = SecondCamera(inputs, parameters, None, notices.append)
+    with_tf = SecondCamera(inputs, parameters, frames, notices.append)
     assert without_tf.topic == "/baseline_image/compressed"
     sender = rig.peer.create_publisher(CompressedImage, without_tf.topic, 10)
     packed = BytesIO()

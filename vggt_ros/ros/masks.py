@@ -10,12 +10,10 @@ from collections import deque
 
 import numpy as np
 from jaxtyping import Bool
-from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
 
 from vggt_ros.errors import UserError
+from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.messages import stamp_ns
 
 KEPT = 8  # messages
@@ -27,21 +25,15 @@ MAX_FAILED_WAITS = 5  # in a row, from which no mask is waited for
 class MaskInput:
     """Masks by stamp.  Used where the topic is remapped, or a message has come."""
 
-    def __init__(self, node: Node, wait: float):
+    def __init__(self, inputs: InputTopics, wait: float):
         """`wait`: seconds that a frame waits for its mask at most."""
         self._wait = wait
         self._messages: deque[Image] = deque(maxlen=KEPT)
         self._heard = 0
         self._found: deque[bool] = deque(maxlen=RECENT)  # for each of the last images
         self._failed_waits = 0  # in a row
-        self.topic = node.create_subscription(
-            Image,
-            "mask",
-            self._on_mask,
-            QoSProfile(depth=KEPT, reliability=ReliabilityPolicy.BEST_AVAILABLE),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        ).topic_name
-        self._is_remapped = self.topic != node.resolve_topic_name("mask", only_expand=True)
+        found = inputs.subscribe_to_images("mask", self._on_mask, raw=True, watched=False)
+        self.topic, self._is_remapped = found.topic, found.is_remapped
         self.warning = ""  # as long as images have no mask
 
     def _on_mask(self, msg: Image) -> None:

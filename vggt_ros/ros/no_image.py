@@ -2,31 +2,81 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why no image arrives, as far as the ROS graph shows."""
 
+from collections.abc import Callable
+
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 
+from vggt_ros.ros.input_topics import COMPRESSED, InputTopic, is_kept
+from vggt_ros.ros.topic_types import COMPRESSED as COMPRESSED_IMAGE
+from vggt_ros.ros.topic_types import IMAGE, type_name
+
 TIMEOUT = 3.0  # seconds without an image
+NAMED = 3  # topics with images that are named
 
 
-def diagnose_missing_images(node: Node, topic: str, seconds: float) -> str:
-    """The reason in one sentence, for the diagnostics; empty while images arrive."""
-    if seconds < TIMEOUT:
-        return ""
-    fault = f"no image for {seconds:.0f} s on {topic}"
-    publishers = node.get_publishers_info_by_topic(topic)
-    if not publishers:
-        return f"{fault}: it has no publisher; remap image to the camera's topic"
-    offers = ", ".join(
-        f"{publisher.node_name} ({publisher.qos_profile.reliability.name.lower()})"
-        for publisher in publishers
-    )
-    ours = node.get_subscriptions_info_by_topic(topic)
-    reliable = any(mine.qos_profile.reliability == ReliabilityPolicy.RELIABLE for mine in ours)
-    weak = any(p.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for p in publishers)
-    if reliable and weak:
-        return f"{fault}: published by {offers}, but subscribed as reliable; set image_reliability"
-    return (
-        f"{fault}: published by {offers}; if ros2 topic hz {topic} receives some, best-effort"
-        " images above 0.5 MB are lost unless their publisher uses the Fast DDS profile"
-        " config/fastdds.xml"
-    )
+class MissingImages:
+    """The reason for the diagnostics, and once for the log."""
+
+    def __init__(self, node: Node, image: InputTopic, log: Callable[[str], object]):
+        self._node, self._image, self._log = node, image, log
+        self._logged: set[str] = set()
+
+    def diagnose(self, seconds: float) -> str:
+        """Why no image has arrived for so long, in one sentence; empty while images arrive."""
+        if seconds < TIMEOUT:
+            return ""
+        reason = f"on {self._image.topic}: {self._reason()}"
+        if reason not in self._logged:
+            self._logged.add(reason)
+            self._log(f"no image {reason}")
+        return f"no image for {seconds:.0f} s {reason}"
+
+    def _reason(self) -> str:
+        image = self._image
+        if image.mismatch:
+            return image.mismatch
+        if not image.publishers:
+            return self._without_publisher()
+        publishers = image.matching
+        offers = "published by " + ", ".join(
+            f"{p.node_name} ({p.qos_profile.reliability.name.lower()})" for p in publishers
+        )
+        weak = any(p.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for p in publishers)
+        if image.is_reliable and weak:
+            return f"{offers}, but subscribed as reliable; set image_reliability to auto"
+        if all(is_kept(p) for p in publishers):
+            return (
+                f"{offers}, which keeps its last image for later subscribers (transient local);"
+                " images from before the start are not read: publish it again"
+            )
+        hears = f"{offers}; if ros2 topic hz {image.topic} receives some"
+        if image.is_reliable:
+            return f"{hears}, this process has another ROS_DOMAIN_ID or network than that shell"
+        return (
+            f"{hears}, best-effort images above 0.5 MB are lost unless their publisher uses the"
+            " Fast DDS profile config/fastdds.xml"
+        )
+
+    def _without_publisher(self) -> str:
+        """What else could be meant: the other transport of the same camera, or another topic."""
+        topic = self._image.topic
+        own = self._node.get_fully_qualified_name().rstrip("/") + "/"
+        graph = self._node.get_topic_names_and_types()
+        known = {topic: types for topic, types in graph if not topic.startswith(own)}
+        is_compressed = type_name(self._image.kind) == COMPRESSED_IMAGE
+        other, kind, transport = topic + COMPRESSED, COMPRESSED_IMAGE, "compressed"
+        if is_compressed:
+            other, kind, transport = topic.removesuffix(COMPRESSED), IMAGE, "raw"
+        if kind in known.get(other, []) and self._node.count_publishers(other):
+            return f"it has no publisher, but {other} has; set image_transport to {transport}"
+        topics = [
+            topic for topic, types in sorted(known.items())
+            if type_name(self._image.kind) in types and self._node.count_publishers(topic)
+        ]  # fmt: skip
+        if not topics:
+            return "it has no publisher; remap image to the camera's topic"
+        if is_compressed:
+            topics = [topic.removesuffix(COMPRESSED) for topic in topics]
+        named = ", ".join(topics[:NAMED]) + (" and more" if len(topics) > NAMED else "")
+        return f"it has no publisher; remap image to one that has: {named}"

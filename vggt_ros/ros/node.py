@@ -13,8 +13,6 @@ from rclpy.clock import Clock, ClockChange, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
@@ -22,10 +20,11 @@ from vggt_ros.errors import FrameError, UserError
 from vggt_ros.msg import QueryPoints
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.inference import InferenceWorker, OpenEngine, Result, Task
+from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.inputs import Calibration
 from vggt_ros.ros.map_services import MapServices
 from vggt_ros.ros.messages import stamp_ns
-from vggt_ros.ros.no_image import diagnose_missing_images
+from vggt_ros.ros.no_image import MissingImages
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import LiveParameters, Parameters
 from vggt_ros.ros.process import run
@@ -82,7 +81,8 @@ class VggtNode(Node):
         self.worker, self.sender = Worker[Task](), Worker[Result]()
         notify = self.health.notice
         frames = open_frames(self, self.parameters.now.tf_wait)
-        self.robot = Robot(self, self.parameters.now, frames, notify)
+        self._inputs = InputTopics(self, self.parameters.now, self.health.set_warning)
+        self.robot = Robot(self._inputs, self.parameters.now, frames, notify)
         self.transforms = open_transforms(self, self.parameters.now, frames, notify)
         self.outputs = Outputs(
             self, self.parameters, self.transforms, self.robot, self.sender.call_soon
@@ -96,7 +96,14 @@ class VggtNode(Node):
             self.robot,
             lambda: self.worker.stopping,
         )
-        self._subscribe(self.parameters.now)
+        image = self._inputs.subscribe_to_images("image", self._on_image)
+        self._inputs.subscribe(
+            CameraInfo, "camera_info", self._on_camera_info, 1, reliability="best_effort", kept=True
+        )
+        self._inputs.subscribe(
+            QueryPoints, "~/query_points", self._on_query, reliability="reliable"
+        )
+        self._missing_images = MissingImages(self, image, log.warning)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._map_services = MapServices(
             self, self.parameters, self.inference, self.outputs, self.worker, self.sender,
@@ -105,6 +112,7 @@ class VggtNode(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Simulated time may be paused; diagnostics are not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(diagnostics_period, self._inputs.follow, clock=steady)
         self.create_timer(diagnostics_period, self._publish_diagnostics, clock=steady)
         self._on_failure = on_failure or (lambda error: log.fatal(str(error)))
         self.sender.start(lambda: None, self.inference.publish, self._fail)
@@ -124,24 +132,6 @@ class VggtNode(Node):
             self._diagnostics.wait_for_all_acked(Duration(seconds=1))
         finally:
             self._on_failure(error)
-
-    def _subscribe(self, parameters: Parameters) -> None:
-        reliability = ReliabilityPolicy[parameters.image_reliability.upper()]
-        qos = QoSProfile(depth=1, reliability=reliability)
-        overriding = QoSOverridingOptions.with_default_policies()
-        if parameters.image_transport == "compressed":
-            kind, self.image_topic = (
-                CompressedImage,
-                self.resolve_topic_name("image") + "/compressed",
-            )
-        else:
-            kind, self.image_topic = Image, "image"
-        image = self.create_subscription(
-            kind, self.image_topic, self._on_image, qos, qos_overriding_options=overriding
-        )
-        self.image_topic = image.topic_name
-        self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, qos)
-        self.create_subscription(QueryPoints, "~/query_points", self._on_query, 10)
 
     def _on_image(self, msg: Image | CompressedImage) -> None:
         ns = stamp_ns(msg.header.stamp)
@@ -201,9 +191,7 @@ class VggtNode(Node):
     def _publish_diagnostics(self) -> None:
         self.health.tf = self.transforms.state
         self.health.set_compiling(self.inference.compiling)
-        no_image = diagnose_missing_images(
-            self, self.image_topic, self.health.seconds_without_image
-        )
+        no_image = self._missing_images.diagnose(self.health.seconds_without_image)
         message = DiagnosticArray(
             status=self.health.report(self.get_fully_qualified_name(), no_image)
         )

@@ -71,8 +71,8 @@ class Parameters:
     image_transport: Literal["raw", "compressed"] = setting(
         "raw", "compressed: subscribe to <image>/compressed instead"
     )
-    image_reliability: Literal["best_effort", "reliable"] = setting(
-        "best_effort", "Reliability of the image and camera_info subscriptions"
+    image_reliability: Literal["auto", "best_effort", "reliable"] = setting(
+        "auto", "Reliability of the subscriptions to images; auto: as their publishers offer it"
     )
     mono16_bits: int = _shared("mono16_bits")
     mono16_black: int = _shared("mono16_black")

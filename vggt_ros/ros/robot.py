@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 from nav_msgs.msg import Odometry as OdometryMessage
-from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, Imu, PointCloud2, PointField
 
 from vggt_ros.errors import UserError
@@ -22,6 +20,7 @@ from vggt_ros.geometry import transform
 from vggt_ros.mapping.odometry import KEPT_NS, OdometryBuffer
 from vggt_ros.mapping.scale import parse_sources
 from vggt_ros.mapping.scale_sources import sparse_depth
+from vggt_ros.ros.input_topics import InputTopics, Reliability
 from vggt_ros.ros.masks import MaskInput
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
@@ -56,23 +55,27 @@ class _Mount(NamedTuple):
 class Robot:
     """The robot's sensors and frames.  Callbacks store; `observe` runs in the worker's thread."""
 
-    def __init__(self, node: Node, parameters: Parameters, frames: Frames | None, notify: Notify):
+    def __init__(
+        self, inputs: InputTopics, parameters: Parameters, frames: Frames | None, notify: Notify
+    ):
         self._parameters, self.frames, self._notify = parameters, frames, notify
         self._odometry = OdometryBuffer()
-        self.masks = MaskInput(node, parameters.mask_wait)
+        self.masks = MaskInput(inputs, parameters.mask_wait)
         self._odom_ns = 0  # of the newest message, not the latest stamp: one may be far off
         self._mount: _Mount | None = None
         self._up: deque[tuple[str, np.ndarray]] = deque(maxlen=GRAVITY)  # frame, m/s^2
         self._depth: deque[Image | PointCloud2] = deque(maxlen=20)
         self._sources = parse_sources(parameters.scale_source)
-        sensor = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
-        node.create_subscription(OdometryMessage, "odom", self._on_odometry, sensor)
-        node.create_subscription(Imu, "imu", self._on_imu, sensor)
+        weak: Reliability = "best_effort"  # an old measurement is of no use
+        inputs.subscribe(OdometryMessage, "odom", self._on_odometry, 50, reliability=weak)
+        inputs.subscribe(Imu, "imu", self._on_imu, 50, reliability=weak)
         if "depth" in self._sources:
-            node.create_subscription(Image, "scale_depth", self._on_depth, sensor)
-            node.create_subscription(PointCloud2, "scale_points", self._on_depth, sensor)
+            inputs.subscribe_to_images("scale_depth", self._on_depth, raw=True)
+            inputs.subscribe(PointCloud2, "scale_points", self._on_depth, 5)
         self.second_camera = (
-            SecondCamera(node, parameters, frames, notify) if "baseline" in self._sources else None
+            SecondCamera(inputs, parameters, frames, notify)
+            if "baseline" in self._sources
+            else None
         )
 
     def observe(self, frame: Frame, needs: Needs) -> Observation:

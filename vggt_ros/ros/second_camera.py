@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import ExtraView, Frame
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.mapping.baseline import SAME_TIME_NS
+from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
@@ -39,25 +37,20 @@ Notify = Callable[[str], object]
 class SecondCamera:
     """Images of the other camera.  Callbacks store; `view_at` runs in the worker's thread."""
 
-    def __init__(self, node: Node, parameters: Parameters, frames: Frames | None, notify: Notify):
+    def __init__(
+        self, inputs: InputTopics, parameters: Parameters, frames: Frames | None, notify: Notify
+    ):
         self._frames, self._notify = frames, notify
         self._reader = ImageReader(parameters.mono16_bits, parameters.mono16_black)
         self._messages: deque[Image | CompressedImage] = deque(maxlen=KEPT)
         self._failed_waits = 0  # in a row
         self._first_ns = 0  # of the images, when one was first missed
-        kind, topic = Image, "baseline_image"
-        if parameters.image_transport == "compressed":
-            kind, topic = CompressedImage, node.resolve_topic_name(topic) + "/compressed"
-        qos = QoSProfile(
-            depth=5, reliability=ReliabilityPolicy[parameters.image_reliability.upper()]
-        )
-        self.topic = node.create_subscription(
-            kind,
-            topic,
-            self._on_image,
-            qos,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        ).topic_name
+        self._input = inputs.subscribe_to_images("baseline_image", self._on_image)
+
+    @property
+    def topic(self) -> str:
+        """Where its images are expected."""
+        return self._input.topic
 
     @property
     def stamps(self) -> tuple[int, ...]:

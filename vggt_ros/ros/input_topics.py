@@ -1,0 +1,258 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The topics that the node reads: subscribed as their publishers offer them, and watched.
+
+A subscription that asks for more than a publisher offers receives nothing from it, and one that
+asks for less loses large messages.  Publishers may come later or change, so the graph is looked at
+again and again, and a subscription that no longer fits is replaced.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+from sensor_msgs.msg import CompressedImage, Image
+
+from vggt_ros.errors import UserError
+from vggt_ros.ros.arrivals import Arrivals
+from vggt_ros.ros.messages import stamp_ns
+from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.topic_types import mismatch, type_name
+
+COMPRESSED = "/compressed"  # what image_transport appends
+MIN_ARRIVED = 0.6  # share of the images below which it is a warning
+
+Reliability = Literal["auto", "best_effort", "reliable"]
+Receive = Callable[[Any], object]
+Warn = Callable[[str, str], object]  # subject and text; an empty text ends the warning
+
+
+class InputTopic:
+    """One topic, subscribed; `name` is the node's name for it, `topic` what it is remapped to."""
+
+    def __init__(
+        self,
+        node: Node,
+        kind: type,
+        name: str,
+        receive: Receive,
+        topics: Sequence[str],
+        *,
+        depth: int,
+        reliability: Reliability,
+        images: bool = False,
+        watched: bool = False,
+        kept: bool = False,
+    ):
+        """`topics` are alternatives: the first that carries the type is read.
+
+        Of `images` users may override QoS by parameters (`UserError` for one that is no
+        reliability). If it is `watched`, losses are counted by stamps, and with `kept` what was
+        published before the start is read too.
+        """
+        self._node, self._receive, self._topics, self._depth = node, receive, topics, depth
+        self.kind, self.name, self.topic, self.arrivals = kind, name, topics[0], Arrivals()
+        self.publishers: list[TopicEndpointInfo] = []  # of any type, on one of the topics
+        self._heard = self.topic  # where they are
+        self._images, self._watched, self._asks_for_kept = images, watched, kept
+        self._asked = _overridden(node, topics[0], reliability) if images else reliability
+        self.is_reliable = self._asked == "reliable"
+        self._look()
+        self._live = self._subscribe()
+        self._kept: Subscription | None = None
+
+    @property
+    def is_remapped(self) -> bool:
+        """Whether the user gave it a topic."""
+        node = self._node
+        return node.resolve_topic_name(self.name) != node.resolve_topic_name(
+            self.name, only_expand=True
+        )
+
+    @property
+    def matching(self) -> list[TopicEndpointInfo]:
+        """Publishers of the right type."""
+        return [p for p in self.publishers if p.topic_type == type_name(self.kind)]
+
+    @property
+    def mismatch(self) -> str:
+        """What is published instead, and what to do; empty where nothing else is."""
+        if self.matching or not self.publishers:
+            return ""
+        return mismatch(self.name, type_name(self.kind), self._heard, self.publishers)
+
+    @property
+    def losses(self) -> str:
+        """How many messages do not arrive, and what to do; empty where most do."""
+        found = self.arrivals.found
+        if found is None or found.count >= MIN_ARRIVED * found.sent or not self.matching:
+            return ""
+        offered = all(_is_reliable(p) for p in self.matching)
+        if self.is_reliable:
+            cure = (
+                "the driver, the network or this computer loses them: lower the camera's rate or"
+                " size, or set image_transport to compressed"
+            )
+        elif offered:
+            cure = "their publisher is reliable: set image_reliability to auto"
+        else:
+            cure = (
+                "have them published as reliable, or give the publisher's process the Fast DDS"
+                " profile config/fastdds.xml"
+            )
+        return (
+            f"{self.name} is received in part: {found.count} of {found.sent} messages arrived on"
+            f" {self.topic}, by their stamps ({found.period_ns * 1e-6:.0f} ms apart); {cure}"
+        )
+
+    def follow(self) -> None:
+        """Look at the publishers, and subscribe again where they offer something else now."""
+        before = self.topic, self.is_reliable
+        self._look()
+        if before != (self.topic, self.is_reliable):
+            self._node.destroy_subscription(self._live)
+            self._live = self._subscribe()
+        if self._asks_for_kept:
+            self._follow_kept()
+
+    def _look(self) -> None:
+        """Which topic to read, and how, by who publishes."""
+        found = {topic: self._node.get_publishers_info_by_topic(topic) for topic in self._topics}
+        kind = type_name(self.kind)
+        fits = (t for t in self._topics if any(p.topic_type == kind for p in found[t]))
+        heard = (t for t in self._topics if found[t])
+        self.topic = next(fits, self.topic)
+        self._heard = self.topic if found[self.topic] else next(heard, self.topic)
+        self.publishers = found[self._heard]
+        if self._asked == "auto" and self.matching:
+            self.is_reliable = all(_is_reliable(p) for p in self.matching)
+
+    def _follow_kept(self) -> None:
+        """A second subscription beside the live one while somebody offers kept messages.
+
+        It alone gets those, and it gets nothing from anybody else.  What is published while both
+        exist arrives twice.
+        """
+        offered = any(is_kept(p) and _is_reliable(p) for p in self.matching)
+        if offered and self._kept is None:
+            self._kept = self._subscribe(DurabilityPolicy.TRANSIENT_LOCAL)
+        elif not offered and self._kept is not None:
+            self._node.destroy_subscription(self._kept)
+            self._kept = None
+
+    def _subscribe(self, durability=DurabilityPolicy.VOLATILE) -> Subscription:
+        kept = durability == DurabilityPolicy.TRANSIENT_LOCAL
+        policies = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
+        reliability = policies[0] if kept or self.is_reliable else policies[1]
+        overridden = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH) if self._images else ()
+        return self._node.create_subscription(
+            self.kind,
+            self.topic,
+            self._on_message,
+            QoSProfile(depth=self._depth, reliability=reliability, durability=durability),
+            qos_overriding_options=QoSOverridingOptions(overridden),
+            # What does not match is replaced here; only what the user asked for is worth a warning.
+            event_callbacks=SubscriptionEventCallbacks(
+                use_default_callbacks=self._asked == "reliable" and not kept
+            ),
+        )
+
+    def _on_message(self, msg: Any) -> None:
+        if self._watched:
+            self.arrivals.add(stamp_ns(msg.header.stamp))
+        self._receive(msg)
+
+
+class InputTopics:
+    """All of them.  `warn` is told of faults that last, and of their end."""
+
+    def __init__(self, node: Node, parameters: Parameters, warn: Warn):
+        self._node, self._parameters, self._warn = node, parameters, warn
+        self._topics: list[InputTopic] = []
+
+    def subscribe(
+        self,
+        kind: type,
+        name: str,
+        receive: Receive,
+        depth: int = 10,
+        *,
+        reliability: Reliability = "auto",
+        kept: bool = False,
+    ) -> InputTopic:
+        """Read a topic of small messages."""
+        topics = (self._node.resolve_topic_name(name),)
+        self._check_types(kind, name, topics[0])
+        topic = InputTopic(
+            self._node, kind, name, receive, topics,
+            depth=depth, reliability=reliability, kept=kept,
+        )  # fmt: skip
+        self._topics.append(topic)
+        return topic
+
+    def subscribe_to_images(
+        self, name: str, receive: Receive, *, raw: bool = False, watched: bool = True
+    ) -> InputTopic:
+        """Read images, transported as the parameters say; with `raw` they never are compressed.
+
+        Those that come with a steady rate are `watched` for losses.
+        """
+        topic = self._node.resolve_topic_name(name)
+        kind, topics = Image, (topic,)
+        if self._parameters.image_transport == "compressed" and not raw:
+            kind = CompressedImage
+            topics = (topic,) if topic.endswith(COMPRESSED) else (topic + COMPRESSED, topic)
+        self._check_types(kind, name, topics[0])
+        found = InputTopic(
+            self._node, kind, name, receive, topics,
+            depth=5, reliability=self._parameters.image_reliability, images=True, watched=watched,
+        )  # fmt: skip
+        self._topics.append(found)
+        return found
+
+    def _check_types(self, kind: type, name: str, topic: str) -> None:
+        """Raises `UserError` where the topic is another input's, of another type.
+
+        The middleware refuses that too, without a name.
+        """
+        for other in self._topics:
+            if other.topic == topic and other.kind is not kind:
+                raise UserError(
+                    f"{name} and {other.name} are both remapped to {topic}, but one is a"
+                    f" {type_name(kind)} and the other a {type_name(other.kind)}"
+                )
+
+    def follow(self) -> None:
+        """Look at all publishers; called once a second or so, in the thread of the callbacks."""
+        for topic in self._topics:
+            topic.follow()
+            # That no image comes has its own status.
+            self._warn(f"type of {topic.name}", "" if topic.name == "image" else topic.mismatch)
+            self._warn(f"losses of {topic.name}", topic.losses)
+
+
+def is_kept(publisher: TopicEndpointInfo) -> bool:
+    """Whether its last messages are kept for subscribers that come later (transient local)."""
+    return publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+
+
+def _is_reliable(publisher: TopicEndpointInfo) -> bool:
+    return publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
+def _overridden(node: Node, topic: str, reliability: Reliability) -> Reliability:
+    """The reliability that the user asks for: by ROS's parameter for this topic, else by ours."""
+    name = f"qos_overrides.{topic}.subscription.reliability"
+    if not node.has_parameter(name):
+        about = ParameterDescriptor(read_only=True, description="auto, best_effort or reliable")
+        node.declare_parameter(name, reliability, about)
+    found = node.get_parameter(name).value
+    if found not in ("auto", "best_effort", "reliable"):
+        raise UserError(f"{name} is '{found}'; choose one of: auto, best_effort, reliable")
+    return found
