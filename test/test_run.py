@@ -122,6 +122,18 @@ def test_the_summary_describes_the_run(folder, planar_engine, tmp_path):
     assert (tmp_path / "out" / "picture.png").stat().st_size > 1000
 
 
+def test_the_bits_of_a_16_bit_camera_are_an_option(folder, planar_engine, tmp_path):
+    for file in folder.iterdir():
+        with Image.open(file) as image:
+            Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 16).save(file)
+    assert call(["run", str(folder), "--out", str(tmp_path / "out"), "--mono16-bits", "12",
+                 "--no-picture", "--quiet"]) == 0  # fmt: skip
+    done = open_run(tmp_path / "out")
+    assert done.summary["settings"]["mono16_bits"] == 12
+    with np.load(done.files[0]) as frame:
+        assert frame["image"].max() > 64, "a sixteenth of that without the option"
+
+
 def test_frames_written_before_the_scale_was_known_are_rescaled(folder, planar_engine, tmp_path):
     plain = run_quietly(folder, tmp_path / "plain")
     planar_engine.inferences.clear()

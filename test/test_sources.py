@@ -96,6 +96,13 @@ def test_the_bits_of_16_bit_images_are_those_given(tmp_path):
     np.testing.assert_array_equal(b, np.round(rgb.astype(float) * 255 / 4095))
 
 
+def test_16_bit_grey_with_a_transparent_sample_keeps_its_range(tmp_path):
+    grey = np.array([[0, 257, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png", transparency=257)
+    rgb = next(iter(open_source(tmp_path / "a.png"))).rgb
+    np.testing.assert_array_equal(rgb[0, :, 0], [0, 1, 255])
+
+
 def test_a_jpeg_file_without_its_end_marker_is_read(tmp_path):
     whole, cut = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
     Image.fromarray(tagged_image(1)).save(whole)

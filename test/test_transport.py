@@ -161,6 +161,7 @@ WHOLE = {
     "white": compressed(Image.new("RGB", (64, 48), "white"), "JPEG"),
     "grey": compressed(Image.fromarray(SMOOTH[..., 0]), "JPEG"),
     "odd size": compressed(Image.fromarray(SMOOTH[:33, :41]), "JPEG", subsampling=0),
+    "tiny": compressed(Image.fromarray(SMOOTH[:3, :41]), "JPEG"),
     "progressive": compressed(Image.fromarray(SMOOTH), "JPEG", progressive=True),
     "restarts": compressed(Image.fromarray(SMOOTH), "JPEG", restart_marker_rows=1),
     "a whole JPEG within": compressed(

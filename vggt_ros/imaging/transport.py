@@ -117,7 +117,7 @@ def _coarse(data: bytes) -> bytes:
     with Image.open(BytesIO(data), formats=("JPEG",)) as image:
         check_size(*image.size)
         if "progressive" not in image.info:
-            image.draft(None, (image.width // 8, image.height // 8))
+            image.draft(None, (max(image.width // 8, 1), max(image.height // 8, 1)))
         return image.tobytes()
 
 

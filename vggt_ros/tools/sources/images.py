@@ -108,7 +108,7 @@ def _samples(data: bytes) -> np.ndarray:
         image = ImageOps.exif_transpose(stored)
         if order:
             return wide_colour(image, ImageOps.exif_transpose(low_bytes(data, order)))
-        if image.has_transparency_data:
+        if image.has_transparency_data and image.mode[0] not in "IF":
             white = Image.new("RGBA", image.size, "white")
             return np.array(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
         return samples_of(image)
