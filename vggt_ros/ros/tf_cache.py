@@ -1,17 +1,16 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The robot's tree of frames at a stamp: a small cache of its own, and tf2_ros if installed.
+"""The tree of frames that other nodes publish, at a stamp.
 
 The cache holds static transforms and the last seconds of moving ones, interpolates between two
 stamps and never extrapolates. It also has each frame's parent, which tf2 does not offer in time.
 """
 
 import time
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
-from threading import Lock
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from threading import RLock
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
@@ -19,89 +18,197 @@ from jaxtyping import Float
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from vggt_ros.geometry import interpolate_rigid, inverse_rigid, rotation_from_quaternion
-from vggt_ros.ros.messages import stamp_ns, time_message
+from vggt_ros.geometry import interpolate_rigid, inverse_rigid
+from vggt_ros.ros.frame_names import FrameNames, frame_name
+from vggt_ros.ros.messages import stamp_ns
+from vggt_ros.ros.polled import PolledSubscription
+from vggt_ros.ros.tf_messages import Packed, Reader, Received, pose_of, received
+
+__all__ = ["Frames", "TfCache", "open_frames", "pose_of"]
 
 KEPT_NS = 10_000_000_000  # of moving transforms
+KEPT_MESSAGES = 2000  # by the middleware, until they are taken: ten seconds of 200 Hz
+KEPT_OWN = 1000  # transforms that were sent and did not come back yet
+MAX_OLD = 3  # transforms in a row that are older than all that is kept: the clock went back
 MAX_FAILED_WAITS = 5  # for one transform in a row, from which there is no wait for it
 
 Pose = Float[np.ndarray, "4 4"]
+Notify = Callable[[str], object]
 
 
 class _Link:
-    """A frame's transform to its parent, static or over time."""
+    """A frame's transform to its parent, static or over time, as received."""
 
     def __init__(self, parent: str, is_static: bool):
         self.parent, self.is_static = parent, is_static
-        self.stamps: list[int] = []
-        self.poses: dict[int, Pose] = {}
+        self.stamps: list[int] = []  # ascending
+        self.packed: list[Packed] = []
+        self._old = 0  # in a row, that were too old to be kept
 
-    def add(self, ns: int, pose: Pose) -> None:
-        if self.is_static:
-            self.poses = {0: pose}
+    def add(self, ns: int, packed: Packed) -> None:
+        stamps, kept = self.stamps, self.packed
+        is_old = not self.is_static and bool(stamps) and ns < stamps[-1] - KEPT_NS
+        self._old = self._old + 1 if is_old else 0
+        if is_old and self._old < MAX_OLD:
             return
-        if ns not in self.poses:
-            insort(self.stamps, ns)
-        self.poses[ns] = pose
-        while self.stamps[-1] - self.stamps[0] > KEPT_NS:
-            del self.poses[self.stamps.pop(0)]
+        if is_old:  # a recording that is played again
+            stamps.clear()
+            kept.clear()
+        if self.is_static:
+            stamps[:], kept[:] = [ns], [packed]
+        elif not stamps or ns > stamps[-1]:
+            stamps.append(ns)
+            kept.append(packed)
+        elif stamps[i := bisect_left(stamps, ns)] == ns:
+            kept[i] = packed
+        else:
+            stamps.insert(i, ns)
+            kept.insert(i, packed)
+        if stamps[-1] - stamps[0] > KEPT_NS:
+            first = bisect_left(stamps, stamps[-1] - KEPT_NS)
+            del stamps[:first], kept[:first]
 
     def at(self, ns: int) -> Pose | None:
-        if self.is_static:
-            return self.poses[0]
+        """parent_from_child; what is not rigid is forgotten when it is met."""
+        while self.stamps:
+            if self.is_static:
+                i, share = 0, 0.0
+            else:
+                i, share = self._place(ns)
+            if i < 0:
+                return None
+            before = self._pose(i)
+            after = before if share == 0.0 else self._pose(i + 1)
+            if before is not None and after is not None:
+                return before if share == 0.0 else interpolate_rigid(before, after, share)
+            wrong = i if before is None else i + 1
+            del self.stamps[wrong], self.packed[wrong]
+        return None
+
+    def _place(self, ns: int) -> tuple[int, float]:
+        """The stamp before `ns`, and how far it is to the next one; -1 where there are not both."""
         i = bisect_left(self.stamps, ns)
         if i == len(self.stamps):
-            return None
+            return -1, 0.0
         if self.stamps[i] == ns:
-            return self.poses[ns]
+            return i, 0.0
         if i == 0:
-            return None
+            return -1, 0.0
         before, after = self.stamps[i - 1], self.stamps[i]
-        share = (ns - before) / (after - before)
-        return interpolate_rigid(self.poses[before], self.poses[after], share)
+        return i - 1, (ns - before) / (after - before)
+
+    def _pose(self, i: int) -> Pose | None:
+        return self.packed[i].pose()
 
 
 class TfCache:
-    """The frames of /tf and /tf_static.  Callbacks add, any thread looks up."""
+    """The frames of /tf and /tf_static.  Any thread adds, any thread looks up.
 
-    def __init__(self) -> None:
+    Names are compared without leading slashes. What this node sends itself is left out (`expect`),
+    so that every parent is somebody else's.
+    """
+
+    def __init__(self, notify: Notify = lambda _: None) -> None:
         self._links: dict[str, _Link] = {}
-        self._lock = Lock()
+        self._own: dict[tuple[str, str, int], None] = {}  # parent, child, stamp; oldest first
+        self._names = FrameNames(notify)
+        self._lock = RLock()
 
     def add(self, transforms: Sequence[TransformStamped], *, is_static: bool) -> None:
         """Add the transforms of one message; those that are not finite or not rigid are skipped."""
-        for found in transforms:
-            child, parent = found.child_frame_id.lstrip("/"), found.header.frame_id.lstrip("/")
-            pose = pose_of(found.transform.translation, found.transform.rotation)
-            if pose is None or not child or not parent or child == parent:
-                continue
-            with self._lock:
+        self.add_received(received(transforms), is_static=is_static)
+
+    def add_received(self, transforms: Iterable[Received], *, is_static: bool) -> None:
+        """The same, of a message as it was received."""
+        with self._lock:
+            for parent, child, ns, packed in transforms:
                 link = self._links.get(child)
-                if link is None or link.parent != parent or link.is_static != is_static:
-                    link = self._links[child] = _Link(parent, is_static)
-                link.add(stamp_ns(found.header.stamp), pose)
+                if (
+                    link is None
+                    or link.parent != parent
+                    or link.is_static != is_static
+                    or self._own
+                ):
+                    link = self._link(parent, child, ns, packed, is_static)
+                if link is not None:
+                    link.add(ns, packed)
+
+    def _link(
+        self, parent: str, child: str, ns: int, packed: Packed, is_static: bool
+    ) -> _Link | None:
+        """The link that a transform belongs to, a new one if needed; None if it is not to be kept.
+
+        Only whole transforms begin a link: a damaged one must not end what was known.
+        """
+        parent, child = self._names.of("/tf", parent), self._names.of("/tf", child)
+        if (parent, child, ns) in self._own:
+            del self._own[parent, child, ns]
+            return None
+        link = self._links.get(child)
+        if link is not None and link.parent == parent and link.is_static == is_static:
+            return link
+        if not child or not parent or child == parent or packed.pose() is None:
+            return None
+        link = self._links[child] = _Link(parent, is_static)
+        return link
+
+    def expect(self, transforms: Sequence[TransformStamped]) -> None:
+        """These are sent by this node, and are left out when they come back."""
+        with self._lock:
+            for found in transforms:
+                ns = stamp_ns(found.header.stamp)
+                self._own[found.header.frame_id, found.child_frame_id, ns] = None
+            while len(self._own) > KEPT_OWN:
+                del self._own[next(iter(self._own))]
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The parent of each frame that has one."""
+        with self._lock:
+            return {child: link.parent for child, link in self._links.items()}
+
+    def is_known(self, frame: str) -> bool:
+        """Whether the frame has a parent or a child."""
+        name = frame_name(frame)
+        return name in (parents := self.parents) or name in parents.values()
 
     def parent(self, frame: str) -> str | None:
         """The frame's parent; None where it is not known."""
-        link = self._links.get(frame)
+        link = self._links.get(frame_name(frame))
         return link.parent if link else None
+
+    def is_static(self, frame: str) -> bool:
+        """Whether the transform to the frame's parent is known, and static."""
+        link = self._links.get(frame_name(frame))
+        return link is not None and link.is_static
+
+    def ancestors(self, frame: str) -> tuple[str, ...]:
+        """The frame, its parent and so on up to the root; where frames form a circle, each once."""
+        with self._lock:
+            found = {frame_name(frame): None}
+            last = frame_name(frame)
+            while (parent := self.parent(last)) is not None and parent not in found:
+                found[parent] = None
+                last = parent
+        return tuple(found)
 
     def stamps(self, frame: str) -> tuple[int, ...]:
         """Stamps at which the transform to the parent is known; none for static ones."""
         with self._lock:
-            link = self._links.get(frame)
-            return tuple(link.stamps) if link else ()
+            link = self._links.get(frame_name(frame))
+            return tuple(link.stamps) if link and not link.is_static else ()
 
     def lookup(self, target: str, source: str, ns: int) -> Pose | None:
         """`target_from_source` at a stamp; None where the tree does not connect them."""
+        target, source = frame_name(target), frame_name(source)
         with self._lock:
-            of_target, of_source = self._ancestors(target, ns), self._ancestors(source, ns)
+            of_target, of_source = self._poses(target, ns), self._poses(source, ns)
         common = next((frame for frame in of_source if frame in of_target), None)
         if common is None:
             return None
         return inverse_rigid(of_target[common]) @ of_source[common]
 
-    def _ancestors(self, frame: str, ns: int) -> dict[str, Pose]:
+    def _poses(self, frame: str, ns: int) -> dict[str, Pose]:
         """The frame and its ancestors in this order, as `ancestor_from_frame`, as known at `ns`."""
         found = {frame: np.eye(4)}
         while (link := self._links.get(frame)) is not None and link.parent not in found:
@@ -114,27 +221,39 @@ class TfCache:
 
 
 class Frames:
-    """Transforms between the robot's frames, with a bounded wait for late ones."""
+    """Transforms between the robot's frames, with a bounded wait for late ones.
 
-    def __init__(self, node: Node, message: type, wait: float):
-        self.tree = TfCache()
-        self._wait = wait
+    Messages wait in the middleware until somebody asks for a frame: on a busy /tf, waking this
+    process for each message costs more than reading it.
+    """
+
+    def __init__(self, node: Node, message: type, wait: float, notify: Notify = lambda _: None):
+        self._tree, self._reader = TfCache(notify), Reader(message)
+        self._node, self._wait = node, wait
         self._failed_waits: Counter[tuple[str, str]] = Counter()  # in a row
+        qos = QoSProfile(depth=KEPT_MESSAGES)
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        node.create_subscription(message, "/tf", self._on_tf, QoSProfile(depth=100))
-        node.create_subscription(message, "/tf_static", self._on_static, latched)
-        self._tf2 = _open_tf2(node)
+        self._moving = PolledSubscription(node, message, "/tf", qos)
+        self._static = PolledSubscription(node, message, "/tf_static", latched)
+        self._taking = RLock()
 
-    def _on_tf(self, msg: Any) -> None:
-        self.tree.add(msg.transforms, is_static=False)
+    @property
+    def tree(self) -> TfCache:
+        """The frames, with all that has arrived by now."""
+        with self._taking:  # a message must not be overtaken by a later one
+            for subscription in (self._static, self._moving):
+                for raw in subscription.take():
+                    found = self._reader.read(raw)
+                    self._tree.add_received(found, is_static=subscription is self._static)
+        return self._tree
 
-    def _on_static(self, msg: Any) -> None:
-        self.tree.add(msg.transforms, is_static=True)
+    def expect(self, transforms: Sequence[TransformStamped]) -> None:
+        """These are sent by this node, and are left out when they come back."""
+        self._tree.expect(transforms)
 
     def lookup(self, target: str, source: str, ns: int) -> Pose | None:
         """`target_from_source` at a stamp, if it is known now."""
-        found = self.tree.lookup(target, source, ns)
-        return found if found is not None or self._tf2 is None else self._tf2(target, source, ns)
+        return self.tree.lookup(target, source, ns)
 
     def wait_for(self, target: str, source: str, ns: int) -> Pose | None:
         """The same, after a short wait; there is none for what was late too often."""
@@ -146,48 +265,24 @@ class Frames:
         self._failed_waits[pair] = self._failed_waits[pair] + 1 if found is None else 0
         return found
 
+    def settle(self) -> None:
+        """A short wait for the first message of publishers that were not heard yet."""
+        end = time.monotonic() + self._wait
+        while time.monotonic() < end and self._is_silent():
+            time.sleep(0.005)
 
-def open_frames(node: Node, wait: float) -> Frames | None:
-    """The robot's frames; None where tf2_msgs is not installed."""
+    def _is_silent(self) -> bool:
+        self.tree  # noqa: B018  takes what arrived
+        return any(
+            subscription.taken == 0 and self._node.count_publishers(subscription.topic) > own
+            for subscription, own in ((self._static, 0), (self._moving, 1))
+        )
+
+
+def open_frames(node: Node, wait: float, notify: Notify = lambda _: None) -> Frames | None:
+    """The robot's frames; None where tf2_msgs is not installed.  `wait` is in seconds."""
     try:
         from tf2_msgs.msg import TFMessage
     except ImportError:
         return None
-    return Frames(node, TFMessage, wait)
-
-
-def pose_of(translation: Any, rotation: Any) -> Pose | None:
-    """A message's translation and quaternion as a matrix; None where they are not rigid."""
-    quaternion = np.array([rotation.x, rotation.y, rotation.z, rotation.w])
-    pose = np.eye(4)
-    pose[:3, 3] = translation.x, translation.y, translation.z
-    valid = np.isfinite(pose).all() and (np.abs(quaternion) < 2.0).all()  # nothing overflows
-    if not valid or not 0.5 < float(np.linalg.norm(quaternion)) < 2.0:
-        return None
-    pose[:3, :3] = rotation_from_quaternion(quaternion)
-    return pose
-
-
-def _open_tf2(node: Node) -> Callable[[str, str, int], Pose | None] | None:
-    """tf2's own buffer as a function; None where tf2_ros is not installed."""
-    try:
-        from rclpy.time import Time
-        from tf2_ros import (  # pyright: ignore[reportMissingImports]
-            Buffer,
-            TransformException,
-            TransformListener,
-        )
-    except ImportError:
-        return None
-    buffer = Buffer()
-    listener = TransformListener(buffer, node)
-
-    def lookup(target: str, source: str, ns: int) -> Pose | None:
-        assert listener is not None  # it lives as long as this function does
-        try:
-            found = buffer.lookup_transform(target, source, Time.from_msg(time_message(ns)))
-        except TransformException:
-            return None
-        return pose_of(found.transform.translation, found.transform.rotation)
-
-    return lookup
+    return Frames(node, TFMessage, wait, notify)

@@ -1,0 +1,167 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A busy /tf: messages are kept as received, read without rclpy's objects, subscribed to once."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import TransformStamped
+from node_rig import START, Rig
+from rclpy.serialization import serialize_message
+from tf2_msgs.msg import TFMessage
+
+from vggt_ros.ros import tf_messages
+from vggt_ros.ros.messages import header, transform_message
+from vggt_ros.ros.tf_cache import TfCache, open_frames
+from vggt_ros.ros.tf_messages import Reader, pose_of, received
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+def transform(parent: str, child: str, ns: int = START, x: float = 1.0) -> TransformStamped:
+    pose = np.eye(4)
+    pose[0, 3] = x
+    return transform_message(header(ns, parent), child, pose)
+
+
+def chain(count: int, ns: int) -> TFMessage:
+    """A robot of so many links, each a metre further along x."""
+    return TFMessage(transforms=[transform(f"link_{i}", f"link_{i + 1}", ns) for i in range(count)])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_packed_messages_are_read_as_rclpy_reads_them(seed: int):
+    random = np.random.default_rng(seed)
+    reader = Reader(TFMessage)
+    names = ["", "a", "/b", "odom", "camera_optical", "größe", "x" * 7, "y" * 8]
+    for _ in range(8):  # the layouts of some are known from the ones before
+        msg = TFMessage()
+        for _ in range(random.integers(0, 5)):
+            found = transform(*random.choice(names, 2).tolist(), ns=int(random.integers(0, 2**60)))
+            t, q = found.transform.translation, found.transform.rotation
+            t.x, t.y, t.z, q.x, q.y, q.z, q.w = random.standard_normal(7).tolist()
+            msg.transforms.append(found)
+        read = list(reader.read(serialize_message(msg)))
+        for one, other in zip(read, received(msg.transforms), strict=True):
+            assert one[:3] == other[:3]
+            there = one.packed.pose(), other.packed.pose()
+            assert (there[0] is None) == (there[1] is None)
+            if there[0] is not None:
+                np.testing.assert_array_equal(*there)
+
+
+def test_the_numbers_of_a_packed_transform_are_those_of_the_message():
+    found = transform("odom", "base", x=2.5)
+    (read,) = Reader(TFMessage).read(serialize_message(TFMessage(transforms=[found])))
+    expected = pose_of(found.transform.translation, found.transform.rotation)
+    np.testing.assert_array_equal(read.packed.pose(), expected)
+
+
+def test_a_damaged_message_is_left_out():
+    raw = serialize_message(chain(3, START))
+    whole = len(list(Reader(TFMessage).read(raw)))
+    assert whole == 3
+    for size in range(0, len(raw) - 8, 5):
+        assert len(list(Reader(TFMessage).read(raw[:size]))) in (0, 3)
+    reader = Reader(TFMessage)
+    list(reader.read(raw))
+    wrong = bytearray(raw)
+    wrong[16:20] = (2**31).to_bytes(4, "little")  # the length of the first name
+    assert list(reader.read(bytes(wrong))) == []
+    assert len(list(reader.read(raw))) == 3
+
+
+def test_big_endian_messages_are_left_to_rclpy(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def convert(raw: bytes, kind: type) -> TFMessage:
+        asked.append(raw)
+        return TFMessage(transforms=[transform("a", "b")])
+
+    monkeypatch.setattr(tf_messages, "deserialize_message", convert)
+    (found,) = Reader(TFMessage).read(b"\x00\x00\x00\x00" + bytes(8))
+    assert found.child == "b" and len(asked) == 1
+
+
+def test_one_damaged_transform_neither_ends_a_link_nor_spoils_the_others():
+    tree = TfCache()
+    wrong = transform("odom", "base", START + 10)
+    wrong.transform.rotation.w = float("nan")
+    elsewhere = transform("nowhere", "base", START + 20)
+    elsewhere.transform.rotation.w = 0.0
+    good = [transform("odom", "base", START + ns, x=ns) for ns in (0, 30)]
+    tree.add([good[0], wrong, elsewhere, good[1]], is_static=False)
+    found = tree.lookup("odom", "base", START + 10)
+    assert tree.parent("base") == "odom"
+    assert found is not None and found[0, 3] == pytest.approx(10.0)
+
+
+def test_late_messages_are_sorted_in():
+    tree = TfCache()
+    for ns in (20, 0, 10, 10):
+        tree.add([transform("odom", "base", START + ns, x=ns)], is_static=False)
+    assert tree.stamps("base") == (START, START + 10, START + 20)
+    found = tree.lookup("odom", "base", START + 15)
+    assert found is not None and found[0, 3] == pytest.approx(15.0)
+
+
+def test_a_recording_that_starts_again_is_followed_and_a_stray_is_not():
+    tree = TfCache()
+    second = 10**9
+
+    def add(*seconds: int) -> None:
+        for ns in seconds:
+            tree.add([transform("odom", "base", START + ns * second)], is_static=False)
+
+    add(58, 59, 60, 0, 61)
+    assert tree.lookup("odom", "base", START + 59 * second) is not None, "one stray"
+    add(0, 1, 2, 3)
+    assert tree.lookup("odom", "base", START + 3 * second) is not None, "from the start again"
+    assert tree.stamps("base") == (START + 2 * second, START + 3 * second)
+
+
+def test_messages_are_kept_until_a_frame_is_asked_for_and_none_is_converted(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    def never(*_args) -> None:
+        raise AssertionError("converted")
+
+    monkeypatch.setattr(tf_messages, "deserialize_message", never)
+    frames = open_frames(rig.peer, 0.0)
+    assert frames is not None
+    publisher = rig.peer.create_publisher(TFMessage, "/tf", 2000)
+    rig.wait_until(lambda: publisher.get_subscription_count() == 1, "/tf is matched")
+    step = 5_000_000
+    for i in range(600):
+        publisher.publish(serialize_message(chain(30, START + i * step)))
+    last = START + 599 * step
+    rig.wait_until(lambda: last in frames.tree.stamps("link_30"), "all of them")
+    assert len(frames.tree.stamps("link_1")) == 600
+    found = frames.lookup("link_0", "link_30", START + step // 2)
+    assert found is not None and found[0, 3] == pytest.approx(30.0)
+
+
+def test_the_node_subscribes_once(rig: Rig):
+    rig.start()
+    for topic in ("/tf", "/tf_static"):
+        rig.wait_until(lambda t=topic: rig.peer.count_subscribers(t) > 0, topic)
+        names = [info.node_name for info in rig.peer.get_subscriptions_info_by_topic(topic)]
+        assert names == ["vggt"]
+
+
+def test_what_the_node_sends_itself_has_no_parent_of_others():
+    tree = TfCache()
+    ours = transform("world", "camera", START)
+    tree.expect([ours])
+    tree.add([ours], is_static=False)
+    assert tree.parent("camera") is None
+    tree.add([ours], is_static=False)  # the same once more is of another node
+    assert tree.parent("camera") == "world"

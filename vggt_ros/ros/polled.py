@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A subscription that no executor waits for: its messages are taken when they are needed."""
+
+from collections.abc import Iterator
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+
+class _NeverExecuted(CallbackGroup):
+    """Executors leave its members out of what they wait for."""
+
+    def can_execute(self, entity) -> bool:  # noqa: ARG002
+        return False
+
+    def beginning_execution(self, entity) -> bool:  # noqa: ARG002
+        return False
+
+    def ending_execution(self, entity) -> None:
+        """Nothing was begun."""
+
+
+class PolledSubscription:
+    """Serialized messages of a topic, kept by the middleware until `take`."""
+
+    def __init__(self, node: Node, kind: type, topic: str, qos: QoSProfile):
+        self._kind = kind
+        # The node holds groups weakly.
+        self._group = _NeverExecuted()
+        self._subscription = node.create_subscription(
+            kind, topic, lambda _: None, qos, callback_group=self._group, raw=True
+        )
+        self.topic = self._subscription.topic_name
+        self.taken = 0  # messages so far
+
+    def take(self) -> Iterator[bytes]:
+        """The messages that arrived since, oldest first."""
+        handle = self._subscription.handle
+        while True:
+            with handle:  # it may be destroyed between two of them
+                found = handle.take_message(self._kind, True)
+            if found is None:
+                return
+            self.taken += 1
+            yield found[0]
