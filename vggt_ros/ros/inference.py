@@ -26,6 +26,7 @@ from vggt_ros.mapping.window import level_camera
 from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.inputs import Calibration, frame_from
 from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.outputs import Outputs
@@ -83,6 +84,7 @@ class InferenceWorker:
         self._engine: Any = None
         self._timeline = 0
         self._reader = ImageReader(parameters.mono16_bits, parameters.mono16_black)
+        self._names = FrameNames(health.notice)
         self._loaded: LoadedMap | None = None
 
     def begin(self) -> None:
@@ -179,6 +181,7 @@ class InferenceWorker:
         timeline = self._timeline
         try:
             frame = frame_from(task.msg, self._reader)
+            self._names.of("the image", task.msg.header.frame_id)
             self._pass_on(self._reader.notices)
             update = self._step(frame)
         except Compiling as error:

@@ -11,6 +11,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.reader import ImageReader
+from vggt_ros.ros.frame_names import frame_name
 from vggt_ros.ros.messages import intrinsics_from, rgb_from_compressed, rgb_from_image, stamp_ns
 
 
@@ -38,7 +39,10 @@ class Calibration(NamedTuple):
 
 
 def frame_from(msg: Image | CompressedImage, reader: ImageReader | None = None) -> Frame:
-    """The image, decoded by the camera's reader.  Raises `UserError` that names the fault."""
+    """The image, decoded by the camera's reader; its frame as tf2 names it.
+
+    Raises `UserError` that names the fault.
+    """
     decoded = rgb_from_image if isinstance(msg, Image) else rgb_from_compressed
     rgb = decoded(msg, reader)
-    return Frame(rgb, stamp_ns(msg.header.stamp), msg.header.frame_id)
+    return Frame(rgb, stamp_ns(msg.header.stamp), frame_name(msg.header.frame_id))

@@ -20,6 +20,7 @@ from vggt_ros.geometry import transform
 from vggt_ros.mapping.odometry import KEPT_NS, OdometryBuffer
 from vggt_ros.mapping.scale import parse_sources
 from vggt_ros.mapping.scale_sources import sparse_depth
+from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.input_topics import InputTopics, Reliability
 from vggt_ros.ros.masks import MaskInput
 from vggt_ros.ros.messages import stamp_ns
@@ -59,6 +60,7 @@ class Robot:
         self, inputs: InputTopics, parameters: Parameters, frames: Frames | None, notify: Notify
     ):
         self._parameters, self.frames, self._notify = parameters, frames, notify
+        self._names = FrameNames(notify)
         self._odometry = OdometryBuffer()
         self.masks = MaskInput(inputs, parameters.mask_wait)
         self._odom_ns = 0  # of the newest message, not the latest stamp: one may be far off
@@ -209,18 +211,20 @@ class Robot:
     # Callbacks.
 
     def _on_odometry(self, msg: Any) -> None:
-        self._odom_ns = stamp_ns(msg.header.stamp)
+        self._odom_ns, names = stamp_ns(msg.header.stamp), self._names
         pose = pose_of(msg.pose.pose.position, msg.pose.pose.orientation)
         if pose is None:
             self._notify("odometry is refused: its pose is not finite, or its quaternion is zero")
-        elif msg.child_frame_id not in ("", self._parameters.base_frame):
+        elif (child := names.of("odom", msg.child_frame_id)) not in (
+            "", self._parameters.base_frame
+        ):  # fmt: skip
             self._notify(
-                f"odometry is refused: it places '{msg.child_frame_id}', not base_frame"
+                f"odometry is refused: it places '{child}', not base_frame"
                 f" '{self._parameters.base_frame}'"
             )
         else:
             stamp = stamp_ns(msg.header.stamp)
-            self._odometry.add(stamp, pose, msg.header.frame_id, msg.child_frame_id)
+            self._odometry.add(stamp, pose, names.of("odom", msg.header.frame_id), child)
 
     def _on_depth(self, msg: Any) -> None:
         self._depth.append(msg)
@@ -229,7 +233,7 @@ class Robot:
         force = msg.linear_acceleration
         up = np.array([force.x, force.y, force.z])
         if np.isfinite(up).all():
-            self._up.append((msg.header.frame_id, up))
+            self._up.append((self._names.of("imu", msg.header.frame_id), up))
 
 
 def depth_from_image(msg: Image, shape: tuple[int, int]) -> Float32[np.ndarray, "h w"]:

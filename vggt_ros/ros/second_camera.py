@@ -19,6 +19,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.frames import ExtraView, Frame
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.mapping.baseline import SAME_TIME_NS
+from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.messages import stamp_ns
@@ -40,7 +41,7 @@ class SecondCamera:
     def __init__(
         self, inputs: InputTopics, parameters: Parameters, frames: Frames | None, notify: Notify
     ):
-        self._frames, self._notify = frames, notify
+        self._frames, self._notify, self._names = frames, notify, FrameNames(notify)
         self._reader = ImageReader(parameters.mono16_bits, parameters.mono16_black)
         self._messages: deque[Image | CompressedImage] = deque(maxlen=KEPT)
         self._failed_waits = 0  # in a row
@@ -69,7 +70,7 @@ class SecondCamera:
         if msg is None:
             return None
         try:
-            mount = self._mount(msg.header.frame_id, frame)
+            mount = self._mount(self._names.of("baseline_image", msg.header.frame_id), frame)
             rgb = frame_from(msg, self._reader).rgb
             for notice in self._reader.notices:
                 self._notify(f"baseline_image, {notice}")

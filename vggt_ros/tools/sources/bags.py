@@ -110,7 +110,7 @@ def _load(
     message: Any, stamp_ns: int, topic: str, infos: dict[str, Any], reader: ImageReader
 ) -> Frame:
     rgb = _pixels(message, reader)
-    camera = message.header.frame_id or "camera"
+    camera = message.header.frame_id.lstrip("/") or "camera"
     info = choose_info(topic, camera, infos)
     k = None if info is None else calibration(info, topic, rgb.shape, reader.notices)
     return Frame(rgb, stamp_ns, camera, k)
@@ -159,7 +159,7 @@ def choose_info(topic: str, camera: str, infos: dict[str, Any]) -> Any | None:
     beside = topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
     if beside in infos:
         return infos[beside]
-    same = [info for info in infos.values() if info.header.frame_id == camera]
+    same = [info for info in infos.values() if info.header.frame_id.lstrip("/") == camera]
     return same[0] if len(same) == 1 else None
 
 
