@@ -137,7 +137,7 @@ def test_a_camera_of_the_robot_s_tree_gets_no_second_parent(rig: Rig):
     mount = TransformStamped(child_frame_id=CAMERA)
     mount.header.frame_id = "camera_link"
     static.publish(TFMessage(transforms=[mount]))
-    node = rig.start()
+    node = rig.start(tf_mode="camera")
     rig.wait_until(lambda: node.transforms.parents, "the node receives the mount")
     transforms = rig.subscribe("/tf", TFMessage)
     rig.infer(0, 1)

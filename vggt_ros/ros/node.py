@@ -3,6 +3,7 @@
 """The node: callbacks store messages, one thread infers, another publishes."""
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from std_srvs.srv import Trigger
 from vggt_ros.errors import FrameError, UserError
 from vggt_ros.msg import QueryPoints
 from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.inference import InferenceWorker, OpenEngine, Result, Task
 from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.inputs import Calibration
@@ -27,6 +29,7 @@ from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.no_image import MissingImages
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import LiveParameters, Parameters
+from vggt_ros.ros.params_files import files_in, unreached
 from vggt_ros.ros.process import run
 from vggt_ros.ros.robot import Robot
 from vggt_ros.ros.tf_cache import open_frames
@@ -80,10 +83,17 @@ class VggtNode(Node):
         )
         self.worker, self.sender = Worker[Task](), Worker[Result]()
         notify = self.health.notice
-        frames = open_frames(self, self.parameters.now.tf_wait)
+        self._check_params_files([*sys.argv, *(node_options.get("cli_args") or ())])
+        names = FrameNames(notify)
+        for name, frame in self.parameters.slashed.items():
+            names.of(f"parameter {name}", frame)
+        frames = open_frames(self, self.parameters.now.tf_wait, notify)
         self._inputs = InputTopics(self, self.parameters.now, self.health.set_warning)
         self.robot = Robot(self._inputs, self.parameters.now, frames, notify)
-        self.transforms = open_transforms(self, self.parameters.now, frames, notify)
+        self.transforms = open_transforms(
+            self, self.parameters.now, frames, notify,
+            lambda text: self.health.set_warning("transforms", text, "tf"),
+        )  # fmt: skip
         self.outputs = Outputs(
             self, self.parameters, self.transforms, self.robot, self.sender.call_soon
         )
@@ -117,6 +127,11 @@ class VggtNode(Node):
         self._on_failure = on_failure or (lambda error: log.fatal(str(error)))
         self.sender.start(lambda: None, self.inference.publish, self._fail)
         self.worker.start(self.inference.begin, self.inference.infer, self._fail)
+
+    def _check_params_files(self, arguments: list[str]) -> None:
+        name = self.get_fully_qualified_name()
+        wrong = [text for file in files_in(arguments) if (text := unreached(file, name))]
+        self.health.set_warning("params_file", "; ".join(wrong))
 
     def close(self, timeout: float) -> bool:
         """End inference, publishing and compilation; True if all ended in `timeout` seconds."""

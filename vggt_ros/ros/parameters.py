@@ -13,6 +13,7 @@ from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.declaring import declare
+from vggt_ros.ros.frame_names import frame_name
 from vggt_ros.settings import Settings, setting, settings_field
 
 
@@ -20,6 +21,9 @@ def _shared(name: str) -> Any:
     """The row of a field of `Settings`, whose description stands there."""
     row = settings_field(name)
     return field(default=row.default, metadata=row.metadata)
+
+
+FRAMES = "world_frame", "base_frame", "odom_frame", "visual_odom_frame", "camera_frame"
 
 
 @dataclass(frozen=True)
@@ -166,13 +170,21 @@ class Parameters:
     )
     camera_frame: str = setting("", "Child of tf_mode camera; empty: the image's own frame_id")
     tf_mode: Literal["auto", "none", "camera", "odom_to_base", "map_to_odom"] = setting(
-        "auto", "Transform on /tf; auto: camera, unless the image's frame already has a parent"
+        "auto", "Transform on /tf; auto: camera, or where that has a parent, the root of its tree"
     )
     tf_when_lost: Literal["withhold", "freeze", "predict"] = setting(
         "withhold",
         "Transform and ~/pose while the camera is not located: none, the last one, or predicted",
     )
 
+    transform_tolerance: float = setting(
+        0.0,
+        "Seconds by which a transform above odometry is post-dated, as AMCL's is; 0: not",
+        between=(0.0, 10.0),
+    )
+    transform_rate_hz: float = setting(
+        0.0, "How often that transform is re-sent between images; 0: never", between=(0.0, 200.0)
+    )
     tf_wait: float = setting(
         0.2, "Longest wait in seconds for a transform at an image's stamp", between=(0.0, 5.0)
     )
@@ -204,7 +216,7 @@ class Parameters:
             self._must_differ(one, other)
 
     def _must_differ(self, one: str, other: str) -> None:
-        if getattr(self, one).lstrip("/") == getattr(self, other).lstrip("/"):
+        if frame_name(getattr(self, one)) == frame_name(getattr(self, other)):
             raise UserError(
                 f"{one} and {other} are both '{getattr(self, one)}', and tf_mode {self.tf_mode}"
                 " sends transforms that connect them; give them different names"
@@ -222,12 +234,15 @@ class Parameters:
 
 
 class LiveParameters:
-    """The parameters of a running node; `now` is replaced whole whenever a change is accepted."""
+    """The parameters of a running node; `now` is replaced whole whenever a change is accepted.
+
+    Names of frames have no leading slash in it; `slashed` are those that were given with one.
+    """
 
     def __init__(self, node: Node):
-        self.now = _validated(
-            {row.name: declare(node, row, choices(row)) for row in fields(Parameters)}
-        )
+        given = {row.name: declare(node, row, choices(row)) for row in fields(Parameters)}
+        self.now = _validated(given)
+        self.slashed = {name: given[name] for name in FRAMES if given[name].startswith("/")}
         node.add_on_set_parameters_callback(self._validate)
         node.add_post_set_parameters_callback(self._apply)
 
@@ -252,7 +267,7 @@ def _validated(values: dict[str, Any]) -> Parameters:
         allowed, value = choices(row), values[row.name]
         if allowed and value not in allowed:
             raise UserError(f"{row.name} is '{value}'; choose one of: {', '.join(allowed)}")
-    return Parameters(**values)
+    return Parameters(**values | {name: frame_name(values[name]) for name in FRAMES})
 
 
 @cache
