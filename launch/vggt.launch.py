@@ -2,8 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node, and RViz if asked: `ros2 launch vggt_ros vggt.launch.py image:=/camera/image_raw`."""
 
+import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import yaml
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import EnvironmentVariable
@@ -74,7 +79,7 @@ PARAMETERS = {
     ),
     "tf_mode": (
         str,
-        "Transform on /tf; auto: camera, unless the image's frame already has a parent; one "
+        "Transform on /tf; auto: camera, or where that has a parent, the root of its tree; one "
         "of: auto, none, camera, odom_to_base, map_to_odom",
     ),
     "tf_when_lost": (
@@ -82,11 +87,23 @@ PARAMETERS = {
         "Transform and ~/pose while the camera is not located: none, the last one, or predicted; "
         "one of: withhold, freeze, predict",
     ),
+    "transform_tolerance": (
+        float,
+        "Seconds by which a transform above odometry is post-dated, as AMCL's is; 0: not",
+    ),
+    "transform_rate_hz": (
+        float,
+        "How often that transform is re-sent between images; 0: never",
+    ),
+    "tf_wait": (float, "Longest wait in seconds for a transform at an image's stamp"),
     "world_frame": (str, "Frame of the map: z up, x ahead of the first camera"),
+    "base_frame": (str, "Frame of the robot's base, for odom_to_base and map_to_odom"),
+    "odom_frame": (str, "Frame of the robot's odometry, for odom_to_base and map_to_odom"),
     "visual_odom_frame": (
         str,
         "Frame of ~/odometry, which no correction of the map moves; with odom_to_base: odom_frame",
     ),
+    "camera_frame": (str, "Child of tf_mode camera; empty: the image's own frame_id"),
 }
 # Of Fast DDS 3 (Kilted and later), and of Fast DDS 2.
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
@@ -135,6 +152,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     # Set for each node: SetParameter would also affect the launch file that includes this one.
     clock = {"use_sim_time": arguments["use_sim_time"].lower() == "true"}
     clock = clock if arguments["use_sim_time"] else {}
+    outer = arguments.get("ros_namespace")  # by a launch file that includes this one
+    namespace = make_namespace_absolute(prefix_namespace(outer, arguments["namespace"])).rstrip("/")
     actions: list[LaunchDescriptionEntity] = [
         Node(
             package="vggt_ros",
@@ -143,23 +162,24 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             namespace=arguments["namespace"],
             parameters=[str(params_file), overrides | clock],
             remappings=[(name, arguments[name]) for name in TOPICS],
+            # For advice with a line to paste: the node shows it with other arguments.
+            arguments=["--launch-line", launch_line(arguments, namespace)],
             additional_env=dict.fromkeys(PROFILE_VARIABLES, profile) if profile else {},
             ros_arguments=["--log-level", arguments["log_level"]],
             output="screen",
         ),
     ]
     if arguments["rviz"].lower() == "true":
-        actions.append(rviz(arguments, clock))
+        in_file = parameters_in(params_file, f"{namespace}/vggt").get("world_frame", "")
+        actions.append(rviz(arguments["world_frame"] or str(in_file), namespace, clock))
     return actions
 
 
-def rviz(arguments: dict[str, str], clock: dict[str, bool]) -> Node:
-    """RViz on the topics of the node in its namespace."""
+def rviz(world: str, prefix: str, clock: dict[str, bool]) -> Node:
+    """RViz on the topics of the node in its namespace; `world` is empty for the default."""
     options = ["-d", str(HERE / "config/vggt.rviz")]
-    if arguments["world_frame"]:
-        options += ["-f", arguments["world_frame"]]
-    outer = arguments.get("ros_namespace")  # by a launch file that includes this one
-    prefix = make_namespace_absolute(prefix_namespace(outer, arguments["namespace"])).rstrip("/")
+    if world:
+        options += ["-f", world.lstrip("/")]
     remappings = [(f"/vggt/{topic}", f"{prefix}/vggt/{topic}") for topic in RVIZ_TOPICS if prefix]
     return Node(
         package="rviz2",
@@ -168,6 +188,47 @@ def rviz(arguments: dict[str, str], clock: dict[str, bool]) -> Node:
         parameters=[clock] if clock else [],
         remappings=remappings,
     )
+
+
+def launch_line(arguments: dict[str, str], namespace: str) -> str:
+    """The line that starts the same, with the arguments that differ from their defaults."""
+    defaults = {name: name for name in TOPICS} | dict.fromkeys(PARAMETERS, "")
+    defaults |= {"params_file": str(HERE / "config/node.yaml"), "use_sim_time": ""}
+    defaults |= {"rviz": "false", "log_level": "info"}
+    given = [f"namespace:={namespace}"] if namespace else []
+    for name, default in defaults.items():
+        if arguments[name] != default:
+            given.append(f"{name}:={arguments[name]}")
+    return shlex.join(["ros2", "launch", "vggt_ros", "vggt.launch.py", *given])
+
+
+def parameters_in(file: Path, node: str) -> dict[str, Any]:
+    """What a file of parameters has for a node, such as /left/vggt; of equal names the last."""
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeError, yaml.YAMLError):  # the node says what is wrong with it
+        return {}
+    found: dict[str, Any] = {}
+    for key, values in sections(content):
+        if matches(key, node):
+            found |= values
+    return found
+
+
+def sections(content: Any, outer: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Keys of nodes, such as /** or /left/vggt, and their parameters."""
+    for name, inner in content.items() if isinstance(content, dict) else ():
+        if name == "ros__parameters" and isinstance(inner, dict):
+            yield outer, inner
+        else:
+            yield from sections(inner, f"{outer}/{str(name).strip('/')}")
+
+
+def matches(key: str, node: str) -> bool:
+    """As rcl does it: * stands for one part of a name, ** for any number of them."""
+    wild = {"**": r"(/\w+)*", "*": r"/\w+"}
+    parts = [wild.get(part, f"/{re.escape(part)}") for part in key.strip("/").split("/")]
+    return re.fullmatch("".join(parts), node) is not None
 
 
 def typed(name: str, text: str) -> int | float | ParameterValue:

@@ -4,6 +4,7 @@
 
 import ast
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -17,6 +18,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from vggt_ros.ros import tf_advice
 from vggt_ros.ros.parameters import Parameters, choices
 
 pytestmark = pytest.mark.ros
@@ -164,6 +166,64 @@ def test_rviz_uses_the_namespaces_and_the_world_frame_of_the_node(launch: Start)
     assert len(rviz.remappings) == sum("Topic" in display for display in view()["Displays"])
     assert rviz.arguments == ["-d", str(ROOT / "config/vggt.rviz"), "-f", "room"]
     assert launch(rviz="true")[1].remappings == []
+
+
+IN_A_FILE = {  # what params_file has for /robot/left/vggt: the fixed frame
+    "/**": "room",
+    "/robot/left/vggt": "room",
+    "robot/left/vggt": "room",
+    "/robot/**": "room",
+    "/*/left/vggt": "room",
+    "/left/vggt": None,
+    "/vggt": None,
+}
+
+
+@pytest.mark.parametrize("key", IN_A_FILE)
+@pytest.mark.parametrize("given", ["", "hall"])
+def test_rviz_uses_the_world_frame_that_the_node_reads(
+    launch: Start, tmp_path: Path, key: str, given: str
+):
+    file = tmp_path / "robot.yaml"
+    file.write_text(f"{key}:\n  ros__parameters:\n    tf_mode: none\n    world_frame: /room\n")
+    namespaces = {"namespace": "left", "ros_namespace": "/robot"}
+    _, rviz = launch(rviz="true", params_file=str(file), world_frame=given, **namespaces)
+    frame = given or IN_A_FILE[key]
+    assert rviz.arguments[2:] == (["-f", frame] if frame else [])
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "{", "/**: 5\n", "/**:\n  ros__parameters:\n"])
+def test_a_parameters_file_that_the_node_will_refuse_leaves_the_default_frame(
+    launch: Start, tmp_path: Path, text: str
+):
+    file = tmp_path / "robot.yaml"
+    file.write_text(text)
+    assert launch(rviz="true", params_file=str(file))[1].arguments[2:] == []
+
+
+def test_the_node_is_told_the_line_that_starts_it(launch: Start):
+    (node,) = launch(
+        image="/front/image raw", model="tiny", log_level="debug", namespace="left",
+        ros_namespace="/robot",
+    )  # fmt: skip
+    option, line = node.arguments
+    assert option == tf_advice.LAUNCH_LINE
+    assert shlex.split(line) == [
+        "ros2", "launch", "vggt_ros", "vggt.launch.py", "namespace:=/robot/left",
+        "image:=/front/image raw", "model:=tiny", "log_level:=debug",
+    ]  # fmt: skip
+
+
+def test_advice_is_the_line_that_started_the_node_with_other_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    line = "ros2 launch vggt_ros vggt.launch.py 'image:=/a b' tf_mode:=camera"
+    program = "/opt/ws/lib/vggt_ros/vggt_node"
+    monkeypatch.setattr(sys, "argv", [program, tf_advice.LAUNCH_LINE, line, "--ros-args"])
+    assert tf_advice.restart_line(tf_mode="auto") == line.replace("mode:=camera", "mode:=auto")
+    monkeypatch.setattr(sys, "argv", [program, "--ros-args", "-r", "image:=/front"])
+    expected = "ros2 run vggt_ros vggt_node --ros-args -r image:=/front --ros-args -p tf_mode:=auto"
+    assert tf_advice.restart_line(tf_mode="auto") == expected
 
 
 @pytest.mark.parametrize("name", ["params_file", "fastdds_profile"])

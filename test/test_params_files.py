@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Files of parameters that do not reach the node are said; examples reach it everywhere."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from node_rig import Rig
+
+from vggt_ros.ros.params_files import files_in, unreached
+
+pytestmark = pytest.mark.ros
+
+KEYS = [
+    "/**", "/robot/vggt", "robot/vggt", "/robot/*", "/*/vggt", "/robot/**", "/**/vggt", "vggt",
+    "/vggt", "/*", "/other/vggt", "/robot/vggt_2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+def written(path: Path, key: str, **values) -> Path:
+    file = path / "robot.yaml"
+    file.write_text(yaml.safe_dump({key: {"ros__parameters": values}}))
+    return file
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_file_reaches_the_node_as_rcl_has_it(rig: Rig, tmp_path: Path, key: str):
+    file = written(tmp_path, key, seed=7)
+    node = rig.open(arguments=("-r", "__ns:=/robot", "--params-file", str(file)))
+    reached = node.parameters.now.seed == 7
+    assert (unreached(file, "/robot/vggt") == "") == reached
+
+
+def test_a_file_that_does_not_reach_the_node_is_a_lasting_warning(rig: Rig, tmp_path: Path):
+    file = written(tmp_path, "/vggt", tf_mode="none")
+    rig.open(arguments=("-r", "__ns:=/robot", "--params-file", str(file)))
+    words = f"no parameter of {file} reaches this node", "/robot/vggt", "/vggt", "write /**"
+    report = rig.wait_for_diagnostics(*words)
+    assert any(words[0] in status.message for status in rig.received["/diagnostics"][-1].status)
+    assert any(all(word in text for word in words) for text in report.values())
+
+
+def test_a_name_that_the_node_does_not_have_is_said(tmp_path: Path):
+    known = {"seed": 1, "use_sim_time": True, "qos_overrides./vggt/points.publisher.depth": 1}
+    assert unreached(written(tmp_path, "/vggt", **known), "/vggt") == ""
+    file = written(tmp_path, "/vggt", tf_mod="none", **known)
+    assert unreached(file, "/vggt") == f"{file} sets what this node does not have: tf_mod"
+    # A section for all nodes may be about others.
+    assert unreached(written(tmp_path, "/**", tf_mod="none"), "/vggt") == ""
+
+
+def test_files_are_those_of_the_command_line():
+    line = ["vggt_node", "--ros-args", "--params-file", "a", "-p", "x:=1", "--params-file", "b"]
+    assert files_in(line) == [Path("a"), Path("b")]
+    assert files_in(["--params-file"]) == []
+
+
+def test_every_example_of_parameters_reaches_the_node_in_any_namespace(root: Path, tmp_path: Path):
+    texts = [path.read_text() for path in sorted((root / "config").glob("*.yaml"))]
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        texts += re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    count = 0
+    for text in texts:
+        content = yaml.safe_load(text)
+        if "ros__parameters" not in text or "nav2_costmap_2d" in text:
+            continue
+        count += 1
+        file = tmp_path / "example.yaml"
+        file.write_text(yaml.safe_dump(content))
+        assert unreached(file, "/any/name/vggt") == "", text
+    assert count >= 2
