@@ -2,7 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of frames as tf2 knows them: without the leading slash that some drivers still send."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import combinations
+
+from vggt_ros.errors import UserError
+
+# Parameters that name frames, and those of them that the transforms of a mode connect.
+FRAMES = "world_frame", "base_frame", "odom_frame", "visual_odom_frame", "camera_frame"
+CONNECTED = {
+    "camera": ("world_frame", "camera_frame", "visual_odom_frame"),
+    "auto": ("world_frame", "camera_frame", "visual_odom_frame"),
+    "odom_to_base": ("odom_frame", "base_frame", "world_frame"),
+    "map_to_odom": ("world_frame", "odom_frame", "base_frame", "visual_odom_frame"),
+}
 
 
 def frame_name(name: str) -> str:
@@ -29,3 +41,13 @@ class FrameNames:
                 " used and sent instead; remove the slash at its source"
             )
         return found
+
+
+def check_distinct(mode: str, frames: Mapping[str, str]) -> None:
+    """Raises `UserError` where two frames that `tf_mode` connects are one."""
+    for one, other in combinations(CONNECTED.get(mode, ()), 2):
+        if frame_name(frames[one]) == frame_name(frames[other]):
+            raise UserError(
+                f"{one} and {other} are both '{frames[one]}', and tf_mode {mode}"
+                " sends transforms that connect them; give them different names"
+            )

@@ -4,7 +4,6 @@
 
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
-from itertools import combinations
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rcl_interfaces.msg import SetParametersResult
@@ -13,7 +12,7 @@ from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.declaring import declare
-from vggt_ros.ros.frame_names import frame_name
+from vggt_ros.ros.frame_names import FRAMES, check_distinct, frame_name
 from vggt_ros.settings import Settings, setting, settings_field
 
 
@@ -21,9 +20,6 @@ def _shared(name: str) -> Any:
     """The row of a field of `Settings`, whose description stands there."""
     row = settings_field(name)
     return field(default=row.default, metadata=row.metadata)
-
-
-FRAMES = "world_frame", "base_frame", "odom_frame", "visual_odom_frame", "camera_frame"
 
 
 @dataclass(frozen=True)
@@ -206,21 +202,7 @@ class Parameters:
                 f"min_agreement is {self.min_agreement}, but window_size 1 leaves no other view to"
                 " agree: set window_size to 2 or more"
             )
-        trees = {  # frames that the transforms of a mode connect
-            "camera": ("world_frame", "camera_frame", "visual_odom_frame"),
-            "auto": ("world_frame", "camera_frame", "visual_odom_frame"),
-            "odom_to_base": ("odom_frame", "base_frame", "world_frame"),
-            "map_to_odom": ("world_frame", "odom_frame", "base_frame", "visual_odom_frame"),
-        }
-        for one, other in combinations(trees.get(self.tf_mode, ()), 2):
-            self._must_differ(one, other)
-
-    def _must_differ(self, one: str, other: str) -> None:
-        if frame_name(getattr(self, one)) == frame_name(getattr(self, other)):
-            raise UserError(
-                f"{one} and {other} are both '{getattr(self, one)}', and tf_mode {self.tf_mode}"
-                " sends transforms that connect them; give them different names"
-            )
+        check_distinct(self.tf_mode, {name: getattr(self, name) for name in FRAMES})
 
     @property
     def odometry_frame(self) -> str:
