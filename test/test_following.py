@@ -214,6 +214,29 @@ def test_a_path_keeps_the_newest_poses():
     assert followed.frames == [3, 4] and not followed.path.has_changed
 
 
+def test_a_large_cloud_is_published_after_some_updates_and_a_small_one_at_once(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+):
+    followed.add([0, 1], keyframes([0, 1]), fresh=2)
+    small = followed.map.next_message()
+    assert small is not None and small.width == followed.map.size > 100
+    assert followed.map.next_message() is None, "another one is not due"
+    monkeypatch.setattr("vggt_ros.ros.map_output.READ_AT_ONCE", followed.map.size // 4)
+    sent = {}
+    for i in range(2, 60):  # six seconds
+        followed.add([i], keyframes([0, 1, i]), fresh=1)
+        if (message := followed.map.next_message()) is not None:
+            sent[i] = message
+    first, *_ = sent
+    assert 21 < first < 28, "due from frame 20 on, and read in four parts"
+    assert sent[first].header.stamp.nanosec == stamp(first) % 10**9
+    found, expected = (
+        np.frombuffer(msg.data, "<f4").reshape(-1, 5)[:, :3]
+        for msg in (list(sent.values())[-1], followed.map.message())
+    )
+    np.testing.assert_allclose(np.sort(found, axis=0), np.sort(expected, axis=0))
+
+
 # ---- a loaded map -------------------------------------------------------------------------------
 
 

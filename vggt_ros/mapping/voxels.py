@@ -210,8 +210,18 @@ class VoxelMap:
             points, sums, rows = table.read(slots, segment)
             parts.append((points, sums, np.array(table.owners.keyframes, np.int64)[rows]))
         points, sums, keyframes = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        colours = np.clip(np.rint(sums[:, 3:6] / sums[:, 6:7]), 0, 255).astype(np.uint8)
-        return OwnedCloud(points, colours, 1.0 + sums[:, 6] / sums[:, 7], keyframes)
+        return OwnedCloud(*_cloud(points, sums), keyframes)
+
+    @property
+    def settled(self) -> VoxelTable | None:
+        """The table that has every voxel; None while they are put into new cells."""
+        return self._table if self._old is None else None
+
+    def part(self, slots: slice, segment: int) -> Cloud:
+        """Points of one segment in these slots of the settled table."""
+        assert self._old is None
+        points, sums, _ = self._table.read(slots, segment)
+        return _cloud(points, sums)
 
     def follow(self, correction: Correction, segments: Mapping[int, int] = NO_SEGMENTS) -> None:
         """Move the voxels of keyframes that moved; to be called once an update.
@@ -256,3 +266,9 @@ class VoxelMap:
     def _finish(self) -> None:
         if self._old is not None:
             self._advance(self._old.slots)
+
+
+def _cloud(points: Float32[np.ndarray, "p 3"], sums: Float32[np.ndarray, "p 8"]) -> Cloud:
+    """Points with the mean colour and confidence of their voxels."""
+    colours = np.clip(np.rint(sums[:, 3:6] / sums[:, 6:7]), 0, 255).astype(np.uint8)
+    return Cloud(points, colours, 1.0 + sums[:, 6] / sums[:, 7])

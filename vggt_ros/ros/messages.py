@@ -158,7 +158,7 @@ def cloud_message(
 
 
 def records_message(
-    head: Header, parts: Sequence[UInt8[np.ndarray, "p 20"]], *, into: PointCloud2 | None = None
+    head: Header, parts: Sequence[UInt8[np.ndarray, "_ 20"]], *, into: PointCloud2 | None = None
 ) -> PointCloud2:
     """Coloured points without order, none of them NaN, from records of `clouds`."""
     msg, data = _cloud(head, (1, sum(len(part) for part in parts)), into)

@@ -217,8 +217,8 @@ class Outputs:
         """Cloud and keyframes, every `map_period` seconds."""
         self._newest = update, change.segment
         self.map.update(update, change)
-        if self._map.has_subscribers and self.map.is_due():
-            self._send_map_if_any()
+        if self._map.has_subscribers and (message := self.map.next_message()) is not None:
+            self._map.send(lambda _: message)
         self.occupancy.update(update)
         if not self._occupancy.has_subscribers:
             self.occupancy.warning = ""
