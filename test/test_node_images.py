@@ -141,7 +141,7 @@ def test_a_format_that_is_not_read_is_named_with_the_cure(
     camera = Camera(rig)
     camera.send(0, b"\0\0\0\1\x67" + bytes(500), format)
     report = rig.wait_for_diagnostics(f"format '{format}'", refused="1")
-    assert "ros2 run image_transport republish" in report["/vggt: camera"]
+    assert "ros2 run image_transport republish" in report["/vggt: input"]
     assert any(f"format '{format}'" in line for line in warnings)
     camera.colour(1, JPEG, "jpeg")
 

@@ -144,6 +144,14 @@ def test_why_loops_are_not_closed_is_a_warning_that_lasts():
     assert "lost for" in [watched.add(LOST, seconds=9, graph=words) for _ in "ab"][1].message
 
 
+def test_loops_that_cannot_be_sought_are_a_warning_in_diagnostics(rig: Rig):
+    rig.start(window_size=1)
+    rig.infer(0, 1)
+    report = rig.wait_for_diagnostics("window_size 1 is not above stride 1")
+    assert rig.level("/vggt: map") == DiagnosticStatus.WARN
+    assert report["loop closure"] == report["/vggt: map"]
+
+
 def test_the_map_s_figures_are_reported():
     found = Watched().add(TRACKING)
     rows = {pair.key: pair.value for pair in found.values}

@@ -33,7 +33,7 @@ from vggt_ros.views import (
     frame_at,
     infer,
     input_tracks,
-    keyframe_image,
+    keyframe_to_show,
     place_views,
     second_image,
     window_frame,
@@ -153,7 +153,7 @@ class Pipeline:
 
     def _empty_map(self) -> Map:
         settings = self.settings
-        return Map(
+        made = Map(
             settings.sources,
             self._priors,
             loop_period=settings.loop_period if settings.extra_views and settings.loops else 0,
@@ -161,6 +161,8 @@ class Pipeline:
             background=self._background,
             older=self._older,
         )
+        made.loops.obstacles.set("settings", settings.no_loops)
+        return made
 
     def grid(self, width: int, height: int) -> Grid:
         """The network's pixel grid for an image of this size.
@@ -279,17 +281,15 @@ class Pipeline:
         if extra is not None:
             self._baseline.attempt(newest.frame.stamp_ns)
             image = second_image(extra, newest, self._notify)
-        elif not (self._missing or is_first) and (anchor is None or self.map.is_relocalising):
-            # Programs for tracks have no room for an extra view.
-            key = self.map.next_loop
-            image = keyframe_image(self.map.keyframes.store, key, newest)
+        elif not is_first:
+            key, image = keyframe_to_show(self.map, newest, anchor, self._missing)
         result, encoding = infer(self.engine, ids, self._held, anchor, depth_frames, image)
         if image is None:
             return result, None, None
         whole = encoding is not None and len(result.pose_encoding) == len(ids)
         if key is not None:
             if encoding is None or not whole:
-                self.map.loops.pause()
+                self.map.loops.pause(len(ids))
                 return result, None, None
             return result, None, LoopView(key, camera_from_encoding(encoding))
         pair = None

@@ -136,6 +136,17 @@ class Settings:
         """All masks of a camera.  Raises `UserError` where `mask_file` cannot be read."""
         return Masking(self.mask_file, sky=self.mask_sky, cover=self.mask_network == "box")
 
+    @property
+    def no_loops(self) -> str:
+        """Why no loop is sought though the user asked for loops; empty: they are, or were not."""
+        if not self.loops or self.has_map:
+            return ""
+        return (
+            f"no loop is sought: window_size {self.window_size} is not above stride {self.stride},"
+            " so that windows share no frame and make no map; raise window_size, or set loops to"
+            " false"
+        )
+
     def check_relocalises(self) -> None:
         """Raise `UserError` where a camera cannot be found in a loaded map."""
         if not (self.loops and self.has_map):

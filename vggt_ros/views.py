@@ -23,7 +23,7 @@ from vggt_ros.imaging.masks import Masking
 from vggt_ros.mapping.baseline import BaselineSchedule, CameraPair, check_simultaneous
 from vggt_ros.mapping.corrections import Correction, KeyframePoses
 from vggt_ros.mapping.keyframe_map import Appearance
-from vggt_ros.mapping.keyframes import KeyframeStore
+from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.placement import Placement
 from vggt_ros.mapping.window import WindowGeometry
 from vggt_ros.tracking import TrackAnchor, transform_pixels
@@ -187,14 +187,38 @@ def checked_pair(
         return None
 
 
-def keyframe_image(
-    store: KeyframeStore, key: int | None, newest: WindowFrame
-) -> UInt8[np.ndarray, "h w 3"] | None:
-    """A keyframe's image; None where it has none, or one on another grid than the window's."""
-    if key is None or key not in store or not store.get(key).image:
-        return None
-    image = decompress(store.get(key).image)
-    return image if image.shape == newest.pixels.shape else None
+def keyframe_to_show(
+    known: Map, newest: WindowFrame, anchor: TrackAnchor | None, missing: int
+) -> tuple[int | None, UInt8[np.ndarray, "h w 3"] | None]:
+    """The keyframe to show beside the window, and its image; None: none is due, or none can be.
+
+    `missing`: frames that the engine left out of the last window. What stands in the way is an
+    obstacle of the map's loops, for as long as it does.
+    """
+    obstacles, tracked = known.loops.obstacles, 0
+    if anchor is not None and not known.is_relocalising:
+        tracked = len(anchor.ids)  # programs for tracks have no room for an extra view
+    if known.loops.is_on:
+        because = (
+            f"no loop is sought while {tracked} points are tracked: their programs have no room"
+        )
+        obstacles.set("tracks", f"{because} for an old keyframe" if tracked else "")
+        because = f"no loop is sought while the engine leaves {missing} frames out of the window"
+        obstacles.set("window", because if missing else "")
+    key, store = known.next_loop, known.keyframes.store
+    if missing or tracked or key is None or key not in store:
+        return key, None
+    stored = store.get(key).image
+    image = decompress(stored) if stored else None
+    if image is None:
+        obstacles.leave_out(key, len(store), "has no image")
+    elif image.shape != newest.pixels.shape:
+        sizes = [
+            f"{width}x{height}" for height, width in (image.shape[:2], newest.pixels.shape[:2])
+        ]
+        obstacles.leave_out(key, len(store), f"has an image of {sizes[0]}, the window {sizes[1]}")
+        image = None
+    return key, image
 
 
 def place_views(

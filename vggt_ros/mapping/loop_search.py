@@ -22,6 +22,7 @@ from vggt_ros.mapping.keyframe_map import KeyframeMap
 from vggt_ros.mapping.loops import Difference, LoopView, Relation
 from vggt_ros.mapping.map_frames import median_depth
 from vggt_ros.mapping.noise import NoiseEstimate
+from vggt_ros.mapping.obstacles import Obstacles
 from vggt_ros.mapping.segment import Segment
 
 RECENT = 12  # newest keyframes of the segment that no loop is sought with
@@ -48,7 +49,7 @@ class LoopSearch:
         """`period`: inferences from one attempt to the next, while tracking; 0: none."""
         self.tried = self.closed = 0
         self.reason = ""  # why the last one was not believed
-        self.unavailable = ""  # or why loops are not closed, once one was sought
+        self.obstacles = Obstacles()
         self.unsolved = 0.0  # sigmas by which loops since the last solution differ from the map
         self._keyframes, self._store, self._period = keyframes, keyframes.store, period
         self._can_solve: bool | None = None
@@ -57,9 +58,20 @@ class LoopSearch:
         self._candidates: list[Found] = []
         self._prior: Float[np.ndarray, "4 4"] | None = None
 
-    def pause(self) -> None:
-        """The engine had no room for an extra view: it is not asked again soon."""
+    @property
+    def is_on(self) -> bool:
+        """Whether the user asked for loops."""
+        return self._period > 0
+
+    def pause(self, window: int) -> None:
+        """The engine had no room for an extra view beside so many: it is not asked again soon."""
         self._since_attempt = -PAUSE
+        self.obstacles.set(
+            "room",
+            f"no loop is sought for {PAUSE} inferences: the engine has no program for {window + 1}"
+            " frames, which a window and a keyframe are (it is not compiled yet, or memory is"
+            " short: a smaller window_size has room for it)",
+        )
 
     def expect_at(self, world_from_camera: Float[np.ndarray, "4 4"]) -> None:
         """Where a lost camera is, by a user's estimate: keyframes near it are compared first."""
@@ -68,8 +80,9 @@ class LoopSearch:
 
     def _is_solvable(self) -> bool:
         if self._can_solve is None:
-            self.unavailable = graph.unavailable()
-            self._can_solve = not self.unavailable
+            unavailable = graph.unavailable()
+            self.obstacles.set("graph", unavailable)
+            self._can_solve = not unavailable
         return self._can_solve
 
     def propose(
@@ -83,10 +96,11 @@ class LoopSearch:
         self._since_attempt += 1
         due = self._since_attempt >= 0 and (lost or self._since_attempt >= self._period)
         ids, others = self._store.descriptors()
+        if due and self.is_on:
+            self._note_missing(len(ids))
         if self._period <= 0 or not due or len(ids) < (2 if lost else RECENT + 1):
             return None
-        descriptor = describe()
-        if descriptor is None:
+        if (descriptor := describe()) is None:
             return None
         order = np.argsort(ids)
         ids, likeness = ids[order], loops.similarities(descriptor, others)[order]
@@ -116,6 +130,15 @@ class LoopSearch:
             self._since_attempt = 0
         return key
 
+    def _note_missing(self, described: int) -> None:
+        """Keyframes that no descriptor ranks are never proposed."""
+        known = len(self._store)
+        lacking = f"{known - described} of {known} keyframes have no descriptor by the network"
+        self.obstacles.set(
+            "descriptors",
+            f"{lacking}, so that no loop is sought with them" if described < known else "",
+        )
+
     def _best_elsewhere(
         self, ids: Int[np.ndarray, "n"], likeness: Float[np.ndarray, "n"]
     ) -> int | None:
@@ -143,6 +166,7 @@ class LoopSearch:
     ) -> Found | None:
         """Believe what an inference says of an old keyframe, or not (`reason`)."""
         self.tried += 1
+        self.obstacles.compared()
         if seen.keyframe not in self._store:
             return None
         old = self._store.get(seen.keyframe)

@@ -66,6 +66,6 @@ def map_status(
         found.residual,
         state.noise.residual,
         found.reason or loops.reason,
-        loops.unavailable,
+        loops.obstacles.text,
         sought_in,
     )

@@ -25,7 +25,7 @@ class MapStatus(NamedTuple):
     residual: float = 0.0  # rms disagreement of the newest window's cameras with the map's
     noise: float = 0.0  # what the network's residual usually is; both as shares of scene depth
     reason: str = ""  # why the newest window is doubtful or refused, or the last loop was not
-    graph: str = ""  # "" or why loops are not closed
+    graph: str = ""  # "" or why loops are not sought or not closed
     sought_in: int | None = None  # segment of a loaded map that the camera is still to be found in
 
 
