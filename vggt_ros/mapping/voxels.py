@@ -17,7 +17,8 @@ from vggt_ros.mapping.voxel_table import VoxelTable
 MAX_PIXELS = 26_000  # of one view that are added; at 518 x 392 every third row and column
 MOVED_AT_ONCE = 20_000  # voxels that one call of `follow` puts into new cells, about
 MOVED_SHARE = 0.02  # of all voxels that left their cell, from which they are put into new ones
-EXAMINED = 25_000  # voxels that one view is compared with, about
+EXAMINED = 10_000  # voxels that one view is compared with at most, about
+TURNS = 4  # views at least, from one comparison of a voxel to its next
 SEEN_THROUGH = 0.15  # by which share of its depth a ray must go on beyond a voxel
 MAX_TAKEN = 0.7  # of the slots, from which those of cleared voxels are given back
 MAX_ROWS = 4096  # of owners, from which those of removed keyframes are joined
@@ -51,7 +52,7 @@ class VoxelMap:
 
     What later rays pass through is not there any more: each view that sees farther at a voxel's
     place halves its votes, and with less than one the voxel is cleared. A view is compared with
-    `EXAMINED` voxels in turn, so its cost does not grow with the map.
+    some of the voxels, in turn, so that its cost does not grow with the map.
 
     When more than `capacity` voxels are taken, their side doubles: far or near, nothing is dropped,
     only stored more coarsely. It halves again where a correction shrinks the map as much, and is
@@ -178,7 +179,7 @@ class VoxelMap:
         no voxel that is less than a pixel wide.
         """
         table = self._table
-        room = min(round(table.slots * EXAMINED / max(table.taken, EXAMINED)), table.slots)
+        room = table.slots // max(TURNS, table.taken // EXAMINED)
         slots = slice(self._examined, min(self._examined + room, table.slots))
         self._examined = slots.stop % table.slots
         found = table.voxels(slots, segment)
