@@ -91,15 +91,16 @@ class OccupancyOutput:
         return not 0 <= past < 1e9 * max(parameters.map_period, self._seconds / SHARE)
 
     def message(
-        self, cloud: OwnedCloud | None, cell: float, parameters: Parameters
+        self, read: Callable[[], OwnedCloud | None], cell: float, parameters: Parameters
     ) -> OccupancyGrid | None:
-        """The grid; None where there is no cloud yet, or heights are not known."""
-        update = self._newest
+        """The grid of the cloud that `read` gives; None: there is none, or no height is known."""
+        update, began = self._newest, time.perf_counter()
+        cloud = read()
         if cloud is None:
             self.warning = "~/occupancy has a subscriber, but map_voxel is 0: no map is kept"
         if update is None or cloud is None:
             return None
-        began, newest = time.perf_counter(), update.views[-1]
+        newest = update.views[-1]
         mount = self._find_mount(newest.camera, newest.stamp_ns)
         floor = 0.0 if mount is not None else -parameters.camera_height or None
         self.warning = why_not(

@@ -165,9 +165,9 @@ class Outputs:
             )
 
     def _send_occupancy_if_any(self) -> None:
-        cloud, cell = self.map.owned_cloud, self.map.voxel
+        now = self._parameters.now
         self._occupancy.send_if_any(
-            lambda: self.occupancy.message(cloud, cell, self._parameters.now)
+            lambda: self.occupancy.message(lambda: self.map.owned_cloud, self.map.voxel, now)
         )
 
     def _publish_view(self, view: View, update: Update, parameters: Parameters) -> None:
