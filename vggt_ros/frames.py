@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float32, UInt8, UInt32
 
 from vggt_ros.imaging.grid import Grid
 from vggt_ros.imaging.masks import Masked
+from vggt_ros.imaging.rectify import Rectification
 from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.mapping.odometry import OdometryBuffer
 from vggt_ros.mapping.scale import NO_ESTIMATE, Estimate
@@ -28,7 +29,8 @@ class Frame(NamedTuple):
     rgb: UInt8[np.ndarray, "h w 3"]
     stamp_ns: int
     camera: str = "camera"  # the camera's optical frame id
-    intrinsics: Float[np.ndarray, "3 3"] | None = None  # calibrated K of this very image
+    intrinsics: Float[np.ndarray, "3 3"] | None = None  # calibrated K of it, once rectified
+    rectification: Rectification | None = None  # None: it is used as it comes
 
 
 class ExtraView(NamedTuple):
@@ -75,13 +77,10 @@ class WindowFrame(NamedTuple):
 
     def depth_on_grid(self) -> Float[np.ndarray, "h w"] | None:
         """The other sensor's depth on the network's grid: the nearest pixel of the input."""
-        metres, grid = self.sensor_depth, self.grid
-        if metres is None:
+        if self.sensor_depth is None:
             return None
-        (sx, _, x0), (_, sy, y0), _ = grid.input_from_network
-        columns = np.rint(sx * np.arange(grid.width) + x0).astype(int)
-        rows = np.rint(sy * np.arange(grid.height) + y0).astype(int)
-        return metres[rows.clip(0, len(metres) - 1)[:, None], columns.clip(0, metres.shape[1] - 1)]
+        depth, remap = self.sensor_depth[self.grid.nearest_input()], self.grid.remap
+        return depth if remap is None else np.where(remap.valid, depth, np.float32(np.nan))
 
 
 class View(NamedTuple):

@@ -121,7 +121,7 @@ class Pipeline:
         )
         self.map.set_priors(self._priors)
         times = {"start": self.clock()}
-        grid = self.grid(frame.rgb.shape[1], frame.rgb.shape[0])
+        grid = self.grid(*frame.rgb.shape[1::-1])._replace(rectification=frame.rectification)
         frame_id, self._frame_id = self._frame_id, self._frame_id + 1
         self._held[frame_id] = window_frame(observation, grid, self.masking)
         times["resize"] = self.clock()
@@ -242,7 +242,7 @@ class Pipeline:
         # The window started again, or is too small to share a frame with the last one.
         begin = not set(ids) & set(self.map.frame_ids) and (self.map.lost or self._missing > 0)
         window, focal = window_geometry(
-            ids, held, result, calibrated=self.settings.intrinsics == "camera_info"
+            ids, held, result, calibrated=self.settings.intrinsics != "model"
         )
         sensors = Sensors(held[-1].depth_on_grid(), pair, observation.odom_from_base)
         placed = self.map.add(

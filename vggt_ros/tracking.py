@@ -44,7 +44,20 @@ class TrackAnchor(NamedTuple):
                 f"query {self.ids[outside][0]} is outside the {grid.input_width}x"
                 f"{grid.input_height} image: ({u:g}, {v:g}); send pixels of the input image"
             )
-        return self._replace(uv=transform_pixels(grid.network_from_input, self.uv))
+        uv = grid.network_pixels(self.uv)
+        if grid.rectification is not None:
+            self._check_rectified(uv, grid)
+        return self._replace(uv=uv)
+
+    def _check_rectified(self, uv: Float32[np.ndarray, "n 2"], grid: Grid) -> None:
+        inside = (uv >= -0.5) & (uv <= np.array([grid.width, grid.height]) - 0.5)
+        lost = ~inside.all(axis=1)  # NaN is not inside
+        if lost.any():
+            u, v = self.uv[lost][0]
+            raise UserError(
+                f"query {self.ids[lost][0]} is not in the rectified image: ({u:g}, {v:g}) is cut"
+                " off with the lens; query nearer to the middle, or calibrate P for a wider view"
+            )
 
     def within(self, frame_ids: tuple[int, ...]) -> "TrackAnchor | None":
         """Pinned in a frame of this window: the old one, else the oldest with known tracks."""
@@ -99,10 +112,3 @@ class Tracker:
                 self._notify(self.anchor.lost_reason())
             self.anchor = anchor
         return self.anchor
-
-
-def transform_pixels(
-    target_from_source: Float[np.ndarray, "3 3"], uv: Float[np.ndarray, "n 2"]
-) -> Float32[np.ndarray, "n 2"]:
-    """Pixel coordinates on another grid, by an affine matrix."""
-    return (uv @ target_from_source[:2, :2].T + target_from_source[:2, 2]).astype(np.float32)

@@ -26,7 +26,7 @@ from vggt_ros.mapping.keyframe_map import Appearance
 from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.placement import Placement
 from vggt_ros.mapping.window import WindowGeometry
-from vggt_ros.tracking import TrackAnchor, transform_pixels
+from vggt_ros.tracking import TrackAnchor
 
 
 def window_geometry(
@@ -52,9 +52,10 @@ def window_geometry(
             focal = float(intrinsics[i, 0, 0] / known[0, 0])
             if calibrated:
                 intrinsics[i] = known
-    geometry = WindowGeometry(
-        frame_ids, window_from_camera, intrinsics, result.depth, result.confidence
-    )
+    depth, valid = result.depth, frames[-1].grid.valid
+    if valid is not None and not valid.all():
+        depth = np.where(valid, depth, np.float32(np.nan))  # black: the camera did not see it
+    geometry = WindowGeometry(frame_ids, window_from_camera, intrinsics, depth, result.confidence)
     return geometry, focal
 
 
@@ -115,9 +116,10 @@ def input_tracks(
     assert result.tracks is not None
     assert result.visibility is not None and result.track_confidence is not None
     pairs = zip(held, result.tracks, strict=True)
-    uv = np.stack([transform_pixels(h.grid.input_from_network, track) for h, track in pairs])
+    uv = np.stack([h.grid.input_pixels(track) for h, track in pairs])
     stamps = tuple(h.frame.stamp_ns for h in held)
-    return Tracks(ids, stamps, uv, result.visibility, result.track_confidence)
+    seen = np.isfinite(uv).all(axis=-1)  # all, unless a lens is undone
+    return Tracks(ids, stamps, uv, result.visibility * seen, result.track_confidence)
 
 
 def infer(

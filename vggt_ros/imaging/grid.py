@@ -3,7 +3,8 @@
 """Camera pixels to the network's pixels, and the way back.
 
 `Grid` is the map between the two; `to_network` is the same arithmetic as the reference's own
-loader (Pillow's bicubic filter on 8-bit samples), so both see the same image bit for bit.
+loader (Pillow's bicubic filter on 8-bit samples), so both see the same image bit for bit. Where the
+camera's lens is undone, the map goes through the rectified image, and one remap does both steps.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,12 @@ from os import PathLike
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from vggt_ros.errors import UserError
 from vggt_ros.imaging.encodings import to_rgb
+from vggt_ros.imaging.rectify import Rectification, Remap
 from vggt_ros.imaging.size import check_size
 from vggt_ros.imaging.transport import samples_of
 
@@ -34,6 +36,7 @@ class Grid(NamedTuple):
     crop_top: int  # network rows cut off above (portrait images only)
     scale_x: float  # network pixels per camera pixel
     scale_y: float
+    rectification: Rectification | None = None  # None: the camera's pixels are used as they come
 
     @property
     def resized_height(self) -> int:
@@ -44,7 +47,8 @@ class Grid(NamedTuple):
     def network_from_input(self) -> Float64[np.ndarray, "3 3"]:
         """Affine on pixel coordinates; (0, 0) is the centre of the first pixel on both sides.
 
-        Applied to a calibration matrix K from the left it gives K on the network's grid.
+        Applied to a calibration matrix K from the left it gives K on the network's grid. Pixels of
+        a raw image are rectified first: `network_pixels` is the whole way.
         """
         x, y = self.scale_x, self.scale_y
         return np.array(
@@ -55,6 +59,42 @@ class Grid(NamedTuple):
     def input_from_network(self) -> Float64[np.ndarray, "3 3"]:
         """The inverse of `network_from_input`."""
         return np.linalg.inv(self.network_from_input)
+
+    def network_pixels(self, uv: Float[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
+        """Pixels of the input image on the network's grid; NaN where rectifying loses them."""
+        if self.rectification is not None:
+            uv = self.rectification.rectified_from_input(uv.astype(np.float64))
+        return _moved(self.network_from_input, uv)
+
+    def input_pixels(self, uv: Float[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
+        """The way back; NaN for what no pixel of the input image shows."""
+        if self.rectification is None:
+            return _moved(self.input_from_network, uv)
+        (x, _, x0), (_, y, y0), _ = self.input_from_network
+        there = uv.astype(np.float64) * [x, y] + [x0, y0]
+        return self.rectification.input_from_rectified(there).astype(np.float32)
+
+    @property
+    def remap(self) -> Remap | None:
+        """Where the network's pixels are in a raw image; None where nothing is rectified."""
+        if self.rectification is None:
+            return None
+        return self.rectification.remap(self.input_from_network, self.width, self.height)
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "h w"] | None:
+        """Which of the network's pixels the input image shows; None: all."""
+        return None if self.remap is None else self.remap.valid
+
+    def nearest_input(self) -> tuple[Int[np.ndarray, "h _"], Int[np.ndarray, "_ w"]]:
+        """Row and column of the input's pixel nearest to each of the network's, by broadcasting."""
+        if self.remap is not None:
+            rows, columns = self.remap.nearest
+        else:
+            (sx, _, x0), (_, sy, y0), _ = self.input_from_network
+            columns = np.rint(sx * np.arange(self.width) + x0).astype(int)[None]
+            rows = np.rint(sy * np.arange(self.height) + y0).astype(int)[:, None]
+        return rows.clip(0, self.input_height - 1), columns.clip(0, self.input_width - 1)
 
 
 def grid_for(input_width: int, input_height: int, network_width: int = 518) -> Grid:
@@ -97,6 +137,8 @@ def _to_patches(length: float) -> int:
 
 def to_network(rgb: UInt8[np.ndarray, "h w 3"], grid: Grid) -> UInt8[np.ndarray, "H W 3"]:
     """The image on the network's grid."""
+    if grid.remap is not None:
+        return grid.remap.picture(rgb)
     resized = _bicubic(Image.fromarray(rgb), grid.width, grid.resized_height)
     return resized[grid.crop_top : grid.crop_top + grid.height]
 
@@ -117,6 +159,13 @@ def to_same_grid(rgb: UInt8[np.ndarray, "h w 3"], grid: Grid) -> UInt8[np.ndarra
             " cameras to one resolution"
         )
     return to_network(rgb, own)
+
+
+def _moved(
+    target_from_source: Float[np.ndarray, "3 3"], uv: Float[np.ndarray, "n 2"]
+) -> Float32[np.ndarray, "n 2"]:
+    """Pixel coordinates on another grid, by an affine matrix."""
+    return (uv @ target_from_source[:2, :2].T + target_from_source[:2, 2]).astype(np.float32)
 
 
 def _bicubic(image: Image.Image, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:

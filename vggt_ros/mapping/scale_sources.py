@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Single measurements of scale, by the source that they come from."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
@@ -89,13 +91,24 @@ def from_height(
 
 
 def sparse_depth(
-    points: Float[np.ndarray, "p 3"], intrinsics: Float[np.ndarray, "3 3"], height: int, width: int
+    points: Float[np.ndarray, "p 3"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    height: int,
+    width: int,
+    input_from_rectified: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Float[np.ndarray, "h w"]:
-    """Nearest z of the points (optical frame, say a LiDAR's) on each pixel; else NaN."""
+    """Nearest z of the points (optical frame, say a LiDAR's) on each pixel; else NaN.
+
+    `intrinsics` are those of the rectified image; `input_from_rectified` gives the pixels of the
+    raw one (n x 2, NaN where it has none), if the image is raw.
+    """
     points = points[np.isfinite(points).all(axis=-1)]
     points = points[points[:, 2] > 0.05]
     column, row, z = (points @ intrinsics.T).T
-    column, row = np.rint(column / z), np.rint(row / z)
+    column, row = column / z, row / z
+    if input_from_rectified is not None:
+        column, row = input_from_rectified(np.stack([column, row], axis=-1)).T
+    column, row = np.rint(column), np.rint(row)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     depth = np.full(height * width, np.inf)
     np.minimum.at(depth, (row[inside] * width + column[inside]).astype(int), z[inside])

@@ -37,9 +37,12 @@ class DepthOutput:
         self._min_confidence = min_confidence
         self._on_input_grid = on_input_grid
 
-    @property
+    @cached_property
     def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
-        return self.view.input_rgb if self._on_input_grid else self.view.rgb
+        if not self._on_input_grid:
+            return self.view.rgb
+        rectification, image = self.view.grid.rectification, self.view.input_rgb
+        return image if rectification is None else rectification.picture(image)
 
     @cached_property
     def intrinsics(self) -> Float[np.ndarray, "3 3"]:
@@ -79,7 +82,7 @@ class DepthOutput:
 
 
 def on_input_grid(values: Float32[np.ndarray, "h w"], grid: Grid) -> Float32[np.ndarray, "H W"]:
-    """Network pixels enlarged to the camera's.
+    """Network pixels enlarged to the camera's, which are those of its rectified image.
 
     The nearest pixel decides: where it is NaN, or outside the network's image, so is the result;
     neighbours are blended in (bilinear) only where all of them belong to the same surface, so that

@@ -206,7 +206,9 @@ class Robot:
             )
         points = transform(camera_from_cloud, points_from(msg))
         height, width = frame.rgb.shape[:2]
-        return sparse_depth(points, frame.intrinsics, height, width).astype(np.float32)
+        lens = frame.rectification
+        bend = None if lens is None else lens.input_from_rectified
+        return sparse_depth(points, frame.intrinsics, height, width, bend).astype(np.float32)
 
     # Callbacks.
 
