@@ -64,8 +64,13 @@ PARAMETERS = {
     ),
     "intrinsics": (
         str,
-        "Whose K is used and published: the network's, or camera_info's (K, never P; D is "
-        "ignored: feed rectified images); one of: model, camera_info",
+        "Whose K is used and published: the network's, or camera_info's; auto: camera_info's "
+        "wherever it comes and fits the image; one of: auto, model, camera_info",
+    ),
+    "rectify": (
+        str,
+        "Undo the lens by camera_info's D, R and P; auto: unless the image's topic has 'rect' or "
+        "'rectified' in its name; off: images are rectified already; one of: auto, on, off",
     ),
     "scale_source": (
         str,

@@ -170,10 +170,10 @@ class Rig:
         for field, value in changes.items():
             setattr(msg, field, value)
         self.camera_infos.publish(msg)
-        inference = self.node.inference
+        camera = self.node.inference.camera
 
         def arrived() -> bool:
-            known = inference.calibration
+            known = camera.calibration
             return known is not None and (known.width, known.height) == (width, height)
 
         self.wait_until(arrived, "the calibration arrives")

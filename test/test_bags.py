@@ -171,6 +171,41 @@ def test_the_calibration_fits_the_image(tmp_path, image_topic, info_topic, info,
         np.testing.assert_allclose(frame.intrinsics, expected.reshape(3, 3), atol=1e-9)
 
 
+def test_a_bag_s_lens_is_undone_and_its_region_of_interest_is_no_resize(tmp_path):
+    info = camera_info(scale=2)
+    info.d = np.array([-0.3, 0.1, 0.0, 0.0, 0.0])
+    info.roi = T["sensor_msgs/msg/RegionOfInterest"](4, 6, HEIGHT, WIDTH, True)
+    topics = {"/cam/image_raw": IMAGES, "/cam/camera_info": [info]}
+    source = open_source(bag(tmp_path / "bag", topics))
+    frame = next(iter(source))
+    assert frame.rectification is not None
+    expected = info.k.reshape(3, 3) - [[0, 0, 4], [0, 0, 6], [0, 0, 0]]
+    np.testing.assert_allclose(frame.rectification.raw, expected)
+    assert any("rectified here (plumb_bob, 5 coefficients)" in note for note in source.notes)
+    as_it_comes = next(iter(open_source(tmp_path / "bag", rectify="off")))
+    assert as_it_comes.rectification is None
+
+
+def test_a_calibration_file_takes_the_place_of_the_bag_s(tmp_path):
+    topics = {"/cam/image_raw": IMAGES, "/cam/camera_info": [camera_info()]}
+    path, file = bag(tmp_path / "bag", topics), tmp_path / "camera.yaml"
+    lines = [f"image_width: {WIDTH}", f"image_height: {HEIGHT}", "distortion_model: equidistant"]
+    for name, data in {
+        "camera_matrix": [9.0, 0, 8, 0, 9, 6, 0, 0, 1],
+        "distortion_coefficients": [0.01, 0.0, 0.0, 0.0],
+    }.items():
+        lines.append(f"{name}: {{data: {data}}}")
+    file.write_text("\n".join(lines))
+    frame = next(iter(open_source(path, camera_info=file)))
+    assert frame.intrinsics is not None and frame.intrinsics[0, 0] == 9.0
+    assert frame.rectification is not None and frame.rectification.lens.is_fisheye
+    file.write_text("a: [")
+    with pytest.raises(UserError, match="camera.yaml is not used"):
+        open_source(path, camera_info=file)
+    with pytest.raises(UserError, match="cannot read"):
+        open_source(path, camera_info=tmp_path / "none.yaml")
+
+
 def test_an_image_of_unknown_encoding_is_skipped(tmp_path):
     broken = image(1, STAMPS[1])
     broken.encoding = "nonsense8"

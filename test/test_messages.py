@@ -10,6 +10,7 @@ from vggt_ros.msg import QueryPoints
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Tracks, View
 from vggt_ros.geometry import rotation_from_quaternion, unproject
+from vggt_ros.imaging.calibration import Calibration
 from vggt_ros.imaging.grid import grid_for
 from vggt_ros.ros import clouds, messages
 
@@ -108,13 +109,13 @@ def test_camera_info_is_rectified_and_survives_the_round_trip():
     assert list(info.d) == [0.0] * 5
     np.testing.assert_array_equal(np.reshape(info.r, (3, 3)), np.eye(3))
     np.testing.assert_array_equal(np.reshape(info.p, (3, 4)), np.c_[K, np.zeros(3)])
-    np.testing.assert_array_equal(messages.intrinsics_from(info), K)
+    np.testing.assert_array_equal(Calibration.of(info).intrinsics, K)
 
 
 @pytest.mark.parametrize("k", [np.zeros(9), np.full(9, np.nan), -K.ravel()])
 def test_an_uncalibrated_camera_info_is_refused(k):
     with pytest.raises(UserError, match="no calibration"):
-        messages.intrinsics_from(CameraInfo(k=k))
+        Calibration.of(CameraInfo(k=k))
 
 
 def test_a_cloud_is_organised_packed_and_coloured():

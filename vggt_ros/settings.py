@@ -10,6 +10,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
 from vggt_ros.errors import UserError
+from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.imaging.grid import Grid, grid_for
 from vggt_ros.imaging.masks import Masking
 from vggt_ros.mapping.scale import parse_sources
@@ -49,10 +50,15 @@ class Settings:
     min_confidence: float = setting(
         1.5, "Pixels below it are masked; 1 is 'no evidence'", between=(0.0, 1e6), live=True
     )
-    intrinsics: Literal["model", "camera_info"] = setting(
-        "model",
-        "Whose K is used and published: the network's, or camera_info's (K, never P; D is ignored:"
-        " feed rectified images)",
+    intrinsics: Literal["auto", "model", "camera_info"] = setting(
+        "auto",
+        "Whose K is used and published: the network's, or camera_info's; auto: camera_info's"
+        " wherever it comes and fits the image",
+    )
+    rectify: Rectify = setting(
+        "auto",
+        "Undo the lens by camera_info's D, R and P; auto: unless the image's topic has 'rect' or"
+        " 'rectified' in its name; off: images are rectified already",
     )
     mono16_bits: int = setting(
         0,

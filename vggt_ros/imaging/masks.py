@@ -90,11 +90,15 @@ def mask_on_grid(mask: Bool[np.ndarray, "mh mw"], grid: Grid) -> Bool[np.ndarray
             f"it has {width}x{height} pixels, and the image {grid.input_width}x{grid.input_height};"
             " give it the image's size, or one of its shape"
         )
-    (sx, _, x0), (_, sy, y0), _ = grid.input_from_network
-    columns = (sx * np.arange(grid.width) + x0 + 0.5) * (width / grid.input_width)
-    rows = (sy * np.arange(grid.height) + y0 + 0.5) * (height / grid.input_height)
-    columns, rows = columns.astype(int).clip(0, width - 1), rows.astype(int).clip(0, height - 1)
-    return mask[rows[:, None], columns]
+    if grid.remap is not None:
+        columns, rows = np.moveaxis(grid.remap.uv, -1, 0)
+    else:
+        (sx, _, x0), (_, sy, y0), _ = grid.input_from_network
+        columns = (sx * np.arange(grid.width) + x0)[None]
+        rows = (sy * np.arange(grid.height) + y0)[:, None]
+    columns = ((columns + 0.5) * (width / grid.input_width)).astype(int).clip(0, width - 1)
+    rows = ((rows + 0.5) * (height / grid.input_height)).astype(int).clip(0, height - 1)
+    return mask[rows, columns]
 
 
 def sky(rgb: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:

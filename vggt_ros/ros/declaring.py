@@ -41,6 +41,7 @@ def _descriptor(row: Field, allowed: tuple[str, ...]) -> ParameterDescriptor:
     rule = row.metadata
     descriptor = ParameterDescriptor(description=rule["about"], read_only=not rule["live"])
     if allowed:
+        descriptor.dynamic_typing = "on" in allowed  # which YAML reads as true
         descriptor.additional_constraints = "one of: " + ", ".join(allowed)
     if rule["between"] and isinstance(row.default, float):
         low, high = rule["between"]

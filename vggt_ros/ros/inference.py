@@ -27,7 +27,7 @@ from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import FrameNames
-from vggt_ros.ros.inputs import Calibration, frame_from
+from vggt_ros.ros.inputs import CameraInput, frame_from
 from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
@@ -74,12 +74,12 @@ class InferenceWorker:
         sender: Worker[Result],
         health: Health,
         robot: Robot,
+        camera: CameraInput,
         stopping: Callable[[], bool],
     ):
         self._parameters, self._open_engine = parameters, open_engine
         self._outputs, self._health, self._stopping = outputs, health, stopping
-        self._robot, self._sender = robot, sender
-        self.calibration: Calibration | None = None
+        self._robot, self._sender, self.camera = robot, sender, camera
         self._sizes = SizeGate()
         self._engine: Any = None
         self._timeline = 0
@@ -183,6 +183,13 @@ class InferenceWorker:
             frame = frame_from(task.msg, self._reader)
             self._names.of("the image", task.msg.header.frame_id)
             self._pass_on(self._reader.notices)
+            self._make_ready(frame)
+            frame, other_pixels = self.camera.read(frame)
+            if other_pixels:
+                self._health.notice("camera_info changes how the image is read: a new map starts")
+                self.discard()
+                self.reset()
+                timeline = self._timeline
             update = self._step(frame)
         except Compiling as error:
             self._health.wait(str(error))
@@ -210,9 +217,7 @@ class InferenceWorker:
         self._health.inferred(result.update, time.monotonic() - result.arrived, seconds)
 
     def _step(self, frame: Frame) -> Update | None:
-        self._make_ready(frame)
         try:
-            frame = frame._replace(intrinsics=self._intrinsics(frame))
             needs = self.pipeline.needs(frame.stamp_ns)
             update = self.pipeline.step(self._robot.observe(frame, needs))
         finally:
@@ -249,24 +254,3 @@ class InferenceWorker:
         if self._stopping():
             raise Stopped
         self._health.progress(state)
-
-    def _intrinsics(self, frame: Frame) -> Float[np.ndarray, "3 3"] | None:
-        """The calibrated K for this image, or None; a warning where the user asked for it."""
-        height, width = frame.rgb.shape[:2]
-        requested = self._parameters.intrinsics == "camera_info"
-        intrinsics, missing = None, ""
-        try:
-            if self.calibration is not None:
-                intrinsics = self.calibration.of_image(width, height)
-                if requested and self.calibration.is_distorted:
-                    self._health.notice(
-                        "camera_info has distortion, which is ignored: its D is not zero; feed a"
-                        " rectified image (image_proc), with D zero and P's left 3x3 as K"
-                    )
-            elif requested:
-                raise UserError("no usable camera_info yet: the network's own intrinsics are used")
-        except UserError as error:
-            self._health.notice(str(error))
-            missing = f"intrinsics is camera_info, but {error}" if requested else ""
-        self._health.set_warning("calibration", missing)
-        return intrinsics

@@ -1,41 +1,22 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of the camera as the core's records: the image decoded, its calibration checked."""
+"""Messages of the camera as the core's records: the image decoded, and read by camera_info."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
+from vggt_ros.imaging.calibration import Calibration, Camera, CameraReader
 from vggt_ros.imaging.reader import ImageReader
+from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import frame_name
-from vggt_ros.ros.messages import intrinsics_from, rgb_from_compressed, rgb_from_image, stamp_ns
+from vggt_ros.ros.messages import rgb_from_compressed, rgb_from_image, stamp_ns
+from vggt_ros.ros.parameters import Parameters
 
-
-class Calibration(NamedTuple):
-    """The calibration in camera_info, and the size of the images it is for."""
-
-    intrinsics: Float[np.ndarray, "3 3"]
-    width: int
-    height: int
-    is_distorted: bool = False  # D is not zero, which is not undone here
-
-    @classmethod
-    def of(cls, msg: CameraInfo) -> "Calibration":
-        """Raises `UserError` where there is no calibration in it."""
-        return cls(intrinsics_from(msg), msg.width, msg.height, any(msg.d))
-
-    def of_image(self, width: int, height: int) -> Float[np.ndarray, "3 3"]:
-        """K of an image of this size.  Raises `UserError` where it is of another size."""
-        if (self.width, self.height) != (width, height):
-            raise UserError(
-                f"camera_info is of {self.width}x{self.height} pixels but the image has"
-                f" {width}x{height}; the network's own intrinsics are used"
-            )
-        return self.intrinsics
+PATIENCE = 3  # messages in a row, before another calibration replaces one that fits the image
 
 
 def frame_from(msg: Image | CompressedImage, reader: ImageReader | None = None) -> Frame:
@@ -46,3 +27,109 @@ def frame_from(msg: Image | CompressedImage, reader: ImageReader | None = None) 
     decoded = rgb_from_image if isinstance(msg, Image) else rgb_from_compressed
     rgb = decoded(msg, reader)
     return Frame(rgb, stamp_ns(msg.header.stamp), frame_name(msg.header.frame_id))
+
+
+class CameraInput:
+    """camera_info as it is heard, and the images read by it.
+
+    `hear` runs in the callbacks' thread, `read` in the worker's. What does not fit is a warning
+    that lasts; what is used is said once, by `inform`.
+    """
+
+    def __init__(
+        self, parameters: Parameters, health: Health, topic: str, inform: Callable[[str], object]
+    ):
+        """`topic`: of the images, resolved; its name may say that they are rectified."""
+        self._health, self._inform = health, inform
+        self._intrinsics, self._rectify = parameters.intrinsics, parameters.rectify
+        self.calibration: Calibration | None = None
+        self._reader = CameraReader(topic, parameters.rectify)
+        self._heard: tuple[Any, ...] = ()  # what the newest calibration was made of
+        self._offered: tuple[tuple[Any, ...], int] = (), 0  # another one, how often in a row
+        self._fits = False  # the calibration fits the newest image, without a doubt
+        self._lens: Calibration | None = None  # by which the newest image was rectified
+        self._was_read = False
+        self._said = ""
+
+    def hear(self, msg: CameraInfo) -> None:
+        """Keep the calibration, unless it is the one that is known, or a stray one."""
+        fields = _fields(msg)
+        if fields == self._heard:
+            self._offered = (), 0
+            return
+        before, times = self._offered
+        self._offered = fields, times + 1 if fields == before else 1
+        if self._fits and self._offered[1] < PATIENCE:
+            self._health.notice(
+                "camera_info differs from the one that is used: it must repeat"
+                f" {PATIENCE} times; does another camera publish on the topic?"
+            )
+            return
+        self._heard, self._fits = fields, False
+        try:
+            self.calibration = Calibration.of(msg)
+        except UserError as error:
+            self.calibration = None
+            (self._health.refuse if self._is_asked_for else self._health.notice)(str(error))
+
+    def read(self, frame: Frame) -> tuple[Frame, bool]:
+        """The image with its K and lens; True where its map cannot go on: other pixels."""
+        calibration = self.calibration
+        camera = self._camera(frame, calibration)
+        if camera is not None:
+            lens = None if camera.rectification is None else calibration
+            frame = frame._replace(intrinsics=camera.intrinsics, rectification=camera.rectification)
+        elif calibration is None:
+            lens = None
+        else:
+            return frame, False  # an image of another shape, which may be a stray one
+        changed = self._was_read and lens is not self._lens
+        self._lens, self._was_read = lens, True
+        return frame, changed
+
+    @property
+    def _is_asked_for(self) -> bool:
+        return self._intrinsics == "camera_info" or self._rectify == "on"
+
+    def _camera(self, frame: Frame, calibration: Calibration | None) -> Camera | None:
+        """How the image is read by the calibration; None, and a warning, where it cannot be."""
+        height, width = frame.rgb.shape[:2]
+        camera, warning = None, ""
+        asked = f"intrinsics is {self._intrinsics}, but "
+        if self._intrinsics != "camera_info":
+            asked = f"rectify is {self._rectify}, but " if self._rectify == "on" else ""
+        try:
+            if calibration is not None:
+                camera = self._reader.camera(calibration, width, height)
+                warning = camera.doubt
+            elif self._is_asked_for:
+                raise UserError("no usable camera_info yet")
+        except UserError as error:
+            warning = f"{error}: the network's own intrinsics are used, and no lens is undone"
+        if warning:
+            self._health.notice(warning)
+        self._fits = camera is not None and not camera.doubt
+        self._health.set_warning("calibration", f"{asked}{warning}" if warning else "")
+        self._say(camera)
+        return camera
+
+    def _say(self, camera: Camera | None) -> None:
+        """How images are read: in diagnostics, and once in the log."""
+        about = "no camera_info that fits: as the image comes, the network's K"
+        if camera is not None:
+            about = camera.about
+            if self._intrinsics == "model":
+                about += ", but the network's own is used (intrinsics: model)"
+        self._health.geometry["camera"] = about
+        if camera is not None and about != self._said:
+            self._said = about
+            self._inform(f"camera: {about}")
+
+
+def _fields(msg: CameraInfo) -> tuple[Any, ...]:
+    """All that a calibration is made of: messages that repeat it are recognised by this."""
+    arrays = (tuple(values) for values in (msg.d, msg.k, msg.r, msg.p))
+    roi = msg.roi.x_offset, msg.roi.y_offset, msg.roi.width, msg.roi.height
+    return (
+        msg.width, msg.height, msg.distortion_model, msg.binning_x, msg.binning_y, roi, *arrays,
+    )  # fmt: skip

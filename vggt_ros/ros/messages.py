@@ -81,17 +81,6 @@ def rgb_from_compressed(
     return (reader or ImageReader()).compressed(msg.data, msg.format)
 
 
-def intrinsics_from(msg: CameraInfo) -> Float[np.ndarray, "3 3"]:
-    """The calibrated K.  Raises `UserError` where it is zero, not finite, or not a K."""
-    k = np.asarray(msg.k, np.float64).reshape(3, 3)
-    if not np.isfinite(k).all() or k[0, 0] <= 0 or k[1, 1] <= 0 or list(k[2]) != [0, 0, 1]:
-        raise UserError(
-            "camera_info has no calibration (its K is zero, not finite, or not a K); calibrate the"
-            " camera, or leave intrinsics at 'model'"
-        )
-    return k
-
-
 def queries_from(msg: QueryPoints) -> tuple[UInt32[np.ndarray, "n"], Float32[np.ndarray, "n 2"]]:
     """Ids and pixels of the input image.  Raises `UserError` where the lists do not match."""
     if not len(msg.ids) == len(msg.u) == len(msg.v):

@@ -23,7 +23,7 @@ from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.inference import InferenceWorker, OpenEngine, Result, Task
 from vggt_ros.ros.input_topics import InputTopics
-from vggt_ros.ros.inputs import Calibration
+from vggt_ros.ros.inputs import CameraInput
 from vggt_ros.ros.map_services import MapServices
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.no_image import MissingImages
@@ -104,12 +104,16 @@ class VggtNode(Node):
             self.sender,
             self.health,
             self.robot,
+            CameraInput(
+                self.parameters.now, self.health, self.resolve_topic_name("image"), log.info
+            ),
             lambda: self.worker.stopping,
         )
         image = self._inputs.subscribe_to_images("image", self._on_image)
         self._inputs.subscribe(
-            CameraInfo, "camera_info", self._on_camera_info, 1, reliability="best_effort", kept=True
-        )
+            CameraInfo, "camera_info", self.inference.camera.hear, 1, reliability="best_effort",
+            kept=True,
+        )  # fmt: skip
         self._inputs.subscribe(
             QueryPoints, "~/query_points", self._on_query, reliability="reliable"
         )
@@ -168,14 +172,6 @@ class VggtNode(Node):
             return
         if self.worker.put_latest(Task(msg, time.monotonic())):
             self.health.count("dropped")
-
-    def _on_camera_info(self, msg: CameraInfo) -> None:
-        try:
-            self.inference.calibration = Calibration.of(msg)
-        except UserError as error:
-            self.inference.calibration = None
-            requested = self.parameters.now.intrinsics == "camera_info"
-            (self.health.refuse if requested else self.health.notice)(str(error))
 
     def _on_query(self, msg: QueryPoints) -> None:
         self.worker.call_soon(lambda: self.inference.query(msg))

@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
+from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.ros.declaring import declare
 from vggt_ros.ros.frame_names import FRAMES, check_distinct, frame_name
 from vggt_ros.settings import Settings, setting, settings_field
@@ -76,7 +77,8 @@ class Parameters:
     )
     mono16_bits: int = _shared("mono16_bits")
     mono16_black: int = _shared("mono16_black")
-    intrinsics: Literal["model", "camera_info"] = _shared("intrinsics")
+    intrinsics: Literal["auto", "model", "camera_info"] = _shared("intrinsics")
+    rectify: Rectify = _shared("rectify")
 
     # What is ignored.
     mask_file: str = _shared("mask_file")
@@ -247,6 +249,8 @@ def _validated(values: dict[str, Any]) -> Parameters:
     """The parameters.  Raises `UserError` for a text that is none of its choices."""
     for row in fields(Parameters):
         allowed, value = choices(row), values[row.name]
+        if isinstance(value, bool) and "on" in allowed:  # as YAML reads a plain on or off
+            value = values[row.name] = "on" if value else "off"
         if allowed and value not in allowed:
             raise UserError(f"{row.name} is '{value}'; choose one of: {', '.join(allowed)}")
     return Parameters(**values | {name: frame_name(values[name]) for name in FRAMES})

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32
 from vggt_ros.engine.interface import caution
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
+from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.settings import Settings
 from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.job import Job
@@ -36,7 +37,8 @@ def run(
     network_width: int = Settings.network_width,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str = "auto",
-    intrinsics: Literal["model", "camera_info"] = Settings.intrinsics,
+    intrinsics: Literal["auto", "model", "camera_info"] = Settings.intrinsics,
+    rectify: Rectify = Settings.rectify,
     min_confidence: float = Settings.min_confidence,
     scale_source: str = Settings.scale_source,
     camera_height: float = Settings.camera_height,
@@ -49,6 +51,7 @@ def run(
     mask_network: Literal["none", "box"] = Settings.mask_network,
     queries: Path | None = None,
     topic: str | None = None,
+    camera_info: Path | None = None,
     rate: float | None = None,
     every: int = 1,
     start: float = 0.0,
@@ -72,9 +75,9 @@ def run(
         model: Preset, Hugging Face id, file or folder.
         dtype: Number format of the network; auto is bfloat16 on accelerators.
         device: JAX platform (cpu, gpu); auto is the first one available.
-        intrinsics: Source of focal length and principal point: network, or the bag's CameraInfo.
         queries: File with a JSON list of [u, v], pixels of the first image to track in all frames.
         topic: Image topic of the bag, if it has several.
+        camera_info: Calibration file (yaml of camera_calibration), instead of the bag's CameraInfo.
         rate: Images a second, for image files whose names are not times.
         every: Use every n-th frame.
         start: First frame to use, in seconds from the first frame of the source.
@@ -94,6 +97,7 @@ def run(
         network_width=network_width,
         min_confidence=min_confidence,
         intrinsics=intrinsics,
+        rectify=rectify,
         scale_source=scale_source,
         camera_height=camera_height,
         fixed_scale=fixed_scale,
@@ -118,6 +122,8 @@ def run(
         selection=Selection(every, start, stop, max_frames),
         mono16_bits=mono16_bits,
         mono16_black=mono16_black,
+        camera_info=camera_info,
+        rectify=rectify,
     )
     pixels = None if queries is None else read_queries(queries)
     if out.resolve() == opened.path.resolve():
@@ -125,6 +131,11 @@ def run(
     make_run_directory(out, overwrite=overwrite)
     frames = iter(opened)
     first = next(frames)
+    if intrinsics == "camera_info" and first.intrinsics is None:
+        raise UserError(
+            "--intrinsics camera_info, but there is none that fits the images"
+            f" ({'; '.join(opened.notes) or 'the source has none'}); give --camera-info"
+        )
     if pixels is not None:
         check_inside(pixels, first)
 

@@ -5,17 +5,17 @@
 Truncated bags (recorder killed, disk full) are read up to the cut.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float64
 
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.frames import Frame
+from vggt_ros.imaging.calibration import Calibration
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.tools.sources.source import LazyFrame, Source
 
@@ -42,7 +42,8 @@ def open_bag(path: Path, reader: ImageReader, topic: str | None = None) -> Sourc
         chosen = choose_topic(path, bag.connections, topic)
         source.count = sum(c.msgcount for c in chosen) or None
     source.stamps = f"message headers of {chosen[0].topic}"
-    source.lazy_frames = _lazy_frames(path, chosen[0].topic, chosen[0].msgtype, reader)
+    source.topic = chosen[0].topic
+    source.lazy_frames = _lazy_frames(source, chosen[0].topic, chosen[0].msgtype, reader)
     return source
 
 
@@ -74,10 +75,12 @@ def choose_topic(
     return [c for c in same if c.msgtype == same[0].msgtype]
 
 
-def _lazy_frames(path: Path, topic: str, msgtype: str, reader: ImageReader) -> Iterator[LazyFrame]:
+def _lazy_frames(
+    source: Source, topic: str, msgtype: str, reader: ImageReader
+) -> Iterator[LazyFrame]:
     notes = reader.notices
-    with reading(path, notes) as bag:
-        infos = _first_infos(bag)
+    with reading(source.path, notes) as bag:
+        source.calibration_of = _calibrations(topic, _first_infos(bag), source.calibration_of)
         chosen = [c for c in bag.connections if (c.topic, c.msgtype) == (topic, msgtype)]
         messages = _until_truncated(bag.messages(connections=chosen), notes)
         for number, (recorded_ns, raw) in enumerate(messages):
@@ -91,7 +94,7 @@ def _lazy_frames(path: Path, topic: str, msgtype: str, reader: ImageReader) -> I
             if stamp_ns == 0:
                 _note(notes, "headers are not stamped: the times of recording are used")
                 stamp_ns = recorded_ns
-            yield LazyFrame(name, stamp_ns, partial(_load, message, stamp_ns, topic, infos, reader))
+            yield LazyFrame(name, stamp_ns, partial(_load, message, stamp_ns, reader))
 
 
 def _until_truncated(
@@ -106,14 +109,9 @@ def _until_truncated(
         _note(notes, f"the bag ends early, after {count} images ({error}); it is read so far")
 
 
-def _load(
-    message: Any, stamp_ns: int, topic: str, infos: dict[str, Any], reader: ImageReader
-) -> Frame:
-    rgb = _pixels(message, reader)
+def _load(message: Any, stamp_ns: int, reader: ImageReader) -> Frame:
     camera = message.header.frame_id.lstrip("/") or "camera"
-    info = choose_info(topic, camera, infos)
-    k = None if info is None else calibration(info, topic, rgb.shape, reader.notices)
-    return Frame(rgb, stamp_ns, camera, k)
+    return Frame(_pixels(message, reader), stamp_ns, camera)
 
 
 def _refuse(error: Exception) -> Frame:
@@ -154,6 +152,19 @@ def _first_infos(reader: "AnyReader") -> dict[str, Any]:
     return infos
 
 
+def _calibrations(
+    topic: str, infos: dict[str, Any], given: Callable[[str], Calibration | None]
+) -> Callable[[str], Calibration | None]:
+    """The calibration that was given for a camera, else the bag's own, by frame_id."""
+
+    @cache
+    def calibration_of(camera: str) -> Calibration | None:
+        info = choose_info(topic, camera, infos)
+        return given(camera) or (None if info is None else Calibration.of(info))
+
+    return calibration_of
+
+
 def choose_info(topic: str, camera: str, infos: dict[str, Any]) -> Any | None:
     """The CameraInfo next to the image topic, else the only one with the same frame_id."""
     beside = topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
@@ -161,26 +172,6 @@ def choose_info(topic: str, camera: str, infos: dict[str, Any]) -> Any | None:
         return infos[beside]
     same = [info for info in infos.values() if info.header.frame_id.lstrip("/") == camera]
     return same[0] if len(same) == 1 else None
-
-
-def calibration(
-    info: Any, topic: str, shape: tuple[int, ...], notes: list[str]
-) -> Float64[np.ndarray, "3 3"] | None:
-    """K in pixels of the image; None if the CameraInfo is empty or of another aspect ratio."""
-    height, width = shape[:2]
-    rectified = "rect" in topic.removesuffix("/compressed").rpartition("/")[2]
-    k, p = (getattr(info, name, getattr(info, name.lower(), None)) for name in "KP")
-    matrix = np.array(p).reshape(3, 4)[:, :3] if rectified else np.array(k).reshape(3, 3)
-    if not matrix[0, 0] > 0:
-        _note(notes, "the CameraInfo is not calibrated: it is not used")
-        return None
-    sx, sy = width / (info.width or width), height / (info.height or height)
-    if abs(sx / sy - 1) > 0.01:
-        _note(notes, f"the CameraInfo is of {info.width}x{info.height}, the image {width}x{height}")
-        return None
-    resized = np.diag([sx, sy, 1.0])
-    resized[:2, 2] = (sx - 1) / 2, (sy - 1) / 2  # pixel (0, 0) is a centre, not a corner
-    return resized @ matrix.astype(np.float64)
 
 
 # ---- opening

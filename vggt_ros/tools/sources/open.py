@@ -5,7 +5,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, install_extra
+from vggt_ros.imaging.calibration import Calibration, CameraReader, Rectify, from_yaml
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.tools.sources import images
 from vggt_ros.tools.sources.bags import is_bag, open_bag
@@ -26,12 +27,15 @@ def open_source(
     selection: Selection = ALL,
     mono16_bits: int = 0,
     mono16_black: int = 0,
+    camera_info: Path | None = None,
+    rectify: Rectify = "auto",
 ) -> Source:
     """Open a folder of images, image files, a video, a rosbag2 or a ROS 1 bag.
 
-    `topic` selects one of a bag's image topics; `rate` (Hz) stamps images; `mono16_bits` and
-    `mono16_black` as in `Settings`.  Raises `UserError` for a missing, unknown or ambiguous source,
-    before anything is decoded.
+    `topic` selects one of a bag's image topics; `rate` (Hz) stamps images; `mono16_bits`,
+    `mono16_black` and `rectify` as in `Settings`; `camera_info` is a file with the calibration,
+    instead of the bag's own.  Raises `UserError` for a missing, unknown or ambiguous source, before
+    anything is decoded.
     """
     selection.check()
     paths = [source] if isinstance(source, Path) else list(source)
@@ -52,4 +56,24 @@ def open_source(
     else:
         opened = images.open_images(paths, reader, rate)
     opened.selection = selection
+    opened.camera_reader = CameraReader(opened.topic, rectify)
+    if camera_info is not None:
+        calibration = read_camera_info(camera_info)
+        opened.calibration_of = lambda camera: calibration
     return opened
+
+
+def read_camera_info(path: Path) -> Calibration:
+    """A calibration file, as camera_calibration writes it.  Raises `UserError`."""
+    try:
+        from ruamel.yaml import YAML, YAMLError  # comes with rosbags
+    except ImportError:
+        raise UserError(
+            f"reading --camera-info needs ruamel.yaml; install it {install_extra('tools')}"
+        ) from None
+    try:
+        return from_yaml(YAML(typ="safe").load(path.read_text()))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (YAMLError, UserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not used: {error}") from None

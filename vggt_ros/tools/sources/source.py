@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
+from vggt_ros.imaging.calibration import Calibration, Camera, CameraReader
 
 
 class LazyFrame(NamedTuple):
@@ -69,6 +70,9 @@ class Source:
     selection: Selection = Selection()
     notes: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    topic: str = ""  # of a bag's images
+    camera_reader: CameraReader = field(default_factory=lambda: CameraReader("", "auto"))
+    calibration_of: Callable[[str], Calibration | None] = lambda camera: None  # by frame_id
 
     @property
     def total(self) -> int | None:
@@ -80,7 +84,7 @@ class Source:
         taken, shift = 0, 0
         for lazy in self._selected():
             try:
-                frame = lazy.load()
+                frame = self._calibrated(lazy.load())
             except UserError as error:
                 self.skipped.append(Skipped(lazy.name, str(error)))
                 continue
@@ -92,6 +96,27 @@ class Source:
                 return
         if not taken:
             raise UserError(self._why_empty())
+
+    def note(self, line: str) -> None:
+        """Tell the user, once."""
+        if line not in self.notes:
+            self.notes.append(line)
+
+    def _calibrated(self, frame: Frame) -> Frame:
+        """The frame with its K and lens; without, and with a note, where they do not fit it."""
+        height, width = frame.rgb.shape[:2]
+        try:
+            calibration = self.calibration_of(frame.camera)
+            if calibration is None:
+                return frame
+            camera: Camera = self.camera_reader.camera(calibration, width, height)
+        except UserError as error:
+            self.note(f"{error}: it is not used")
+            return frame
+        self.note(f"camera: {camera.about}")
+        if camera.doubt:
+            self.note(camera.doubt)
+        return frame._replace(intrinsics=camera.intrinsics, rectification=camera.rectification)
 
     def _selected(self) -> Iterator[LazyFrame]:
         every, start, stop, _ = self.selection
