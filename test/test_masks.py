@@ -14,8 +14,10 @@ from PIL import Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Observation
-from vggt_ros.imaging.grid import grid_for
+from vggt_ros.imaging.grid import grid_for, to_network
+from vggt_ros.imaging.lens import Lens
 from vggt_ros.imaging.masks import Masking, covered, dilated, mask_on_grid, read_mask, sky
+from vggt_ros.imaging.rectify import Rectification
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 
@@ -47,6 +49,24 @@ def test_rows_that_the_grid_cuts_off_are_cut_off_the_mask():
     assert not mask_on_grid(mask, grid).any()
     mask[:480] = True
     assert abs(mask_on_grid(mask, grid).mean() - 0.5) < 0.01
+
+
+@pytest.mark.parametrize("size", [(640, 480), (320, 240)])
+def test_where_a_lens_is_undone_a_mask_goes_the_way_of_its_image(size: tuple[int, int]):
+    """A mask of the raw image covers the pixels that show what was white under it."""
+    k = np.array([[410.0, 0, 322.5], [0, 405, 236.5], [0, 0, 1]])
+    lens = Lens("plumb_bob", (-0.3, 0.08, 1e-3, -2e-3))
+    of = Rectification(lens, k, np.eye(3), k, 640, 480)
+    grid = grid_for(640, 480)._replace(rectification=of)
+    rgb = np.zeros((480, 640, 3), np.uint8)
+    rgb[20:140, 40:200] = rgb[300:460, 420:620] = 255
+    step = 640 // size[0]
+    found = mask_on_grid(rgb[::step, ::step, 0] > 0, grid)
+    white = to_network(rgb, grid)[..., 0]
+    assert found.sum() > 5000
+    assert (found == (white > 127))[(white == 0) | (white == 255)].mean() > 0.999
+    straight = mask_on_grid(rgb[..., 0] > 0, grid_for(640, 480))
+    assert (found != straight).sum() > 1000
 
 
 def test_a_mask_of_another_shape_is_refused_with_both_sizes():
