@@ -92,7 +92,7 @@ def test_rviz_subscribes_with_the_qos_of_each_topic():
     """Publishers are reliable; RViz subscribes as transient local to the latched topics."""
     outputs = (ROOT / "vggt_ros/ros/outputs.py").read_text()
     latched = re.findall(r'"~/([\w/]+)", lambda', outputs)
-    assert latched == ["path", "map_points", "status", "keyframes"]
+    assert latched == ["path", "map_points", "status", "keyframes", "occupancy"]
     for display in view()["Displays"]:
         if topic := display.get("Topic"):
             is_latched = topic["Value"].removeprefix("/vggt/") in latched

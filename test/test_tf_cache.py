@@ -43,14 +43,14 @@ def test_packed_messages_are_read_as_rclpy_reads_them(seed: int):
     reader = Reader(TFMessage)
     names = ["", "a", "/b", "odom", "camera_optical", "größe", "x" * 7, "y" * 8]
     for _ in range(8):  # the layouts of some are known from the ones before
-        msg = TFMessage()
+        transforms: list[TransformStamped] = []
         for _ in range(random.integers(0, 5)):
             found = transform(*random.choice(names, 2).tolist(), ns=int(random.integers(0, 2**60)))
             t, q = found.transform.translation, found.transform.rotation
             t.x, t.y, t.z, q.x, q.y, q.z, q.w = random.standard_normal(7).tolist()
-            msg.transforms.append(found)
-        read = list(reader.read(serialize_message(msg)))
-        for one, other in zip(read, received(msg.transforms), strict=True):
+            transforms.append(found)
+        read = list(reader.read(serialize_message(TFMessage(transforms=transforms))))
+        for one, other in zip(read, received(transforms), strict=True):
             assert one[:3] == other[:3]
             there = one.packed.pose(), other.packed.pose()
             assert (there[0] is None) == (there[1] is None)
