@@ -17,7 +17,7 @@ from geometry_msgs.msg import PoseStamped
 from jaxtyping import Float, Float32, Float64, UInt8, UInt32
 from nav_msgs.msg import Path
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -98,6 +98,7 @@ class Listener:
         self._node = Node("vggt_listener", context=self._context)
         self._on_view = on_view
         self._lock = threading.Lock()
+        self._ended = False
         self._counts: Counter[str] = Counter()
         self._parts: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._points, self._latency = 0, float("nan")
@@ -118,10 +119,14 @@ class Listener:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._context.try_shutdown()
+        # First the thread, by a task that wakes it: rclpy raises an RCLError where a context ends
+        # while a wait on it begins, and so may an executor that is shut down during one.
+        self._ended = True
+        self._executor.create_task(lambda: None)
         self._thread.join(5)
         self._executor.shutdown()
         self._node.destroy_node()
+        self._context.try_shutdown()
 
     def received(self) -> Received:
         """What has arrived so far."""
@@ -156,10 +161,8 @@ class Listener:
         return result is not None and result.success
 
     def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            pass
+        while not self._ended:
+            self._executor.spin_once()
 
     # ---- messages
 
