@@ -53,11 +53,14 @@ class SimulatedRobot:
         if described:
             transform = transform_message(header(START, "base_link"), CAMERA, BASE_FROM_CAMERA)
             self.tree.add([transform], is_static=True)
-            self.static.publish(TFMessage(transforms=[transform]))
+            self.publish_static(transform)
         node = self.rig.start(engine=lambda *_: self.engine, network_width=84, **parameters)
         self.rig.wait_until(lambda: self.odom.get_subscription_count() == 1, "/odom is matched")
         self.rig.wait_until(lambda: self.tf.get_subscription_count() >= 2, "/tf is matched")
         return node
+
+    def publish_static(self, transform: TransformStamped) -> None:
+        self.static.publish(TFMessage(transforms=[transform]))
 
     def infer(self, *frames: int, tf=True, odom=True) -> None:
         """Publish transform, odometry and image of each frame, and wait for its inference."""
@@ -113,7 +116,7 @@ class StereoRobot(SimulatedRobot):
         if camera_from_right is not None:
             pose = BASE_FROM_CAMERA @ camera_from_right
             transform = transform_message(header(START, "base_link"), RIGHT, pose)
-            self.static.publish(TFMessage(transforms=[transform]))
+            self.publish_static(transform)
             frames = node.robot.frames
             assert frames is not None
             self.rig.wait_until(

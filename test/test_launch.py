@@ -148,8 +148,8 @@ def test_the_parameters_file_is_used_for_all_that_is_not_given(launch: Start):
     (node,) = launch()
     file, overrides = node.parameters
     assert (file, overrides) == (str(ROOT / "config/node.yaml"), {})
-    inputs = ["image", "camera_info", "odom", "imu", "scale_depth", "scale_points"]
-    more = ["baseline_image", "mask", "initialpose"]
+    inputs = ["image", "camera_info", "odom", "imu", "scale_depth", "scale_depth_info"]
+    more = ["scale_points", "baseline_image", "mask", "initialpose"]
     assert node.remappings == [(name, name) for name in (*inputs, *more)]
 
 

@@ -20,8 +20,8 @@ from vggt_ros.errors import UserError
 from vggt_ros.geometry import inverse_rigid, rigid_logarithm
 from vggt_ros.mapping.window import upright_camera
 from vggt_ros.ros import tf_cache
+from vggt_ros.ros.depth_messages import depth_from_image, points_from
 from vggt_ros.ros.messages import cloud_message, header, stamp_ns, transform_message
-from vggt_ros.ros.robot import depth_from_image, points_from
 from vggt_ros.ros.tf_cache import TfCache, pose_of
 
 pytestmark = pytest.mark.ros
@@ -185,7 +185,7 @@ def test_gravity_levels_the_world_of_a_tilted_camera(rig: Rig):
     axis.x, axis.y, axis.z = (9.81 * up / np.linalg.norm(up)).tolist()
     for _ in range(3):
         imu.publish(msg)
-    rig.wait_until(lambda: node.robot.gravity_samples == 3, "gravity arrives")
+    rig.wait_until(lambda: node.robot.gravity.samples == 3, "gravity arrives")
     poses = rig.subscribe_matched("/vggt/pose", PoseStamped)
     robot.infer(0)
     rig.wait_until(lambda: poses, "a pose")
@@ -246,7 +246,7 @@ def test_the_cache_keeps_ten_seconds_and_a_loop_of_frames_does_not_hang_it():
 def test_depth_images_of_other_sensors_become_metres():
     millimetres = np.array([[0, 1500], [2000, 65535]], np.uint16)
     msg = Image(height=2, width=2, encoding="16UC1", step=4, data=millimetres.tobytes())
-    depth = depth_from_image(msg, (2, 2))
+    depth = depth_from_image(msg)
     assert np.isnan(depth[0, 0]) and depth[0, 1] == pytest.approx(1.5)
 
 

@@ -109,13 +109,17 @@ def test_the_ground_is_found_below_clutter():
 
 def test_no_ground_no_measurement():
     wall = np.stack([np.full(500, 2.0), *np.random.default_rng(0).uniform(-1, 1, (2, 500))], 1)
-    assert scale_sources.from_height(wall, np.zeros(3), 0.5, 1) is None
+    found = scale_sources.from_height(wall, np.zeros(3), 0.5, 1)
+    assert isinstance(found, scale_sources.Unusable) and "25% are needed" in found.reason
 
 
 def test_depths_of_different_scenes_measure_nothing():
     random = np.random.default_rng(0)
     a, b = random.uniform(0.3, 9.0, (2, 40, 50))
-    assert scale_sources.from_depth(a, b, 1) is None
+    found = scale_sources.from_depth(a, b, 1)
+    assert isinstance(found, scale_sources.Unusable) and "50% are needed" in found.reason
+    few = scale_sources.from_depth(a, np.where(np.arange(50) < 2, b, np.nan), 1)
+    assert isinstance(few, scale_sources.Unusable) and few.reason.startswith("80 of 2000 pixels")
 
 
 def test_points_of_a_lidar_become_depth_of_the_nearest():

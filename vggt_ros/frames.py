@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records of the pipeline: an observation in; views placed in the world and tracks out."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8, UInt32
@@ -41,6 +41,18 @@ class ExtraView(NamedTuple):
     camera_from_extra: Float[np.ndarray, "4 4"]  # as mounted, in metres
 
 
+@runtime_checkable
+class DepthSource(Protocol):
+    """Another sensor of depth, asked after the inference and later: its messages come late."""
+
+    def depth_at(self, frame: Frame, grid: Grid) -> Float32[np.ndarray, "h w"] | None:
+        """Metres on the pixels of the frame's image, or NaN; None: nothing came so far.
+
+        `grid` has the size of that image; the pixels themselves may be gone from `frame`.
+        """
+        ...
+
+
 class Observation(NamedTuple):
     """A frame, and what the robot knows at its stamp; None: not known, or nothing new."""
 
@@ -52,12 +64,13 @@ class Observation(NamedTuple):
     sensor_depth: Float32[np.ndarray, "h w"] | None = None  # metres on the image's pixels, or NaN
     extra_view: ExtraView | None = None  # for scale source baseline
     mask: Bool[np.ndarray, "mh mw"] | None = None  # true: ignore; of the image's shape, any size
+    depth_source: DepthSource | None = None  # where `sensor_depth` will come from, if it is late
 
 
 class Needs(NamedTuple):
     """What the next observation should bring besides its frame, to be of use."""
 
-    sensor_depth: bool
+    level: bool  # the map begins: which way is up still counts
     extra_view: bool
 
 

@@ -22,11 +22,12 @@ from vggt_ros.mapping.loading import OlderMap, open_map
 from vggt_ros.mapping.loops import LoopView
 from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.map_files import LoadedMap
-from vggt_ros.mapping.measuring import Priors, Sensors
+from vggt_ros.mapping.measuring import Outcomes, Priors, Sensors
 from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate, Window, push
 from vggt_ros.tracking import TrackAnchor, Tracker
 from vggt_ros.views import (
+    SensorDepths,
     WindowFrames,
     camera_from_encoding,
     checked_pair,
@@ -105,12 +106,9 @@ class Pipeline:
     def needs(self, stamp_ns: int) -> Needs:
         """What an observation of that time should bring, for the sources of scale."""
         _, due = self._with(self._frame_id)
-        # An extra view has room where the window itself is not cut short.
-        extra = due and "baseline" in self.settings.sources and self._missing == 0
-        return Needs(
-            sensor_depth=due and "depth" in self.settings.sources,
-            extra_view=extra and self._baseline.is_due(stamp_ns, self.map.needs("baseline")),
-        )
+        extra = due and "baseline" in self.settings.sources and self._missing == 0  # else no room
+        extra = extra and self._baseline.is_due(stamp_ns, self.map.needs("baseline"))
+        return Needs(level=not self.map.frame_ids, extra_view=extra)
 
     def step(self, observation: Observation) -> Update | None:
         """Take one frame; infer if it is time.  Raises `FrameError` for one that is refused."""
@@ -142,6 +140,7 @@ class Pipeline:
         self._window = Window()
         self._held: dict[int, WindowFrame] = {}
         self._views: dict[int, View] = {}
+        self._depths, self.outcomes = SensorDepths(), Outcomes()  # of other sensors
         self._follower = KeyframeFollower()
         # Frame of the last inference, and how many older frames of its window it left out.
         self._newest, self._missing = -1, 0
@@ -244,7 +243,8 @@ class Pipeline:
         window, focal = window_geometry(
             ids, held, result, calibrated=self.settings.intrinsics != "model"
         )
-        sensors = Sensors(held[-1].depth_on_grid(), pair, observation.odom_from_base)
+        self._depths.add(ids[-1], held[-1], observation.depth_source)
+        sensors = Sensors(self._depths, pair, observation.odom_from_base, self.outcomes)
         placed = self.map.add(
             window, held[-1].frame.stamp_ns, sensors, WindowFrames(self.engine, self._held), loop,
             begin=begin and self.settings.has_map,

@@ -127,11 +127,14 @@ def furniture(room: int) -> Float[np.ndarray, "n 2 3"]:
     return np.stack([np.minimum(low, high), np.maximum(low, high)], axis=1)
 
 
-def true_depth(world_from_camera: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "h w"]:
+def true_depth(
+    world_from_camera: Float[np.ndarray, "4 4"],
+    intrinsics: Float[np.ndarray, "3 3"] = INTRINSICS,
+) -> Float[np.ndarray, "h w"]:
     """z-depth of the room and its furniture."""
     room = room_of(world_from_camera)
     eye = world_from_camera[:3, 3] - [APART * room, 0.0, 0.0]
-    return _depth(eye, world_from_camera[:3, :3], ROOM, furniture(room))
+    return _depth(eye, world_from_camera[:3, :3], ROOM, furniture(room), intrinsics)
 
 
 def depth_in_hall(world_from_camera: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "h w"]:
@@ -146,9 +149,10 @@ def _depth(
     world_from_camera: Float[np.ndarray, "3 3"],
     walls: Float[np.ndarray, "2 3"],
     boxes: Float[np.ndarray, "n 2 3"],
+    intrinsics: Float[np.ndarray, "3 3"] = INTRINSICS,
 ) -> Float[np.ndarray, "h w"]:
     """Rays against boxes, by slabs: from inside the one of the walls, to the others."""
-    rays = unproject(np.ones((HEIGHT, WIDTH)), INTRINSICS) @ world_from_camera.T
+    rays = unproject(np.ones((HEIGHT, WIDTH)), intrinsics) @ world_from_camera.T
     rays = np.where(np.abs(rays) < 1e-9, 1e-9, rays)
 
     def slabs(box: Float[np.ndarray, "2 3"]) -> tuple[np.ndarray, np.ndarray]:

@@ -182,7 +182,7 @@ class Map:
         current, keyframes = self._state.current, self.keyframes
         assert current is not None
         self._scale = measuring.measured(
-            self._scale, self._motion.travel, self.priors, sensors, stamp_ns, current
+            self._scale, self._motion.comparisons, self.priors, sensors, stamp_ns, current
         )
         if frames is None:
             return

@@ -10,13 +10,17 @@ from jaxtyping import Float
 
 from vggt_ros.mapping import scale, scale_sources
 from vggt_ros.mapping.baseline import CameraPair
+from vggt_ros.mapping.comparisons import Comparisons, DepthLookup
 from vggt_ros.mapping.map_frames import median_depth, world_points
 from vggt_ros.mapping.noise import MIN_NOISE
-from vggt_ros.mapping.odometry import OdometryBuffer, TravelComparison
+from vggt_ros.mapping.odometry import OdometryBuffer
 from vggt_ros.mapping.scale import Measurement, ScaleState
+from vggt_ros.mapping.scale_sources import Found, Unusable
 from vggt_ros.mapping.segment import Registration, Segment
 from vggt_ros.mapping.velocity import Velocity, VelocityEstimator
 from vggt_ros.mapping.window import upright_camera
+
+VAIN, VAIN_NS = 10, 5_000_000_000  # comparisons in a row, and for how long, before it is a fault
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,40 @@ class Priors:
         return replace(self, base_from_camera=base_from_camera, world_from_camera=first)
 
 
+class Outcomes:
+    """What the sources of scale gave so far, and which of them are compared in vain."""
+
+    def __init__(self) -> None:
+        self._vain: dict[str, tuple[int, int, int, str]] = {}  # since, until, count, last reason
+
+    def add(self, found: Measurement | Unusable, stamp_ns: int) -> None:
+        """One more comparison, at the window whose newest frame has this stamp."""
+        if isinstance(found, Measurement):
+            self._vain.pop(found.source, None)
+            return
+        since, _, count, _ = self._vain.get(found.source, (stamp_ns, 0, 0, ""))
+        self._vain[found.source] = since, stamp_ns, count + 1, found.reason
+
+    def fault(self, source: str) -> str:
+        """Why a source gives nothing, with figures; empty while it serves, or is young."""
+        since, until, count, reason = self._vain.get(source, (0, 0, 0, ""))
+        if until - since < VAIN_NS or count < VAIN:
+            return ""
+        return f"scale_source {source}: the last {count} comparisons measured nothing: {reason}"
+
+
 class Sensors(NamedTuple):
     """What other sensors measured at a window's newest frame; None where there is nothing."""
 
-    depth: Float[np.ndarray, "h w"] | None = None  # metres on its pixels, NaN where none
+    depth: DepthLookup | None = None  # of this frame, and late of those before
     pair: CameraPair | None = None  # a second camera of the rig
     odom_from_base: OdometryBuffer | None = None
+    outcomes: Outcomes | None = None  # where to note what came of it
 
 
 def measured(
     state: ScaleState,
-    travel: TravelComparison,
+    comparisons: Comparisons,
     priors: Priors,
     sensors: Sensors,
     stamp_ns: int,
@@ -68,18 +95,12 @@ def measured(
     newest = segment.frames[-1]
     depth, pose = newest.depth, newest.world_from_camera
     scene_depth = median_depth((newest,))
-    found: list[Measurement | None] = []
+    found: list[Found] = []
     if sensors.odom_from_base is not None:
         mount = priors.base_from_camera
-        found.append(travel.measure(sensors.odom_from_base, mount, stamp_ns, pose, scene_depth))
-    if depth is not None and sensors.depth is not None:
-        rows, columns = (
-            np.arange(n) * full // n
-            for n, full in zip(depth.shape, sensors.depth.shape, strict=True)
-        )
-        found.append(
-            scale_sources.from_depth(depth, sensors.depth[np.ix_(rows, columns)], stamp_ns)
-        )
+        found += comparisons.by_odometry(newest, stamp_ns, sensors.odom_from_base, mount)
+    if sensors.depth is not None and "depth" in state.sources:
+        found += comparisons.by_depth(newest, stamp_ns, sensors.depth)
     if sensors.pair is not None:
         estimated = sensors.pair.estimated.copy()
         estimated[:3, 3] *= segment.unit
@@ -89,9 +110,11 @@ def measured(
     if priors.camera_height > 0 and depth is not None:
         points = world_points(newest)
         found.append(scale_sources.from_height(points, pose[:3, 3], priors.camera_height, stamp_ns))
-    for measurement in found:
-        if measurement is not None:
-            state = scale.add_measurement(state, measurement)
+    for each in found:
+        if each is not None and sensors.outcomes is not None:
+            sensors.outcomes.add(each, stamp_ns)
+        if isinstance(each, Measurement):
+            state = scale.add_measurement(state, each)
     return scale.aged(state)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from vggt_ros.geometry import Similarity, interpolate_rigid, inverse_rigid, rotation_angle
 from vggt_ros.mapping.scale import Measurement
-from vggt_ros.mapping.scale_sources import CENTRE_NOISE
+from vggt_ros.mapping.scale_sources import CENTRE_NOISE, Found, Unusable
 
 FARTHEST = 1e7  # metres from odometry's origin: a quarter of the way around the earth
 FASTEST = 10.0  # metres a second; beyond it odometry has jumped
@@ -36,6 +36,7 @@ class OdometryBuffer:
 
     def __init__(self) -> None:
         self.notices: list[str] = []  # what was wrong with it; the caller empties it
+        self.refusal = ""  # why the last message was refused; empty: it was taken
         self.restarts = 0  # poses of before and after one do not compare
         self._lock = Lock()
         self._frames: tuple[str, str] | None = None
@@ -51,7 +52,9 @@ class OdometryBuffer:
     ) -> bool:
         """Take one message; False if it had to be refused."""
         with self._lock:
-            return self._add(stamp_ns, odom_from_base, frame, child)
+            taken = self._add(stamp_ns, odom_from_base, frame, child)
+            self.refusal = "" if taken else self.refusal
+            return taken
 
     def _add(
         self, stamp_ns: int, odom_from_base: Float[np.ndarray, "4 4"], frame: str, child: str
@@ -89,6 +92,24 @@ class OdometryBuffer:
             share = (stamp_ns - self._stamps[i - 1]) / (self._stamps[i] - self._stamps[i - 1])
         return interpolate_rigid(before, after, share)
 
+    @property
+    def earliest_ns(self) -> int | None:
+        """Stamp of the first pose that is kept; None: there is none."""
+        with self._lock:
+            return self._stamps[0] if self._stamps else None
+
+    @property
+    def latest_ns(self) -> int | None:
+        """Stamp of the last pose; None: there is none."""
+        with self._lock:
+            return self._stamps[-1] if self._stamps else None
+
+    def between(self, begin_ns: int, end_ns: int) -> tuple[int, ...]:
+        """Stamps of the poses from `begin_ns` on, and before `end_ns`."""
+        with self._lock:
+            first, last = bisect_left(self._stamps, begin_ns), bisect_left(self._stamps, end_ns)
+            return tuple(self._stamps[first:last])
+
     def _jumped(self, stamp_ns: int, pose: Float[np.ndarray, "4 4"]) -> bool:
         seconds = max((stamp_ns - self._stamps[-1]) * 1e-9, 1e-3)
         step = inverse_rigid(self._poses[-1]) @ pose
@@ -96,6 +117,7 @@ class OdometryBuffer:
         return bool(fast or rotation_angle(step[:3, :3]) > FASTEST_TURN * seconds + 0.05)
 
     def _refuse(self, reason: str) -> bool:
+        self.refusal = reason
         self.notices.append(f"odometry is refused: {reason}")
         return False
 
@@ -127,7 +149,7 @@ class TravelComparison:
         stamp_ns: int,
         world_from_camera: Float[np.ndarray, "4 4"],
         scene_depth: float,
-    ) -> Measurement | None:
+    ) -> Found:
         """Compare travel since the last measurement, once it is long enough.
 
         Displacements are compared, so that turning and lever arms cancel; odometry and camera
@@ -153,13 +175,27 @@ class TravelComparison:
                 self._start = here
             return None
         self._start = here
-        if abs(turned - rotation_angle(by_map[:3, :3])) > SAME_TURN:
-            return None
+        turned_by_map = rotation_angle(by_map[:3, :3])
+        if abs(turned - turned_by_map) > SAME_TURN:
+            return Unusable(
+                "odometry",
+                f"over {metres:.2f} m it turned by {np.rad2deg(turned):.0f} degrees, the camera by"
+                f" {np.rad2deg(turned_by_map):.0f}; {np.rad2deg(SAME_TURN):.0f} apart are allowed",
+            )
         if base_from_camera is None and turned > TURN_WITHOUT_MOUNT:
-            return None  # an unknown lever arm swings
+            return Unusable(  # an unknown lever arm swings
+                "odometry",
+                f"it turned by {np.rad2deg(turned):.0f} degrees, and where the camera is mounted"
+                " is not known; publish base_frame -> camera on /tf",
+            )
         ahead = np.clip(by_odometry[:3, 3] @ by_map[:3, 3] / (metres * units), -1, 1)
         if base_from_camera is not None and np.arccos(ahead) > SAME_DIRECTION:
-            return None
+            return Unusable(
+                "odometry",
+                f"its direction of travel is {np.rad2deg(np.arccos(ahead)):.0f} degrees off the"
+                f" camera's, {np.rad2deg(SAME_DIRECTION):.0f} are allowed; check base_frame ->"
+                " camera on /tf",
+            )
         sigma = float(np.hypot(DISTANCE_NOISE, CENTRE_NOISE * scene_depth / units))
         return Measurement("odometry", float(np.log(metres / units)), sigma, stamp_ns)
 

@@ -14,8 +14,9 @@ from vggt_ros.geometry import (
     scale_covariance,
 )
 from vggt_ros.mapping import measuring
+from vggt_ros.mapping.comparisons import Comparisons
 from vggt_ros.mapping.map_frames import median_depth
-from vggt_ros.mapping.odometry import OdometryBuffer, TravelComparison
+from vggt_ros.mapping.odometry import OdometryBuffer
 from vggt_ros.mapping.scale import ScaleState
 from vggt_ros.mapping.segment import Registration, Segment
 from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE, Velocity, VelocityEstimator
@@ -49,7 +50,7 @@ class Motion:
     """How the newest camera moved so far, and where that leads it."""
 
     def __init__(self) -> None:
-        self.travel = TravelComparison()
+        self.comparisons = Comparisons()
         self._velocity = VelocityEstimator()
         self._last: LastKnown | None = None
 
@@ -89,7 +90,7 @@ class Motion:
         self, found: Registration, window: WindowGeometry, predicted: Prediction | None
     ) -> Registration:
         """A refused window, put so that its newest camera stands where it is predicted to be."""
-        self.travel.reset()
+        self.comparisons.interrupt()
         newest = window.window_from_camera[-1]
         pose = np.eye(4) if predicted is None else predicted.world_from_camera
         gauge = Similarity(1.0, pose[:3, :3], pose[:3, 3])
@@ -105,7 +106,7 @@ class Motion:
 
     def move(self, now_from_then: Similarity) -> None:
         """The world was corrected."""
-        self.travel.move(now_from_then)
+        self.comparisons.move(now_from_then)
         self._velocity.move(now_from_then)
         if self._last is not None:
             pose = now_from_then.apply_to_poses(self._last.world_from_camera[None])[0]
@@ -120,7 +121,7 @@ class Motion:
 
     def reset(self) -> None:
         """Another segment begins: its poses do not compare with those before."""
-        self.travel.reset()
+        self.comparisons.reset()
         self._velocity.reset()
 
 

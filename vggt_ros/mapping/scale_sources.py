@@ -3,6 +3,7 @@
 """Single measurements of scale, by the source that they come from."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +14,18 @@ from vggt_ros.mapping.scale import Measurement
 CENTRE_NOISE = 0.006  # of a camera centre, as a share of scene depth: half a degree
 MIN_BASELINE = 0.02  # of two cameras, as a share of scene depth: three times a centre's noise
 MIN_PIXELS = 100  # that two depths must share before their ratio counts
+MIN_SAME = 0.5  # share of them that must show the same scene
+MIN_GROUND = 0.25  # share of the points below the camera that must lie in the ground
+
+
+class Unusable(NamedTuple):
+    """A comparison that measured nothing, though there was something to compare."""
+
+    source: str
+    reason: str  # with figures
+
+
+Found = Measurement | Unusable | None
 
 
 def from_baseline(
@@ -35,17 +48,26 @@ def from_baseline(
 
 def from_depth(
     depth: Float[np.ndarray, "h w"], metres: Float[np.ndarray, "h w"], stamp_ns: int
-) -> Measurement | None:
+) -> Measurement | Unusable:
     """Another sensor's depth on the same pixels: NaN or 0 wherever either has none."""
     both = np.isfinite(depth) & (depth > 0) & np.isfinite(metres) & (metres > 0)
     if both.sum() < MIN_PIXELS:
-        return None
+        return Unusable(
+            "depth",
+            f"{both.sum()} of {both.size} pixels have depth by both the network and the sensor,"
+            f" {MIN_PIXELS} are needed",
+        )
     ratios = np.log(metres[both] / depth[both])
     if len(ratios) > 5000:
         ratios = ratios[:: len(ratios) // 5000]
     mean, spread = robust_mean(ratios)
-    if np.mean(np.abs(ratios - mean) < 0.25) < 0.5:
-        return None  # they do not show the same scene
+    same = float(np.mean(np.abs(ratios - mean) < 0.25))
+    if same < MIN_SAME:
+        return Unusable(
+            "depth",
+            f"sensor and network agree about {same:.0%} of the pixels, {MIN_SAME:.0%} are needed;"
+            " is it registered to the image?",
+        )
     # Pixels err together; a patch of the network counts once, and half a percent is always left.
     sigma = float(np.hypot(spread / np.sqrt(max(len(ratios) / 50, 1)), 0.005))
     return Measurement("depth", mean, sigma, stamp_ns)
@@ -57,7 +79,7 @@ def from_height(
     height: float,
     stamp_ns: int,
     up: Float[np.ndarray, "3"] | None = None,
-) -> Measurement | None:
+) -> Measurement | Unusable:
     """The ground below a camera that is mounted `height` metres above it.
 
     Among planes through three points each (RANSAC, Fischler and Bolles 1981; a fixed draw, so that
@@ -69,7 +91,7 @@ def from_height(
     below = below[np.isfinite(below).all(axis=-1)]
     below = below[below @ up < 0]
     if len(below) < MIN_PIXELS:
-        return None
+        return Unusable("height", f"{len(below)} points are below the camera, {MIN_PIXELS} needed")
     below = below[:: max(1, len(below) // 800)]
     corner = np.random.default_rng(0).integers(len(below), size=(3, 96))
     a, b, c = below[corner]
@@ -82,8 +104,13 @@ def from_height(
     near = (distance < 0.06 * down) & (normal @ up > np.cos(np.deg2rad(15))) & (down > 0)
     votes = near.sum(axis=0)
     best = int(np.argmax(votes))
-    if votes[best] < 0.25 * len(below):
-        return None
+    share = float(votes[best]) / len(below)
+    if share < MIN_GROUND:
+        return Unusable(
+            "height",
+            f"the largest level plane holds {share:.0%} of what is below the camera,"
+            f" {MIN_GROUND:.0%} are needed",
+        )
     ground = below[near[:, best]]
     middle = ground.mean(axis=0)
     _, _, axes = np.linalg.svd(ground - middle, full_matrices=False)

@@ -220,6 +220,7 @@ class InferenceWorker:
         try:
             needs = self.pipeline.needs(frame.stamp_ns)
             update = self.pipeline.step(self._robot.observe(frame, needs))
+            self._report_sources()
         finally:
             self._pass_on(self.pipeline.notices)
         self._health.used()
@@ -232,6 +233,14 @@ class InferenceWorker:
         for notice in notices:
             self._health.notice(notice)
         notices.clear()
+
+    def _report_sources(self) -> None:
+        """What levelled the world, and which sources of scale are compared in vain."""
+        levelled_by = "the loaded map" if self._loaded else self._robot.levelled_by
+        self._health.geometry["world levelled by"] = levelled_by
+        for source in self.pipeline.settings.sources:
+            fault = self.pipeline.outcomes.fault(source)
+            self._health.set_warning(f"measurements of {source}", fault, "scale")
 
     def _make_ready(self, frame: Frame) -> None:
         """Start to compile for images of this size; raises `Compiling` until a window can run.

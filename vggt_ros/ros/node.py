@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from vggt_ros.ros.parameters import LiveParameters, Parameters
 from vggt_ros.ros.params_files import files_in, unreached
 from vggt_ros.ros.process import run
 from vggt_ros.ros.robot import Robot
+from vggt_ros.ros.source_health import Warnings
 from vggt_ros.ros.tf_cache import open_frames
 from vggt_ros.ros.transforms import open_transforms
 from vggt_ros.ros.worker import Worker
@@ -89,7 +91,8 @@ class VggtNode(Node):
             names.of(f"parameter {name}", frame)
         frames = open_frames(self, self.parameters.now.tf_wait, notify)
         self._inputs = InputTopics(self, self.parameters.now, self.health.set_warning)
-        self.robot = Robot(self._inputs, self.parameters.now, frames, notify)
+        warnings = Warnings(partial(self.health.set_warning, part="scale"), notify)
+        self.robot = Robot(self._inputs, self.parameters.now, frames, warnings)
         self.transforms = open_transforms(
             self, self.parameters.now, frames, notify,
             lambda text: self.health.set_warning("transforms", text, "tf"),

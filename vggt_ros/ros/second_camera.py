@@ -8,7 +8,6 @@ image, and only when the pipeline needs it.
 
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,29 +23,33 @@ from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.source_health import PATIENCE_NS, SourceHealth, Warnings
 from vggt_ros.ros.tf_cache import Frames
 
 KEPT = 8  # messages: a quarter of a second of most cameras
 WAIT = 0.05  # seconds for an image that was taken with the first and has not arrived yet
-MAX_GAP_NS = 2_000_000_000  # by the images' stamps, before it is a notice
 MAX_FAILED_WAITS = 5  # in a row, from which no image is waited for
 MIN_DISTANCE = 1e-3  # metres between two cameras
-
-Notify = Callable[[str], object]
 
 
 class SecondCamera:
     """Images of the other camera.  Callbacks store; `view_at` runs in the worker's thread."""
 
     def __init__(
-        self, inputs: InputTopics, parameters: Parameters, frames: Frames | None, notify: Notify
+        self, inputs: InputTopics, parameters: Parameters, frames: Frames | None, warnings: Warnings
     ):
-        self._frames, self._notify, self._names = frames, notify, FrameNames(notify)
+        self._frames, self._notify = frames, warnings.notify
+        self._names = FrameNames(warnings.notify)
         self._reader = ImageReader(parameters.mono16_bits, parameters.mono16_black)
         self._messages: deque[Image | CompressedImage] = deque(maxlen=KEPT)
         self._failed_waits = 0  # in a row
-        self._first_ns = 0  # of the images, when one was first missed
         self._input = inputs.subscribe_to_images("baseline_image", self._on_image)
+        self._health = SourceHealth(
+            "scale_source baseline",
+            f"'{self.topic}'",
+            "remap baseline_image to the second camera",
+            warnings,
+        )
 
     @property
     def topic(self) -> str:
@@ -59,16 +62,18 @@ class SecondCamera:
         return tuple(stamp_ns(msg.header.stamp) for msg in tuple(self._messages))
 
     def _on_image(self, msg: Any) -> None:
+        self._health.hear(stamp_ns(msg.header.stamp))
         self._messages.append(msg)
 
     def view_at(self, frame: Frame) -> ExtraView | None:
-        """The other camera's view at this frame's stamp; None, and a notice, where it is missing.
+        """The other camera's view at this frame's stamp; None, and a warning, where it is missing.
 
         Waits `WAIT` seconds at most for a late image and `tf_wait` for its mount.
         """
         msg = self._paired(frame.stamp_ns)
         if msg is None:
             return None
+        fault = ""
         try:
             mount = self._mount(self._names.of("baseline_image", msg.header.frame_id), frame)
             rgb = frame_from(msg, self._reader).rgb
@@ -77,8 +82,10 @@ class SecondCamera:
             self._reader.notices.clear()
             return ExtraView(rgb, stamp_ns(msg.header.stamp), mount)
         except UserError as error:
-            self._notify(f"baseline_image is not used: {error}")
+            fault = f"baseline_image is not used: {error}"
             return None
+        finally:
+            self._health.check(frame.stamp_ns, served=not fault, fault=fault)
 
     def _paired(self, ns: int) -> Image | CompressedImage | None:
         """The message whose stamp is that of the image, or else the nearest."""
@@ -89,32 +96,27 @@ class SecondCamera:
                 key=lambda m: abs(stamp_ns(m.header.stamp) - ns),
                 default=None,
             )
-            apart = MAX_GAP_NS if msg is None else stamp_ns(msg.header.stamp) - ns
-            if msg is not None and abs(apart) <= SAME_TIME_NS:
-                self._first_ns = self._failed_waits = 0
+            apart = None if msg is None else stamp_ns(msg.header.stamp) - ns
+            if apart is not None and abs(apart) <= SAME_TIME_NS:
+                self._failed_waits = 0
                 return msg
             # The camera is running and this image is still to come: a short wait is worth it.
-            if not -MAX_GAP_NS < apart < 0 or time.monotonic() > end:
+            if apart is None or not -PATIENCE_NS < apart < 0 or time.monotonic() > end:
                 break
             time.sleep(0.002)
         self._failed_waits += 1
         self._missed(ns, apart)
         return None
 
-    def _missed(self, ns: int, apart: int) -> None:
-        if abs(apart) < MAX_GAP_NS:
-            self._notify(
+    def _missed(self, ns: int, apart: int | None) -> None:
+        fault = ""
+        if apart is not None and abs(apart) < PATIENCE_NS:
+            fault = (
                 "baseline_image is not used: its nearest image is"
                 f" {apart * 1e-6:+.1f} ms from the first camera's,"
                 f" {SAME_TIME_NS * 1e-6:.0f} ms are allowed; trigger both cameras together"
             )
-            return
-        self._first_ns = self._first_ns or ns
-        if not 0 <= ns - self._first_ns < MAX_GAP_NS:
-            self._notify(
-                f"scale_source baseline: nothing came on '{self.topic}' for two seconds;"
-                " remap baseline_image to the second camera"
-            )
+        self._health.check(ns, served=False, apart_ns=apart, allowed_ns=SAME_TIME_NS, fault=fault)
 
     def _mount(self, other: str, frame: Frame) -> Float[np.ndarray, "4 4"]:
         """`camera_from_other`.  Raises `UserError` where /tf does not have it."""
