@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float32, UInt8, UInt32
 from vggt_ros.imaging.grid import Grid
 from vggt_ros.imaging.masks import Masked
 from vggt_ros.imaging.rectify import Rectification
+from vggt_ros.mapping.comparisons import MAX_KEPT
 from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.mapping.odometry import OdometryBuffer
 from vggt_ros.mapping.scale import NO_ESTIMATE, Estimate
@@ -21,6 +22,7 @@ IDENTITY = np.eye(4)
 IDENTITY.flags.writeable = False  # it is shared
 NOTHING = Masked()
 NO_KEYFRAMES = KeyframePoses.empty()
+NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
 class Frame(NamedTuple):
@@ -94,6 +96,36 @@ class WindowFrame(NamedTuple):
             return None
         depth, remap = self.sensor_depth[self.grid.nearest_input()], self.grid.remap
         return depth if remap is None else np.where(remap.valid, depth, np.float32(np.nan))
+
+
+class LateDepths:
+    """Another sensor's depth of the last frames, on the network's grid; each is given once."""
+
+    def __init__(self) -> None:
+        self._frames: dict[int, WindowFrame] = {}  # without their pixels
+        self._source: DepthSource | None = None
+
+    def add(self, frame_id: int, frame: WindowFrame, source: DepthSource | None) -> None:
+        """One more frame; its depth comes with it, or from the source at any time."""
+        # What came with a frame and was not asked for is of a window that was refused.
+        self._frames = {k: f for k, f in self._frames.items() if f.sensor_depth is None}
+        bare = WindowFrame(
+            frame.frame._replace(rgb=NO_PIXELS), frame.grid, NO_PIXELS, frame.sensor_depth
+        )
+        self._frames[frame_id], self._source = bare, source
+        while len(self._frames) > MAX_KEPT:
+            del self._frames[next(iter(self._frames))]
+
+    def at(self, frame_id: int) -> Float[np.ndarray, "h w"] | None:
+        """Metres on the network's grid; None: nothing came so far."""
+        held = self._frames.get(frame_id)
+        if held is None:
+            return None
+        if held.sensor_depth is None and self._source is not None:
+            held = held._replace(sensor_depth=self._source.depth_at(held.frame, held.grid))
+        if held.sensor_depth is not None:
+            del self._frames[frame_id]
+        return held.depth_on_grid()
 
 
 class View(NamedTuple):

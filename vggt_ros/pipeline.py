@@ -14,7 +14,16 @@ import numpy as np
 from jaxtyping import Float, UInt32
 
 from vggt_ros.engine.interface import Engine, InferenceResult
-from vggt_ros.frames import ExtraView, Frame, Needs, Observation, Update, View, WindowFrame
+from vggt_ros.frames import (
+    ExtraView,
+    Frame,
+    LateDepths,
+    Needs,
+    Observation,
+    Update,
+    View,
+    WindowFrame,
+)
 from vggt_ros.imaging.grid import Grid
 from vggt_ros.mapping.baseline import BaselineSchedule, CameraPair
 from vggt_ros.mapping.corrections import KeyframeFollower, KeyframePoses
@@ -27,7 +36,6 @@ from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate, Window, push
 from vggt_ros.tracking import TrackAnchor, Tracker
 from vggt_ros.views import (
-    SensorDepths,
     WindowFrames,
     camera_from_encoding,
     checked_pair,
@@ -140,7 +148,7 @@ class Pipeline:
         self._window = Window()
         self._held: dict[int, WindowFrame] = {}
         self._views: dict[int, View] = {}
-        self._depths, self.outcomes = SensorDepths(), Outcomes()  # of other sensors
+        self._depths, self.outcomes = LateDepths(), Outcomes()  # of other sensors
         self._follower = KeyframeFollower()
         # Frame of the last inference, and how many older frames of its window it left out.
         self._newest, self._missing = -1, 0

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, UInt8, UInt32
 from vggt_ros.engine.extra_views import infer_with_extra_view
 from vggt_ros.engine.interface import Engine, InferenceResult
 from vggt_ros.errors import UserError
-from vggt_ros.frames import DepthSource, ExtraView, Observation, Tracks, View, WindowFrame
+from vggt_ros.frames import ExtraView, Observation, Tracks, View, WindowFrame
 from vggt_ros.geometry import (
     extrinsics_from_pose_encoding,
     homogeneous,
@@ -21,15 +21,12 @@ from vggt_ros.imaging.compressed import compress, decompress
 from vggt_ros.imaging.grid import Grid, to_network, to_same_grid
 from vggt_ros.imaging.masks import Masking
 from vggt_ros.mapping.baseline import BaselineSchedule, CameraPair, check_simultaneous
-from vggt_ros.mapping.comparisons import MAX_KEPT
 from vggt_ros.mapping.corrections import Correction, KeyframePoses
 from vggt_ros.mapping.keyframe_map import Appearance
 from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.placement import Placement
 from vggt_ros.mapping.window import WindowGeometry
 from vggt_ros.tracking import TrackAnchor
-
-NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
 def window_geometry(
@@ -99,36 +96,6 @@ class WindowFrames:
         """What the map keeps of it."""
         held = self._held[frame_id]
         return Appearance(held.frame.stamp_ns, held.frame.camera, compress(held.shown))
-
-
-class SensorDepths:
-    """Another sensor's depth of the last frames, on the network's grid; each is given once."""
-
-    def __init__(self) -> None:
-        self._frames: dict[int, WindowFrame] = {}  # without their pixels
-        self._source: DepthSource | None = None
-
-    def add(self, frame_id: int, frame: WindowFrame, source: DepthSource | None) -> None:
-        """One more frame; its depth comes with it, or from the source at any time."""
-        # What came with a frame and was not asked for is of a window that was refused.
-        self._frames = {k: f for k, f in self._frames.items() if f.sensor_depth is None}
-        bare = WindowFrame(
-            frame.frame._replace(rgb=NO_PIXELS), frame.grid, NO_PIXELS, frame.sensor_depth
-        )
-        self._frames[frame_id], self._source = bare, source
-        while len(self._frames) > MAX_KEPT:
-            del self._frames[next(iter(self._frames))]
-
-    def at(self, frame_id: int) -> Float[np.ndarray, "h w"] | None:
-        """Metres on the network's grid; None: nothing came so far."""
-        held = self._frames.get(frame_id)
-        if held is None:
-            return None
-        if held.sensor_depth is None and self._source is not None:
-            held = held._replace(sensor_depth=self._source.depth_at(held.frame, held.grid))
-        if held.sensor_depth is not None:
-            del self._frames[frame_id]
-        return held.depth_on_grid()
 
 
 def frame_at(stamp_ns: int, held: Mapping[int, WindowFrame]) -> int | None:
