@@ -202,7 +202,7 @@ def test_depth_in_the_camera_s_frame_with_another_lens_is_registered(rig: Rig):
     rig.publish_camera_info(INTRINSICS, width=84, height=56)
     sender = rig.peer.create_publisher(CameraInfo, "/scale_depth_info", 10)
     rig.wait_until(lambda: sender.get_subscription_count() >= 1, "info is matched")
-    send_calibration(rig, sender, CAMERA)
+    send_calibration(rig, sender, DEPTH_FRAME)  # by name, whatever its frame
     for i in range(12):
         robot.publish_depth(i, intrinsics=WIDE)
         robot.infer(i)

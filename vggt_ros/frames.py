@@ -98,7 +98,7 @@ class WindowFrame(NamedTuple):
         return depth if remap is None else np.where(remap.valid, depth, np.float32(np.nan))
 
 
-class LateDepths:
+class Depths:
     """Another sensor's depth of the last frames, on the network's grid; each is given once."""
 
     def __init__(self) -> None:

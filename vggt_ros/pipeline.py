@@ -14,16 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt32
 
 from vggt_ros.engine.interface import Engine, InferenceResult
-from vggt_ros.frames import (
-    ExtraView,
-    Frame,
-    LateDepths,
-    Needs,
-    Observation,
-    Update,
-    View,
-    WindowFrame,
-)
+from vggt_ros.frames import Depths, ExtraView, Frame, Needs, Observation, Update, View, WindowFrame
 from vggt_ros.imaging.grid import Grid
 from vggt_ros.mapping.baseline import BaselineSchedule, CameraPair
 from vggt_ros.mapping.corrections import KeyframeFollower, KeyframePoses
@@ -148,7 +139,7 @@ class Pipeline:
         self._window = Window()
         self._held: dict[int, WindowFrame] = {}
         self._views: dict[int, View] = {}
-        self._depths, self.outcomes = LateDepths(), Outcomes()  # of other sensors
+        self._depths, self.outcomes = Depths(), Outcomes()  # of other sensors
         self._follower = KeyframeFollower()
         # Frame of the last inference, and how many older frames of its window it left out.
         self._newest, self._missing = -1, 0
