@@ -40,9 +40,9 @@ def golden():
     graph = nnx.split(abstract_model(config, HEADS))[0]
 
     @jax.jit
-    def full(images, queries):
+    def full(images, queries, query_frame=0):
         frames = images[None].astype(jnp.float32) / 255
-        return nnx.merge(graph, weights)(frames, queries[None])
+        return nnx.merge(graph, weights)(frames, queries[None], query_frame=query_frame)
 
     return config, weights, full
 
@@ -60,7 +60,7 @@ def opened(compile, *, background=False) -> Engine:
         "golden", config, weights, device=jax.devices()[0], dtype=np.dtype("float32"),
         default_width=56, random=False, background=background,
     )  # fmt: skip
-    engine.programs = Programs(compile)
+    engine.selection.programs = Programs(compile)
     return engine
 
 

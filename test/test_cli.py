@@ -66,7 +66,7 @@ def test_arguments_have_their_types_and_the_result_is_the_exit_code(command):
     "command, names",
     [
         ("run", "window_size stride network_width min_confidence scale_source fixed_scale"),
-        ("warm", "window_size stride network_width"),
+        ("warm", "window_size stride network_width track_queries"),
         ("demo", "window_size"),
     ],
 )
@@ -122,8 +122,8 @@ cli.main()
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tiny", "--queries", "-1"], "--queries -1"),
-        (["tiny", "--queries", "5000"], "at most 1024"),
+        (["tiny", "--track-queries", "-1"], "--track-queries -1"),
+        (["tiny", "--track-queries", "5000"], "at most 1024"),
         (["tiny", "--input-size", "0", "480"], "image size 0 x 480"),
         (["tiny", "--network-width", "57"], "network width 57 is not a positive multiple of 14"),
         (["tiny", "--window-size", "2", "--stride", "3"], "stride is 3"),

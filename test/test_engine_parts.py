@@ -10,7 +10,7 @@ from engine_rig import SIZE, golden
 
 from vggt_ros.engine.compiler import Compiler
 from vggt_ros.engine.device import choose_device, choose_dtype, keep_compiled
-from vggt_ros.engine.shapes import EncoderProgram, WindowProgram, needed, padded_queries
+from vggt_ros.engine.shapes import EncoderProgram, WindowProgram, for_tracks, needed, padded_queries
 from vggt_ros.errors import UserError
 
 
@@ -45,6 +45,14 @@ def test_needed_programs_are_in_the_order_of_their_use():
         (1, 1, 64), (4, 2, 64), (3, 2, 64), (2, 2, 64),
         (5, 2, 0),
     ]  # fmt: skip
+
+
+def test_programs_for_tracks_are_of_full_windows_and_one_view_more():
+    shapes = for_tracks(SIZE, 4, depth_frames=2, queries=20)
+    assert [(s.slots, s.frames, s.depth_frames, s.queries) for s in shapes] == [
+        (5, 4, 2, 64), (5, 5, 2, 64),
+    ]  # fmt: skip
+    assert for_tracks(SIZE, 4, depth_frames=2, queries=0) == []
 
 
 def test_queries_are_padded_to_few_sizes():

@@ -55,12 +55,17 @@ def test_windows_that_share_no_frame(size: int, stride: int):
 
 
 def test_tracked_points():
-    drive = Drive().on(6)
+    engine = PlanarEngine()
+    engine.untracked = {WINDOW + 1}  # no program has room for them and a keyframe
+    drive = Drive(engine).on(6)
     ids = np.arange(3, dtype=np.uint32)
     drive.pipeline.query(ids, np.array([[20.0, 20.0], [30.0, 20.0], [30.0, 30.0]]))
     assert "no loop is sought while 3 points are tracked" in drive.on(2).says
     drive.pipeline.query(ids[:0], np.zeros((0, 2)))
     assert drive.on(2).says == ""
+    engine.untracked = set()
+    drive.pipeline.query(ids[:1], np.array([[20.0, 20.0]]))
+    assert drive.on(2).says == "", "there is room"
     quiet = Drive(loops=False).on(6)
     quiet.pipeline.query(ids[:1], np.array([[20.0, 20.0]]))
     assert quiet.on(2).says == "", "nobody asked for loops"

@@ -8,7 +8,7 @@ from threading import Event
 
 import numpy as np
 import pytest
-from fakes.planar_engine import SIZE
+from fakes.planar_engine import DEPTH, SIZE, STEP
 from node_rig import INPUT, PERIOD, START, TIMEOUT, TOPICS, Rig
 from PIL import Image as Pillow
 from rclpy.parameter import Parameter
@@ -164,6 +164,37 @@ def test_a_new_map_does_not_go_into_the_cloud_of_the_old_one(rig: Rig):
     rig.publish_repeatedly(square, START + 10**9, PATIENCE + 1)
     assert rig.count("inferences") == 4, "one of the other size"
     assert node.outputs.map.size == 0
+
+
+def test_a_query_sent_once_before_its_program_is_compiled_is_answered(rig: Rig):
+    """Its frame left the window long ago by then; meanwhile a warning lasts, with figures."""
+    rig.engine.untracked = {1, 2, 3, 4}
+    node = rig.start(window_size=3)
+    tracks = rig.subscribe_matched("/vggt/tracks", TOPICS["/vggt/tracks"])
+    rig.infer(0, 1, 2)
+    rig.queries.publish(QueryPoints(ids=[7], u=[40.0], v=[20.0]))
+    rig.wait_until(lambda: node.inference.pipeline.is_tracking, "the query arrives")
+    rig.infer(*range(3, 9))
+    waiting = "1 point to track: no tracks in the last 6 inferences"
+    report = rig.wait_for_diagnostics(waiting, tracks="1 point in 3 frames: waiting")
+    assert any("is not compiled yet" in text for text in report.values()) and not tracks
+    rig.engine.untracked = set()
+    rig.infer(9)
+    rig.wait_until(lambda: tracks, "tracks")
+    at = [40 - STEP / DEPTH * INPUT[1] * (i - 2) for i in (7, 8, 9)]
+    np.testing.assert_allclose(tracks[0].u, at, atol=1e-3)
+    assert tracks[0].ids.tolist() == [7]
+    rig.wait_until(
+        lambda: "times" in rig.diagnostics()["tracks"], "their cost, beside that without"
+    )
+    assert not any("no tracks in" in text for text in rig.diagnostics().values())
+
+
+@pytest.mark.parametrize("asked", [0, 40])
+def test_programs_for_tracks_are_prepared_from_the_start(rig: Rig, asked: int):
+    rig.start(track_queries=asked)
+    rig.infer(0)
+    assert rig.engine.track_queries == asked
 
 
 def test_queried_pixels_are_tracked_in_pixels_of_the_input_until_cleared(rig: Rig):

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fakes.oracle import Oracle
 from fakes.planar_engine import DEPTH, SIZE, STEP, PlanarEngine
+from fakes.room import BASE_FROM_CAMERA, drive, numbered_image
 
 from vggt_ros.errors import FrameError, UserError
 from vggt_ros.frames import Frame, Observation, Tracks, Update
@@ -272,15 +274,102 @@ def test_tracks_go_on_in_a_window_that_lacks_frames():
         assert len(tracks.stamps_ns) == 2
 
 
-def test_a_query_whose_frame_leaves_before_it_is_tracked_is_a_notice():
-    engine = planar(max_frames=1)
-    pipeline = Pipeline(engine, Settings(window_size=2))
+def test_a_query_sent_once_is_answered_although_its_frame_left_the_window_meanwhile():
+    """No program for tracks is compiled yet: the frame is shown beside the window once one is."""
+    engine = planar()
+    engine.untracked = {1, 2, 3, 4}
+    pipeline = Pipeline(engine, Settings(window_size=3))
+    for i in range(3):
+        inferred(pipeline, frame(i))
+    pipeline.query(np.array([5], np.uint32), np.array([[50.0, 24.0]]))  # of frame 2
+    for i in range(3, 8):
+        update = inferred(pipeline, frame(i))
+        assert update.tracks is None and len(engine.inferences[-1]) == 3 == len(update.views)
+        n = i - 2
+        assert f"no tracks in the last {n} inference" in pipeline.untracked
+        assert "1 point to track" in pipeline.untracked and "not compiled" in pipeline.untracked
+    engine.untracked = set()
+    for i in range(8, 12):
+        update = inferred(pipeline, frame(i))
+        tracks, beside = tracked(update), i == 8
+        at = [50 - STEP / DEPTH * 64 * (j - 2) for j in range(i - 2, i + 1)]
+        np.testing.assert_allclose(tracks.uv[:, 0, 0], at, atol=1e-3)
+        assert len(engine.inferences[-1]) == 3 + beside and len(update.views) == 3
+        assert tracks.stamps_ns == tuple(view.stamp_ns for view in update.views)
+        assert pipeline.untracked == "" and not pipeline.notices
+
+
+def test_windows_that_share_no_frame_are_tracked_from_one_to_the_next():
+    """Each window is shown the last frame of the one before."""
+    engine = planar()
+    pipeline = Pipeline(engine, Settings(window_size=1))
     inferred(pipeline, frame(0))
     pipeline.query(np.array([5], np.uint32), np.array([[50.0, 24.0]]))
-    assert inferred(pipeline, frame(1)).tracks is None
-    assert not pipeline.notices
-    inferred(pipeline, frame(2))
-    assert "left the window before it was tracked" in pipeline.notices[0]
+    for i in range(1, 6):
+        tracks = tracked(inferred(pipeline, frame(i)))
+        np.testing.assert_allclose(tracks.uv, [[[50 - STEP / DEPTH * 64 * i, 24]]], atol=1e-3)
+    assert [len(ids) for ids in engine.inferences] == [1, 2, 2, 2, 2, 2]
+
+
+def test_points_that_wait_do_not_hold_their_frame_in_the_window_of_a_robot_at_rest():
+    """The views that made the window worth inferring stay in it."""
+    engine = planar()
+    engine.untracked = {1, 2, 3, 4}
+    pipeline = Pipeline(engine, Settings(window_size=3))
+    for i in range(4):
+        inferred(pipeline, frame(i))
+    plain = engine.infer
+
+    def at_rest(ids, *args, **kwargs):
+        found = plain(ids, *args, **kwargs)
+        encoding = found.pose_encoding.copy()
+        encoding[:, 0] = [encoding[0, 0] - STEP * (min(i, 3) - ids[0]) for i in ids]
+        return found._replace(pose_encoding=encoding)
+
+    engine.vary_scale, engine.infer = False, at_rest  # pyright: ignore[reportAttributeAccessIssue]
+    pipeline.query(np.array([5], np.uint32), np.array([[50.0, 24.0]]))
+    for i in range(4, 12):
+        inferred(pipeline, frame(i))
+    assert len({ids[:-1] for ids in engine.inferences[-5:]}) == 1
+
+
+@pytest.mark.parametrize("left", [1, 20])
+def test_a_query_may_name_a_frame_that_left_the_window(left):
+    """Whoever points at an image that is shown is late by more than a window."""
+    pipeline = Pipeline(planar(), Settings(window_size=3))
+    for i in range(24):
+        inferred(pipeline, frame(i))
+    named = 20 - left
+    pipeline.query(np.array([5], np.uint32), np.array([[50.0, 24.0]]), frame(named).stamp_ns)
+    tracks = tracked(inferred(pipeline, frame(24)))
+    at = [50 - STEP / DEPTH * 64 * (j - named) for j in (22, 23, 24)]
+    np.testing.assert_allclose(tracks.uv[:, 0, 0], at, atol=1e-3)
+
+
+def test_a_map_that_starts_again_says_that_tracks_end():
+    pipeline = Pipeline(planar())
+    inferred(pipeline, frame(0))
+    pipeline.query(np.array([5], np.uint32), np.array([[50.0, 24.0]]))
+    inferred(pipeline, frame(1, camera="rear"))
+    assert "tracks end: send the points again" in pipeline.notices[0]
+
+
+def test_loops_are_sought_while_points_are_tracked():
+    """The old keyframe and the points come in one inference; neither waits for the other."""
+
+    def windows(tracking: bool) -> list[list[tuple[int, int]]]:
+        there = drive("spin", 200)[:45] @ BASE_FROM_CAMERA
+        engine = Oracle(np.concatenate([there, there[::-1]]))
+        pipeline = Pipeline(engine, Settings(loop_period=2))
+        for i in range(90):
+            if tracking and i == 3:
+                pipeline.query(np.array([5], np.uint32), np.array([[20.0, 20.0]]))
+            update = inferred(pipeline, Frame(numbered_image(i), START + i * 100_000_000))
+            assert (update.tracks is not None) == (tracking and i >= 3)
+        assert update.status.loops_tried > 3
+        return engine.inferences
+
+    assert windows(tracking=True) == windows(tracking=False)
 
 
 def test_a_notice_of_the_engine_is_passed_on(monkeypatch):

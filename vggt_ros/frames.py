@@ -1,22 +1,28 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Records of the pipeline: an observation in; views placed in the world and tracks out."""
+"""Records of the pipeline: an observation in; views placed in the world and tracks out.
 
+And how a registered window becomes views.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8, UInt32
 
-from vggt_ros.imaging.grid import Grid
-from vggt_ros.imaging.masks import Masked
+from vggt_ros.imaging.grid import Grid, to_network
+from vggt_ros.imaging.masks import Masked, Masking
 from vggt_ros.imaging.rectify import Rectification
 from vggt_ros.mapping.comparisons import MAX_KEPT
-from vggt_ros.mapping.corrections import KeyframePoses
+from vggt_ros.mapping.corrections import Correction, KeyframePoses
 from vggt_ros.mapping.odometry import OdometryBuffer
+from vggt_ros.mapping.placement import Placement
 from vggt_ros.mapping.scale import NO_ESTIMATE, Estimate
 from vggt_ros.mapping.segment import Registration
 from vggt_ros.mapping.status import NO_STATUS, MapStatus
 from vggt_ros.mapping.velocity import Velocity
+from vggt_ros.mapping.window import WindowGeometry
 
 IDENTITY = np.eye(4)
 IDENTITY.flags.writeable = False  # it is shared
@@ -194,3 +200,65 @@ class Update(NamedTuple):
     def scale_source(self) -> str:
         """The source of the scale; "none": units are arbitrary."""
         return self.scale.source
+
+
+def window_frame(observation: Observation, grid: Grid, masking: Masking) -> WindowFrame:
+    """The frame on the network's grid, and what is ignored of it."""
+    pixels = to_network(observation.frame.rgb, grid)
+    masked = masking.of(pixels, grid, observation.mask)
+    return WindowFrame(observation.frame, grid, pixels, observation.sensor_depth, masked)
+
+
+def place_views(
+    window: WindowGeometry,
+    frames: Sequence[WindowFrame],
+    placed: Placement,
+    known: Mapping[int, View],
+    correction: Correction,
+) -> dict[int, View]:
+    """The window's views in the world, by frame; frames without depth keep what was known.
+
+    `correction`: what moved since that became known.
+    """
+    unit = np.float32(placed.registration.world_from_window.scale)
+    without_depth = len(window.frame_ids) - len(window.depth)
+    views: dict[int, View] = {}
+    for i, (key, frame) in enumerate(zip(window.frame_ids, frames, strict=True)):
+        j = i - without_depth
+        if j < 0 and key in known:
+            views[key] = corrected(known[key], placed.keyframes, correction)
+            continue
+        views[key] = View(
+            frame_id=key,
+            stamp_ns=frame.frame.stamp_ns,
+            camera=frame.frame.camera,
+            grid=frame.grid,
+            rgb=frame.pixels,
+            intrinsics=window.intrinsics[i],
+            world_from_camera=placed.world_from_camera[i],
+            depth=window.depth[j] * unit if j >= 0 else None,
+            confidence=window.confidence[j] if j >= 0 else None,
+            input_rgb=frame.frame.rgb,
+            segment=placed.registration.segment,
+            keyframe=_keyframe(key, window.frame_ids, placed.keyframes),
+        )
+    return views
+
+
+def corrected(view: View, keyframes: KeyframePoses, correction: Correction) -> View:
+    """A view as it was known, where its keyframe is now."""
+    motion = correction.moved.get(view.keyframe)
+    if motion is not None:
+        depth = None if view.depth is None else view.depth * np.float32(motion.scale)
+        pose = motion.apply_to_poses(view.world_from_camera[None])[0]
+        view = view._replace(world_from_camera=pose, depth=depth)
+    key = correction.heirs.get(view.keyframe, view.keyframe)
+    if key in keyframes:
+        view = view._replace(keyframe=key, segment=keyframes.segment(key))
+    return view
+
+
+def _keyframe(frame_id: int, window: Sequence[int], keyframes: KeyframePoses) -> int:
+    """The keyframe that a view moves with: its own, else the newest of the window."""
+    stored = [key for key in window if key in keyframes]
+    return frame_id if frame_id in stored else stored[-1] if stored else -1

@@ -13,30 +13,31 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt32
 
-from vggt_ros.engine.interface import Engine, InferenceResult
-from vggt_ros.frames import Depths, ExtraView, Frame, Needs, Observation, Update, View, WindowFrame
+from vggt_ros.engine.interface import Engine
+from vggt_ros.frames import (
+    Depths,
+    Frame,
+    Needs,
+    Observation,
+    Update,
+    View,
+    WindowFrame,
+    place_views,
+    window_frame,
+)
 from vggt_ros.imaging.grid import Grid
-from vggt_ros.mapping.baseline import BaselineSchedule, CameraPair
 from vggt_ros.mapping.corrections import KeyframeFollower, KeyframePoses
 from vggt_ros.mapping.loading import OlderMap, open_map
-from vggt_ros.mapping.loops import LoopView
 from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.map_files import LoadedMap
 from vggt_ros.mapping.measuring import Outcomes, Priors, Sensors
 from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate, Window, push
-from vggt_ros.tracking import TrackAnchor, Tracker
+from vggt_ros.tracking import SeenFrame, Tracker
 from vggt_ros.views import (
     WindowFrames,
-    camera_from_encoding,
-    checked_pair,
-    frame_at,
-    infer,
+    WindowInference,
     input_tracks,
-    keyframe_to_show,
-    place_views,
-    second_image,
-    window_frame,
     window_geometry,
 )
 
@@ -64,7 +65,8 @@ class Pipeline:
         self._priors = Priors(
             camera_height=self.settings.camera_height, fixed_scale=self.settings.fixed_scale
         )
-        self._baseline = BaselineSchedule()
+        depth_frames, window_size = self.settings.frames_with_depth, self.settings.window_size
+        self._network = WindowInference(engine, depth_frames, window_size, self._notify)
         self._stream, self._background = stream or StreamGate(), background
         self.masking = self.settings.masking()
         self._older: OlderMap | None = None  # that was loaded
@@ -81,7 +83,17 @@ class Pipeline:
     @property
     def is_tracking(self) -> bool:
         """Whether queried points are being tracked, or will be from the next frame on."""
-        return self._tracker.anchor is not None
+        return self._tracker.is_on
+
+    @property
+    def tracked_points(self) -> int:
+        """How many queried points are tracked, or will be."""
+        return self._tracker.count
+
+    @property
+    def untracked(self) -> str:
+        """Why points that were queried are not tracked, with figures; empty: they are."""
+        return self._tracker.waiting
 
     @property
     def window_stamps(self) -> tuple[int, ...]:
@@ -91,22 +103,16 @@ class Pipeline:
     def query(self, ids: UInt32[np.ndarray, "n"], uv: Float[np.ndarray, "n 2"], stamp_ns: int = 0):
         """Track these pixels of the input image from now on; an empty list clears.
 
-        `stamp_ns` names the frame they were chosen in (0: the newest).  Raises `UserError` for
-        pixels that are not finite or lie outside the image, and for a frame not in the window;
-        what is tracked then goes on.
+        `stamp_ns` names the frame they were chosen in (0: the newest), which is kept until they
+        have been tracked.  Raises `UserError` as `Tracker.query`; what is tracked then goes on.
         """
-        if len(ids) == 0:
-            self._tracker.anchor = None
-            return
-        key = frame_at(stamp_ns, self._held)
-        anchor = TrackAnchor.at(ids, uv, key)  # what is refused leaves the tracks as they are
-        self._tracker.anchor = anchor if key is None else anchor.on_grid(self._held[key].grid)
+        self._tracker.query(ids, uv, stamp_ns)
 
     def needs(self, stamp_ns: int) -> Needs:
         """What an observation of that time should bring, for the sources of scale."""
         _, due = self._with(self._frame_id)
         extra = due and "baseline" in self.settings.sources and self._missing == 0  # else no room
-        extra = extra and self._baseline.is_due(stamp_ns, self.map.needs("baseline"))
+        extra = extra and self._network.baseline.is_due(stamp_ns, self.map.needs("baseline"))
         return Needs(level=not self.map.frame_ids, extra_view=extra)
 
     def step(self, observation: Observation) -> Update | None:
@@ -120,11 +126,12 @@ class Pipeline:
         times = {"start": self.clock()}
         grid = self.grid(*frame.rgb.shape[1::-1])._replace(rectification=frame.rectification)
         frame_id, self._frame_id = self._frame_id, self._frame_id + 1
-        self._held[frame_id] = window_frame(observation, grid, self.masking)
+        held = self._held[frame_id] = window_frame(observation, grid, self.masking)
         times["resize"] = self.clock()
         self._window, due = self._with(frame_id)
         self._held = {key: self._held[key] for key in self._window.frame_ids}
-        self._tracker.arrived(frame_id, grid)
+        shown = held.shown  # what the network sees of it, whenever it does
+        self._tracker.arrived(SeenFrame(frame_id, frame.stamp_ns, grid, shown))
         return self._update(times, observation) if due else None
 
     def _check(self, frame: Frame) -> None:
@@ -132,6 +139,8 @@ class Pipeline:
         change = self._stream.check(frame.stamp_ns, frame.camera, *frame.rgb.shape[1::-1])
         self.notices += filter(None, [change.notice])
         if change.starts_map:
+            if self.is_tracking:
+                self.notices.append("tracks end with the window: send the points again")
             self._restart()
 
     def _restart(self) -> None:
@@ -146,7 +155,7 @@ class Pipeline:
         self.map.close(0.0)
         self.map = self._empty_map()
         self._tracker = Tracker(self._notify)
-        self._baseline.reset()
+        self._network.baseline.reset()
         self.engine.reset()
 
     def _empty_map(self) -> Map:
@@ -229,8 +238,10 @@ class Pipeline:
 
     def _update(self, times: dict[str, float], observation: Observation) -> Update:
         ids = self._window.frame_ids
-        anchor = self._tracker.find(ids, self._missing)
-        result, pair, loop = self._infer(ids, anchor, observation.extra_view)
+        found = self._network.infer(
+            ids, self._held, self._tracker, self.map, self._missing, observation.extra_view
+        )
+        result = found.result
         times["network"] = self.clock()
         if result.notice:
             self.notices.append(result.notice)
@@ -243,9 +254,10 @@ class Pipeline:
             ids, held, result, calibrated=self.settings.intrinsics != "model"
         )
         self._depths.add(ids[-1], held[-1], observation.depth_source)
-        sensors = Sensors(self._depths, pair, observation.odom_from_base, self.outcomes)
+        sensors = Sensors(self._depths, found.pair, observation.odom_from_base, self.outcomes)
+        frames = WindowFrames(self.engine, self._held)
         placed = self.map.add(
-            window, held[-1].frame.stamp_ns, sensors, WindowFrames(self.engine, self._held), loop,
+            window, held[-1].frame.stamp_ns, sensors, frames, found.loop,
             begin=begin and self.settings.has_map,
         )  # fmt: skip
         fresh = sum(key > self._newest for key in ids)
@@ -253,10 +265,9 @@ class Pipeline:
         self._views = place_views(window, held, placed, self._views, moved)
         self._newest = ids[-1]
         tracks = None
-        if anchor is not None and result.tracks is not None:
-            # Kept in the anchor too, since its frame will leave the window.
-            self._tracker.anchor = anchor.with_tracks(ids, result.tracks)
-            tracks = input_tracks(anchor.ids, held, result)
+        if found.anchor is not None and result.tracks is not None:
+            self._tracker.tracked(ids, result.tracks, held[-1].shown)
+            tracks = input_tracks(found.anchor.ids, held, result)
         times["geometry"] = self.clock()
         self._window_id += 1
         return Update(
@@ -269,31 +280,3 @@ class Pipeline:
             missing=self._missing,
             **placed.shared(),
         )
-
-    def _infer(
-        self, ids: tuple[int, ...], anchor: TrackAnchor | None, extra: ExtraView | None
-    ) -> tuple[InferenceResult, CameraPair | None, LoopView | None]:
-        """The network's output for the window; with an extra view also where that one stands."""
-        newest, key, image = self._held[ids[-1]], None, None
-        depth_frames, size = self.settings.frames_with_depth, self.settings.window_size
-        is_first = len(ids) <= min(depth_frames, size - 1)  # all cameras would be measured by it
-        if extra is not None:
-            self._baseline.attempt(newest.frame.stamp_ns)
-            image = second_image(extra, newest, self._notify)
-        elif not is_first:
-            key, image = keyframe_to_show(self.map, newest, anchor, self._missing)
-        result, encoding = infer(self.engine, ids, self._held, anchor, depth_frames, image)
-        if image is None:
-            return result, None, None
-        whole = encoding is not None and len(result.pose_encoding) == len(ids)
-        if key is not None:
-            if encoding is None or not whole:
-                self.map.loops.pause(len(ids))
-                return result, None, None
-            return result, None, LoopView(key, camera_from_encoding(encoding))
-        pair = None
-        if encoding is not None and extra is not None:
-            pair = checked_pair(self._baseline, encoding, result, extra, self._notify)
-        if not whole:
-            self._baseline.pause()
-        return result, pair, None

@@ -98,6 +98,12 @@ class Settings:
         "Keyframes that are kept; beyond, the most redundant are removed",
         between=(10, 100_000),
     )
+    track_queries: int = setting(
+        16,
+        "Queried points whose tracks are prepared from the start (compiled in the background, after"
+        " all else); more, or 0: the first query waits for it",
+        between=(0, 1024),
+    )
     scale_source: str = setting(
         "none",
         "Sources of metric scale, most trusted first, commas between: fixed, baseline (a second"

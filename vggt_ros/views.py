@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The network's output as cameras of a window, and a registered window as views in the world."""
+"""What the network is asked about a window, and its output as cameras and tracks."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8, UInt32
@@ -10,7 +11,7 @@ from jaxtyping import Float, Float32, UInt8, UInt32
 from vggt_ros.engine.extra_views import infer_with_extra_view
 from vggt_ros.engine.interface import Engine, InferenceResult
 from vggt_ros.errors import UserError
-from vggt_ros.frames import ExtraView, Observation, Tracks, View, WindowFrame
+from vggt_ros.frames import ExtraView, Tracks, WindowFrame
 from vggt_ros.geometry import (
     extrinsics_from_pose_encoding,
     homogeneous,
@@ -18,15 +19,13 @@ from vggt_ros.geometry import (
     inverse_rigid,
 )
 from vggt_ros.imaging.compressed import compress, decompress
-from vggt_ros.imaging.grid import Grid, to_network, to_same_grid
-from vggt_ros.imaging.masks import Masking
+from vggt_ros.imaging.grid import to_same_grid
 from vggt_ros.mapping.baseline import BaselineSchedule, CameraPair, check_simultaneous
-from vggt_ros.mapping.corrections import Correction, KeyframePoses
 from vggt_ros.mapping.keyframe_map import Appearance
+from vggt_ros.mapping.loops import LoopView
 from vggt_ros.mapping.map import Map
-from vggt_ros.mapping.placement import Placement
 from vggt_ros.mapping.window import WindowGeometry
-from vggt_ros.tracking import TrackAnchor
+from vggt_ros.tracking import TrackAnchor, Tracker
 
 
 def window_geometry(
@@ -59,13 +58,6 @@ def window_geometry(
     return geometry, focal
 
 
-def window_frame(observation: Observation, grid: Grid, masking: Masking) -> WindowFrame:
-    """The frame on the network's grid, and what is ignored of it."""
-    pixels = to_network(observation.frame.rgb, grid)
-    masked = masking.of(pixels, grid, observation.mask)
-    return WindowFrame(observation.frame, grid, pixels, observation.sensor_depth, masked)
-
-
 def camera_from_encoding(encoding: Float[np.ndarray, "9"]) -> Float[np.ndarray, "4 4"]:
     """window_from_camera of one pose encoding."""
     from_window = homogeneous(extrinsics_from_pose_encoding(encoding[None].astype(np.float64)))
@@ -80,6 +72,128 @@ def camera_pair(
     """Where a second camera stands, by the pose encodings of one window and as mounted."""
     estimated = inverse_rigid(camera_from_encoding(newest)) @ camera_from_encoding(extra)
     return CameraPair(estimated, camera_from_extra)
+
+
+class Inferred(NamedTuple):
+    """The network's output for a window, and what became of the image shown beside it."""
+
+    result: InferenceResult
+    anchor: TrackAnchor | None = None  # the points that were to be tracked
+    pair: CameraPair | None = None  # where a second camera stands
+    loop: LoopView | None = None  # where an old keyframe stands
+
+
+class WindowInference:
+    """Asks the network about windows: which image is shown beside one, which points are tracked.
+
+    There is room for one image.  That of a frame whose points wait to be tracked comes first, then
+    a second camera's, then an old keyframe's.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        depth_frames: int,
+        window_size: int,
+        notify: Callable[[str], object],
+    ):
+        self._engine, self._notify = engine, notify
+        self._depth_frames, self._window_size = depth_frames, window_size
+        self.baseline = BaselineSchedule()
+
+    def infer(
+        self,
+        ids: tuple[int, ...],
+        held: Mapping[int, WindowFrame],
+        tracker: Tracker,
+        known: Map,
+        missing: int,
+        extra: ExtraView | None,
+    ) -> Inferred:
+        """The network's output for the frames `ids`, of which it left out `missing` the last time.
+
+        `extra` is a second camera's image. `tracker` learns why points are not tracked, if not.
+        """
+        anchor = tracker.find(ids, missing)
+        if anchor is not None and anchor.frame_id not in ids:
+            reason = self._obstacle(len(ids) + 1, anchor)
+            if not reason:
+                found = Inferred(self._ask(ids, held, anchor, anchor.kept.pixels)[0], anchor)
+                return self._checked(found, len(ids) + 1, tracker)
+            tracker.not_tracked(reason)
+            anchor = None
+        newest = held[ids[-1]]
+        if extra is not None:
+            self.baseline.attempt(newest.frame.stamp_ns)
+            image = second_image(extra, newest, self._notify)
+            result, encoding = self._ask(ids, held, anchor, image)
+            pair = None
+            if encoding is not None:
+                pair = checked_pair(self.baseline, encoding, result, extra, self._notify)
+            if image is not None and len(result.pose_encoding) < len(ids):
+                self.baseline.pause()
+            return self._checked(Inferred(result, anchor, pair), len(ids), tracker)
+        key, image = known.next_loop, None
+        # All cameras of a short window would be measured by the keyframe's.
+        if len(ids) > min(self._depth_frames, self._window_size - 1):
+            reason = ""
+            if anchor is not None and known.loops.is_on and not known.is_relocalising:
+                # No gap in the tracks while the program with room for one more is compiled.
+                reason = self._obstacle(len(ids) + 1, anchor)
+                reason = reason and f"while {len(anchor.ids)} points are tracked: {reason}"
+            key, image = keyframe_to_show(known, newest, reason, missing)
+        result, encoding = self._ask(ids, held, anchor, image)
+        loop = None
+        if key is not None and encoding is not None and len(result.pose_encoding) == len(ids):
+            loop = LoopView(key, camera_from_encoding(encoding))
+        elif image is not None:
+            known.loops.pause(len(ids))
+        return self._checked(Inferred(result, anchor, None, loop), len(ids), tracker)
+
+    def _checked(self, found: Inferred, frames: int, tracker: Tracker) -> Inferred:
+        """The same; `tracker` is told if there are no tracks in it."""
+        if found.anchor is not None and found.result.tracks is None:
+            reason = self._obstacle(frames, found.anchor)
+            tracker.not_tracked(reason or "the network could not run with them")
+        return found
+
+    def _obstacle(self, frames: int, anchor: TrackAnchor) -> str:
+        """Why these points are not tracked in an inference of so many frames; empty: they are."""
+        height, width = anchor.kept.pixels.shape[:2]
+        depth_frames = min(self._depth_frames, frames)
+        return self._engine.obstacle(
+            (height, width), frames, depth_frames=depth_frames, queries=len(anchor.ids)
+        )
+
+    def _ask(
+        self,
+        ids: tuple[int, ...],
+        held: Mapping[int, WindowFrame],
+        anchor: TrackAnchor | None,
+        image: UInt8[np.ndarray, "h w 3"] | None,
+    ) -> tuple[InferenceResult, Float32[np.ndarray, "9"] | None]:
+        """The network's output, and the pose encoding of an image beside the window.
+
+        None: there is no such image, or the network left it out. Points that are pinned in none of
+        these frames are given in the image, which must be the one that is kept of theirs.
+        """
+        images = [held[key].shown for key in ids]
+        inside = anchor is not None and anchor.frame_id in ids
+        query_frame = ids.index(anchor.frame_id) if anchor and inside else None
+        queries = anchor.uv if anchor else None
+        depth_frames = min(self._depth_frames, len(ids))
+        if image is None:
+            result = self._engine.infer(
+                ids, images, depth_frames=depth_frames,
+                queries=queries, query_frame=query_frame or 0,
+            )  # fmt: skip
+            encoding = None
+        else:
+            result, encoding = infer_with_extra_view(
+                self._engine, ids, images, image, depth_frames=depth_frames,
+                max_depth_frames=self._depth_frames, queries=queries, query_frame=query_frame,
+            )  # fmt: skip
+        return without_masked(result, [held[key] for key in ids]), encoding
 
 
 class WindowFrames:
@@ -98,17 +212,6 @@ class WindowFrames:
         return Appearance(held.frame.stamp_ns, held.frame.camera, compress(held.shown))
 
 
-def frame_at(stamp_ns: int, held: Mapping[int, WindowFrame]) -> int | None:
-    """The frame of that stamp (0: the newest; None: there is none yet).  Raises `UserError`."""
-    known = {frame.frame.stamp_ns: key for key, frame in held.items()}
-    if stamp_ns and stamp_ns not in known:
-        raise UserError(
-            f"the query's stamp {stamp_ns} is not one of the {len(known)} frames in the window;"
-            " use stamp 0 for the newest frame"
-        )
-    return known[stamp_ns] if stamp_ns else max(held, default=None)
-
-
 def input_tracks(
     ids: UInt32[np.ndarray, "n"], held: Sequence[WindowFrame], result: InferenceResult
 ) -> Tracks:
@@ -120,33 +223,6 @@ def input_tracks(
     stamps = tuple(h.frame.stamp_ns for h in held)
     seen = np.isfinite(uv).all(axis=-1)  # all, unless a lens is undone
     return Tracks(ids, stamps, uv, result.visibility * seen, result.track_confidence)
-
-
-def infer(
-    engine: Engine,
-    frame_ids: tuple[int, ...],
-    held: Mapping[int, WindowFrame],
-    anchor: TrackAnchor | None,
-    depth_frames: int,
-    extra_image: UInt8[np.ndarray, "h w 3"] | None,
-) -> tuple[InferenceResult, Float32[np.ndarray, "9"] | None]:
-    """The network's output for a window, and for an extra image its pose encoding.
-
-    None: there is no such image, or the network left it out.
-    """
-    images = [held[key].shown for key in frame_ids]
-    asked = {
-        "depth_frames": min(depth_frames, len(frame_ids)),
-        "queries": anchor.uv if anchor else None,
-        "query_frame": frame_ids.index(anchor.frame_id) if anchor else 0,
-    }
-    if extra_image is None:
-        result, encoding = engine.infer(frame_ids, images, **asked), None
-    else:
-        result, encoding = infer_with_extra_view(
-            engine, frame_ids, images, extra_image, max_depth_frames=depth_frames, **asked
-        )
-    return without_masked(result, [held[key] for key in frame_ids]), encoding
 
 
 def without_masked(result: InferenceResult, frames: Sequence[WindowFrame]) -> InferenceResult:
@@ -190,25 +266,21 @@ def checked_pair(
 
 
 def keyframe_to_show(
-    known: Map, newest: WindowFrame, anchor: TrackAnchor | None, missing: int
+    known: Map, newest: WindowFrame, tracks: str, missing: int
 ) -> tuple[int | None, UInt8[np.ndarray, "h w 3"] | None]:
     """The keyframe to show beside the window, and its image; None: none is due, or none can be.
 
-    `missing`: frames that the engine left out of the last window. What stands in the way is an
+    `tracks`: why none can be beside points that are tracked, or empty. `missing`: frames that the
+    engine left out of the last window. What stands in the way is an
     obstacle of the map's loops, for as long as it does.
     """
-    obstacles, tracked = known.loops.obstacles, 0
-    if anchor is not None and not known.is_relocalising:
-        tracked = len(anchor.ids)  # programs for tracks have no room for an extra view
+    obstacles = known.loops.obstacles
     if known.loops.is_on:
-        because = (
-            f"no loop is sought while {tracked} points are tracked: their programs have no room"
-        )
-        obstacles.set("tracks", f"{because} for an old keyframe" if tracked else "")
+        obstacles.set("tracks", tracks and f"no loop is sought {tracks}")
         because = f"no loop is sought while the engine leaves {missing} frames out of the window"
         obstacles.set("window", because if missing else "")
     key, store = known.next_loop, known.keyframes.store
-    if missing or tracked or key is None or key not in store:
+    if missing or tracks or key is None or key not in store:
         return key, None
     stored = store.get(key).image
     image = decompress(stored) if stored else None
@@ -221,58 +293,3 @@ def keyframe_to_show(
         obstacles.leave_out(key, len(store), f"has an image of {sizes[0]}, the window {sizes[1]}")
         image = None
     return key, image
-
-
-def place_views(
-    window: WindowGeometry,
-    frames: Sequence[WindowFrame],
-    placed: Placement,
-    known: Mapping[int, View],
-    correction: Correction,
-) -> dict[int, View]:
-    """The window's views in the world, by frame; frames without depth keep what was known.
-
-    `correction`: what moved since that became known.
-    """
-    unit = np.float32(placed.registration.world_from_window.scale)
-    without_depth = len(window.frame_ids) - len(window.depth)
-    views: dict[int, View] = {}
-    for i, (key, frame) in enumerate(zip(window.frame_ids, frames, strict=True)):
-        j = i - without_depth
-        if j < 0 and key in known:
-            views[key] = corrected(known[key], placed.keyframes, correction)
-            continue
-        views[key] = View(
-            frame_id=key,
-            stamp_ns=frame.frame.stamp_ns,
-            camera=frame.frame.camera,
-            grid=frame.grid,
-            rgb=frame.pixels,
-            intrinsics=window.intrinsics[i],
-            world_from_camera=placed.world_from_camera[i],
-            depth=window.depth[j] * unit if j >= 0 else None,
-            confidence=window.confidence[j] if j >= 0 else None,
-            input_rgb=frame.frame.rgb,
-            segment=placed.registration.segment,
-            keyframe=_keyframe(key, window.frame_ids, placed.keyframes),
-        )
-    return views
-
-
-def corrected(view: View, keyframes: KeyframePoses, correction: Correction) -> View:
-    """A view as it was known, where its keyframe is now."""
-    motion = correction.moved.get(view.keyframe)
-    if motion is not None:
-        depth = None if view.depth is None else view.depth * np.float32(motion.scale)
-        pose = motion.apply_to_poses(view.world_from_camera[None])[0]
-        view = view._replace(world_from_camera=pose, depth=depth)
-    key = correction.heirs.get(view.keyframe, view.keyframe)
-    if key in keyframes:
-        view = view._replace(keyframe=key, segment=keyframes.segment(key))
-    return view
-
-
-def _keyframe(frame_id: int, window: Sequence[int], keyframes: KeyframePoses) -> int:
-    """The keyframe that a view moves with: its own, else the newest of the window."""
-    stored = [key for key in window if key in keyframes]
-    return frame_id if frame_id in stored else stored[-1] if stored else -1

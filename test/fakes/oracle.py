@@ -83,6 +83,10 @@ class Oracle:
     def prepare(self, *_: object, **__: object) -> None:
         """Nothing to compile."""
 
+    def obstacle(self, *_: object, **__: object) -> str:
+        """Nothing is compiled, so that all can be tracked."""
+        return ""
+
     def close(self, timeout: float) -> bool:
         """Nothing to wait for."""
         return True

@@ -25,8 +25,8 @@ class PlanarEngine:
 
     `vary_scale`: every inference has a unit of its own, as those of a real network have.
     `max_frames`: an inference covers no more, as on a device whose memory is full.
-    `missing`: sizes whose programs are still being compiled. While `gate` is cleared, `infer`
-    waits, and has set `inside`.
+    `missing`: sizes whose programs are still being compiled. `untracked`: lengths of windows whose
+    programs for tracks are. While `gate` is cleared, `infer` waits, and has set `inside`.
     """
 
     device, dtype, random_weights, default_width = "none", "float32", False, WIDTH
@@ -41,6 +41,8 @@ class PlanarEngine:
         self.queries: list[tuple[np.ndarray, int]] = []
         self.prepared: list[tuple[tuple[int, int], int]] = []  # size and window size
         self.missing: set[tuple[int, int]] = set()
+        self.untracked: set[int] = set()
+        self.track_queries = 0  # of the last `prepare`
         self.compiling: tuple[str, ...] = ()
         self.resets = 0
         self.cached: tuple[int, ...] = ()  # frames of the last inference, also those left out
@@ -48,12 +50,25 @@ class PlanarEngine:
         self.gate.set()
 
     def prepare(
-        self, size: tuple[int, int], window_size: int, *, depth_frames: int, extra_views: int = 0
+        self,
+        size: tuple[int, int],
+        window_size: int,
+        *,
+        depth_frames: int,
+        extra_views: int = 0,
+        track_queries: int = 0,
     ) -> None:
         """As `Engine.prepare`: raises `Compiling` for a size in `missing`."""
+        self.track_queries = track_queries
         self.prepared.append((size, window_size))
         if size in self.missing:
             raise Compiling(f"compiling for {size[1]}x{size[0]}; images wait")
+
+    def obstacle(
+        self, size: tuple[int, int], frames: int, *, depth_frames: int, queries: int
+    ) -> str:
+        """As `Engine.obstacle`."""
+        return f"a window of {frames} is not compiled yet" if frames in self.untracked else ""
 
     def warm(self, *_: object, **__: object) -> None:
         """Nothing to compile."""
@@ -95,10 +110,13 @@ class PlanarEngine:
         encoding[:, 7:] = 2 * np.arctan(np.array([HEIGHT, WIDTH]) / self.focal[::-1] / 2)
         depth = np.full((depth_frames, *SIZE), DEPTH * unit, np.float32)
         confidence = np.broadcast_to(self.confidence, depth.shape).astype(np.float32)
-        if queries is None or query_frame < 0:
+        if queries is None or query_frame < 0 or len(frame_ids) in self.untracked:
             return InferenceResult(encoding, depth, confidence)
         self.queries.append((queries, query_frame))
-        shift = [-STEP / DEPTH * self.focal[0] * (i - frame_ids[query_frame]) for i in frame_ids]
+        pinned = frame_ids[query_frame]
+        if pinned < 0:  # a view beside the window: its image says which it is
+            pinned = int(images[query_frame + cut].flat[0])
+        shift = [-STEP / DEPTH * self.focal[0] * (i - pinned) for i in frame_ids]
         tracks = queries[None] + np.array(shift, np.float32)[:, None, None] * np.float32([1, 0])
         ones = np.ones(tracks.shape[:2], np.float32)
         return InferenceResult(

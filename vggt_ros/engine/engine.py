@@ -6,7 +6,7 @@ The engine caches what it computed of each frame alone, so that a window that sl
 costs one frame's encoder (`model/stream.py`).  The numbers are those of the full forward pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,12 +25,13 @@ from vggt_ros.engine.device import (
 )
 from vggt_ros.engine.fingerprint import fingerprint
 from vggt_ros.engine.frame_cache import FrameCache
-from vggt_ros.engine.interface import Compiling, DeviceLost, InferenceResult, OutOfMemory
+from vggt_ros.engine.interface import Compiling, InferenceResult, OutOfMemory
 from vggt_ros.engine.programs import Program, Programs
+from vggt_ros.engine.selection import Selection
 from vggt_ros.engine.shapes import (
     EncoderProgram,
-    Shape,
     WindowProgram,
+    for_tracks,
     needed,
     padded_queries,
 )
@@ -66,15 +67,18 @@ class Engine:
     ):
         self.name, self.device, self.dtype = name, device, dtype
         self.random_weights, self.default_width = random, default_width
-        self.background = background
         self._config, compiler = config, Compiler(config, dtype, device, cache_dir)
-        self.programs = Programs(compiler)
+        self.selection = Selection(Programs(compiler), background=background, faults=self._faults)
         self.frame_cache = FrameCache(config, device)
         self._slots = 0
-        self._too_large: list[WindowProgram] = []
         with self._faults(f"the weights of {name}"):
             self._weights = compiler.place_weights(weights)
             jax.block_until_ready(self._weights)
+
+    @property
+    def programs(self) -> Programs:
+        """What is compiled, and what will be."""
+        return self.selection.programs
 
     @property
     def compiling(self) -> tuple[str, ...]:
@@ -115,24 +119,44 @@ class Engine:
                 self.programs.get(shape._replace(slots=self._slots))
 
     def prepare(
-        self, size: tuple[int, int], window_size: int, *, depth_frames: int, extra_views: int = 0
+        self,
+        size: tuple[int, int],
+        window_size: int,
+        *,
+        depth_frames: int,
+        extra_views: int = 0,
+        track_queries: int = 0,
     ) -> None:
         """Have all that windows up to this size will need compiled in the background.
 
-        `extra_views` frames more are now and then in a full window; what they need comes last.
+        `extra_views` frames more are now and then in a full window; what they need comes late, and
+        what tracks up to `track_queries` points comes last.
         Raises `Compiling` until a window of one frame can be inferred.  Calling it again is cheap.
         """
-        self._slots = max(self._slots, window_size + extra_views)
+        self.selection.window_size = window_size
+        self._slots = max(self._slots, window_size + 1)
         sizes = range(1, window_size + 1)
         shapes = [
-            shape._replace(slots=self._slots)
-            for shape in needed(size, sizes, depth_frames=depth_frames, extra_views=extra_views)
+            *needed(size, sizes, depth_frames=depth_frames, extra_views=extra_views),
+            *for_tracks(size, window_size, depth_frames=depth_frames, queries=track_queries),
         ]
+        shapes = [shape._replace(slots=self._slots) for shape in shapes]
         at_once, later = shapes[:2], shapes[2:]
         self.programs.request(at_once, first=True)
         self.programs.request(later)
-        if None in [self._find(shape) for shape in at_once]:
+        if None in [self.selection.find(shape) for shape in at_once]:
             raise _compiling(size)
+
+    def obstacle(
+        self, size: tuple[int, int], frames: int, *, depth_frames: int, queries: int
+    ) -> str:
+        """Why `queries` points are not tracked in a window of `frames` now; empty: they would be.
+
+        `size` is (height, width).  In the background the program, if it is missing, is compiled
+        next, once the same window runs without tracks.
+        """
+        shape = WindowProgram(size, self._slots, frames, depth_frames, padded_queries(queries))
+        return self.selection.obstacle(shape)
 
     def infer(
         self,
@@ -154,20 +178,11 @@ class Engine:
         wanted = WindowProgram(size, self._slots, frames, depth_frames, padded)
         slots = self._encode(frame_ids, images)
         faults: list[UserError] = []
-        find = self._find
-        for shape in self._fitting(wanted):
-            program = None
+        for shape, program in self.selection.choices(wanted, query_frame, faults):
             try:
-                program = find(shape)
-                if program is None:  # its compilation was started, and one start is enough
-                    find = self.programs.if_ready
-                    continue
                 result = self._run(program, shape, slots, queries, query_frame)
-            except (OutOfMemory, DeviceLost) as error:
-                if program is not None and isinstance(error, DeviceLost):
-                    raise  # it was running; one that cannot be compiled may be at fault itself
-                faults.append(error)
-                self._too_large.append(shape)
+            except OutOfMemory as error:
+                self.selection.exclude(shape, error, faults)
                 continue
             if faults:
                 result = result._replace(notice=f"{faults[-1]}; until then a {shape} is used")
@@ -182,16 +197,6 @@ class Engine:
         with self._faults("the descriptor of a frame"):
             return self.frame_cache.describe(frame_id)
 
-    def _fitting(self, wanted: WindowProgram) -> Iterator[WindowProgram]:
-        """This window and its substitutes, without those that are known not to fit.
-
-        A single frame is always tried: memory that others held may be free again.
-        """
-        for shape in wanted.with_substitutes():
-            last = shape.frames == 1 and shape.queries == 0
-            if last or not any(shape.needs_at_least(limit) for limit in self._too_large):
-                yield shape
-
     def _encode(
         self, frame_ids: Sequence[int], images: Sequence[UInt8[np.ndarray, "h w 3"]]
     ) -> Int32[np.ndarray, "s"]:
@@ -199,7 +204,7 @@ class Engine:
         size = images[0].shape[:2]
         self.frame_cache.resize(size, self._slots)
         shape = EncoderProgram(size, self._slots)
-        program = self._find(shape)
+        program = self.selection.find(shape)
         if program is None:
             raise _compiling(size)
         with self._faults(str(shape)):
@@ -213,10 +218,10 @@ class Engine:
         queries: Float32[np.ndarray, "n 2"] | None,
         query_frame: int,
     ) -> InferenceResult:
-        """Run it on the newest frames; without tracks where it or the query's frame has none."""
+        """Run it on the newest frames; without tracks where it has none."""
         cut = len(slots) - shape.frames
         given = np.zeros((0, 2), np.float32)
-        if queries is not None and shape.queries and query_frame >= cut:
+        if queries is not None and shape.queries:
             given = queries
         points = np.zeros((shape.queries, 2), np.float32)
         points[: len(given)] = given
@@ -236,11 +241,6 @@ class Engine:
         if len(given) == 0:
             return InferenceResult(pose, depth, confidence)
         return InferenceResult(pose, depth, confidence, *(x[:, : len(given)] for x in tracks))
-
-    def _find(self, shape: Shape) -> Program | None:
-        """The program; in the background None while it is compiled."""
-        with self._faults(str(shape)):
-            return self.programs.find(shape) if self.background else self.programs.get(shape)
 
     def _faults(self, what: str) -> AbstractContextManager[None]:
         return readable_faults(what, self.device, self.dtype)

@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""An image of another camera in one inference: inserted into the window, taken out of the result.
+"""An image beside the window in one inference: inserted into it, and taken out of the result.
+
+Of another camera, of an old keyframe, or of a frame that left the window with points to track.
 
 The extra view lies before the frames that get depth. The window, the frames that are cached and
 the compiled programs stay as they are, and such an inference costs one frame more.
@@ -21,12 +23,13 @@ def infer_with_extra_view(
     depth_frames: int,
     max_depth_frames: int,
     queries: Float32[np.ndarray, "n 2"] | None = None,
-    query_frame: int = 0,
+    query_frame: int | None = 0,
 ) -> tuple[InferenceResult, Float32[np.ndarray, "9"] | None]:
     """The window's result, as `Engine.infer` returns it, and the extra view's pose encoding.
 
     None where the engine left it out, as it does with the oldest frames of a window that is too
-    long. `max_depth_frames` are those of a window that is one frame longer.
+    long. `max_depth_frames` are those of a window that is one frame longer. `query_frame` counts
+    the window's frames; None: `queries` are pixels of the extra view.
     """
     at = len(frame_ids) - depth_frames
     # A number that no frame has, nor any extra view before: the engine caches frames by it.
@@ -36,7 +39,7 @@ def infer_with_extra_view(
         [*images[:at], extra_image, *images[at:]],
         depth_frames=min(max_depth_frames, len(every_id)),
         queries=queries,
-        query_frame=query_frame + (query_frame >= at),
+        query_frame=at if query_frame is None else query_frame + (query_frame >= at),
     )
     at -= len(every_id) - len(found.pose_encoding)  # the oldest are left out
     if at < 0:

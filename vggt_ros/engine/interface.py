@@ -62,6 +62,15 @@ class Engine(Protocol):
         """One forward pass over a window, oldest frame first."""
         ...
 
+    def obstacle(
+        self, size: tuple[int, int], frames: int, *, depth_frames: int, queries: int
+    ) -> str:
+        """Why `queries` points are not tracked in a window of `frames` now; empty: they would be.
+
+        `size` is (height, width) in network pixels.
+        """
+        ...
+
     def describe(self, frame_id: int) -> Float32[np.ndarray, "d"] | None:
         """What a frame looks like: a vector of unit length, alike for frames that look alike.
 

@@ -44,14 +44,16 @@ class Programs:
         self._make(shape)
         return self._take(shape)
 
-    def find(self, shape: Shape) -> Program | None:
+    def find(self, shape: Shape, *, hurry: bool = False) -> Program | None:
         """The program if it is ready; else it is compiled in the background, before all others.
 
-        One that is awaited already keeps its place.  Raises what compiling it has raised; the next
-        call tries again.
+        One that is awaited already keeps its place, unless in a `hurry`.  Raises what compiling it
+        has raised; the next call tries again.
         """
         with self._changed:
             if shape not in self._ready and shape not in self._failed:
+                if hurry and shape in self._queue:
+                    self._queue.remove(shape)
                 self._enqueue([shape], first=True)
                 return None
         return self._take(shape)

@@ -35,11 +35,15 @@ class WindowProgram(NamedTuple):
 
     def with_substitutes(self) -> Sequence["WindowProgram"]:
         """This window, and what may be inferred in its place: no tracks, then fewer frames."""
-        fewer = [
-            self._replace(frames=s, depth_frames=min(s, self.depth_frames), queries=0)
-            for s in range(self.frames, 0, -1)
-        ]
-        return [self, *fewer] if self.queries else fewer
+        shapes: list[WindowProgram] = []
+        for s in range(self.frames, 0, -1):
+            fewer = self._replace(frames=s, depth_frames=min(s, self.depth_frames))
+            shapes += [fewer, fewer.without_tracks()] if self.queries else [fewer]
+        return shapes
+
+    def without_tracks(self) -> "WindowProgram":
+        """The same window, without tracks."""
+        return self._replace(queries=0)
 
     def needs_at_least(self, other: "WindowProgram") -> bool:
         """Whether it needs at least the memory that the other does."""
@@ -68,18 +72,34 @@ def needed(
     window has filled by the time that it is compiled. The others are passed while a window fills
     again after a reset; they follow from long to short, so that the next shorter one is there
     first, should the longest not fit into the device's memory. `extra_views` are frames that are
-    in the longest now and then, besides its own; what they need comes last.
+    in the longest now and then, besides its own; what they need comes last. The cache has a slot
+    for one in any case, so that points may be tracked from a frame that left the window.
     """
     shortest, *longer = sorted(window_sizes)
     longest = max(window_sizes)
-    slots = longest + extra_views
+    slots = longest + max(extra_views, 1)
     shapes: list[Shape] = [EncoderProgram(size, slots)]
     for padded in sorted({padded_queries(count) for count in queries}):
         for s in (shortest, *reversed(longer)):
             shapes.append(WindowProgram(size, slots, s, min(depth_frames, s), padded))
-    for s in range(longest + 1, slots + 1):
+    for s in range(longest + 1, longest + extra_views + 1):
         shapes.append(WindowProgram(size, slots, s, min(depth_frames, s), 0))
     return shapes
+
+
+def for_tracks(
+    size: tuple[int, int], window_size: int, *, depth_frames: int, queries: int
+) -> list[Shape]:
+    """Programs that track up to `queries` points in full windows of `size` (height, width).
+
+    The second has room for a frame that left the window before the points in it were tracked. No
+    program is for shorter windows: a window passes through them while it fills, and tracks can
+    begin when it has.
+    """
+    if queries == 0:
+        return []
+    slots, padded = window_size + 1, padded_queries(queries)
+    return [WindowProgram(size, slots, s, min(depth_frames, s), padded) for s in (slots - 1, slots)]
 
 
 def padded_queries(count: int) -> int:

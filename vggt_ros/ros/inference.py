@@ -32,6 +32,7 @@ from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.robot import Robot
+from vggt_ros.ros.track_status import TrackCost
 from vggt_ros.ros.worker import Worker, ask
 from vggt_ros.timeline import SizeGate, StreamGate
 
@@ -86,6 +87,7 @@ class InferenceWorker:
         self._reader = ImageReader(parameters.mono16_bits, parameters.mono16_black)
         self._names = FrameNames(health.notice)
         self._loaded: LoadedMap | None = None
+        self._track_cost = TrackCost(parameters.window_size)
 
     def begin(self) -> None:
         """Open the network.  Raises `UserError` where there is none."""
@@ -103,6 +105,7 @@ class InferenceWorker:
             "device": str(engine.device),
             "dtype": str(engine.dtype),
             "weights": noise,
+            "tracks": "none",
         }
         if text := caution(engine.name, engine.random_weights):
             self._health.notice(text)
@@ -117,6 +120,7 @@ class InferenceWorker:
     def reset(self) -> None:
         """Empty window, tracks, map and path; compiled programs and a loaded map stay."""
         self.pipeline.reset()
+        self._report_tracks()
         self._sender.call_soon(self._show_empty_map)
 
     def _show_empty_map(self) -> None:
@@ -172,6 +176,12 @@ class InferenceWorker:
             self.pipeline.query(ids, uv, stamp_ns(msg.header.stamp))
         except UserError as error:
             self._health.refuse(str(error))
+        self._report_tracks()
+
+    def _report_tracks(self) -> None:
+        """What is tracked, and why what was asked for is not."""
+        self._health.set_warning("tracks", self.pipeline.untracked)
+        self._health.network["tracks"] = self._track_cost.text(self.pipeline.tracked_points)
 
     def infer(self, task: Task) -> None:
         """Decode, infer, pass on; an error of this image does not affect the next one.
@@ -226,6 +236,9 @@ class InferenceWorker:
         self._health.used()
         self._health.set_warning("mask", self._robot.masks.warning)
         self._health.set_warning("masking", self.pipeline.masking.fault)
+        if update is not None:
+            self._track_cost.add(update)
+            self._report_tracks()
         return update
 
     def _pass_on(self, notices: list[str]) -> None:
@@ -256,6 +269,7 @@ class InferenceWorker:
             settings.window_size,
             depth_frames=settings.frames_with_depth,
             extra_views=settings.extra_views,
+            track_queries=settings.track_queries,
         )
         self._sizes.use(width, height)
 

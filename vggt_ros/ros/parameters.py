@@ -57,6 +57,7 @@ class Parameters:
     network_width: int = _shared("network_width")
 
     keyframes: bool = _shared("keyframes")
+    track_queries: int = _shared("track_queries")
 
     # The map.
     loops: bool = _shared("loops")

@@ -7,11 +7,10 @@ from collections import deque
 import numpy as np
 from jaxtyping import Bool
 
-from vggt_ros.frames import Update, View
+from vggt_ros.frames import Update, View, corrected
 from vggt_ros.mapping.agreement import DepthView, agreed
 from vggt_ros.ros.following import Change
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.views import corrected
 
 KEPT = 3  # views that have left the window
 TOO_FEW = 0.2  # share of a view's points that agree, below which the cloud is hardly of use

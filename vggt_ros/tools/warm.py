@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from vggt_ros.engine.shapes import needed
+from vggt_ros.engine.shapes import for_tracks, needed
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
 
@@ -19,7 +19,7 @@ def warm(
     stride: int = Settings.stride,
     network_width: int = Settings.network_width,
     input_size: tuple[int, int] = (640, 480),
-    queries: int = 0,
+    track_queries: int = Settings.track_queries,
     baseline: bool = False,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str = "auto",
@@ -33,7 +33,6 @@ def warm(
     Args:
         model: Preset, Hugging Face id, file or folder.
         input_size: Width and height of the camera's images in pixels.
-        queries: Number of pixels to track at a time; 0 compiles no tracks.
         baseline: The node's scale_source includes baseline: an inference may have an image of the
             second camera.
         dtype: Number format of the network; auto is bfloat16 on accelerators.
@@ -44,10 +43,11 @@ def warm(
         window_size=window_size,
         stride=stride,
         network_width=network_width,
+        track_queries=track_queries,
         scale_source="baseline" if baseline else "none",
     )
-    if queries < 0:
-        raise UserError(f"--queries {queries}: give a number of pixels; 0 compiles no tracks")
+    if track_queries < 0:
+        raise UserError(f"--track-queries {track_queries}: give a number of points, or 0 for none")
 
     from vggt_ros.engine.compiler import HEADS, Compiler
     from vggt_ros.engine.device import choose_device, choose_dtype, keep_compiled, readable_faults
@@ -64,13 +64,12 @@ def warm(
         config = open_config(model, HEADS)
         width = config.aggregator.img_size
     grid = settings.grid(*input_size, width)
-    shapes = needed(
-        (grid.height, grid.width),
-        range(1, window_size + 1),
-        depth_frames=settings.frames_with_depth,
-        queries={0, queries},
-        extra_views=settings.extra_views,
-    )
+    size, depth_frames = (grid.height, grid.width), settings.frames_with_depth
+    windows = range(1, window_size + 1)
+    shapes = [
+        *needed(size, windows, depth_frames=depth_frames, extra_views=settings.extra_views),
+        *for_tracks(size, window_size, depth_frames=depth_frames, queries=track_queries),
+    ]
     compile = Compiler(config, number, chosen, cache_dir)
     print(f"{model} in {number} for {chosen.device_kind}", file=sys.stderr)
     for i, shape in enumerate(shapes, 1):

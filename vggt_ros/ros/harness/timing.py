@@ -77,6 +77,9 @@ class InstantEngine:
 
     def reset(self) -> None: ...
 
+    def obstacle(self, *_: Any, **__: Any) -> str:
+        return ""
+
     def close(self, timeout: float) -> bool:
         return True
 
