@@ -90,7 +90,7 @@ def test_gravity_of_a_slashed_frame_is_that_of_the_camera(rig: Rig):
     msg = Imu(header=header(START, f"/{CAMERA}"))
     msg.linear_acceleration.y = -9.81
     imu.publish(msg)
-    rig.wait_until(lambda: node.robot.gravity_samples == 1, "gravity arrives")
+    rig.wait_until(lambda: node.robot.gravity.samples == 1, "gravity arrives")
     robot.infer(0)
     noticed = node.health.snapshot().notices
     assert not any("gravity" in kind for kind in noticed)

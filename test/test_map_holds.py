@@ -18,7 +18,7 @@ BOUNDS = {  # faults, drive, loops: percent of the path, percent of scale from o
     ("small", "hand_held", True): (0.85, 5.0),
     ("small", "hand_held", False): (1.1, 12.0),
     ("small", "spin", True): (0.75, 4.0),
-    ("small", "spin", False): (1.3, 20.0),
+    ("small", "spin", False): (1.3, 28.0),
     ("vggt", "room", True): (0.25, 6.0),
     ("vggt", "room", False): (0.4, 6.0),
     ("vggt", "hand_held", True): (0.1, 1.0),

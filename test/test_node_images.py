@@ -19,6 +19,7 @@ from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.messages import header, image_message, rgb_from_image, transform_message
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.second_camera import SecondCamera
+from vggt_ros.ros.source_health import Warnings
 from vggt_ros.ros.tf_cache import Frames
 
 pytestmark = pytest.mark.ros
@@ -198,7 +199,8 @@ def test_images_of_the_second_camera_are_read_alike(rig: Rig):
     frames.tree.add([mount], is_static=True)
     parameters = Parameters(scale_source="baseline", mono16_bits=12)
     inputs = InputTopics(rig.peer, parameters, lambda subject, text: None)
-    second = SecondCamera(inputs, parameters, frames, notices.append)
+    warnings = Warnings(lambda subject, text: None, notices.append)
+    second = SecondCamera(inputs, parameters, frames, warnings)
     sender = rig.peer.create_publisher(Image, second.topic, 10)
     rig.wait_until(sender.get_subscription_count, "the topic is matched")
     dim = grey16(0, TWELVE)
