@@ -186,6 +186,7 @@ def test_a_frame_of_odometry_that_another_node_places_gets_no_second_parent(rig:
     msg = TFMessage(transforms=[transform_message(header(1, "earth"), "odom", np.eye(4))])
     rig.peer.create_publisher(TFMessage, "/tf", 10).publish(msg)
     rig.wait_until(lambda: "odom" in tree.transforms.parents, "the other node's transform")
+    rig.wait_until(lambda: tree.arrived, "it is heard here too")
     tree.arrived.clear()
     tree.transforms.send(update([0]))
     rig.wait_until(lambda: tree.arrived, "map -> seen")

@@ -183,7 +183,7 @@ def test_the_node_runs_the_programs_of_vggt_warm_until_a_signal(start, rig: Rig,
     command = [sys.executable, "-m", "vggt_ros.tools.cli", "warm", "tiny", *options, str(cache)]
     warmed = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert warmed.returncode == 0, warmed.stderr
-    assert "4/4  window of 3 56x42" in warmed.stderr
+    assert "4/6  window of 3 56x42" in warmed.stderr
     programs = set(cache.glob("jit_call*"))
 
     depths = rig.subscribe("/vggt/depth/image", Image)
