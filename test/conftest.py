@@ -143,3 +143,13 @@ def optimised(monkeypatch: pytest.MonkeyPatch) -> None:
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture
+def rig() -> Iterator[Any]:
+    """A peer that nodes of a test talk to (`node_rig.Rig`), closed with them afterwards."""
+    from node_rig import Rig  # needs rclpy, which most tests do not
+
+    rig = Rig()
+    yield rig
+    rig.close()

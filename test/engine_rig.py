@@ -4,6 +4,8 @@
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Event
@@ -125,3 +127,19 @@ def until(met):
     while not met():
         assert time.monotonic() < end
         time.sleep(0.002)
+
+
+@contextmanager
+def gated_engines() -> Iterator[Callable[..., tuple[Engine, Gated]]]:
+    """Makes engines whose compiler can be held up and broken, in the background or not."""
+    made: list[tuple[Engine, Gated]] = []
+
+    def make(*, background: bool) -> tuple[Engine, Gated]:
+        gate = Gated(compiled())
+        made.append((opened(gate, background=background), gate))
+        return made[-1]
+
+    yield make
+    for engine, gate in made:
+        gate.open.set()
+        assert engine.close(60.0)

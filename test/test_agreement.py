@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Points that other views have seen at their depth stay in ~/points, floating ones do not."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -23,13 +22,6 @@ pytestmark = pytest.mark.ros
 K = np.array([[40.0, 0, 30], [0, 40, 20], [0, 0, 1]])
 FLOATING = 0.25  # log ratio to the true depth
 SURFACE = 0.1
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 def wall(x: float, depth: float = 2.0) -> DepthView:

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """REP 105 over a correction and over a loss: what jumps, what never does, what is withheld."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from geometry_msgs.msg import TransformStamped
@@ -76,13 +74,6 @@ class Tree:
     def place(self, frame: str, i: int) -> np.ndarray | None:
         """Of the camera at frame i's stamp."""
         return self.tree.lookup(frame, CAMERA, stamp(i))
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 def corrected(i: int, **changes) -> Update:

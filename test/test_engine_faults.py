@@ -10,12 +10,10 @@ from engine_rig import (
     FULL,
     QUERIES,
     SIZE,
-    Gated,
     compare,
-    compiled,
+    gated_engines,
     golden,
     images_of,
-    opened,
     until,
 )
 from jax.errors import JaxRuntimeError
@@ -30,19 +28,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def gated():
-    """An engine whose compiler can be held up and broken, in the background or not."""
-
-    def make(*, background):
-        gate = Gated(compiled())
-        engine = opened(gate, background=background)
-        made.append((engine, gate))
-        return engine, gate
-
-    made: list = []
-    yield make
-    for engine, gate in made:
-        gate.open.set()
-        assert engine.close(60.0)
+    with gated_engines() as make:
+        yield make
 
 
 def test_one_frame_is_used_while_the_full_window_is_compiled(gated):

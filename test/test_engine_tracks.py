@@ -9,12 +9,10 @@ from engine_rig import (
     QUERIES,
     SIZE,
     TRACK,
-    Gated,
     compare,
-    compiled,
+    gated_engines,
     golden,
     images_of,
-    opened,
     until,
 )
 
@@ -27,19 +25,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def gated():
-    """An engine whose compiler can be held up and broken, in the background or not."""
-
-    def make(*, background):
-        gate = Gated(compiled())
-        engine = opened(gate, background=background)
-        made.append((engine, gate))
-        return engine, gate
-
-    made: list = []
-    yield make
-    for engine, gate in made:
-        gate.open.set()
-        assert engine.close(60.0)
+    with gated_engines() as make:
+        yield make
 
 
 def test_tracks_are_compiled_from_the_start_after_all_that_runs_without_them(gated):

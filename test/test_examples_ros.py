@@ -18,13 +18,6 @@ pytestmark = pytest.mark.ros
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
-
-
-@pytest.fixture
 def start(root: Path) -> Iterator[Callable[..., "Queue[str]"]]:
     """Start a script; its lines come in a queue."""
     running = []

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of frames with a leading slash, as older drivers and parameter files have them."""
 
-from collections.abc import Iterator
-
 import node_rig
 import numpy as np
 import pytest
@@ -19,13 +17,6 @@ from tree_rig import HAND_HELD, TreeRig
 from vggt_ros.ros.messages import header, odometry_message, transform_message
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 def test_a_frame_id_with_a_slash_is_that_of_the_tree(rig: Rig, monkeypatch: pytest.MonkeyPatch):

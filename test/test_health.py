@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Levels and statuses of /diagnostics as a user reads them, on a clock of their own."""
 
-from collections.abc import Iterator
-
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from made_updates import update
@@ -241,13 +239,6 @@ def test_a_lasting_warning_is_shown_in_its_part_and_logged_as_it_begins():
 
 
 # ---- through topics -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 def test_a_network_that_is_too_slow_for_the_camera_is_said(rig: Rig):

@@ -27,13 +27,6 @@ RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFOR
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
-
-
-@pytest.fixture
 def driver() -> Iterator[Node]:
     """A process of its own, to Fast DDS: within one, a topic has one type."""
     context = Context()

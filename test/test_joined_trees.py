@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The world is tied to whatever tree the camera is in, and no frame gets a second parent."""
 
-from collections.abc import Iterator
-
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from node_rig import CAMERA, Rig
@@ -14,13 +12,6 @@ pytestmark = pytest.mark.ros
 WORLD = "vggt_world"
 LEAF = (WORLD, "vggt_odom")
 ODOM = ("odom", "base_footprint")
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 TREES = {  # static links, moving links: the link that joins

@@ -22,13 +22,6 @@ from vggt_ros.timeline import PATIENCE
 pytestmark = pytest.mark.ros
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
-
-
 def stamps(messages: list) -> list[int]:
     return [stamp_ns(msg.header.stamp) for msg in messages]
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any camera as it comes, through topics: K and P, lenses, binning, region of interest, sizes."""
 
-from collections.abc import Iterator
-
 import cv2
 import numpy as np
 import pytest
@@ -25,13 +23,6 @@ BARREL = [-0.3, 0.08, 0.001, -0.002, 0.0]
 GRID = grid_for(WIDTH, HEIGHT, SIZE[1])
 RECTIFIED = np.reshape(P, (3, 4))[:, :3]
 INFO = "/vggt/depth/camera_info"
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 def matrix(msg: CameraInfo) -> np.ndarray:

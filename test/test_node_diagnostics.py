@@ -4,7 +4,6 @@
 
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +24,6 @@ from vggt_ros.ros.tf_cache import open_frames
 from vggt_ros.timeline import PATIENCE
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 # ---- without a node -----------------------------------------------------------------------------

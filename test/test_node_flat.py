@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """~/scan and ~/occupancy on live topics, of a robot in a furnished room."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from fakes.oracle import NONE
@@ -20,13 +18,6 @@ from vggt_ros.ros.parameters import Parameters
 pytestmark = pytest.mark.ros
 
 METRES = {"scale_source": "fixed", "fixed_scale": 1.0, "tf_mode": "none"}
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 def distance_to_wall(base: np.ndarray, bearing: float) -> float:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encodings, compressed images and images of 16 bits, as cameras send them on topics."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,13 +26,6 @@ pytestmark = pytest.mark.ros
 COLOUR = 200, 90, 13
 FLAT = np.broadcast_to(np.array(COLOUR, np.uint8), (*INPUT, 3))
 JPEG = compressed(PillowImage.fromarray(np.ascontiguousarray(FLAT)), "JPEG", quality=95)
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 class Camera:

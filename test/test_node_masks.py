@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masks on live topics: by stamp, with a bounded wait, and a warning while one is missing."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,6 @@ pytestmark = pytest.mark.ros
 LEFT = np.s_[:, : INPUT[1] // 2]  # of the camera's image
 MASKED = np.s_[:, : SIZE[1] // 2]  # of the network's
 PATIENT = 60.0  # seconds of mask_wait: never over before the mask comes
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 class Segmentation:

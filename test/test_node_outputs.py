@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node's outputs on live topics: content, frames, order, QoS; none without a subscriber."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,6 @@ from vggt_ros.ros import clouds, messages
 from vggt_ros.ros.messages import stamp_ns
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 def pixels(msg) -> np.ndarray:

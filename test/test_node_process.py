@@ -103,13 +103,6 @@ def start(tmp_path: Path) -> Iterator:
         process.kill()
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
-
-
 TINY = [
     word
     for argument in (

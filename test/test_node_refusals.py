@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input is reported in /diagnostics and the log, and the next good frame is inferred."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -18,13 +16,6 @@ from vggt_ros.ros.messages import header, stamp_ns
 from vggt_ros.timeline import PATIENCE
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 @pytest.fixture

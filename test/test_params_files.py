@@ -3,7 +3,6 @@
 """Files of parameters that do not reach the node are said; examples reach it everywhere."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ KEYS = [
     "/**", "/robot/vggt", "robot/vggt", "/robot/*", "/*/vggt", "/robot/**", "/**/vggt", "vggt",
     "/vggt", "/*", "/other/vggt", "/robot/vggt_2",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 def written(path: Path, key: str, **values) -> Path:

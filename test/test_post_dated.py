@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """map -> odom for consumers that ask for now: post-dated, re-sent, and off where that is wrong."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,6 @@ from vggt_ros.ros.tf_repeat import SlowTransform
 pytestmark = pytest.mark.ros
 
 SECOND = 1_000_000_000
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 # ---- through the node ---------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node on a robot: transforms, odometry, map and gravity over topics, on an erring network."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,13 +24,6 @@ from vggt_ros.ros.messages import cloud_message, header, stamp_ns, transform_mes
 from vggt_ros.ros.tf_cache import TfCache, pose_of
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 # ---- transforms ---------------------------------------------------------------------------------

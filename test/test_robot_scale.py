@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metric scale over topics: odometry, another depth sensor, a second camera; and their faults."""
 
-from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
@@ -32,13 +31,6 @@ from vggt_ros.ros.source_health import Warnings
 from vggt_ros.ros.tf_cache import Frames
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 # ---- odometry -----------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sources of scale and gravity as robots really send them: late, of another clock, not at all."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from fakes.oracle import NONE
@@ -31,13 +29,6 @@ def is_said(rig: Rig, words: str) -> bool:
     """Whether the newest report warns of it, whatever was said before."""
     report = rig.diagnostics().items()
     return any(words in value for key, value in report if not key.startswith(("last ", "second")))
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 class DepthRobot(SimulatedRobot):

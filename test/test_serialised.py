@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages that are written as bytes: what a subscriber reads is what rclpy would have sent."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from geometry_msgs.msg import Point, PoseStamped
@@ -76,13 +74,6 @@ def test_a_long_path_keeps_its_newest_poses_in_order():
     expected = [pose(i)[:2, 3] for i in range(last - longest, last)]
     np.testing.assert_allclose(places, expected)
     assert message.header == message.poses[-1].header
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 def test_a_long_path_and_many_keyframes_arrive_whole(rig: Rig):

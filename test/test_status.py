@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of the map as a message, in /diagnostics, and its keyframes for RViz."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -45,13 +43,6 @@ MANY = MapStatus(
     noise=0.125,
     reason="only 12% of the shared pixels agree in depth",
 )
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 def test_the_message_says_what_the_map_says():

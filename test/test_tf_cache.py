@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A busy /tf: messages are kept as received, read without rclpy's objects, subscribed to once."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from geometry_msgs.msg import TransformStamped
@@ -17,13 +15,6 @@ from vggt_ros.ros.tf_cache import TfCache, open_frames
 from vggt_ros.ros.tf_messages import Reader, pose_of, received
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.close()
 
 
 def transform(parent: str, child: str, ns: int = START, x: float = 1.0) -> TransformStamped:
