@@ -49,8 +49,8 @@ def rectification(name: str, rotation: np.ndarray | None = None) -> Rectificatio
                          WIDTH, HEIGHT)  # fmt: skip
 
 
-def picture() -> np.ndarray:
-    """The pixels of the whole picture, from edge to edge."""
+def pixels() -> np.ndarray:
+    """The pixels of the whole image, from edge to edge."""
     u, v = np.meshgrid(np.linspace(-0.5, WIDTH - 0.5, 65), np.linspace(-0.5, HEIGHT - 0.5, 49))
     return np.stack([u, v], axis=-1).reshape(-1, 2)
 
@@ -69,7 +69,7 @@ def rectified_by_opencv(of: Rectification, uv: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("degrees", [0.0, 1.5])
 @pytest.mark.parametrize("name", LENSES)
 def test_pixels_are_rectified_as_by_opencv_and_come_back(name: str, degrees: float):
-    of, uv = rectification(name, turned(degrees)), picture()
+    of, uv = rectification(name, turned(degrees)), pixels()
     if of.lens.is_fisheye:  # its corners see what lies behind the image plane
         angle = np.linalg.norm((uv - of.raw[:2, 2]) / of.raw[0, 0], axis=-1)
         assert np.isnan(of.rectified_from_input(uv[angle > 1.62])).all()
@@ -97,8 +97,8 @@ def test_the_rectified_image_is_opencv_s(name: str):
     ideal = cv2.remap(raw, across, down, cv2.INTER_LINEAR)
     # OpenCV blends the outermost half pixel with black.
     inside = ((expected >= 0) & (expected <= [WIDTH - 1, HEIGHT - 1])).all(axis=-1)
-    assert np.abs(of.picture(raw).astype(int) - ideal)[inside].max() <= 3
-    assert (of.picture(raw)[~remap.valid] == 0).all()
+    assert np.abs(of.image(raw).astype(int) - ideal)[inside].max() <= 3
+    assert (of.image(raw)[~remap.valid] == 0).all()
 
 
 def test_the_network_s_grid_is_read_off_the_raw_image_in_one_pass():

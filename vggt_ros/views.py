@@ -271,8 +271,8 @@ def keyframe_to_show(
     """The keyframe to show beside the window, and its image; None: none is due, or none can be.
 
     `tracks`: why none can be beside points that are tracked, or empty. `missing`: frames that the
-    engine left out of the last window. What stands in the way is an
-    obstacle of the map's loops, for as long as it does.
+    engine left out of the last window. What stands in the way is an obstacle of the map's loops,
+    for as long as it does.
     """
     obstacles = known.loops.obstacles
     if known.loops.is_on:

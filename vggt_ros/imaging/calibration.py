@@ -116,7 +116,7 @@ class Calibration(NamedTuple):
             )
         resized = np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
         return resized, (
-            f"{sizes}: it is taken as the whole picture, resized; if it is a part, set roi in"
+            f"{sizes}: it is taken as the whole image, resized; if it is a part, set roi in"
             " camera_info"
         )
 

@@ -138,7 +138,7 @@ def _to_patches(length: float) -> int:
 def to_network(rgb: UInt8[np.ndarray, "h w 3"], grid: Grid) -> UInt8[np.ndarray, "H W 3"]:
     """The image on the network's grid."""
     if grid.remap is not None:
-        return grid.remap.picture(rgb)
+        return grid.remap.image(rgb)
     resized = _bicubic(Image.fromarray(rgb), grid.width, grid.resized_height)
     return resized[grid.crop_top : grid.crop_top + grid.height]
 

@@ -3,7 +3,7 @@
 """What a lens does to the directions that a camera sees: the models of sensor_msgs/CameraInfo.
 
 Directions are `xy`, a ray's x / z and y / z in the optical frame; a pinhole of focal length 1 has
-them as its picture. `distort` gives where the lens puts them, `undistort` the way back.
+them as its image. `distort` gives where the lens puts them, `undistort` the way back.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class Lens:
         return f"{self.model}, {len(self.coefficients)} coefficients"
 
     def distort(self, xy: XY) -> XY:
-        """Where the lens puts directions; NaN where it has no picture of them.
+        """Where the lens puts directions; NaN where it has no image of them.
 
         Beyond the angle from which on its polynomial turns back, a model says nothing.
         """
@@ -63,7 +63,7 @@ class Lens:
     def undistort(self, xy: XY) -> XY:
         """The directions that the lens puts there; NaN where there is none.
 
-        Newton's method from the radial part alone, until the picture is met.
+        Newton's method from the radial part alone, until the image is met.
         """
         straight = self._untilted(xy)
         radius = np.linalg.norm(straight, axis=-1, keepdims=True)
@@ -88,7 +88,7 @@ class Lens:
         return lambda xy: self._equidistant(xy, np.linalg.norm(xy, axis=-1, keepdims=True))
 
     def _equidistant(self, xy: XY, radius: Float64[np.ndarray, "*n 1"]) -> XY:
-        """Kannala and Brandt, PAMI 28(8), 2006: the picture's radius is a polynomial of the angle.
+        """Kannala and Brandt, PAMI 28(8), 2006: the image's radius is a polynomial of the angle.
 
         theta (1 + k1 theta^2 + k2 theta^4 + k3 theta^6 + k4 theta^8), as OpenCV's fisheye has it.
         """
@@ -147,7 +147,7 @@ class Lens:
 
     @cached_property
     def _radii(self) -> tuple[Float64[np.ndarray, "m"], Float64[np.ndarray, "m"]]:
-        """Radii of directions and of their pictures, both rising, up to where the model holds."""
+        """Radii of directions and of their images, both rising, up to where the model holds."""
         theta = np.linspace(0.0, WIDEST, SAMPLES)
         ideal = np.tan(theta)
         with np.errstate(all="ignore"):

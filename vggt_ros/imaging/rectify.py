@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The picture that a camera would take without its lens: pixels there and back, and the picture.
+"""The image that a camera would take without its lens: its pixels there and back, and itself.
 
 Raw pixels are undone by D and R of the calibration and projected again by the rectified K. The
-picture is read off the raw one in one pass, straight onto the grid where it is wanted.
+image is read off the raw one in one pass, straight onto the grid where it is wanted.
 """
 
 import numpy as np
@@ -58,9 +58,9 @@ class Rectification:
             self._remaps[key] = Remap(self, rectified_from_target, width, height)
         return self._remaps[key]
 
-    def picture(self, rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    def image(self, rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """The rectified image at the raw one's size."""
-        return self.remap(np.eye(3), self.width, self.height).picture(rgb)
+        return self.remap(np.eye(3), self.width, self.height).image(rgb)
 
 
 class Remap:
@@ -89,7 +89,7 @@ class Remap:
             self._size = max(2, round(of.width * smaller)), max(2, round(of.height * smaller))
         self._taps = _Taps(uv, self.valid, (of.width, of.height), self._size)
 
-    def picture(self, rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
         """The rectified image on the target grid; black where the raw one does not reach."""
         if self._size is None:
             return self._taps.sample(rgb)
@@ -132,16 +132,16 @@ class _Taps:
         packed = np.zeros((*rgb.shape[:2], 4), np.uint8)
         packed[..., :3] = rgb
         flat = packed.view(np.uint32).reshape(-1)
-        picture = np.empty((len(self._first), 3), np.uint8)
+        sampled = np.empty((len(self._first), 3), np.uint8)
         steps = (0, 1, self._row, self._row + 1)
-        for begin in range(0, len(picture), CHUNK):
+        for begin in range(0, len(sampled), CHUNK):
             part = np.s_[begin : begin + CHUNK]
             first, total = self._first[part], np.uint16(ONE // 2)
             for step, weight in zip(steps, self._weights[:, part], strict=True):
                 tap = flat[step:].take(first, mode="clip").view(np.uint8).reshape(-1, 4)
                 total = total + tap * weight
-            np.right_shift(total[:, :3], 8, out=picture[part], casting="unsafe")
-        return picture.reshape(*self._shape, 3)
+            np.right_shift(total[:, :3], 8, out=sampled[part], casting="unsafe")
+        return sampled.reshape(*self._shape, 3)
 
 
 def _rays(matrix: Matrix, uv: UV) -> Float64[np.ndarray, "*n 3"]:

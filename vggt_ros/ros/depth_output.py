@@ -42,7 +42,7 @@ class DepthOutput:
         if not self._on_input_grid:
             return self.view.rgb
         rectification, image = self.view.grid.rectification, self.view.input_rgb
-        return image if rectification is None else rectification.picture(image)
+        return image if rectification is None else rectification.image(image)
 
     @cached_property
     def intrinsics(self) -> Float[np.ndarray, "3 3"]:
