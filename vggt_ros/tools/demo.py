@@ -182,9 +182,10 @@ class Monitor:
             f"latency {received.latency_s:.2f} s   {dropped} dropped   {received.points:,} points"
         )
         print(line, flush=True)
-        if received.problem != self.problem:
-            self.problem = received.problem
-            print(f"{tick:4.0f} s   {self.problem or 'all is well again'}", flush=True)
+        problem = re.sub(r"\d[\d.]*", "#", received.problem)  # figures change with each report
+        if problem != self.problem:
+            self.problem = problem
+            print(f"{tick:4.0f} s   {received.problem or 'all is well again'}", flush=True)
         if self.viewer:
             warning = "\n\n**random weights: noise, not a map**" if self.random_weights else ""
             self.viewer.set_status(line.strip() + warning)
