@@ -27,6 +27,7 @@ TOPICS = {
     "scale_depth_info": "CameraInfo of scale_depth, if it has a view of its own; optional",
     "scale_points": "sensor_msgs/PointCloud2 of a LiDAR, for scale_source depth",
     "baseline_image": "Image of a second camera, transported like image, for scale_source baseline",
+    "baseline_camera_info": "CameraInfo of baseline_image, to undo its lens; optional",
     "mask": "sensor_msgs/Image mono8 of a segmentation node, not zero: ignored; optional",
     "initialpose": "PoseWithCovarianceStamped: where the robot is in a saved map; optional",
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from fakes.planar_engine import SIZE, PlanarEngine
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
@@ -243,6 +243,20 @@ class Rig:
         """Of that status in the newest report."""
         (status,) = [s for s in self.received["/diagnostics"][-1].status if s.name == name]
         return status.level
+
+    def status(self, part: str) -> DiagnosticStatus:
+        """That of a part of the node, such as `input`, in the newest report."""
+        newest = self.received["/diagnostics"][-1].status
+        (status,) = [s for s in newest if s.name == f"/vggt: {part}"]
+        return status
+
+    def wait_for_status(
+        self, part: str, met: Callable[[DiagnosticStatus], object]
+    ) -> DiagnosticStatus:
+        """Wait for a report in which the status of a part is as it should be."""
+        self.wait_until(lambda: self.received["/diagnostics"], "a report")
+        self.wait_until(lambda: met(self.status(part)), f"the status of {part}")
+        return self.status(part)
 
     def wait_for_diagnostics(self, *words: str, **values: str) -> dict[str, str]:
         """Wait for a report in which all these words occur and these keys have these values."""

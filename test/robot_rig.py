@@ -2,10 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A simulated robot on topics: its frames, its odometry, one camera or two, and an `Oracle`."""
 
+from collections.abc import Callable
+
 import numpy as np
 from fakes.figures import odometry
 from fakes.oracle import Faults, Oracle
-from fakes.room import BASE_FROM_CAMERA, CAMERA_FROM_RIGHT, drive, numbered_image, true_depth
+from fakes.room import (
+    BASE_FROM_CAMERA,
+    CAMERA_FROM_RIGHT,
+    INTRINSICS,
+    drive,
+    numbered_image,
+    true_depth,
+)
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from node_rig import CAMERA, PERIOD, Rig
@@ -104,12 +113,45 @@ class SimulatedRobot:
         return float(np.nanmedian(depth / true_depth(self.base[i] @ BASE_FROM_CAMERA).ravel()))
 
 
+class DepthRobot(SimulatedRobot):
+    """A robot with a depth camera, registered to its camera unless it has a view of its own."""
+
+    def __init__(self, rig: Rig, frames: int = 8, topic="/scale_depth"):
+        super().__init__(rig, frames=frames)
+        self.sensor = rig.peer.create_publisher(Image, topic, 10)
+
+    def start(self, **options):
+        node = super().start(scale_source="depth", tf_mode="none", **options)
+        self.rig.wait_until(lambda: self.sensor.get_subscription_count() == 1, "depth is matched")
+        return node
+
+    def publish_depth(
+        self, i: int, *, ns=None, frame_id=CAMERA, mount=None, intrinsics=INTRINSICS
+    ) -> None:
+        """What the depth camera saw at frame `i`, and wait until the node has it."""
+        assert self.rig.node is not None and self.rig.node.robot.depth is not None
+        sensor = self.rig.node.robot.depth
+        mount = np.eye(4) if mount is None else mount
+        metres = true_depth(self.base[i] @ BASE_FROM_CAMERA @ mount, intrinsics)
+        ns, heard = START + i * PERIOD if ns is None else ns, sensor.heard
+        self.sensor.publish(image_message(header(ns, frame_id), metres.astype(np.float32)))
+        self.rig.wait_until(lambda: sensor.heard > heard, f"depth {i} arrives")
+
+
 class StereoRobot(SimulatedRobot):
     """A robot whose rig has a second camera, which its description may lack."""
 
-    def __init__(self, rig: Rig, **options):
+    def __init__(
+        self,
+        rig: Rig,
+        *,
+        topic: str = "/baseline_image",
+        lens: Callable[[np.ndarray], np.ndarray] = lambda image: image,
+        **options,
+    ):
+        """`lens`: what the second camera's lens makes of an image; `topic`: where that is sent."""
         super().__init__(rig, **options)
-        self.right = rig.peer.create_publisher(Image, "/baseline_image", 10)
+        self.right, self.lens = rig.peer.create_publisher(Image, topic, 10), lens
 
     def start(self, *, camera_from_right=CAMERA_FROM_RIGHT, **parameters) -> VggtNode:
         node = super().start(scale_source="baseline", tf_mode="none", **parameters)
@@ -137,4 +179,5 @@ class StereoRobot(SimulatedRobot):
             self.infer(i)
 
     def publish_right(self, i: int, *, ns: int, frame_id: str = RIGHT) -> None:
-        self.right.publish(image_message(header(ns, frame_id), numbered_image(i, camera=1)))
+        image = self.lens(numbered_image(i, camera=1))
+        self.right.publish(image_message(header(ns, frame_id), image))

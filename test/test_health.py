@@ -15,7 +15,9 @@ from vggt_ros.ros.diagnostics import Health
 pytestmark = pytest.mark.ros
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-PARTS = "input", "network", "timing", "map", "scale", "tf", "events"
+PARTS = (
+    "input", "settings", "network", "timing", "map", "scale", "tf", "masks", "outputs", "events",
+)  # fmt: skip
 
 
 class Watched:

@@ -14,7 +14,7 @@ from rcl_interfaces.msg import Log
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, PointCloud2
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.arrivals import Arrivals
@@ -69,6 +69,16 @@ OTHER_TYPES: dict[str, tuple[str, type, dict[str, Any], str]] = {
         "scale_depth", CompressedImage, {"scale_source": "depth"}, "republish",
     ),
     "scale_points": ("scale_points", Image, {"scale_source": "depth"}, "remap scale_depth to it"),
+    "scale_depth_info": (
+        "scale_depth_info", Imu, {"scale_source": "depth"}, "remap imu to that topic, and scale_d",
+    ),
+    "baseline_camera_info": (
+        "baseline_camera_info", Image, {"scale_source": "baseline"}, "remap image to that topic",
+    ),
+    "mask, compressed": ("mask", CompressedImage, {}, "republish"),
+    "initialpose": (
+        "initialpose", PoseStamped, {}, "type geometry_msgs/msg/PoseWithCovarianceStamped",
+    ),
     "queries": ("~/query_points", PointStamped, {}, "type vggt_ros/msg/QueryPoints"),
 }  # fmt: skip
 

@@ -149,7 +149,7 @@ def test_the_parameters_file_is_used_for_all_that_is_not_given(launch: Start):
     file, overrides = node.parameters
     assert (file, overrides) == (str(ROOT / "config/node.yaml"), {})
     inputs = ["image", "camera_info", "odom", "imu", "scale_depth", "scale_depth_info"]
-    more = ["scale_points", "baseline_image", "mask", "initialpose"]
+    more = ["scale_points", "baseline_image", "baseline_camera_info", "mask", "initialpose"]
     assert node.remappings == [(name, name) for name in (*inputs, *more)]
 
 

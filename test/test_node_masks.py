@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from fakes.planar_engine import SIZE
 from node_rig import CAMERA, INPUT, PERIOD, START, Rig
 from PIL import Image as Picture
@@ -48,6 +49,22 @@ class Segmentation:
 
 def pixels(msg) -> np.ndarray:
     return np.frombuffer(msg.data, "<f4").reshape(msg.height, msg.width, -1)[..., 0]
+
+
+def test_what_is_masked_stands_in_a_status_of_its_own(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vggt_ros.ros.input_health.MAX_STAMP_AGE", np.inf)  # stamps are old here
+    rig.start(mask_wait=0.0, min_agreement=1, window_size=2)
+    segmentation = Segmentation(rig)
+    segmentation.publish(0)
+    rig.infer(0)
+    status = rig.wait_for_status("masks", lambda s: s.values)
+    assert {pair.key: pair.value for pair in status.values} == {"masked pixels": "50.0%"}
+    rig.infer(1)
+    status = rig.wait_for_status("masks", lambda s: s.level == DiagnosticStatus.WARN)
+    assert "1 of the last 2 images are used without their mask" in status.message
+    assert rig.level("/vggt: input") == DiagnosticStatus.OK
+    keys = {part: {pair.key for pair in rig.status(part).values} for part in ("input", "outputs")}
+    assert "camera" in keys["input"] and keys["outputs"] == {"agreement"}
 
 
 def test_masked_pixels_leave_depth_confidence_and_both_clouds(rig: Rig):

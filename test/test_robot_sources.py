@@ -5,17 +5,16 @@
 import numpy as np
 import pytest
 from fakes.oracle import NONE
-from fakes.room import BASE_FROM_CAMERA, INTRINSICS, WIDTH, true_depth
+from fakes.room import BASE_FROM_CAMERA, INTRINSICS, WIDTH
 from node_rig import CAMERA, PERIOD, Rig
 from rclpy.publisher import Publisher
-from robot_rig import START, SimulatedRobot, StereoRobot
-from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2
+from robot_rig import START, DepthRobot, SimulatedRobot, StereoRobot
+from sensor_msgs.msg import CameraInfo, Imu, PointCloud2
 
 from vggt_ros.ros.messages import (
     camera_info_message,
     cloud_message,
     header,
-    image_message,
     transform_message,
 )
 
@@ -29,31 +28,6 @@ def is_said(rig: Rig, words: str) -> bool:
     """Whether the newest report warns of it, whatever was said before."""
     report = rig.diagnostics().items()
     return any(words in value for key, value in report if not key.startswith(("last ", "second")))
-
-
-class DepthRobot(SimulatedRobot):
-    """A robot with a depth camera, registered to its camera unless it has a view of its own."""
-
-    def __init__(self, rig: Rig, frames: int = 8, topic="/scale_depth"):
-        super().__init__(rig, frames=frames)
-        self.sensor = rig.peer.create_publisher(Image, topic, 10)
-
-    def start(self, **options):
-        node = super().start(scale_source="depth", tf_mode="none", **options)
-        self.rig.wait_until(lambda: self.sensor.get_subscription_count() == 1, "depth is matched")
-        return node
-
-    def publish_depth(
-        self, i: int, *, ns=None, frame_id=CAMERA, mount=None, intrinsics=INTRINSICS
-    ) -> None:
-        """What the depth camera saw at frame `i`, and wait until the node has it."""
-        assert self.rig.node is not None and self.rig.node.robot.depth is not None
-        sensor = self.rig.node.robot.depth
-        mount = np.eye(4) if mount is None else mount
-        metres = true_depth(self.base[i] @ BASE_FROM_CAMERA @ mount, intrinsics)
-        ns, heard = START + i * PERIOD if ns is None else ns, sensor.heard
-        self.sensor.publish(image_message(header(ns, frame_id), metres.astype(np.float32)))
-        self.rig.wait_until(lambda: sensor.heard > heard, f"depth {i} arrives")
 
 
 # ---- depth --------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class ExtraView(NamedTuple):
     rgb: UInt8[np.ndarray, "h w 3"]
     stamp_ns: int
     camera_from_extra: Float[np.ndarray, "4 4"]  # as mounted, in metres
+    rectification: Rectification | None = None  # None: it is used as it comes
 
 
 @runtime_checkable

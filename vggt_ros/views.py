@@ -243,7 +243,7 @@ def second_image(
     """A second camera's image on the window's grid; None, and a notice, for one of no use."""
     try:
         check_simultaneous(extra.stamp_ns - newest.frame.stamp_ns)
-        return to_same_grid(extra.rgb, newest.grid)
+        return to_same_grid(extra.rgb, newest.grid, extra.rectification)
     except UserError as error:
         notify(f"baseline: {error}")
         return None

@@ -143,10 +143,12 @@ def to_network(rgb: UInt8[np.ndarray, "h w 3"], grid: Grid) -> UInt8[np.ndarray,
     return resized[grid.crop_top : grid.crop_top + grid.height]
 
 
-def to_same_grid(rgb: UInt8[np.ndarray, "h w 3"], grid: Grid) -> UInt8[np.ndarray, "H W 3"]:
+def to_same_grid(
+    rgb: UInt8[np.ndarray, "h w 3"], grid: Grid, rectification: Rectification | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
     """An image of another camera on a network grid of the same width and height.
 
-    Raises `UserError` where its shape leads to another grid.
+    `rectification` is that camera's. Raises `UserError` where its shape leads to another grid.
     """
     height, width = rgb.shape[:2]
     try:
@@ -158,7 +160,7 @@ def to_same_grid(rgb: UInt8[np.ndarray, "h w 3"], grid: Grid) -> UInt8[np.ndarra
             f"the second image is {width}x{height}, of another shape than the first; set both"
             " cameras to one resolution"
         )
-    return to_network(rgb, own)
+    return to_network(rgb, own._replace(rectification=rectification))
 
 
 def _moved(

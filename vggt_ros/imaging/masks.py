@@ -32,7 +32,11 @@ class Masked(NamedTuple):
 
 
 class Masking:
-    """All masks of a camera.  `fault` says why one that was asked for is not used; empty: it is."""
+    """All masks of a camera.
+
+    `fault` says why one that was asked for is not used; empty: it is. `share` of the newest image's
+    pixels is ignored.
+    """
 
     def __init__(self, file: str = "", *, sky: bool = False, cover: bool = False):
         """`file`: an image, not zero where the robot's own body is seen; empty: none.
@@ -42,7 +46,7 @@ class Masking:
         """
         self._body = read_mask(Path(file).expanduser()) if file else None
         self._file, self._sky, self._cover = file, sky, cover
-        self.fault = ""
+        self.fault, self.share = "", 0.0
 
     def of(
         self,
@@ -51,7 +55,7 @@ class Masking:
         mask: Bool[np.ndarray, "mh mw"] | None = None,
     ) -> Masked:
         """`pixels`: the image on the network's grid; `mask`: that of its stamp, of any size."""
-        parts, self.fault = [], ""
+        parts, self.fault, self.share = [], "", 0.0
         for name, part in ((f"mask_file {self._file}", self._body), ("mask", mask)):
             if part is not None:
                 try:
@@ -63,6 +67,7 @@ class Masking:
         if not parts:
             return Masked()
         found = np.logical_or.reduce(parts)
+        self.share = float(found.mean())
         return Masked(found, covered(pixels, found) if self._cover and found.any() else None)
 
 

@@ -44,12 +44,16 @@ class Rectification:
 
     def rectified_from_input(self, uv: UV) -> UV:
         """Rectified pixels of raw ones; NaN where they see what no plane image can show."""
-        xy = _rays(self.raw, uv)[..., :2]
-        xy = xy if self.lens is None else self.lens.undistort(xy)
+        xy = self.raw_directions(uv)
         ones = np.ones((*xy.shape[:-1], 1))
         return _pixels(
             self.rectified, _divided(np.concatenate([xy, ones], axis=-1) @ self.rotation.T)
         )
+
+    def raw_directions(self, uv: UV) -> UV:
+        """x / z and y / z of raw pixels, before R turns them; NaN as in `Lens.undistort`."""
+        xy = _rays(self.raw, uv)[..., :2]
+        return xy if self.lens is None else self.lens.undistort(xy)
 
     def remap(self, rectified_from_target: Matrix, width: int, height: int) -> "Remap":
         """Onto a grid of this size, `rectified_from_target` being affine; built once for each."""

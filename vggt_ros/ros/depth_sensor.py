@@ -7,22 +7,23 @@ publishes after the image that it belongs to. The worker's thread converts what 
 """
 
 from collections import deque
-from math import ceil
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import Image, PointCloud2
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import transform
-from vggt_ros.imaging.calibration import Calibration
+from vggt_ros.imaging.calibration import Calibration, is_rectified
 from vggt_ros.imaging.grid import Grid
 from vggt_ros.mapping.comparisons import KEPT_NS
 from vggt_ros.mapping.scale_sources import sparse_depth
+from vggt_ros.ros.camera_infos import CameraInfos
 from vggt_ros.ros.depth_messages import depth_from_image, points_from
+from vggt_ros.ros.depth_view import DepthView
 from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.messages import stamp_ns
@@ -31,8 +32,6 @@ from vggt_ros.ros.tf_cache import Frames
 
 SAME_TIME_NS = 50_000_000  # between an image and another sensor's measurement
 RECENT = 20  # messages that are kept for images to come
-SAME_K = 0.01  # of two calibrations: share of the focal length by which they may differ
-MAX_POINTS = 100_000  # of a depth image that are mapped to another camera's pixels
 
 Message = Image | PointCloud2
 
@@ -62,15 +61,11 @@ class DepthSensor:
         self._expected: dict[int, _Expected] = {}
         self._newest_ns = 0  # stamp of the last message
         self._fault = ""  # of the last message that was converted
-        self._info: CameraInfo | None = None  # of scale_depth, given by name
-        self._infos: dict[str, CameraInfo] = {}  # that stand beside it, by frame
         self._names = FrameNames(warnings.notify)
         depth = inputs.subscribe_to_images("scale_depth", self._on_depth, raw=True).topic
         cloud = inputs.subscribe(PointCloud2, "scale_points", self._on_depth, 5).topic
-        beside = depth.rpartition("/")[0] + "/camera_info"
-        given = inputs.subscribe(CameraInfo, "scale_depth_info", self._on_info, kept=True).topic
-        inputs.subscribe(CameraInfo, beside, self._on_info_beside, kept=True)
-        self._info_topics = f"'{given}' or '{beside}'"
+        self._infos = CameraInfos(inputs, "scale_depth_info", depth, self._names)
+        self._is_rectified = is_rectified(depth, "auto")
         self._health = SourceHealth(
             "scale_source depth",
             f"'{depth}' or '{cloud}'",
@@ -92,8 +87,7 @@ class DepthSensor:
     @property
     def calibrated(self) -> tuple[str, ...]:
         """Frames whose camera_info came."""
-        given = () if self._info is None else (self._info.header.frame_id.lstrip("/"),)
-        return (*given, *self._infos)
+        return self._infos.frames
 
     # Callbacks.
 
@@ -105,12 +99,6 @@ class DepthSensor:
             for expected in self._expected.values():
                 expected.offer(msg)
             self._health.hear(ns)
-
-    def _on_info(self, msg: Any) -> None:
-        self._info = msg
-
-    def _on_info_beside(self, msg: Any) -> None:
-        self._infos[self._names.of("scale_depth's camera_info", msg.header.frame_id)] = msg
 
     # In the worker's thread.
 
@@ -162,24 +150,19 @@ class DepthSensor:
         metres = depth_from_image(msg)
         own, camera = self._names.of("scale_depth", msg.header.frame_id), frame.camera
         size = grid.input_height, grid.input_width
-        info = self._info or self._infos.get(own) or self._infos.get("")
-        lens = None if info is None else Calibration.of(info)
-        if own in ("", camera) and metres.shape == size:
-            if lens is None or frame.intrinsics is None or _is_same(lens, frame):
-                return metres
-        if lens is None:
+        info = self._infos.of(own)
+        view = None if info is None else DepthView(Calibration.of(info), self._is_rectified)
+        if own in ("", camera) and metres.shape == size and (view is None or view.is_of(frame)):
+            return metres
+        if view is None:
             raise UserError(self._not_registered(metres.shape, size, own, camera))
-        if (lens.height, lens.width) != metres.shape:
-            raise UserError(
-                f"scale_depth is {msg.width}x{msg.height}, but its camera_info is of"
-                f" {lens.width}x{lens.height}; publish one that fits"
-            )
-        return self._on_pixels("scale_depth", own or camera, _points(metres, lens), frame, grid)
+        points = view.points(metres)
+        return self._on_pixels("scale_depth", own or camera, points, frame, grid)
 
     def _not_registered(
         self, shape: tuple[int, ...], size: tuple[int, int], own: str, camera: str
     ) -> str:
-        cure = f"use the driver's aligned depth, or publish its camera_info on {self._info_topics}"
+        cure = f"use the driver's aligned depth, or publish its camera_info on {self._infos.topics}"
         if own not in ("", camera):
             return (
                 f"scale_depth is in '{own}' and the image in '{camera}', so it is not registered to"
@@ -212,26 +195,3 @@ class DepthSensor:
         bend = None if lens is None else lens.input_from_rectified
         depth = sparse_depth(points, frame.intrinsics, height, width, bend)
         return depth.astype(np.float32)
-
-
-def _is_same(lens: Calibration, frame: Frame) -> bool:
-    """Whether a depth image of this lens has the pixels of the image, as far as scale matters."""
-    if frame.rectification is not None and any(lens.distortion):
-        return True  # both are raw
-    assert frame.intrinsics is not None
-    apart = np.abs(lens.intrinsics - frame.intrinsics)
-    return bool((apart <= SAME_K * frame.intrinsics[0, 0]).all())
-
-
-def _points(metres: Float32[np.ndarray, "h w"], lens: Calibration) -> Float[np.ndarray, "p 3"]:
-    """The points of a depth image in its camera's frame, of every n-th pixel if there are many."""
-    height, width = metres.shape
-    step = ceil((metres.size / MAX_POINTS) ** 0.5)
-    rows, columns = np.mgrid[:height:step, :width:step]
-    uv = np.stack([columns, rows], axis=-1).reshape(-1, 2).astype(np.float64)
-    camera = lens.camera(width, height, rectified=False)
-    if camera.rectification is not None:
-        uv = camera.rectification.rectified_from_input(uv)
-    z = metres[::step, ::step].reshape(-1, 1).astype(np.float64)
-    (fx, _, cx), (_, fy, cy), _ = camera.intrinsics
-    return np.concatenate([(uv - [cx, cy]) / [fx, fy] * z, z], axis=-1)

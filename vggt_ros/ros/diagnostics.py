@@ -52,7 +52,7 @@ class Health:
         self._update: Update | None = None
         self._map = MapHealth(clock)
         self.network: dict[str, str] = {}
-        self.geometry: dict[str, str] = {}  # more rows of the status on scale and gravity
+        self._described: dict[str, dict[str, str]] = {}  # more rows, by part
         self.tf = "nothing sent yet"
         self.state = "starting"
         self._compiling: tuple[str, ...] = ()
@@ -90,8 +90,8 @@ class Health:
     def set_warning(self, subject: str, text: str, part: str = "input") -> None:
         """A warning until it is replaced; an empty text ends it.
 
-        It is logged as it begins, and shown in the status of its `part`: input, network, timing,
-        map, scale or tf.
+        It is logged as it begins, and shown in the status of its `part`: input, settings, network,
+        timing, map, scale, tf, masks or outputs.
         """
         with self._lock:
             known = self._warnings.get(subject)
@@ -101,6 +101,11 @@ class Health:
                 del self._warnings[subject]
         if text and (known is None or kind_of(known.text) != kind_of(text)):
             self._warned.add(text)
+
+    def describe(self, part: str, row: str, text: str) -> None:
+        """Set a row of the status of a part."""
+        with self._lock:
+            self._described.setdefault(part, {})[row] = text
 
     def progress(self, state: str) -> None:
         """What the worker is doing, until it is ready."""
@@ -173,13 +178,18 @@ class Health:
             self._remember(problems)
             parts = [
                 Part("input", "images arrive", self._input.values(self._counts, self._refused)),
+                Part("settings", "all are used as given", {}),
                 Part("network", self.state, self._network()),
                 Part("timing", "of the last inference", self._timing()),
                 Part("map", self._map.state, self._map.values()),
                 Part("scale", scale_of(self._update), self._scale()),
                 Part("tf", self.tf, {"tf": self.tf}),
+                Part("masks", "all that are asked for are used", {}),
+                Part("outputs", "all that are asked for are published", {}),
                 Part("events", "counted since the start", self._events()),
             ]
+            more = self._described
+            parts = [p._replace(values={**p.values, **more.get(p.name, {})}) for p in parts]
             return statuses(name, self._summary(), parts, problems)
 
     def _remember(self, problems: list[Problem]) -> None:
@@ -244,7 +254,7 @@ class Health:
         return {**self._latency(), **parts}
 
     def _scale(self) -> dict[str, object]:
-        return {**(scale_values(self._update) if self._update else {}), **self.geometry}
+        return scale_values(self._update) if self._update else {}
 
     # What is wrong.
 

@@ -180,7 +180,7 @@ class InferenceWorker:
 
     def _report_tracks(self) -> None:
         """What is tracked, and why what was asked for is not."""
-        self._health.set_warning("tracks", self.pipeline.untracked)
+        self._health.set_warning("tracks", self.pipeline.untracked, "network")
         self._health.network["tracks"] = self._track_cost.text(self.pipeline.tracked_points)
 
     def infer(self, task: Task) -> None:
@@ -220,9 +220,9 @@ class InferenceWorker:
         if result.timeline != self._timeline:
             return
         self._outputs.publish(result.update)
-        self._health.geometry["agreement"] = self._outputs.surface.state
+        self._health.describe("outputs", "agreement", self._outputs.surface.state)
         for subject in ("surface", "scan", "occupancy"):
-            self._health.set_warning(subject, getattr(self._outputs, subject).warning)
+            self._health.set_warning(subject, getattr(self._outputs, subject).warning, "outputs")
         seconds = {**result.update.seconds, **self._outputs.seconds}
         self._health.inferred(result.update, time.monotonic() - result.arrived, seconds)
 
@@ -234,8 +234,9 @@ class InferenceWorker:
         finally:
             self._pass_on(self.pipeline.notices)
         self._health.used()
-        self._health.set_warning("mask", self._robot.masks.warning)
-        self._health.set_warning("masking", self.pipeline.masking.fault)
+        self._health.set_warning("mask", self._robot.masks.warning, "masks")
+        self._health.set_warning("masking", self.pipeline.masking.fault, "masks")
+        self._health.describe("masks", "masked pixels", f"{self.pipeline.masking.share:.1%}")
         if update is not None:
             self._track_cost.add(update)
             self._report_tracks()
@@ -250,7 +251,7 @@ class InferenceWorker:
     def _report_sources(self) -> None:
         """What levelled the world, and which sources of scale are compared in vain."""
         levelled_by = "the loaded map" if self._loaded else self._robot.levelled_by
-        self._health.geometry["world levelled by"] = levelled_by
+        self._health.describe("scale", "world levelled by", levelled_by)
         for source in self.pipeline.settings.sources:
             fault = self.pipeline.outcomes.fault(source)
             self._health.set_warning(f"measurements of {source}", fault, "scale")

@@ -187,7 +187,7 @@ class InputTopics:
         kept: bool = False,
     ) -> InputTopic:
         """Read a topic of small messages."""
-        topics = (self._node.resolve_topic_name(name),)
+        topics = (self.resolve(name),)
         self._check_types(kind, name, topics[0])
         topic = InputTopic(
             self._node, kind, name, receive, topics,
@@ -203,7 +203,7 @@ class InputTopics:
 
         Those that come with a steady rate are `watched` for losses.
         """
-        topic = self._node.resolve_topic_name(name)
+        topic = self.resolve(name)
         kind, topics = Image, (topic,)
         if self._parameters.image_transport == "compressed" and not raw:
             kind = CompressedImage
@@ -215,6 +215,10 @@ class InputTopics:
         )  # fmt: skip
         self._topics.append(found)
         return found
+
+    def resolve(self, name: str) -> str:
+        """The topic that an input is remapped to."""
+        return self._node.resolve_topic_name(name)
 
     def _check_types(self, kind: type, name: str, topic: str) -> None:
         """Raises `UserError` where the topic is another input's, of another type.

@@ -3,13 +3,13 @@
 """Messages of the camera as the core's records: the image decoded, and read by camera_info."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
-from vggt_ros.imaging.calibration import Calibration, Camera, CameraReader
+from vggt_ros.imaging.calibration import Calibration, Camera, CameraReader, Rectify
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import frame_name
@@ -29,6 +29,16 @@ def frame_from(msg: Image | CompressedImage, reader: ImageReader | None = None) 
     return Frame(rgb, stamp_ns(msg.header.stamp), frame_name(msg.header.frame_id))
 
 
+class CameraReports(NamedTuple):
+    """How it is told what a calibration is worth."""
+
+    refuse: Callable[[str], object]  # a message of no use that the user asked for
+    notify: Callable[[str], object]  # a single event
+    warn: Callable[[str], object]  # until it is replaced; an empty text ends it
+    describe: Callable[[str], object]  # how images are read now
+    inform: Callable[[str], object]  # the same for the log
+
+
 class CameraInput:
     """camera_info as it is heard, and the images read by it.
 
@@ -36,14 +46,14 @@ class CameraInput:
     that lasts; what is used is said once, by `inform`.
     """
 
-    def __init__(
-        self, parameters: Parameters, health: Health, topic: str, inform: Callable[[str], object]
-    ):
-        """`topic`: of the images, resolved; its name may say that they are rectified."""
-        self._health, self._inform = health, inform
-        self._intrinsics, self._rectify = parameters.intrinsics, parameters.rectify
+    def __init__(self, topic: str, rectify: Rectify, intrinsics: str, reports: CameraReports):
+        """`topic`: of the images, resolved; its name may say that they are rectified.
+
+        `intrinsics` as the parameter of that name, or "" where no K is asked for.
+        """
+        self._reports, self._intrinsics, self._rectify = reports, intrinsics, rectify
         self.calibration: Calibration | None = None
-        self._reader = CameraReader(topic, parameters.rectify)
+        self._reader = CameraReader(topic, rectify)
         self._heard: tuple[Any, ...] = ()  # what the newest calibration was made of
         self._offered: tuple[tuple[Any, ...], int] = (), 0  # another one, how often in a row
         self._fits = False  # the calibration fits the newest image, without a doubt
@@ -60,7 +70,7 @@ class CameraInput:
         before, times = self._offered
         self._offered = fields, times + 1 if fields == before else 1
         if self._fits and self._offered[1] < PATIENCE:
-            self._health.notice(
+            self._reports.notify(
                 "camera_info differs from the one that is used: it must repeat"
                 f" {PATIENCE} times; does another camera publish on the topic?"
             )
@@ -70,7 +80,7 @@ class CameraInput:
             self.calibration = Calibration.of(msg)
         except UserError as error:
             self.calibration = None
-            (self._health.refuse if self._is_asked_for else self._health.notice)(str(error))
+            (self._reports.refuse if self._is_asked_for else self._reports.notify)(str(error))
 
     def read(self, frame: Frame) -> tuple[Frame, bool]:
         """The image with its K and lens; True where its map cannot go on: other pixels."""
@@ -105,11 +115,12 @@ class CameraInput:
             elif self._is_asked_for:
                 raise UserError("no usable camera_info yet")
         except UserError as error:
-            warning = f"{error}: the network's own intrinsics are used, and no lens is undone"
+            whose = "the network's own intrinsics are used, and " if self._intrinsics else ""
+            warning = f"{error}: {whose}no lens is undone"
         if warning:
-            self._health.notice(warning)
+            self._reports.notify(warning)
         self._fits = camera is not None and not camera.doubt
-        self._health.set_warning("calibration", f"{asked}{warning}" if warning else "")
+        self._reports.warn(f"{asked}{warning}" if warning else "")
         self._say(camera)
         return camera
 
@@ -120,10 +131,24 @@ class CameraInput:
             about = camera.about
             if self._intrinsics == "model":
                 about += ", but the network's own is used (intrinsics: model)"
-        self._health.geometry["camera"] = about
+        self._reports.describe(about)
         if camera is not None and about != self._said:
             self._said = about
-            self._inform(f"camera: {about}")
+            self._reports.inform(about)
+
+
+def first_camera(
+    parameters: Parameters, health: Health, topic: str, inform: Callable[[str], object]
+) -> CameraInput:
+    """camera_info of the camera whose images are mapped; `topic` as of `CameraInput`."""
+    reports = CameraReports(
+        health.refuse,
+        health.notice,
+        lambda text: health.set_warning("calibration", text),
+        lambda text: health.describe("input", "camera", text),
+        lambda text: inform(f"camera: {text}"),
+    )
+    return CameraInput(topic, parameters.rectify, parameters.intrinsics, reports)
 
 
 def _fields(msg: CameraInfo) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from std_srvs.srv import Trigger
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.inference import InferenceWorker
+from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import LiveParameters
 from vggt_ros.ros.tf_cache import pose_of
@@ -33,6 +34,7 @@ class MapServices:
         outputs: Outputs,
         worker: Worker,
         sender: Worker,
+        inputs: InputTopics,
         refuse: Callable[[str], object],
     ):
         self._parameters, self._refuse = parameters, refuse
@@ -40,8 +42,9 @@ class MapServices:
         self._worker, self._sender = worker, sender
         node.create_service(Trigger, "~/save_map", self._on_save)
         node.create_service(Trigger, "~/load_map", self._on_load)
-        pose = PoseWithCovarianceStamped
-        node.create_subscription(pose, "initialpose", self._on_pose, 10)
+        inputs.subscribe(  # sent once, so that none may be lost
+            PoseWithCovarianceStamped, "initialpose", self._on_pose, reliability="reliable"
+        )
 
     def _on_save(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if not self._parameters.now.mapping:

@@ -24,7 +24,7 @@ from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.inference import InferenceWorker, OpenEngine, Result, Task
 from vggt_ros.ros.input_topics import InputTopics
-from vggt_ros.ros.inputs import CameraInput
+from vggt_ros.ros.inputs import first_camera
 from vggt_ros.ros.map_services import MapServices
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.no_image import MissingImages
@@ -91,7 +91,11 @@ class VggtNode(Node):
             names.of(f"parameter {name}", frame)
         frames = open_frames(self, self.parameters.now.tf_wait, notify)
         self._inputs = InputTopics(self, self.parameters.now, self.health.set_warning)
-        warnings = Warnings(partial(self.health.set_warning, part="scale"), notify)
+        warnings = Warnings(
+            partial(self.health.set_warning, part="scale"),
+            notify,
+            partial(self.health.describe, "scale"),
+        )
         self.robot = Robot(self._inputs, self.parameters.now, frames, warnings)
         self.transforms = open_transforms(
             self, self.parameters.now, frames, notify,
@@ -107,7 +111,7 @@ class VggtNode(Node):
             self.sender,
             self.health,
             self.robot,
-            CameraInput(
+            first_camera(
                 self.parameters.now, self.health, self.resolve_topic_name("image"), log.info
             ),
             lambda: self.worker.stopping,
@@ -124,7 +128,7 @@ class VggtNode(Node):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._map_services = MapServices(
             self, self.parameters, self.inference, self.outputs, self.worker, self.sender,
-            self.health.refuse,
+            self._inputs, self.health.refuse,
         )  # fmt: skip
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Simulated time may be paused; diagnostics are not.
@@ -138,7 +142,7 @@ class VggtNode(Node):
     def _check_params_files(self, arguments: list[str]) -> None:
         name = self.get_fully_qualified_name()
         wrong = [text for file in files_in(arguments) if (text := unreached(file, name))]
-        self.health.set_warning("params_file", "; ".join(wrong))
+        self.health.set_warning("params_file", "; ".join(wrong), "settings")
 
     def close(self, timeout: float) -> bool:
         """End inference, publishing and compilation; True if all ended in `timeout` seconds."""

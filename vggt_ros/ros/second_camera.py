@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The second camera of a rig, for scale source baseline: its image at a stamp, and its mount.
+"""The second camera of a rig, for scale source baseline: its image at a stamp, lens, and mount.
 
 The callback keeps the last few messages; the worker's thread takes the one that belongs to an
 image, and only when the pipeline needs it.
@@ -18,9 +18,10 @@ from vggt_ros.errors import UserError
 from vggt_ros.frames import ExtraView, Frame
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.mapping.baseline import SAME_TIME_NS
+from vggt_ros.ros.camera_infos import CameraInfos
 from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.input_topics import InputTopics
-from vggt_ros.ros.inputs import frame_from
+from vggt_ros.ros.inputs import CameraInput, CameraReports, frame_from
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.source_health import PATIENCE_NS, SourceHealth, Warnings
@@ -38,12 +39,16 @@ class SecondCamera:
     def __init__(
         self, inputs: InputTopics, parameters: Parameters, frames: Frames | None, warnings: Warnings
     ):
-        self._frames, self._notify = frames, warnings.notify
+        self._frames, self._notify, self._warnings = frames, warnings.notify, warnings
         self._names = FrameNames(warnings.notify)
         self._reader = ImageReader(parameters.mono16_bits, parameters.mono16_black)
         self._messages: deque[Image | CompressedImage] = deque(maxlen=KEPT)
         self._failed_waits = 0  # in a row
         self._input = inputs.subscribe_to_images("baseline_image", self._on_image)
+        self._infos = CameraInfos(inputs, "baseline_camera_info", self.topic, self._names)
+        self._lens = self._lens_input(parameters)
+        self._lens_fault = ""  # of the last image
+        self._as_they_come = 0  # images without a camera_info that fits, in a row
         self._health = SourceHealth(
             "scale_source baseline",
             f"'{self.topic}'",
@@ -61,6 +66,11 @@ class SecondCamera:
         """Stamps of the kept images."""
         return tuple(stamp_ns(msg.header.stamp) for msg in tuple(self._messages))
 
+    @property
+    def calibrated(self) -> tuple[str, ...]:
+        """Frames whose camera_info came."""
+        return self._infos.frames
+
     def _on_image(self, msg: Any) -> None:
         self._health.hear(stamp_ns(msg.header.stamp))
         self._messages.append(msg)
@@ -75,17 +85,51 @@ class SecondCamera:
             return None
         fault = ""
         try:
-            mount = self._mount(self._names.of("baseline_image", msg.header.frame_id), frame)
-            rgb = frame_from(msg, self._reader).rgb
+            other = self._names.of("baseline_image", msg.header.frame_id)
+            mount = self._mount(other, frame)
+            seen = frame_from(msg, self._reader)
             for notice in self._reader.notices:
                 self._notify(f"baseline_image, {notice}")
             self._reader.notices.clear()
-            return ExtraView(rgb, stamp_ns(msg.header.stamp), mount)
+            seen = self._read(seen, other, frame)
+            return ExtraView(seen.rgb, seen.stamp_ns, mount, seen.rectification)
         except UserError as error:
             fault = f"baseline_image is not used: {error}"
             return None
         finally:
             self._health.check(frame.stamp_ns, served=not fault, fault=fault)
+
+    def _lens_input(self, parameters: Parameters) -> CameraInput:
+        """Its images are read as the first camera's are; no K of them is asked for."""
+        reports = CameraReports(
+            lambda text: self._notify(f"baseline_image: {text}"),
+            lambda text: self._notify(f"baseline_image: {text}"),
+            self._keep_lens_fault,
+            lambda text: self._warnings.describe("second camera", text),
+            lambda text: None,
+        )
+        return CameraInput(self.topic, parameters.rectify, "", reports)
+
+    def _keep_lens_fault(self, text: str) -> None:
+        self._lens_fault = text
+
+    def _read(self, seen: Frame, other: str, frame: Frame) -> Frame:
+        """The image with its lens; where that is not undone, a warning that lasts."""
+        info = self._infos.of(other)
+        if info is not None:
+            self._lens.hear(info)
+        read, _ = self._lens.read(seen)
+        fault = self._lens_fault
+        if not fault and frame.rectification is not None and self._lens.calibration is None:
+            fault = (
+                "the first camera's lens is undone, but of this one there is no usable camera_info"
+                f" on {self._infos.topics} with frame_id '{other}'"
+            )
+        self._as_they_come = self._as_they_come + 1 if read.intrinsics is None else 0
+        if fault and self._as_they_come:
+            fault += f" ({self._as_they_come} of its images were used as they come)"
+        self._warnings.set("lens of baseline_image", fault and f"baseline_image: {fault}")
+        return read
 
     def _paired(self, ns: int) -> Image | CompressedImage | None:
         """The message whose stamp is that of the image, or else the nearest."""

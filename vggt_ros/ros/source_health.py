@@ -10,10 +10,11 @@ ANOTHER_CLOCK = 10.0  # seconds from which two stamps are of two clocks
 
 
 class Warnings(NamedTuple):
-    """How faults of the sources are told."""
+    """How faults of the sources are told, and what is known of them."""
 
     set: Callable[[str, str], object]  # by subject, until it is replaced; an empty text ends it
     notify: Callable[[str], object]  # a single event
+    describe: Callable[[str, str], object] = lambda row, text: None  # a row of diagnostics
 
 
 class SourceHealth:
