@@ -21,7 +21,7 @@ from vggt_ros.engine.compiler import HEADS, Compiler
 from vggt_ros.engine.engine import Engine
 from vggt_ros.engine.programs import Programs
 from vggt_ros.model.config import Config
-from vggt_ros.model.vggt import abstract_model
+from vggt_ros.model.vggt import abstract_model, select_heads
 from vggt_ros.model.weights import read
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -55,9 +55,10 @@ def compiled():
     return cache(Compiler(golden()[0], np.dtype("float32"), jax.devices()[0], None))
 
 
-def opened(compile, *, background=False) -> Engine:
+def opened(compile, *, background=False, heads=HEADS) -> Engine:
     """An engine of the golden network whose programs `compile` makes."""
     config, weights, _ = golden()
+    weights = select_heads(weights, heads)
     engine = Engine(
         "golden", config, weights, device=jax.devices()[0], dtype=np.dtype("float32"),
         default_width=56, random=False, background=background,

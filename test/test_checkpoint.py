@@ -3,7 +3,6 @@
 """Weight files: the same weights from every kind of source, one clear message for every fault."""
 
 import json
-import os
 from pathlib import Path
 
 import golden_model
@@ -61,8 +60,10 @@ def test_the_configuration_is_found_without_reading_a_tensor(official, tmp_path,
     partial = tmp_path / "partial.safetensors"
     save(partial, CONFIG, {key: leaf for key, leaf in tree.items() if key != "track_head"})
     monkeypatch.setattr(checkpoint, "load", None)
-    assert checkpoint.open_config(official, HEADS) == CONFIG
-    assert checkpoint.open_config(partial, ("camera", "depth")) == CONFIG
+    assert checkpoint.open_config(official, HEADS) == (CONFIG, HEADS)
+    assert checkpoint.open_config(partial, ("camera", "depth")) == (CONFIG, ("camera", "depth"))
+    asked = ("camera", "depth", "tracks")
+    assert checkpoint.open_config(partial, asked, ("tracks",)) == (CONFIG, ("camera", "depth"))
     with pytest.raises(UserError, match="partial.safetensors: these weights do not fit"):
         checkpoint.open_config(partial, ("camera", "depth", "tracks"))
 
@@ -132,21 +133,6 @@ def test_a_file_without_a_head_is_enough_for_the_others(tmp_path, tree):
     assert open_weights(tmp_path / "own.safetensors")[1].keys() == part.keys()
     with pytest.raises(UserError, match="missing .e.g. point_head/"):
         open_weights(tmp_path / "own.safetensors", heads=HEADS)
-
-
-def test_pytorch_files_are_read_as_plain_tensors(tmp_path, tensors, expected):
-    torch = pytest.importorskip("torch", reason="reading .pt needs the extra [convert]")
-    state = {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()}
-    torch.save(state, tmp_path / "model.pt")
-    assert_equal_weights(open_weights(tmp_path / "model.pt", CONFIG)[1], expected)
-    torch.save({"model": state}, tmp_path / "nested.pt")
-    assert_equal_weights(open_weights(tmp_path / "nested.pt", CONFIG)[1], expected)
-    torch.save({"model": os.getcwd}, tmp_path / "evil.pt")
-    whole = (tmp_path / "model.pt").read_bytes()
-    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
-    for name in ("evil.pt", "cut.pt"):
-        with pytest.raises(UserError, match=name):
-            open_weights(tmp_path / name, CONFIG)
 
 
 def test_the_released_checkpoint_balances():

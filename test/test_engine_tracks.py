@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs for tracks: when they are compiled, and what is tracked with an extra view."""
 
+import jax
 import numpy as np
 import pytest
 from engine_rig import (
@@ -9,13 +10,16 @@ from engine_rig import (
     QUERIES,
     SIZE,
     TRACK,
+    Gated,
     compare,
     gated_engines,
     golden,
     images_of,
+    opened,
     until,
 )
 
+from vggt_ros.engine.compiler import Compiler
 from vggt_ros.engine.extra_views import infer_with_extra_view
 from vggt_ros.engine.interface import Compiling
 from vggt_ros.engine.shapes import WindowProgram
@@ -44,6 +48,26 @@ def test_tracks_are_compiled_from_the_start_after_all_that_runs_without_them(gat
     assert {s.slots for s in gate.asked} == {4}
     assert live.obstacle(SIZE, 3, depth_frames=2, queries=3) == ""
     assert live.obstacle(SIZE, 4, depth_frames=2, queries=3) == ""
+
+
+def test_a_network_without_a_track_head_serves_for_the_rest():
+    heads = ("camera", "depth")
+    device, number = jax.devices()[0], np.dtype("float32")
+    gate = Gated(Compiler(golden()[0], number, device, None, heads=heads))
+    engine = opened(gate, background=True, heads=heads)
+    with pytest.raises(Compiling):
+        engine.prepare(SIZE, 2, depth_frames=2, track_queries=3)
+    until(lambda: not engine.compiling)
+    assert [(s.frames, s.queries) for s in gate.asked[1:]] == [(1, 0), (2, 0)]
+    images = images_of(2)
+    found = engine.infer((0, 1), images, depth_frames=2, queries=QUERIES)
+    assert found.tracks is None and not engine.compiling
+    compare(found, images, 2)
+    reason = engine.obstacle(SIZE, 2, depth_frames=2, queries=3)
+    assert reason == "the weights of golden have no track head"
+    engine.warm(SIZE, [1, 2], depth_frames=2, queries=(0, 3))
+    assert not any(shape.queries for shape in gate.asked[1:])
+    assert engine.close(60.0)
 
 
 def test_tracks_that_a_client_waits_for_go_before_what_is_not_needed_to_run(gated):

@@ -25,8 +25,8 @@ class FakeHub:
     def __init__(self, files=(), fault=None):
         self.files, self.fault, self.requested = dict(files), fault, []
 
-    def __call__(self, repository, name, *, local_files_only=False):
-        self.requested.append(name)
+    def __call__(self, repository, name, *, local_files_only=False, revision=None):
+        self.requested.append(name if revision is None else f"{name} of {repository}@{revision}")
         if self.fault:
             raise self.fault
         if name not in self.files:
@@ -45,6 +45,18 @@ def test_a_repository_is_a_source(monkeypatch, tmp_path):
     fake = on_hub(monkeypatch, {"model.safetensors": official_file(tmp_path)})
     assert_equal_weights(open_weights("facebook/VGGT-1B")[1], flatten(weights()))
     assert fake.requested == ["model.safetensors"]
+
+
+def test_a_revision_may_follow_the_name(monkeypatch, tmp_path):
+    fake = on_hub(monkeypatch, {"model.safetensors": official_file(tmp_path)})
+    assert open_weights("facebook/VGGT-1B@refs/pr/7", heads=())[0] == CONFIG
+    assert fake.requested == ["model.safetensors of facebook/VGGT-1B@refs/pr/7"]
+    fault = errors.RevisionNotFoundError("none", response=RESPONSE)
+    on_hub(monkeypatch, fault=fault)
+    with pytest.raises(UserError, match="VGGT-1B has no branch, tag or commit 'v9'"):
+        open_weights("facebook/VGGT-1B@v9")
+    for name in ("facebook/VGGT-1B@", "facebook@v1/VGGT", "owner/name@@v1"):
+        assert not hub.is_repository(name)
 
 
 def test_shards_are_downloaded_with_their_index(monkeypatch, tmp_path):

@@ -84,6 +84,24 @@ def test_a_dense_head_gives_the_same_result_in_chunks_of_frames():
     assert max_error(whole[1], chunked[1]) <= 2e-5
 
 
+def test_every_intermediate_of_more_frames_than_a_head_takes_at_once_is_captured():
+    """Dense heads take eight frames at a time; the ninth is a chunk of its own."""
+    golden = case("mini_square")
+    images = np.concatenate([golden["in.images"]] * 3, axis=1)
+    found = intermediates_of(images, golden["in.query_points"])
+    straight = intermediates("mini_square")
+    for name in straight.keys() - {"track.fmaps", "track.fmaps_norm"}:
+        if name.startswith(("depth.", "point.", "track.fe.")):
+            assert len(found[name]) == 3 * len(straight[name]), name
+    chunks = [found["agg.frame.1"], found["agg.global.1"]]
+    tap = jnp.asarray(np.concatenate(chunks, axis=-1))
+    normed = jax.jit(lambda tap: model().depth_head.pyramid.norm(model().patches(tap)))(tap)
+    assert max_error(found["depth.norm.1"], normed) <= 2e-5
+    logits = found["depth.logits"][None, :, 0]
+    assert max_error(found["out.depth"][..., 0], np.exp(logits)) <= 2e-5
+    assert found["out.track"].shape == (1, 9, 6, 2)
+
+
 @pytest.fixture(scope="module")
 def track():
     """The track head on the feature maps of a case, as a function of queries, mask, query frame."""

@@ -22,6 +22,7 @@ from fakes.planar_engine import (
 from PIL import Image
 
 from vggt_ros.errors import UserError
+from vggt_ros.model.checkpoint import open_weights, save
 from vggt_ros.tools.cli import call
 from vggt_ros.tools.run import run
 from vggt_ros.tools.runs.format import Run, open_run
@@ -258,6 +259,21 @@ def test_random_weights_are_reported_as_noise(folder, planar_engine, tmp_path, c
 
 
 @pytest.mark.slow
+def test_weights_without_a_track_head_matter_when_points_are_to_be_tracked(
+    folder, tmp_path, capsys
+):
+    source = tmp_path / "weights.safetensors"
+    config, weights, _ = open_weights("small", heads=("camera", "depth"))
+    save(source, config, weights)
+    arguments = [str(folder), "--out", str(tmp_path / "out"), "--model", str(source)]
+    arguments += ["--network-width", "56", "--max-frames", "2", "--cache-dir", "None"]
+    queries = ["--queries", str(write(tmp_path / "q.json", [[1, 2]]))]
+    assert call(["run", *arguments, *queries]) == 1
+    assert "there is no track_head" in capsys.readouterr().err
+    assert call(["run", *arguments]) == 0
+    assert len(open_run(tmp_path / "out").files) == 2
+
+
 def test_the_command_runs_the_real_network(folder, tmp_path, capsys):
     out = tmp_path / "out"
     line = f"run {folder} --out {out} --window-size 1 --network-width 28 --max-frames 2 --quiet"

@@ -8,7 +8,7 @@ compiled program.  So the traced program is stored too, as a portable export bes
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from vggt_ros.model.config import Config, cache_shapes
 UNSTABLE = [jax.export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]
 PACKAGE = Path(__file__).resolve().parents[1]
 HEADS = ("camera", "depth", "tracks")  # points come from depth and camera: more exact, and cheaper
+OPTIONAL_HEADS = ("tracks",)  # without it a network serves for everything but tracks
 
 
 def unrolls_layers(device: Device) -> bool:
@@ -39,7 +40,7 @@ def program_sources() -> list[Path]:
 
 
 class Compiler:
-    """Compiles one network for one device; needs its configuration, not its weights.
+    """Compiles one network for one device; needs its configuration and heads, not its weights.
 
     A program is called with the weights (as `place_weights` returns them), the arrays of the frame
     cache and its inputs; the program of an encoder takes over the cache (donated) and returns it.
@@ -49,14 +50,14 @@ class Compiler:
 
     def __init__(
         self, config: Config, dtype: np.dtype, device: Device, cache_dir: Path | None,
-        *, unrolled: bool | None = None,
+        *, heads: Sequence[str] = HEADS, unrolled: bool | None = None,
     ):  # fmt: skip
         order, group = config.aggregator.aa_order, config.aggregator.aa_block_size
         if tuple(order) != ("frame", "global") or group != 1:
             raise UserError(
                 "streaming needs an aggregator that alternates frame and global blocks, one by one"
             )
-        self._config, self._dtype, self._device = config, dtype, device
+        self._config, self._heads, self._dtype, self._device = config, tuple(heads), dtype, device
         self._cache_dir = cache_dir
         self._unrolled = unrolls_layers(device) if unrolled is None else unrolled
 
@@ -110,7 +111,7 @@ class Compiler:
         parts = [
             json.dumps(self._config.to_dict()),
             str((type(shape).__name__, *shape, self._dtype, self._device.device_kind)),
-            str(self._unrolled),
+            str((self._heads, self._unrolled)),
             jax.__version__,
             *(f"{path.relative_to(PACKAGE)}\n{path.read_text()}" for path in sources),
         ]
@@ -126,7 +127,7 @@ class Compiler:
         from vggt_ros.model.unstack import stack_layers
         from vggt_ros.model.vggt import abstract_model
 
-        model = abstract_model(self._config, HEADS, self._dtype, self._dtype)
+        model = abstract_model(self._config, self._heads, self._dtype, self._dtype)
         graph, state = nnx.split(model)
         tree = jax.tree.structure(nnx.to_pure_dict(state))
         weights = self._flat(nnx.to_pure_dict(state))

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from vggt_ros.engine.compiler import HEADS, Compiler
+from vggt_ros.engine.compiler import HEADS, OPTIONAL_HEADS, Compiler
 from vggt_ros.engine.device import (
     Device,
     choose_device,
@@ -26,6 +26,7 @@ from vggt_ros.engine.device import (
 from vggt_ros.engine.fingerprint import fingerprint
 from vggt_ros.engine.frame_cache import FrameCache
 from vggt_ros.engine.interface import Compiling, InferenceResult, OutOfMemory
+from vggt_ros.engine.network import open_network
 from vggt_ros.engine.programs import Program, Programs
 from vggt_ros.engine.selection import Selection
 from vggt_ros.engine.shapes import (
@@ -67,8 +68,15 @@ class Engine:
     ):
         self.name, self.device, self.dtype = name, device, dtype
         self.random_weights, self.default_width = random, default_width
-        self._config, compiler = config, Compiler(config, dtype, device, cache_dir)
-        self.selection = Selection(Programs(compiler), background=background, faults=self._faults)
+        heads = [head for head in HEADS if head not in OPTIONAL_HEADS or "track_head" in weights]
+        self._config = config
+        compiler = Compiler(config, dtype, device, cache_dir, heads=heads)
+        self.selection = Selection(
+            Programs(compiler),
+            background=background,
+            faults=self._faults,
+            untracked="" if "tracks" in heads else f"the weights of {name} have no track head",
+        )
         self.frame_cache = FrameCache(config, device)
         self._slots = 0
         with self._faults(f"the weights of {name}"):
@@ -113,6 +121,8 @@ class Engine:
         The longest of `window_sizes` is how many frames will be cached.
         """
         self._slots = max(self._slots, *window_sizes)
+        if self.selection.untracked:
+            queries = (0,)
         for shape in needed(size, window_sizes, depth_frames=depth_frames, queries=queries):
             progress(f"compiling {self.name}: {shape}")
             with self._faults(str(shape)):
@@ -134,6 +144,7 @@ class Engine:
         Raises `Compiling` until a window of one frame can be inferred.  Calling it again is cheap.
         """
         self.selection.window_size = window_size
+        track_queries = 0 if self.selection.untracked else track_queries
         self._slots = max(self._slots, window_size + 1)
         sizes = range(1, window_size + 1)
         shapes = [
@@ -259,38 +270,27 @@ def open_engine(
     seed: int = 0,
     background: bool = False,
     progress: Progress = lambda line: None,
+    tracks: bool = False,
 ) -> Engine:
     """A network ready to be warmed: `model` is a preset, a hub id or a path.
 
-    Of the presets `small` comes with weights; the others have random ones.
+    Of the presets `small` comes with weights; the others have random ones. Weights without a track
+    head serve for everything but tracks; with `tracks` they are refused.
 
     Raises `UserError` for a device that does not run, weights that do not fit, an unknown model.
     """
-    from vggt_ros.model.checkpoint import open_weights
-    from vggt_ros.model.random_weights import random_weights
-    from vggt_ros.model.vggt import PRESETS
-
     keep_compiled(cache_dir)
     chosen = choose_device(device)
     number = choose_dtype(dtype, chosen)
-    preset = PRESETS.get(model)
-    random = preset is not None and preset.weights is None
-    if preset is not None and random:
-        progress(f"{model}: drawing its weights")
-        config, width = preset.config, preset.default_width
-        weights = random_weights(config, HEADS, number, seed)
-    else:
-        progress(f"{model}: reading weights")
-        config, weights, _ = open_weights(model, heads=HEADS, dtype=number)
-        width = config.aggregator.img_size
+    network = open_network(model, number, seed, progress, tracks=tracks)
     return Engine(
         model,
-        config,
-        weights,
+        network.config,
+        network.weights,
         device=chosen,
         dtype=number,
-        default_width=width,
-        random=random,
+        default_width=network.default_width,
+        random=network.random,
         cache_dir=cache_dir,
         background=background,
     )

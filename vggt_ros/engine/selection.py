@@ -14,6 +14,7 @@ from vggt_ros.errors import UserError
 class Selection:
     """Chooses among programs that are ready, and starts to compile those that are missing.
 
+    `untracked` is why this network tracks no points; empty: it does.
     With `background` a program that is missing is compiled while others are used; without, it is
     waited for.  `faults` makes the runtime's errors readable, given what it was that failed.
     """
@@ -24,7 +25,9 @@ class Selection:
         *,
         background: bool,
         faults: Callable[[str], AbstractContextManager[None]],
+        untracked: str = "",
     ):
+        self.untracked = untracked
         self.programs, self.background, self._faults = programs, background, faults
         self.window_size = 0  # of a window that grows no further, once that is known
         self._unfit: dict[WindowProgram, str] = {}  # what does not run, and why
@@ -88,6 +91,8 @@ class Selection:
 
     def _reason(self, shape: WindowProgram) -> str:
         """Why it does not run, by the experience of one that needs no more; empty: none failed."""
+        if shape.queries and self.untracked:
+            return self.untracked
         faults = (why for limit, why in self._unfit.items() if shape.needs_at_least(limit))
         return next(faults, "")
 

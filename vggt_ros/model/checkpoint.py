@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vggt_ros.errors import UserError
-from vggt_ros.model import hub, weights
+from vggt_ros.model import foreign_names, hub, weights
 from vggt_ros.model.config import VGGT_1B, Config
 from vggt_ros.model.legacy_names import current_names
+from vggt_ros.model.loading_report import Report, compare
 from vggt_ros.model.official_names import path_name
+from vggt_ros.model.random_weights import random_weights
 from vggt_ros.model.tensor_files import TORCH, TensorFiles, open_files, write_safetensors
-from vggt_ros.model.vggt import HEADS, PRESETS, Weights, heads_in
-from vggt_ros.model.weights import Report
+from vggt_ros.model.vggt import HEAD_MODULES, HEADS, PRESETS, Weights, heads_in
 
 FORMAT = "vggt_ros"
 VERSION, OLDER_VERSIONS = "2", ("1",)
@@ -36,50 +37,75 @@ def open_weights(
     config: Config | None = None,
     heads: Sequence[str] | None = None,
     dtype: Any = None,
+    *,
+    optional: Sequence[str] = (),
+    partial: bool = False,
 ) -> tuple[Config, Weights, Report]:
     """Weights on the default device: matrices of encoder and aggregator in `dtype`, else float32.
 
-    `source` is a hub repository (owner/name), a .safetensors or .pt file, an index of shards, a
-    directory with one of them, or a preset that comes with weights.  `config` defaults to the one
-    in the file, in a config.json beside it, or VGGT-1B; `heads` to all that the file was written
-    with; `dtype` to float32.  Tensors are read one at a time: the host holds little more than the
-    result.  Raises UserError for a source that does not exist, is damaged or does not fit.
+    `source` is a hub repository (owner/name, or owner/name@revision), a .safetensors or .pt file,
+    an index of shards, a directory with one of them, or a preset that comes with weights.
+    `config` defaults to the one in the file, in a config.json beside it, or VGGT-1B; `heads` to
+    all that are in the file; `dtype` to float32.  Heads that are `optional` are left out where the
+    file has none.  With `partial`, weights that are missing or of another shape are drawn at
+    random.  Tensors are read one at a time: the host holds little more than the result.
+    Raises UserError for a source that does not exist, is damaged or does not fit.
     """
     paths = locate(source)
     files = open_files(paths)
     config = config or config_of(files, paths[0])
+    heads = heads_of(files) if heads is None else _without(optional, heads, files)
     try:
-        return config, *load(config, files, heads or heads_of(files), dtype or jnp.float32)
+        return config, *load(config, files, heads, dtype or jnp.float32, partial=partial)
     except UserError as fault:
         raise UserError(f"{source}: {fault}") from fault
 
 
-def open_config(source: str | Path, heads: Sequence[str]) -> Config:
-    """The configuration of a source's weights; reads no tensor.
+def _without(optional: Sequence[str], heads: Sequence[str], files: TensorFiles) -> tuple[str, ...]:
+    """The requested heads without those that are optional and not in the file."""
+    there = heads_of(files)
+    return tuple(head for head in heads if head in there or head not in optional)
+
+
+def open_config(
+    source: str | Path, heads: Sequence[str], optional: Sequence[str] = ()
+) -> tuple[Config, tuple[str, ...]]:
+    """The configuration of a source's weights, and its heads of those asked for; reads no tensor.
 
     A hub repository is downloaded.  Raises UserError where the weights of these heads do not fit.
     """
     paths = locate(source)
     files = open_files(paths)
     config = config_of(files, paths[0])
-    report = balance(config, files, heads)
-    if not report.balanced:
-        raise UserError(f"{source}: these weights do not fit this model: {report.fault()}")
-    return config
+    heads = _without(optional, heads, files)
+    try:
+        balance(config, files, heads).require()
+    except UserError as fault:
+        raise UserError(f"{source}: {fault}") from fault
+    return config, heads
 
 
 def load(
-    config: Config, files: TensorFiles, heads: Sequence[str], dtype: Any = jnp.float32
+    config: Config,
+    files: TensorFiles,
+    heads: Sequence[str],
+    dtype: Any = jnp.float32,
+    *,
+    partial: bool = False,
 ) -> tuple[Weights, Report]:
     """The weights of opened files; see `open_weights`."""
     read = _read_own if is_own(files) else weights.read
-    return read(config, _tensors(config, files), tuple(heads), jnp.dtype(dtype))
+    named = _named(config, files)
+    rest = random_weights(config, tuple(heads)) if partial else None
+    tree, report = read(config, named.tensors, tuple(heads), jnp.dtype(dtype), rest)
+    return tree, report._replace(notes=named.notes)
 
 
 def balance(config: Config, files: TensorFiles, heads: Sequence[str]) -> Report:
     """Names and shapes in the files against what the model needs; reads no tensor."""
     balance = _balance_own if is_own(files) else weights.balance
-    return balance(config, _shapes(_tensors(config, files)), heads)
+    named = _named(config, files)
+    return balance(config, _shapes(named.tensors), heads)._replace(notes=named.notes)
 
 
 # ---- where the files are ----------------------------------------------------------------------
@@ -137,8 +163,11 @@ def config_of(files: TensorFiles, path: Path) -> Config:
 
 
 def heads_of(files: TensorFiles) -> tuple[str, ...]:
-    """The heads that our own file was written with; official files have all."""
-    return tuple(json.loads(files.metadata["heads"])) if is_own(files) else HEADS
+    """The heads that are in the files, whole or not."""
+    if is_own(files):
+        return tuple(json.loads(files.metadata["heads"]))
+    modules = foreign_names.head_modules(files.tensors)
+    return tuple(head for head, module in HEAD_MODULES.items() if module in modules)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -172,11 +201,15 @@ def save(path: Path, config: Config, tree: Weights) -> None:
     write_safetensors(path, {path_name(key): leaf for key, leaf in flat.items()}, metadata)
 
 
-def _tensors(config: Config, files: TensorFiles) -> dict[str, Any]:
+def _named(config: Config, files: TensorFiles) -> foreign_names.Named:
     """Tensors by their official name, or by today's path where the file is one of ours."""
-    if files.metadata.get("version") in OLDER_VERSIONS and is_own(files):
-        return current_names(files.tensors, _leaves(config, HEADS))
-    return files.tensors
+    if not is_own(files):
+        known = {entry.name for entry in weights.table(config)}
+        return foreign_names.official_names(files.tensors, known)
+    tensors = files.tensors
+    if files.metadata.get("version") in OLDER_VERSIONS:
+        tensors = current_names(tensors, _leaves(config, HEADS))
+    return foreign_names.Named(tensors)
 
 
 def _shapes(tensors: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -187,18 +220,26 @@ def _balance_own(
     config: Config, shapes: dict[str, tuple[int, ...]], heads: Sequence[str]
 ) -> Report:
     needed = {path_name(key): leaf.shape for key, leaf in _leaves(config, heads).items()}
-    return weights.compare(shapes, needed, {path_name(key) for key in _leaves(config, HEADS)})
+    known = dict.fromkeys(path_name(key) for key in _leaves(config, HEADS))
+    return weights.with_absent_heads(compare(shapes, needed, known), shapes, known, heads)
 
 
 def _read_own(
-    config: Config, tensors: dict[str, Any], heads: Sequence[str], dtype: Any
+    config: Config,
+    tensors: dict[str, Any],
+    heads: Sequence[str],
+    dtype: Any,
+    rest: Weights | None = None,
 ) -> tuple[Weights, Report]:
     report = _balance_own(config, _shapes(tensors), heads)
-    report.require_balance()
-    flat = {}
+    report.require(partial=rest is not None)
+    flat, others = {}, {} if rest is None else weights.flatten(rest)
     for key, leaf in _leaves(config, heads, dtype).items():
         name = path_name(key)
-        stored = weights.check_finite(name, np.asarray(tensors[name]))
+        if key in others and name not in report.loaded:
+            stored = np.asarray(others[key])
+        else:
+            stored = weights.check_finite(name, np.asarray(tensors[name]))
         flat[key] = jax.device_put(stored.astype(leaf.dtype, copy=False))
     return weights.unflatten(flat), report
 

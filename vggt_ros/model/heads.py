@@ -18,7 +18,7 @@ from jaxtyping import Float
 from vggt_ros.model.intermediates import sow
 from vggt_ros.model.layers import Block, Mlp, layer_norm, stacked
 from vggt_ros.model.positions import add_position_embedding
-from vggt_ros.model.scan import iterate, scan_layers
+from vggt_ros.model.scan import iterate, map_in_chunks, scan_layers
 
 FLOAT32 = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 
@@ -241,20 +241,6 @@ def conv3x3(
     dim: int, out: int, *, stride: int = 1, use_bias: bool = True, rngs: nnx.Rngs
 ) -> nnx.Conv:
     return nnx.Conv(dim, out, (3, 3), stride, padding=1, use_bias=use_bias, rngs=rngs)
-
-
-def map_in_chunks(function: Callable, frames: tuple[Array, ...], at_once: int):
-    """`function` of all frames, `at_once` of them at a time, the remainder last."""
-    n = len(frames[0])
-    if n <= at_once:
-        return function(frames)
-    whole = n // at_once * at_once
-    chunks = jax.tree.map(lambda x: x[:whole].reshape(-1, at_once, *x.shape[1:]), frames)
-    out = jax.lax.map(function, chunks)
-    out = out.reshape(whole, *out.shape[2:])
-    if whole < n:
-        out = jnp.concatenate([out, function(jax.tree.map(lambda x: x[whole:], frames))])
-    return out
 
 
 def resize(x: Float[Array, "n h w d"], size: tuple[int, int]) -> Float[Array, "n y x d"]:

@@ -18,16 +18,20 @@ FILES = (
 )
 
 
+NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.][\w./-]*))?")
+
+
 def is_repository(source: str) -> bool:
-    """Whether `source` has the form owner/name."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
+    """Whether `source` has the form owner/name, or owner/name@revision."""
+    return NAME.fullmatch(source) is not None
 
 
 def fetch(repository: str) -> Path:
     """The weight file of a repository, from the cache or downloaded with a progress bar.
 
-    An index of shards comes with its shards beside it.  The client's own HF_HUB_OFFLINE, HF_HOME
-    and HF_TOKEN apply.  Raises UserError, in one sentence, for whatever prevents it.
+    A branch, tag or commit may follow the name: owner/name@revision.  An index of shards comes
+    with its shards beside it.  The client's own HF_HUB_OFFLINE, HF_HOME and HF_TOKEN apply.
+    Raises UserError, in one sentence, for whatever prevents it.
     """
     unreachable: Exception | None = None
     for name in FILES:
@@ -50,13 +54,20 @@ class _Unreachable(Exception):
     """The file is not in the cache, and cannot be downloaded now."""
 
 
-def _download(repository: str, name: str, *, only_cached: bool) -> Path | None:
+def _download(source: str, name: str, *, only_cached: bool) -> Path | None:
     """The file; None where the repository has none of this name."""
     import huggingface_hub as hub
     from huggingface_hub import constants, errors
 
+    repository, _, revision = source.partition("@")
+    wanted = {"revision": revision} if revision else {}
     try:
-        return Path(hub.hf_hub_download(repository, name, local_files_only=only_cached))
+        return Path(hub.hf_hub_download(repository, name, local_files_only=only_cached, **wanted))
+    except errors.RevisionNotFoundError as fault:
+        raise UserError(
+            f"{repository} has no branch, tag or commit {revision!r}: "
+            f"see https://huggingface.co/{repository}/commits/main"
+        ) from fault
     except errors.GatedRepoError as fault:
         raise UserError(
             f"{repository} is gated: accept its licence at https://huggingface.co/{repository}, "

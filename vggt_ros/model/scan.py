@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Loops over stacked layers and over iterations of a head, as `lax.scan`.
+"""Loops over stacked layers, over iterations of a head and over chunks of frames.
 
 One traced layer compiles faster than its copies, and runs as fast on a CPU.
 """
@@ -11,7 +11,9 @@ from contextvars import ContextVar
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vggt_ros.model.intermediates import bind, capture, is_capturing, sow
 
@@ -38,6 +40,38 @@ def scan_layers(step: Callable[[Any, Any], Any], x: Any, layers: Any) -> Any:
 def iterate(step: Callable[[Any], tuple[Any, Any]], x: Any, times: int) -> tuple[Any, Any]:
     """Apply `step`, from x to (x, out), `times` times: the last x, and all outs stacked."""
     return _scan(lambda x, _: step(x), x, np.arange(times))
+
+
+def map_in_chunks(
+    function: Callable[[tuple[Array, ...]], Array], frames: tuple[Array, ...], at_once: int
+) -> Array:
+    """`function` of all frames (the first axis), `at_once` of them at a time, the remainder last.
+
+    What it sows has the frames as its first axis too, and is captured of all of them.
+    """
+    n = len(frames[0])
+    if n <= at_once:
+        return function(frames)
+    names: list[str] = []
+
+    def capturing(frames: tuple[Array, ...]) -> tuple[Array, list[Array]]:
+        if not is_capturing():
+            return function(frames), []
+        with capture() as intermediates:
+            out = function(frames)
+        names[:] = [name for name, _ in intermediates]
+        return out, [value for _, value in intermediates]
+
+    whole = n // at_once * at_once
+    chunks = jax.tree.map(lambda x: x[:whole].reshape(-1, at_once, *x.shape[1:]), frames)
+    found = jax.lax.map(capturing, chunks)
+    found = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), found)
+    if whole < n:
+        rest = capturing(jax.tree.map(lambda x: x[whole:], frames))
+        found = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), found, rest)
+    for name, value in zip(names, found[1], strict=True):
+        sow(name, value)
+    return found[0]
 
 
 def _scan(

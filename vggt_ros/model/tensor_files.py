@@ -7,8 +7,10 @@ a file that is replaced meanwhile cannot change the weights of a running network
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,8 +186,13 @@ class _Tensor:
         return raw.numpy().view(self.dtype).astype(dtype or self.dtype)
 
 
+# Classes of plain data that training scripts store beside the weights; making one executes nothing.
+PLAIN_DATA = ("argparse.Namespace", "types.SimpleNamespace", "collections.OrderedDict",
+              "pathlib.PosixPath", "numpy.dtype", "numpy.ndarray")  # fmt: skip
+
+
 def _open_torch(path: Path) -> dict[str, _Tensor]:
-    """A state dict, bare or under "model" or "state_dict"; nothing in the file is executed."""
+    """Tensors of a dictionary in any depth, names joined by dots; nothing in it is executed."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -195,17 +202,49 @@ def _open_torch(path: Path) -> dict[str, _Tensor]:
     import pickle
 
     try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as fault:
-        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise UserError(
-            f"{path} is truncated or not a plain PyTorch checkpoint ({reason})"
-        ) from fault
-    for key in ("model", "state_dict"):
-        state = state.get(key, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
+        with torch.serialization.safe_globals(_plain_data()):
+            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as fault:
+        if refused := re.search(r"GLOBAL (\S+)", str(fault)):
+            raise UserError(
+                f"{path} holds a {refused[1]} beside its weights, which is not read since it could"
+                " execute code; where it came from, write the weights alone:"
+                " torch.save(model.state_dict(), FILE)"
+            ) from fault
+        raise _not_a_checkpoint(path, fault) from fault
+    except (RuntimeError, ValueError, EOFError, OSError, TypeError, AttributeError) as fault:
+        raise _not_a_checkpoint(path, fault) from fault
+    found = {name: tensor.detach() for name, tensor in _tensors_in(state, torch.is_tensor)}
+    if not found:
         raise UserError(f"{path} does not hold a dictionary of tensors")
-    return {name: _Tensor(t, tuple(t.shape), _numpy_dtype(t)) for name, t in state.items()}
+    return {name: _Tensor(t, tuple(t.shape), _numpy_dtype(t)) for name, t in found.items()}
+
+
+def _not_a_checkpoint(path: Path, fault: Exception) -> UserError:
+    reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+    return UserError(f"{path} is truncated or not a plain PyTorch checkpoint ({reason})")
+
+
+def _plain_data() -> list[Any]:
+    """The classes of `PLAIN_DATA`, and what NumPy's scalars and arrays are made with."""
+    from numpy._core import multiarray
+
+    named = [getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
+             for name in PLAIN_DATA]  # fmt: skip
+    makers: list[Any] = [multiarray.scalar, multiarray._reconstruct]
+    old = [(maker, f"numpy.core.multiarray.{maker.__name__}") for maker in makers]
+    return [*named, *makers, *old, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdgSUV")]
+
+
+def _tensors_in(tree: Any, is_tensor: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
+    """Tensors with the keys that lead to them; what is no dictionary and no tensor is passed by."""
+    if not isinstance(tree, Mapping):
+        return
+    for key, value in tree.items():
+        if is_tensor(value):
+            yield str(key), value
+        else:
+            yield from ((f"{key}.{name}", tensor) for name, tensor in _tensors_in(value, is_tensor))
 
 
 def _numpy_dtype(tensor: Any) -> np.dtype:

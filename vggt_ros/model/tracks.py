@@ -18,10 +18,10 @@ from vggt_ros.model.correlation import (
     sample,
     sample_sincos,
 )
-from vggt_ros.model.heads import FLOAT32, FeaturePyramid, map_in_chunks, nchw, resize
+from vggt_ros.model.heads import FLOAT32, FeaturePyramid, nchw, resize
 from vggt_ros.model.intermediates import sow
 from vggt_ros.model.layers import Attention, Mlp, gelu, layer_norm, stacked
-from vggt_ros.model.scan import iterate, scan_layers
+from vggt_ros.model.scan import iterate, map_in_chunks, scan_layers
 
 
 class Tracks(NamedTuple):

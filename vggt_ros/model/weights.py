@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Official weights to our stacked arrays and back, by a table that must balance."""
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
@@ -14,11 +13,18 @@ import numpy as np
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
+from vggt_ros.model.loading_report import Report, Shape, compare, module_of
 from vggt_ros.model.official_names import Layout, Path, layout_of, official_name
 from vggt_ros.model.tensor_files import aligned
-from vggt_ros.model.vggt import HEADS, Weights, abstract_model, functional, heads_in, select_heads
-
-Shape = tuple[int, ...]
+from vggt_ros.model.vggt import (
+    HEAD_MODULES,
+    HEADS,
+    Weights,
+    abstract_model,
+    functional,
+    heads_in,
+    select_heads,
+)
 
 
 class Entry(NamedTuple):
@@ -87,85 +93,23 @@ def unflatten(flat: Mapping[Path, Any]) -> Weights:
 # ---- balance ----------------------------------------------------------------------------------
 
 
-class Report(NamedTuple):
-    """Tensors of a checkpoint against those a model needs; as text, their numbers by module."""
-
-    loaded: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    wrong_shape: tuple[tuple[str, Shape, Shape], ...]  # name, found, needed
-    switched_off: tuple[str, ...]  # of heads that were not requested
-
-    @property
-    def balanced(self) -> bool:
-        return not (self.missing or self.unexpected or self.wrong_shape)
-
-    def __str__(self) -> str:
-        columns = {
-            "loaded": self.loaded,
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "wrong shape": tuple(name for name, _, _ in self.wrong_shape),
-            "switched off": self.switched_off,
-        }
-        modules = sorted({_module(name) for names in columns.values() for name in names})
-        lines = [f"{'module':<14}" + "".join(f"{title:>14}" for title in columns)]
-        for module in [*modules, "total"]:
-            counts = [
-                sum(module in ("total", _module(name)) for name in names)
-                for names in columns.values()
-            ]
-            lines.append(f"{module:<14}" + "".join(f"{count:>14,}" for count in counts))
-        return "\n".join(lines)
-
-    def fault(self) -> str:
-        """The imbalance in words, with an example of each kind."""
-        parts = []
-        if self.wrong_shape:
-            name, found, needed = self.wrong_shape[0]
-            count = len(self.wrong_shape)
-            parts.append(f"{count} of another shape (e.g. {name} {found}, needed {needed})")
-        if self.missing:
-            parts.append(f"{len(self.missing)} missing (e.g. {self.missing[0]})")
-        if self.unexpected:
-            parts.append(f"{len(self.unexpected)} without a place (e.g. {self.unexpected[0]})")
-        return ", ".join(parts)
-
-    def require_balance(self) -> None:
-        """Raise UserError unless the tensors balance."""
-        if not self.balanced:
-            raise UserError(f"these weights do not fit this model: {self.fault()}")
-
-
-def _module(name: str) -> str:
-    """The first part of an official name, or of a path in our own file."""
-    return re.split("[./]", name, maxsplit=1)[0]
-
-
 def balance(config: Config, shapes: Mapping[str, Shape], heads: Sequence[str] = HEADS) -> Report:
     """Official names and shapes against those that a model needs; no data is read."""
     needed = {entry.name: entry.shape for entry in table(config, heads)}
-    return compare(shapes, needed, {entry.name for entry in table(config)})
+    known = dict.fromkeys(entry.name for entry in table(config))
+    return with_absent_heads(compare(shapes, needed, known), shapes, known, heads)
 
 
-def compare(
-    found: Mapping[str, Shape], needed: Mapping[str, Shape], known: Collection[str]
+def with_absent_heads(
+    report: Report, found: Collection[str], known: Collection[str], heads: Sequence[str]
 ) -> Report:
-    """Balance of names and shapes; what is `known` but not needed belongs to heads that are off."""
-    wrong = tuple(
-        (name, tuple(found[name]), shape)
-        for name, shape in needed.items()
-        if name in found and tuple(found[name]) != shape
-    )
-    bad = {name for name, _, _ in wrong}
-    extra = [name for name in found if name not in needed]
-    return Report(
-        loaded=tuple(name for name in needed if name in found and name not in bad),
-        missing=tuple(name for name in needed if name not in found),
-        unexpected=tuple(name for name in extra if name not in known),
-        wrong_shape=wrong,
-        switched_off=tuple(name for name in extra if name in known),
-    )
+    """The report with what the heads need that are neither requested nor in the file.
+
+    `known` are all names of the network, official ones or paths of our own file.
+    """
+    present = {module_of(name) for name in found}
+    absent = {HEAD_MODULES[head] for head in HEADS if head not in heads} - present
+    return report._replace(absent=tuple(n for n in known if module_of(n) in absent))
 
 
 # ---- reading and writing ----------------------------------------------------------------------
@@ -176,21 +120,28 @@ def read(
     tensors: Mapping[str, Any],
     heads: Sequence[str] = HEADS,
     dtype: Any = jnp.float32,
+    rest: Weights | None = None,
 ) -> tuple[Weights, Report]:
     """Official tensors (anything NumPy can read, with `.shape`) as our weights, on the device.
 
     Tensors are read one at a time and stacks built one at a time, so that lazy `tensors` keep peak
-    memory near the size of the result.  Raises UserError where they do not balance, and for NaN.
+    memory near the size of the result.  What does not fit has its values in `rest`, if given.
+    Raises UserError where they do not fit and there is no `rest`, where none fits, and for NaN.
     """
     report = balance(config, {name: tensor.shape for name, tensor in tensors.items()}, heads)
-    report.require_balance()
+    report.require(partial=rest is not None)
+    others = {} if rest is None else flatten(rest)
     leaves = flatten(abstract(config, tuple(heads), dtype))
+    fits = set(report.loaded)
     flat: dict[Path, Any] = {}
     for path, entries in groupby(table(config, heads), key=lambda entry: entry.path):
         host = aligned(leaves[path].shape, leaves[path].dtype)
+        if path in others:
+            host[...] = others[path]
         for entry in entries:
-            tensor = check_finite(entry.name, np.asarray(tensors[entry.name]))
-            host[... if entry.row is None else entry.row] = entry.layout.ours(tensor)
+            if entry.name in fits:
+                tensor = check_finite(entry.name, np.asarray(tensors[entry.name]))
+                host[... if entry.row is None else entry.row] = entry.layout.ours(tensor)
         flat[path] = jax.device_put(host)  # without a copy on a CPU
     return unflatten(flat), report
 

@@ -144,8 +144,9 @@ def run(
     cache_dir = cache_dir and cache_dir.expanduser()
     log = (lambda _: None) if quiet else (lambda line: print(line, file=sys.stderr))
     engine = open_engine(
-        model, dtype=dtype, device=device, cache_dir=cache_dir, seed=seed, progress=log
-    )
+        model, dtype=dtype, device=device, cache_dir=cache_dir, seed=seed, progress=log,
+        tracks=pixels is not None,
+    )  # fmt: skip
     if warning := caution(engine.name, engine.random_weights):
         log(warning)
     with RunWriter(out, {"interrupted": True}, overwrite=overwrite) as writer:

@@ -49,7 +49,7 @@ def warm(
     if track_queries < 0:
         raise UserError(f"--track-queries {track_queries}: give a number of points, or 0 for none")
 
-    from vggt_ros.engine.compiler import HEADS, Compiler
+    from vggt_ros.engine.compiler import HEADS, OPTIONAL_HEADS, Compiler
     from vggt_ros.engine.device import choose_device, choose_dtype, keep_compiled, readable_faults
     from vggt_ros.model.checkpoint import open_config
     from vggt_ros.model.vggt import PRESETS
@@ -59,18 +59,22 @@ def warm(
     chosen = choose_device(device)
     number = choose_dtype(dtype, chosen)
     if model in PRESETS:
-        config, width = PRESETS[model].config, PRESETS[model].default_width
+        config, width, _ = PRESETS[model]
+        heads = HEADS
     else:
-        config = open_config(model, HEADS)
+        config, heads = open_config(model, HEADS, OPTIONAL_HEADS)
         width = config.aggregator.img_size
     grid = settings.grid(*input_size, width)
     size, depth_frames = (grid.height, grid.width), settings.frames_with_depth
     windows = range(1, window_size + 1)
+    if "tracks" not in heads and track_queries:
+        print(f"{model} has no track head: nothing is compiled for tracks", file=sys.stderr)
+        track_queries = 0
     shapes = [
         *needed(size, windows, depth_frames=depth_frames, extra_views=settings.extra_views),
         *for_tracks(size, window_size, depth_frames=depth_frames, queries=track_queries),
     ]
-    compile = Compiler(config, number, chosen, cache_dir)
+    compile = Compiler(config, number, chosen, cache_dir, heads=heads)
     print(f"{model} in {number} for {chosen.device_kind}", file=sys.stderr)
     for i, shape in enumerate(shapes, 1):
         print(f"{i}/{len(shapes)}  {shape} ... ", end="", file=sys.stderr, flush=True)
