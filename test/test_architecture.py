@@ -61,6 +61,7 @@ ONLY_IN = {  # foreign package: the areas that may import it
     "av": {"tools"},
     "evo": {"tools"},
     "matplotlib": {"tools", "train"},
+    "pillow_heif": {"tools"},
     "tqdm": {"tools", "train"},
     "tyro": {"tools"},
     "viser": {"tools"},

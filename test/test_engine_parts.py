@@ -70,6 +70,15 @@ def test_the_device_has_run_a_kernel_before_it_is_used(monkeypatch):
         choose_device("cpu")
 
 
+def test_platforms_of_which_none_is_here_are_named(monkeypatch):
+    def no_backend_is_left(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", no_backend_is_left)  # as with JAX_PLATFORMS=cuda
+    with pytest.raises(UserError, match="JAX_PLATFORMS allows .* and none is here.*leave JAX_PLAT"):
+        choose_device()
+
+
 def test_dtype_follows_the_device():
     cpu = jax.devices("cpu")[0]
     assert choose_dtype("auto", cpu) == np.float32

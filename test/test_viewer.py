@@ -3,6 +3,7 @@
 """The viewer: its controls in Python, and the page in a real browser."""
 
 import shutil
+import socket
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,7 @@ from run_frames import wall_frame
 
 from vggt_ros.errors import UserError
 from vggt_ros.tools.runs.writer import RunWriter
-from vggt_ros.tools.viewer import Viewer, view
+from vggt_ros.tools.viewer import Viewer, reachable, view
 from vggt_ros.tools.viewer_panel import strip
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -44,6 +45,13 @@ def test_the_frame_slider_selects_the_visible_clouds(viewer):
     viewer.panel.all_frames.value = False
     viewer.update_visibility()
     assert visible(viewer) == [False, True, False]
+
+
+def test_the_address_that_is_printed_can_be_opened():
+    assert reachable("127.0.0.1") == "127.0.0.1" and reachable("::1") == "[::1]"
+    for anywhere in ("0.0.0.0", "::"):
+        assert reachable(anywhere) not in ("0.0.0.0", "::", "")
+        socket.getaddrinfo(reachable(anywhere), 80)
 
 
 def test_a_higher_confidence_only_removes_points(viewer):

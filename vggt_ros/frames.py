@@ -39,6 +39,7 @@ class Frame(NamedTuple):
     camera: str = "camera"  # the camera's optical frame id
     intrinsics: Float[np.ndarray, "3 3"] | None = None  # calibrated K of it, once rectified
     rectification: Rectification | None = None  # None: it is used as it comes
+    name: str = ""  # of its file or message, where it comes from one
 
 
 class ExtraView(NamedTuple):

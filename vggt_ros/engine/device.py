@@ -25,8 +25,12 @@ def choose_device(kind: str = "auto") -> Device:
     """
     try:
         device = (jax.devices() if kind == "auto" else jax.devices(kind))[0]
-    except RuntimeError as error:
-        raise UserError(f"no device '{kind}': {error}; use device auto or cpu") from error
+    except (RuntimeError, AssertionError) as error:
+        # JAX asserts that a backend is left; with JAX_PLATFORMS=cuda and no GPU none is.
+        reason = str(error) or f"JAX_PLATFORMS allows {jax.config.jax_platforms}, and none is here"
+        raise UserError(
+            f"no device '{kind}': {reason}; use device auto or cpu, and leave JAX_PLATFORMS unset"
+        ) from error
     a = np.arange(64, dtype=np.float32).reshape(8, 8) / 64
 
     @jax.jit

@@ -20,6 +20,7 @@ from vggt_ros.settings import Settings
 from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.job import Job
 from vggt_ros.tools.runs.writer import RunWriter, make_run_directory
+from vggt_ros.tools.sources.images import Order
 from vggt_ros.tools.sources.open import open_source
 from vggt_ros.tools.sources.source import Selection
 
@@ -53,6 +54,7 @@ def run(
     topic: str | None = None,
     camera_info: Path | None = None,
     rate: float | None = None,
+    order: Order = "auto",
     every: int = 1,
     start: float = 0.0,
     stop: float | None = None,
@@ -79,6 +81,8 @@ def run(
         topic: Image topic of the bag, if it has several.
         camera_info: Calibration file (yaml of camera_calibration), instead of the bag's CameraInfo.
         rate: Images a second, for image files whose names are not times.
+        order: Of image files: natural (frame9 before frame10), given, or time (when they were
+            taken). A folder is in natural order, files are in the order given.
         every: Use every n-th frame.
         start: First frame to use, in seconds from the first frame of the source.
         stop: End of the frames to use (exclusive), in seconds from the first frame of the source.
@@ -119,6 +123,7 @@ def run(
         source,
         topic=topic,
         rate=rate,
+        order=order,
         selection=Selection(every, start, stop, max_frames),
         mono16_bits=mono16_bits,
         mono16_black=mono16_black,

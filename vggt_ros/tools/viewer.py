@@ -5,6 +5,7 @@
 The world is z up.  The page is served on this machine only, unless another host is given.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -56,8 +57,12 @@ def view(
     metric = opened.summary.get("scale", {}).get("metric")
     viewer = Viewer(port, host=host, title=run.name, unit="m" if metric else "")
     viewer.show(frames)
-    which = f" of segment {segment} (of {len(segments)})" if len(segments) > 1 else ""
+    which = f" of segment {segment} of {len(segments)}" if len(segments) > 1 else ""
     print(f"{len(frames)} frames{which} at {viewer.address}   (Ctrl-C ends)")
+    if len(segments) > 1:
+        sizes = ", ".join(f"{len(frames)}" for frames in segments)
+        print(f"segments are not tied to each other: --segment 0 to {len(segments) - 1}, of"
+              f" {sizes} frames")  # fmt: skip
     try:
         while True:
             time.sleep(3600)
@@ -87,7 +92,7 @@ class Viewer:
         )
         self._server.gui.set_panel_label(title)
         self._server.scene.set_up_direction("+z")
-        self.address = f"http://{host}:{self._server.get_port()}"
+        self.address = f"http://{reachable(host)}:{self._server.get_port()}"
         self.panel = Panel(self._server.gui, unit)
         self.frames: list[RunFrame] = []
         self.clouds: list[Any] = []  # viser handles, one a frame
@@ -264,6 +269,19 @@ class Viewer:
         """Views of open pages, until the second aim; later the user may have moved them."""
         clients = self._server.get_clients().values()
         return [client.camera for client in clients] if self._aimed <= 2 else []
+
+
+def reachable(host: str) -> str:
+    """What to type in a browser for a server that listens on `host`; of all addresses, this
+    machine's own."""
+    if host not in ("0.0.0.0", "::", ""):
+        return f"[{host}]" if ":" in host else host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: chooses the way out, and its address
+            return probe.getsockname()[0]
+        except OSError:  # no network
+            return socket.gethostname()
 
 
 def _confident(frame: RunFrame, least: float) -> Bool[np.ndarray, "h w"]:

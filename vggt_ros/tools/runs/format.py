@@ -22,7 +22,7 @@ A run without these keys, of an earlier version, counts as one segment.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -36,6 +36,7 @@ from vggt_ros.geometry import rotation_from_quaternion
 SUMMARY, TRAJECTORY, FRAMES = "summary.json", "trajectory.tum", "frames"
 POINTS, TRACKS, OVERVIEW = "points.ply", "tracks.npz", "picture.png"
 FORMAT = "vggt_ros run 1"
+NO_SIZE, SAME_GRID = np.zeros(2, np.int64), np.eye(3)  # of runs that did not keep them
 
 
 class RunFrame(NamedTuple):
@@ -52,6 +53,10 @@ class RunFrame(NamedTuple):
     world_from_camera: Float64[np.ndarray, "4 4"]
     stamp_ns: int
     image: UInt8[np.ndarray, "h w 3"]
+    name: str = ""  # of the input image in its source: its path in the folder; empty: not known
+    input_size: Int64[np.ndarray, "2"] = NO_SIZE  # its width and height; 0: not known
+    input_from_grid: Float64[np.ndarray, "3 3"] = SAME_GRID  # pixels: those of this grid to its own
+    rectified: bool = False  # whether its lens was undone: then its own are those without the lens
 
 
 class Trajectory(NamedTuple):
@@ -86,7 +91,7 @@ class Run(NamedTuple):
 
     def frame(self, index: int) -> RunFrame:
         """Load one frame; raises `UserError` if its file is damaged."""
-        return RunFrame(**_arrays(self.files[index], RunFrame._fields))
+        return RunFrame(**_arrays(self.files[index], RunFrame._fields, RunFrame._field_defaults))
 
     def frames(self, every: int = 1) -> Iterator[RunFrame]:
         """All frames (or each `every`-th), oldest first, one in memory at a time."""
@@ -211,11 +216,12 @@ def _text(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error}") from None
 
 
-def _arrays(path: Path, names: tuple[str, ...]) -> dict:
-    """The named arrays of an .npz; scalars as Python numbers."""
+def _arrays(path: Path, names: tuple[str, ...], optional: Container[str] = ()) -> dict:
+    """The named arrays of an .npz; scalars as Python's own. Optional ones may be missing."""
     try:
         with path.open("rb") as data, np.load(data) as file:
-            arrays = {name: file[name] for name in names}
+            missing = {name for name in names if name in optional} - set(file.files)
+            arrays = {name: file[name] for name in names if name not in missing}
     except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); run `vggt run` again") from None
     return {name: array if array.ndim else array.item() for name, array in arrays.items()}

@@ -55,6 +55,7 @@ class Job:
         self.pipeline = Pipeline(engine, settings, time.perf_counter)
         self.queries, self.max_points = queries, max_points
         self.stamps: list[int] = []  # of the frames on disk
+        self.names: dict[int, str] = {}  # by stamp, of frames that are not on disk yet
         self.track_rows: dict[int, tuple] = {}  # position, visibility, confidence by stamp
         self.refused: list[str] = []
         self.placed = PlacedFrames()
@@ -93,6 +94,7 @@ class Job:
         try:
             update = self.pipeline.step(Observation(frame))
             self.admitted += 1
+            self.names[frame.stamp_ns] = frame.name
         except FrameError as error:
             self.refused.append(str(error))
             update = None
@@ -134,6 +136,10 @@ class Job:
                 world_from_camera=np.asarray(view.world_from_camera, np.float64),
                 stamp_ns=view.stamp_ns,
                 image=view.rgb,
+                name=self.names.pop(view.stamp_ns, ""),
+                input_size=np.array([view.grid.input_width, view.grid.input_height]),
+                input_from_grid=view.grid.input_from_network,
+                rectified=view.grid.rectification is not None,
             )
             self.writer.add(frame)
             self.stamps.append(view.stamp_ns)
@@ -196,7 +202,13 @@ class Job:
         segments, segment_numbers = self.placed.stretches()
         faults = [*self.refused, *(f"{name}: {reason}" for name, reason in source.skipped)]
         return {
-            "source": {"path": str(source.path), "kind": source.kind, "stamps": source.stamps},
+            "source": {
+                "path": str(source.path.resolve()),
+                "kind": source.kind,
+                "stamps": source.stamps,
+                "topic": source.topic,
+                "camera_info": str(source.camera_info.resolve()) if source.camera_info else "",
+            },
             "model": self.engine.name,
             "random_weights": self.engine.random_weights,
             "device": str(getattr(self.engine.device, "device_kind", self.engine.device)),

@@ -8,8 +8,10 @@ from pathlib import Path
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.imaging.calibration import Calibration, CameraReader, Rectify, from_yaml
 from vggt_ros.imaging.reader import ImageReader
+from vggt_ros.tools.runs.format import is_run
 from vggt_ros.tools.sources import images
 from vggt_ros.tools.sources.bags import is_bag, open_bag
+from vggt_ros.tools.sources.images import Order
 from vggt_ros.tools.sources.source import Selection, Source
 from vggt_ros.tools.sources.video import open_video
 
@@ -24,6 +26,8 @@ def open_source(
     *,
     topic: str | None = None,
     rate: float | None = None,
+    order: Order = "auto",
+    root: Path | None = None,
     selection: Selection = ALL,
     mono16_bits: int = 0,
     mono16_black: int = 0,
@@ -32,10 +36,10 @@ def open_source(
 ) -> Source:
     """Open a folder of images, image files, a video, a rosbag2 or a ROS 1 bag.
 
-    `topic` selects one of a bag's image topics; `rate` (Hz) stamps images; `mono16_bits`,
-    `mono16_black` and `rectify` as in `Settings`; `camera_info` is a file with the calibration,
-    instead of the bag's own.  Raises `UserError` for a missing, unknown or ambiguous source, before
-    anything is decoded.
+    `topic` selects one of a bag's image topics; `rate` (Hz) stamps images; `order`
+    and `root` as in `open_images`; `mono16_bits`, `mono16_black` and `rectify` as in `Settings`;
+    `camera_info` is a file with the calibration, instead of the bag's own.  Raises `UserError` for
+    a missing, unknown or ambiguous source, before anything is decoded.
     """
     selection.check()
     paths = [source] if isinstance(source, Path) else list(source)
@@ -44,6 +48,10 @@ def open_source(
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist; check the path")
+        if is_run(path):
+            raise UserError(
+                f"{path} is the result of a run, not a source; to see it: vggt view {path}"
+            )
     path, reader = paths[0], ImageReader(mono16_bits, mono16_black)
     if topic is not None and not is_bag(path):
         raise UserError(f"--topic is for bags and {path} is none; omit it")
@@ -52,14 +60,17 @@ def open_source(
             raise UserError(f"several sources must all be images, and {path} is none")
         if rate is not None:
             raise UserError(f"--rate is for images; {path} has its own stamps: use --every")
+        if order != "auto":
+            raise UserError(f"--order is for images; {path} has its own: omit it")
         opened = open_bag(path, reader, topic) if is_bag(path) else open_video(path, reader)
     else:
-        opened = images.open_images(paths, reader, rate)
+        opened = images.open_images(paths, reader, rate, order, root)
     opened.selection = selection
     opened.camera_reader = CameraReader(opened.topic, rectify)
     if camera_info is not None:
         calibration = read_camera_info(camera_info)
         opened.calibration_of = lambda camera: calibration
+        opened.camera_info = camera_info
     return opened
 
 

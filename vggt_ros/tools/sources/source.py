@@ -5,6 +5,7 @@
 Only selected frames are decoded; a frame that cannot be read is listed in `skipped`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,10 +68,12 @@ class Source:
     stamps: str  # origin of the stamps, for the user
     lazy_frames: Iterable[LazyFrame]
     count: int | None = None  # frames in the source, where it is known
+    sizes: Callable[[], Counter[tuple[int, int]]] = Counter  # width and height, where files say it
     selection: Selection = Selection()
     notes: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     topic: str = ""  # of a bag's images
+    camera_info: Path | None = None  # the file that the calibration is from
     camera_reader: CameraReader = field(default_factory=lambda: CameraReader("", "auto"))
     calibration_of: Callable[[str], Calibration | None] = lambda camera: None  # by frame_id
 
@@ -90,7 +93,7 @@ class Source:
                 continue
             if not taken:
                 shift = max(0, 1 - frame.stamp_ns)  # a stamp of zero means "not set" in ROS
-            yield frame._replace(stamp_ns=frame.stamp_ns + shift)
+            yield frame._replace(stamp_ns=frame.stamp_ns + shift, name=lazy.name)
             taken += 1
             if taken == self.selection.limit:
                 return

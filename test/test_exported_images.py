@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Images of an export: original names, sub-folders and sizes, and a K that fits them."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from fakes.planar_engine import frames, planar_engine_of_a_run
+from PIL import Image
+from tagged_images import EPOCH
+from test_bags import K, bag, camera_info, image
+
+from vggt_ros.errors import UserError
+from vggt_ros.tools.colmap import colmap
+from vggt_ros.tools.exports.images import export_images
+from vggt_ros.tools.run import run
+from vggt_ros.tools.runs.format import Run, open_run
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path):
+    """Runs a source with an exact network, whose grid is a quarter of the images."""
+    engine = planar_engine_of_a_run()
+    monkeypatch.setattr("vggt_ros.engine.engine.open_engine", lambda *_, **__: engine)
+
+    def make(source, **options) -> Run:
+        return run(source, tmp_path / "run", picture=False, quiet=True, **options)
+
+    return make
+
+
+def photos(folder: Path, names: list[str], **options) -> list[Path]:
+    for frame, name in zip(frames(len(names)), names, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(frame.rgb).save(folder / name, **options)
+    return [folder / name for name in names]
+
+
+def cameras(sparse: Path) -> list[list[str]]:
+    lines = (sparse / "cameras.txt").read_text().splitlines()
+    return [line.split() for line in lines if line[0] != "#"]
+
+
+def test_a_run_keeps_the_name_size_and_grid_of_each_image(made, tmp_path):
+    photos(tmp_path / "in", ["b_2.png", "b_10.png", "a.png"])
+    done = made(tmp_path / "in")
+    assert [frame.name for frame in done.frames()] == ["a.png", "b_2.png", "b_10.png"]
+    for frame in done.frames():
+        height, width = frame.depth.shape
+        assert frame.input_size.tolist() == [112, 84] and not frame.rectified
+        corners = np.array([[-0.5, -0.5, 1], [width - 0.5, height - 0.5, 1]])
+        found = corners @ frame.input_from_grid.T
+        np.testing.assert_allclose(found[:, :2], [[-0.5, -0.5], [111.5, 83.5]], atol=1e-9)
+
+
+def test_originals_keep_names_sub_folders_and_bytes_and_k_is_theirs(made, tmp_path):
+    files = photos(tmp_path / "in", ["left/1.jpg", "left/2.jpg", "right/1.jpg", "right/x y.jpg"])
+    made([tmp_path / "in" / "left", tmp_path / "in" / "right"])
+    for how in ("link", "copy"):
+        sparse = colmap(tmp_path / "run", tmp_path / how, images=how)
+        found = sorted(p for p in (tmp_path / how / "images").rglob("*") if p.is_file())
+        assert [p.relative_to(tmp_path / how / "images") for p in found] == [
+            p.relative_to(tmp_path / "in") for p in files
+        ]
+        assert [p.read_bytes() for p in found] == [p.read_bytes() for p in files]
+        assert [p.samefile(q) for p, q in zip(found, files, strict=True)] == [how == "link"] * 4
+    frame = open_run(tmp_path / "run").frame(0)
+    height, width = frame.depth.shape
+    (_, _, w, h, fx, fy, cx, cy), *_ = cameras(sparse)
+    assert (w, h) == ("112", "84")
+    k = frame.intrinsics
+    expected = [k[0, 0] * 112 / width, k[1, 1] * 84 / height,
+                (k[0, 2] + 0.5) * 112 / width, (k[1, 2] + 0.5) * 84 / height]  # fmt: skip
+    np.testing.assert_allclose([float(x) for x in (fx, fy, cx, cy)], expected, rtol=1e-6)
+
+
+def test_names_stay_where_a_damaged_picture_is_left_out(made, tmp_path):
+    photos(tmp_path / "in", ["1.png", "2.png", "3.png"])
+    (tmp_path / "in" / "2.png").write_bytes(b"\x89PNG\r\n")
+    made(tmp_path / "in")
+    colmap(tmp_path / "run", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out/images").iterdir()) == ["1.png", "3.png"]
+
+
+def test_photos_that_are_stored_turned_are_written_upright(made, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    (file,) = photos(tmp_path / "in", ["a.jpg"], exif=exif, quality=100)
+    made(tmp_path / "in")
+    colmap(tmp_path / "run", tmp_path / "out")
+    with Image.open(tmp_path / "out/images/a.png") as found, Image.open(file) as stored:
+        np.testing.assert_array_equal(np.asarray(found), np.rot90(np.asarray(stored), 2))
+
+
+def test_frames_of_a_video_are_written_by_their_numbers(made, tmp_path):
+    path = tmp_path / "film.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 112, 84, "bgr0"
+        for i, frame in enumerate(frames(4)):
+            picture = av.VideoFrame.from_ndarray(frame.rgb, format="rgb24")
+            picture.pts, picture.time_base = i * 100, Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    made(path, every=2)
+    colmap(tmp_path / "run", tmp_path / "out")
+    names = ["frame_000000.png", "frame_000002.png"]
+    assert sorted(p.name for p in (tmp_path / "out/images").iterdir()) == names
+    with Image.open(tmp_path / "out/images" / names[1]) as found:
+        np.testing.assert_array_equal(np.asarray(found), frames(4)[2].rgb)
+
+
+def test_images_of_a_bag_are_written_without_their_lens(made, tmp_path):
+    info = camera_info()
+    info.d = np.array([-0.3, 0.1, 0.0, 0.0, 0.0])
+    info.p = np.concatenate([K.reshape(3, 3), np.zeros((3, 1))], 1).reshape(-1)
+    stamps = [EPOCH + i * 10**8 for i in range(2)]
+    messages = [image(i, stamp) for i, stamp in enumerate(stamps)]
+    topics = {"/cam/image_raw": messages, "/cam/camera_info": [info]}
+    done = made(bag(tmp_path / "bag", topics))
+    assert all(frame.rectified for frame in done.frames())
+    sparse = colmap(tmp_path / "run", tmp_path / "out")
+    (_, _, w, h, *numbers), *_ = cameras(sparse)
+    assert (int(w), int(h)) == (info.width, info.height)
+    expected = [K[0], K[4], K[2] + 0.5, K[5] + 0.5]
+    np.testing.assert_allclose([float(x) for x in numbers], expected, atol=1e-6)
+    (first, _) = sorted((tmp_path / "out/images").iterdir())
+    with Image.open(first) as found:  # the corners of a barrel's image are black once undone
+        assert first.name == "image_000000.png" and found.size == (info.width, info.height)
+
+
+def test_where_the_source_is_gone_images_are_those_of_the_grid_and_it_is_said(
+    made, tmp_path, capsys
+):
+    photos(tmp_path / "in", ["a.jpg", "b.jpg"])
+    done = made(tmp_path / "in")
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    sparse = colmap(tmp_path / "run", tmp_path / "out")
+    assert "in is gone: images are those of the network" in capsys.readouterr().out
+    height, width = done.frame(0).depth.shape
+    assert cameras(sparse)[0][2:4] == [str(width), str(height)]
+    assert sorted(p.name for p in (tmp_path / "out/images").iterdir()) == ["a.png", "b.png"]
+
+
+def test_an_image_that_has_changed_or_is_gone_is_refused_in_one_sentence(made, tmp_path):
+    a, b = photos(tmp_path / "in", ["a.png", "b.png"])
+    done = made(tmp_path / "in")
+    Image.new("RGB", (50, 40)).save(a)
+    with pytest.raises(UserError, match="a.png has 50x40 pixels but had 112x84"):
+        export_images(done, tmp_path / "out", "link")
+    a.unlink()
+    with pytest.raises(UserError, match="a.png is gone.*--images grid"):
+        export_images(done, tmp_path / "out", "link")
+    exported, note = export_images(done, tmp_path / "grid", "grid")
+    assert [e.name for e in exported] == ["a.png", "b.png"] and not note and b.exists()

@@ -1,0 +1,174 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The images of a run as files: the originals of its source, or those on the grid of the depth.
+
+Originals keep their names and sub-folders.  A file that other programs read as it was read here is
+linked or copied; all others (frames of videos and bags, photos that are stored turned, images whose
+lens was undone) are written anew, as PNG of their own size.
+"""
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Float64
+from PIL import Image
+
+from vggt_ros.errors import UserError
+from vggt_ros.frames import Frame
+from vggt_ros.imaging.calibration import Rectify
+from vggt_ros.tools.runs.format import SAME_GRID, Run, RunFrame
+from vggt_ros.tools.sources.image_files import is_stored_upright
+from vggt_ros.tools.sources.open import open_source
+
+Images = Literal["link", "copy", "grid"]
+COMMON = frozenset(".bmp .jpeg .jpg .png .ppm .tif .tiff".split())  # read by every program
+
+
+class ExportedImage(NamedTuple):
+    """A file below the folder of images, and where the pixels of the depth's grid are in it."""
+
+    name: str
+    width: int
+    height: int
+    image_from_grid: Float64[np.ndarray, "3 3"]
+
+
+def export_images(run: Run, folder: Path, how: Images) -> tuple[list[ExportedImage], str]:
+    """Write the image of every frame below `folder`; the second result is a note, or empty.
+
+    Originals are taken from the run's source; where that is gone, or the run did not keep names,
+    images on the grid are written, and the note says so.  Raises `UserError` for originals that
+    are not those of the run any more.
+    """
+    frames = [_without_arrays(frame) for frame in run.frames()]
+    source = run.summary.get("source", {})
+    missing = ""
+    if how != "grid":
+        if not all(frame.name and frame.input_size.all() for frame in frames):
+            missing = "the run does not name its images (it is of an earlier version)"
+        elif not Path(source["path"]).exists():
+            missing = f"{source['path']} is gone"
+    if how == "grid" or missing:
+        exported = _on_grid(run, frames, folder)
+        size = f"{exported[0].width}x{exported[0].height}" if exported else ""
+        return exported, missing and f"{missing}: images are those of the network, {size}"
+    return _originals(run, frames, folder, copied=how == "copy"), ""
+
+
+def _without_arrays(frame: RunFrame) -> RunFrame:
+    """The same without pixels, of which only the size stays."""
+    none = np.broadcast_to(np.uint8(0), frame.image.shape)
+    return frame._replace(image=none, depth=frame.depth[:0], confidence=frame.confidence[:0])
+
+
+def _on_grid(run: Run, frames: list[RunFrame], folder: Path) -> list[ExportedImage]:
+    names = _png_names([frame.name or f"{i:06d}" for i, frame in enumerate(frames)])
+    exported = []
+    for index, name in enumerate(names):
+        image = run.frame(index).image
+        _save(folder / name, image)
+        exported.append(ExportedImage(name, image.shape[1], image.shape[0], SAME_GRID))
+    return exported
+
+
+def _originals(
+    run: Run, frames: list[RunFrame], folder: Path, *, copied: bool
+) -> list[ExportedImage]:
+    source = run.summary["source"]
+    root, is_folder = Path(source["path"]), source["kind"] == "images"
+    plain = [is_folder and _is_plain(root / frame.name, frame) for frame in frames]
+    written = iter(_png_names([f.name for f, same in zip(frames, plain, strict=True) if not same]))
+    names = [f.name if same else next(written) for f, same in zip(frames, plain, strict=True)]
+    anew = {}
+    for frame, name, same in zip(frames, names, plain, strict=True):
+        if same:
+            _place(root / frame.name, folder / name, copied=copied)
+        else:
+            anew[frame.name] = (frame, folder / name)
+    for decoded in _decoded(run, [*anew] if is_folder else None) if anew else ():
+        if decoded.name in anew:
+            frame, path = anew.pop(decoded.name)
+            _check_size(frame, *decoded.rgb.shape[1::-1])
+            of = decoded.rectification if frame.rectified else None
+            _save(path, decoded.rgb if of is None else of.image(decoded.rgb))
+        if not anew:
+            break
+    if anew:
+        raise UserError(f"{root} has no {next(iter(anew))} any more; use --images grid")
+    return [
+        ExportedImage(name, *map(int, frame.input_size), frame.input_from_grid)
+        for name, frame in zip(names, frames, strict=True)
+    ]
+
+
+def _is_plain(path: Path, frame: RunFrame) -> bool:
+    """Whether other programs see in the file what was seen here."""
+    if not path.exists():
+        raise UserError(f"{path} is gone, which the run was made of; use --images grid")
+    if frame.rectified or path.suffix.lower() not in COMMON:
+        return False
+    size, upright = is_stored_upright(path)
+    if upright:
+        _check_size(frame, *size)
+    return upright
+
+
+def _check_size(frame: RunFrame, width: int, height: int) -> None:
+    if (width, height) != tuple(frame.input_size):
+        was = "x".join(map(str, frame.input_size))
+        raise UserError(
+            f"{frame.name} has {width}x{height} pixels but had {was} when the run was made; run"
+            " again, or use --images grid"
+        )
+
+
+def _decoded(run: Run, names: list[str] | None) -> Iterator[Frame]:
+    """The frames of the run's source, read as the run did; of a folder those of these names."""
+    source, settings = run.summary["source"], run.summary.get("settings", {})
+    root, rectify = Path(source["path"]), settings.get("rectify", "auto")
+    options: dict[str, Any] = {
+        "topic": source.get("topic") or None,
+        "mono16_bits": settings.get("mono16_bits", 0),
+        "mono16_black": settings.get("mono16_black", 0),
+        "camera_info": Path(source["camera_info"]) if source.get("camera_info") else None,
+        "rectify": rectify if rectify in get_args(Rectify) else "auto",
+    }
+    if names is None:
+        return iter(open_source(root, **options))
+    return iter(open_source([root / name for name in names], root=root, **options))
+
+
+def _png_names(names: list[str]) -> list[str]:
+    """The names with the suffix .png; with both suffixes where two would become one."""
+    stems = [_numbered(str(PurePosixPath(name).with_suffix(""))) for name in names]
+    times = Counter(stems)
+    return [
+        f"{stem if times[stem] == 1 else name}.png" for stem, name in zip(stems, names, strict=True)
+    ]
+
+
+def _numbered(name: str) -> str:
+    """`frame 7` of a video or bag as frame_000007."""
+    return re.sub(r"^(frame|image) (\d+)$", lambda m: f"{m[1]}_{int(m[2]):06d}", name)
+
+
+def _place(file: Path, target: Path, *, copied: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not copied:
+        try:
+            os.link(file.resolve(), target)
+            return
+        except OSError:  # another disk, or one without links
+            pass
+    shutil.copyfile(file, target)
+
+
+def _save(path: Path, rgb: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rgb).save(path)
