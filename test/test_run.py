@@ -136,6 +136,16 @@ def test_the_bits_of_a_16_bit_camera_are_an_option(folder, planar_engine, tmp_pa
         assert frame["image"].max() > 64, "a sixteenth of that without the option"
 
 
+def test_settings_that_are_not_used_as_given_are_a_line_and_in_the_summary(
+    folder, planar_engine, tmp_path, capsys
+):
+    done = run(folder, tmp_path / "out", picture=False, window_size=4, depth_frames=1)
+    line = "depth_frames is 1, but 2 of window_size 4 are used"
+    assert [note.startswith(line) for note in done.summary["notes"]] == [True]
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count(line) == 1
+
+
 def test_frames_written_before_the_scale_was_known_are_rescaled(folder, planar_engine, tmp_path):
     plain = run_quietly(folder, tmp_path / "plain")
     planar_engine.inferences.clear()

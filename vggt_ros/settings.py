@@ -128,6 +128,11 @@ class Settings:
                 f"stride is {self.stride}; it must be between 1 and window_size"
                 f" ({self.window_size})"
             )
+        if not 0 <= self.depth_frames <= self.window_size:
+            raise UserError(
+                f"depth_frames is {self.depth_frames}; it must be between 1 and window_size"
+                f" ({self.window_size}), or 0: all but the oldest frame"
+            )
         if "baseline" in sources and self.window_size == self.stride:
             raise UserError(
                 "scale_source baseline needs window_size >= 2 and more than stride: windows that"
@@ -143,6 +148,27 @@ class Settings:
     def has_map(self) -> bool:
         """Whether windows share frames: without, nothing ties them to each other."""
         return self.window_size > self.stride
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What is not used as it was given, with what is used instead; for the user."""
+        found, used = [], self.frames_with_depth
+        if self.depth_frames not in (0, used):
+            reason = "the oldest frame gets none, since an extra view may stand before it"
+            if self.depth_frames < used:
+                reason = "all frames that are new get depth"
+                if self.has_map:
+                    reason += f" (stride {self.stride}), and one that ties them to the map"
+            found.append(
+                f"depth_frames is {self.depth_frames}, but {used} of window_size {self.window_size}"
+                f" are used: {reason}"
+            )
+        if self.fixed_scale > 0 and "fixed" not in self.sources:
+            found.append(
+                f"fixed_scale is {self.fixed_scale:g}, but not used: scale_source is"
+                f" '{self.scale_source}'; add fixed to it"
+            )
+        return tuple(found)
 
     def masking(self) -> Masking:
         """All masks of a camera.  Raises `UserError` where `mask_file` cannot be read."""

@@ -73,6 +73,7 @@ class OccupancyOutput:
         self._newest: Update | None = None
         self._sent_ns = 0  # stamp of the newest image then
         self._seconds = 0.0  # that the last grid took
+        self.state = "not asked for"  # for /diagnostics
         self.warning = ""
 
     def reset(self) -> None:
@@ -88,7 +89,11 @@ class OccupancyOutput:
         if self._newest is None:
             return False
         past = self._newest.views[-1].stamp_ns - self._sent_ns
-        return not 0 <= past < 1e9 * max(parameters.map_period, self._seconds / SHARE)
+        return not 0 <= past < 1e9 * self._period(parameters)
+
+    def _period(self, parameters: Parameters) -> float:
+        """Seconds from one grid to the next, at least."""
+        return max(parameters.map_period, self._seconds / SHARE)
 
     def message(
         self, read: Callable[[], OwnedCloud | None], cell: float, parameters: Parameters
@@ -113,6 +118,12 @@ class OccupancyOutput:
             band_of(parameters, floor), cell,
         )  # fmt: skip
         self._seconds = time.perf_counter() - began
+        self.state = f"every {self._period(parameters):.1f} s at most"
+        if self._period(parameters) > parameters.map_period:
+            self.state += (
+                f", and not every {parameters.map_period:g} s (map_period), since a grid takes"
+                f" {self._seconds:.2f} s, and {SHARE:.0%} of the time are for it"
+            )
         if found is None:
             return None
         self._sent_ns = newest.stamp_ns

@@ -40,12 +40,13 @@ from vggt_ros.ros.worker import Worker
 from vggt_ros.timeline import RateLimit, StreamGate
 
 DIAGNOSTICS_PERIOD = 1.0  # seconds
+MEMORY_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX's, which the user may have set
 
 
 def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
     """Open the network that the parameters name."""
     # Read by JAX when it first touches the accelerator, which is within this call.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(parameters.memory_fraction))
+    os.environ.setdefault(MEMORY_VARIABLE, str(parameters.memory_fraction))
     from vggt_ros.engine.engine import open_engine
 
     return open_engine(
@@ -57,6 +58,17 @@ def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
         background=True,
         progress=progress,
     )
+
+
+def cautions(parameters: Parameters) -> list[str]:
+    """What is not used as it was given, for the user."""
+    found, given = list(parameters.settings().cautions), os.environ.get(MEMORY_VARIABLE)
+    if given is not None and given != str(parameters.memory_fraction):
+        found.append(
+            f"memory_fraction is {parameters.memory_fraction:g}, but not used: the environment has"
+            f" {MEMORY_VARIABLE}={given}, which comes first"
+        )
+    return found
 
 
 class VggtNode(Node):
@@ -86,6 +98,7 @@ class VggtNode(Node):
         self.worker, self.sender = Worker[Task](), Worker[Result]()
         notify = self.health.notice
         self._check_params_files([*sys.argv, *(node_options.get("cli_args") or ())])
+        self.health.set_warning("settings", "; ".join(cautions(self.parameters.now)), "settings")
         names = FrameNames(notify)
         for name, frame in self.parameters.slashed.items():
             names.of(f"parameter {name}", frame)

@@ -17,6 +17,7 @@ def warm(
     *,
     window_size: int = Settings.window_size,
     stride: int = Settings.stride,
+    depth_frames: int = Settings.depth_frames,
     network_width: int = Settings.network_width,
     input_size: tuple[int, int] = (640, 480),
     track_queries: int = Settings.track_queries,
@@ -42,6 +43,7 @@ def warm(
     settings = Settings(
         window_size=window_size,
         stride=stride,
+        depth_frames=depth_frames,
         network_width=network_width,
         track_queries=track_queries,
         scale_source="baseline" if baseline else "none",
@@ -65,14 +67,16 @@ def warm(
         config, heads = open_config(model, HEADS, OPTIONAL_HEADS)
         width = config.aggregator.img_size
     grid = settings.grid(*input_size, width)
-    size, depth_frames = (grid.height, grid.width), settings.frames_with_depth
+    for caution in settings.cautions:
+        print(caution, file=sys.stderr)
+    size, with_depth = (grid.height, grid.width), settings.frames_with_depth
     windows = range(1, window_size + 1)
     if "tracks" not in heads and track_queries:
         print(f"{model} has no track head: nothing is compiled for tracks", file=sys.stderr)
         track_queries = 0
     shapes = [
-        *needed(size, windows, depth_frames=depth_frames, extra_views=settings.extra_views),
-        *for_tracks(size, window_size, depth_frames=depth_frames, queries=track_queries),
+        *needed(size, windows, depth_frames=with_depth, extra_views=settings.extra_views),
+        *for_tracks(size, window_size, depth_frames=with_depth, queries=track_queries),
     ]
     compile = Compiler(config, number, chosen, cache_dir, heads=heads)
     print(f"{model} in {number} for {chosen.device_kind}", file=sys.stderr)

@@ -66,6 +66,7 @@ class Job:
         self.began = self.saved = time.perf_counter()
         self.inferences = 0
         self.reported: Counter[str] = Counter()
+        source.notes += settings.cautions
         if queries is not None:
             self.pipeline.query(np.arange(len(queries), dtype=np.uint32), queries)
 
