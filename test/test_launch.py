@@ -11,12 +11,13 @@ from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import yaml
+from launch_rig import LAUNCH, Action, vggt_launch
 
 from vggt_ros.ros import tf_advice
 from vggt_ros.ros.parameters import Parameters, choices
@@ -24,7 +25,6 @@ from vggt_ros.ros.parameters import Parameters, choices
 pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).resolve().parent.parent
-LAUNCH = ROOT / "launch/vggt.launch.py"
 ROWS = {row.name: row for row in fields(Parameters)}
 DEFAULTS = {name: row.default for name, row in ROWS.items()}
 
@@ -101,39 +101,13 @@ def test_rviz_subscribes_with_the_qos_of_each_topic():
             assert topic["Durability Policy"] == durability
 
 
-# A fake of launch, which comes with apt ROS and not with pip.
-
-
-class Action(SimpleNamespace):
-    """Any class of launch: it keeps its arguments."""
-
-    def __init__(self, *positional: Any, **named: Any):
-        super().__init__(positional=positional, **named)
-
-
 Start = Callable[..., list[Action]]
 
 
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch) -> Start:
     """What the launch file starts for these arguments: each process with its keywords."""
-    names = {
-        "launch": "LaunchContext LaunchDescription LaunchDescriptionEntity",
-        "launch.actions": "DeclareLaunchArgument OpaqueFunction",
-        "launch.substitutions": "EnvironmentVariable",
-        "launch_ros": "",
-        "launch_ros.actions": "Node",
-        "launch_ros.parameter_descriptions": "ParameterValue",
-        "launch_ros.utilities": "",
-    }
-    modules = {name: ModuleType(name) for name in names}
-    for name, module in modules.items():
-        vars(module).update(dict.fromkeys(names[name].split(), Action))
-        monkeypatch.setitem(sys.modules, name, module)
-    utilities = vars(modules["launch_ros.utilities"])
-    utilities["prefix_namespace"] = lambda base, inner: f"{base or ''}/{inner.strip('/')}"
-    utilities["make_namespace_absolute"] = lambda name: f"/{name.strip('/')}"
-    launch_file = run_path(str(LAUNCH))
+    launch_file = vggt_launch(monkeypatch)
 
     def start(**arguments: str) -> list[Action]:
         declared = launch_file["generate_launch_description"]().positional[0]

@@ -3,16 +3,15 @@
 """One launch for nav2: our parameters over nav2's own, our node beside nav2's own launch file."""
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from runpy import run_path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from launch_rig import fake_modules
 
 from vggt_ros.ros.parameters import Parameters
 
@@ -34,13 +33,6 @@ THEIRS = {
         }
     },
 }
-
-
-class Action(SimpleNamespace):
-    """Any class of launch: it keeps its arguments."""
-
-    def __init__(self, *positional: Any, **named: Any):
-        super().__init__(positional=positional, **named)
 
 
 class NotFound(Exception):
@@ -69,10 +61,7 @@ def launch(monkeypatch: pytest.MonkeyPatch, share: Path) -> Start:
         "ament_index_python": "",
         "ament_index_python.packages": "",
     }
-    modules = {name: ModuleType(name) for name in names}
-    for name, module in modules.items():
-        vars(module).update(dict.fromkeys(names[name].split(), Action))
-        monkeypatch.setitem(sys.modules, name, module)
+    modules = fake_modules(monkeypatch, names)
 
     def share_of(package: str) -> str:
         if package != "nav2_bringup" or not share.exists():

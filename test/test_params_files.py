@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from launch_rig import vggt_launch
 from node_rig import Rig
 
-from vggt_ros.ros.params_files import files_in, unreached
+from vggt_ros.ros.params_files import files_in, matches, sections, unreached
 
 pytestmark = pytest.mark.ros
 
@@ -31,6 +32,44 @@ def test_a_file_reaches_the_node_as_rcl_has_it(rig: Rig, tmp_path: Path, key: st
     node = rig.open(arguments=("-r", "__ns:=/robot", "--params-file", str(file)))
     reached = node.parameters.now.seed == 7
     assert (unreached(file, "/robot/vggt") == "") == reached
+
+
+FILES = {  # text of a file: the seed that /robot/vggt starts with
+    "/**: {ros__parameters: {seed: 1}}": 1,
+    "/robot: {vggt: {ros__parameters: {seed: 2}}}": 2,
+    "robot: {'*': {ros__parameters: {seed: 5}}}": 5,
+    "'**': {vggt: {ros__parameters: {seed: 6}}}": 6,
+    "/robot/left/vggt: {ros__parameters: {seed: 7}}": 0,
+    "/vgg: {ros__parameters: {seed: 8}}": 0,
+    "/robot/vggt: {ros__parameters: {}}": 0,
+    "/**: {ros__parameters: {seed: 9}}\n/robot/vggt: {ros__parameters: {seed: 10}}": 10,
+    "/robot/vggt: {ros__parameters: {seed: 11}}\n/**: {ros__parameters: {seed: 12}}": 12,
+    "/robot/*: {ros__parameters: {seed: 13}}\n/robot: {vggt: {ros__parameters: {seed: 14}}}": 14,
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_launch_file_and_node_read_a_file_as_rcl_does(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+):
+    """The launch file runs where the package cannot be imported, and has the rules a second time.
+
+    rcl, which starts the node, is the judge of both.
+    """
+    file = tmp_path / "robot.yaml"
+    file.write_text(text)
+    launch = vggt_launch(monkeypatch)
+    content, name = yaml.safe_load(text), "/robot/vggt"
+    keys = [key for key, _ in sections(content)]
+    assert list(launch["sections"](content)) == list(sections(content))
+    for key in [*keys, *KEYS]:
+        for node in (name, "/vggt", "/robot/left/vggt", "/robot/vggt_2"):
+            assert launch["matches"](key, node) == matches(key, node), (key, node)
+    node = rig.open(arguments=("-r", "__ns:=/robot", "--params-file", str(file)))
+    seed = node.parameters.now.seed
+    assert seed == FILES[text]
+    assert launch["parameters_in"](file, name).get("seed", 0) == seed
+    assert unreached(file, name) == "" or seed == 0
 
 
 def test_a_file_that_does_not_reach_the_node_is_a_lasting_warning(rig: Rig, tmp_path: Path):

@@ -27,10 +27,10 @@ def unreached(file: Path, node: str) -> str:
     A section for several nodes may hold what is for others, so that its names are not checked.
     """
     try:
-        found = list(_sections(yaml.safe_load(file.read_text())))
+        found = list(sections(yaml.safe_load(file.read_text())))
     except (OSError, UnicodeError, yaml.YAMLError):  # rcl refuses it, by name
         return ""
-    ours = [(key, values) for key, values in found if _matches(key, node)]
+    ours = [(key, values) for key, values in found if matches(key, node)]
     if not ours:
         keys = ", ".join(key for key, _ in found) or "none"
         return (
@@ -45,16 +45,16 @@ def unreached(file: Path, node: str) -> str:
     return ""
 
 
-def _sections(content: Any, outer: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def sections(content: Any, outer: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Keys of nodes, such as /** or /left/vggt, and their parameters."""
     for name, inner in content.items() if isinstance(content, dict) else ():
         if name == "ros__parameters" and isinstance(inner, dict):
             yield outer, inner
         else:
-            yield from _sections(inner, f"{outer}/{str(name).strip('/')}")
+            yield from sections(inner, f"{outer}/{str(name).strip('/')}")
 
 
-def _matches(key: str, node: str) -> bool:
+def matches(key: str, node: str) -> bool:
     """As rcl does it: * stands for one part of a name, ** for any number of them."""
     wild = {"**": r"(/\w+)*", "*": r"/\w+"}
     parts = [wild.get(part, f"/{re.escape(part)}") for part in key.strip("/").split("/")]
