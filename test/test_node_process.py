@@ -158,6 +158,14 @@ def test_a_failed_device_ends_the_process_with_1_for_its_supervisor(start, rig: 
     [
         (("-p", "model:=no/such/file.safetensors"), "no/such/file.safetensors"),
         (("-p", "min_confidence:=2"), "min_confidence must be a floating-point number"),
+        (
+            ("-p", "world_frame:=odom", "-p", "tf_mode:=map_to_odom"),
+            "world_frame and odom_frame are both 'odom', and tf_mode map_to_odom sends transforms",
+        ),
+        (
+            ("-p", "base_frame:=/odom", "-p", "tf_mode:=odom_to_base"),
+            "odom_frame and base_frame are both 'odom'",
+        ),
     ],
 )
 def test_an_error_at_the_start_is_one_line_and_exits_with_1(start, arguments, words):

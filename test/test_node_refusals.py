@@ -10,7 +10,7 @@ from nav_msgs.msg import Path
 from node_rig import CAMERA, INPUT, PERIOD, START, Rig, log_of_warnings
 from sensor_msgs.msg import CameraInfo
 from tf2_msgs.msg import TFMessage
-from vggt_ros.msg import QueryPoints
+from vggt_ros.msg import PointTracks, QueryPoints
 
 from vggt_ros.ros.messages import header, stamp_ns
 from vggt_ros.timeline import PATIENCE
@@ -229,7 +229,7 @@ def test_missing_intrinsics_are_a_warning_until_they_arrive(
 # ---- queries ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+BAD_QUERIES = pytest.mark.parametrize(
     ("query", "words"),
     [
         (QueryPoints(ids=[1], u=[float("nan")], v=[3.0]), "query 1 is not finite"),
@@ -243,6 +243,28 @@ def test_missing_intrinsics_are_a_warning_until_they_arrive(
         ),
     ],
 )
+
+
+@BAD_QUERIES
+def test_a_bad_query_leaves_the_tracks_that_run_as_they_are(
+    rig: Rig, query: QueryPoints, words: str
+):
+    node = rig.start()
+    tracks = rig.subscribe_matched("/vggt/tracks", PointTracks)
+    rig.infer(0)
+    rig.queries.publish(QueryPoints(ids=[7, 3], u=[40.0, 10.0], v=[20.0, 11.0]))
+    rig.wait_until(lambda: node.inference.pipeline.is_tracking, "the query arrives")
+    rig.infer(1)
+    rig.queries.publish(query)
+    rig.wait_for_diagnostics(words)
+    rig.infer(2)
+    rig.wait_until(lambda: len(tracks) == 2, "tracks")
+    assert [list(msg.ids) for msg in tracks] == [[7, 3], [7, 3]]
+    first, second = (np.reshape(msg.u, (-1, 2)) for msg in tracks)
+    np.testing.assert_array_equal(second[:2], first, "the points of the first query, further on")
+
+
+@BAD_QUERIES
 def test_a_bad_query_is_reported_and_the_next_frame_is_inferred(
     rig: Rig, query: QueryPoints, words: str
 ):

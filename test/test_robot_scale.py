@@ -11,7 +11,7 @@ from nav_msgs.msg import Path
 from node_rig import CAMERA, PERIOD, Rig
 from PIL import Image as PillowImage
 from robot_rig import RIGHT, START, SimulatedRobot, StereoRobot
-from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
 from tf2_msgs.msg import TFMessage
 
 from vggt_ros.frames import Frame
@@ -145,6 +145,41 @@ def test_a_lidar_in_a_frame_of_its_own_gives_metric_scale(rig: Rig):
         publish_and_wait(rig, sensor, lidar_message(head, points))
         robot.infer(i)
     rig.wait_for_diagnostics("metres, from depth")
+    assert robot.units_per_metre(7) == pytest.approx(1.0, abs=0.03)
+
+
+def organised(head, points: np.ndarray) -> PointCloud2:
+    """An organised cloud of doubles, big endian, whose rows end with 40 bytes of padding."""
+    height, width, _ = points.shape
+    layout = np.dtype(
+        {"names": list("xyz"), "formats": [">f8"] * 3, "offsets": [0, 8, 16], "itemsize": 32}
+    )
+    rows = np.zeros((height, width), layout)
+    for axis, name in enumerate("xyz"):
+        rows[name] = points[..., axis]
+    return PointCloud2(
+        header=head, height=height, width=width, is_bigendian=True, point_step=32,
+        row_step=32 * width + 40, data=b"".join(row.tobytes() + b"\xff" * 40 for row in rows),
+        fields=[
+            PointField(name=name, offset=8 * axis, datatype=PointField.FLOAT64, count=1)
+            for axis, name in enumerate("xyz")
+        ],
+    )  # fmt: skip
+
+
+def test_an_organised_cloud_of_doubles_with_padded_rows_gives_metric_scale(rig: Rig):
+    robot = SimulatedRobot(rig, frames=8)
+    sensor = rig.peer.create_publisher(PointCloud2, "/scale_points", 10)
+    robot.start(scale_source="depth", tf_mode="none")
+    rig.wait_until(lambda: sensor.get_subscription_count() == 1, "scale_points is matched")
+    rig.publish_camera_info(INTRINSICS, width=84, height=56)
+    for i in range(8):
+        points = unproject(true_depth(robot.base[i] @ BASE_FROM_CAMERA), INTRINSICS)
+        msg = organised(header(START + i * PERIOD, CAMERA), points.reshape(56, 84, 3))
+        publish_and_wait(rig, sensor, msg)
+        robot.infer(i)
+    report = rig.wait_for_diagnostics("metres, from depth", inferences="8")
+    assert "scale_points" not in report["/vggt: scale"]
     assert robot.units_per_metre(7) == pytest.approx(1.0, abs=0.03)
 
 
