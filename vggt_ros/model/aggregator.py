@@ -25,12 +25,25 @@ class Stage(nnx.Module):
         self.frame_blocks = stacked(make, depth, rngs)
         self.global_blocks = stacked(make, depth, rngs)
 
+    @property
+    def time_blocks(self) -> Block:
+        """The frame blocks, under their name in layout view_time."""
+        return self.frame_blocks
+
+    @property
+    def view_blocks(self) -> Block:
+        """The global blocks, under their name in layout view_time."""
+        return self.global_blocks
+
+
+WEIGHTS = {"frame": "frame", "global": "global", "time": "frame", "view": "global"}  # of attention
+
 
 class StageOutput(NamedTuple):
     """Tokens after a stage, and what a tap at its end takes."""
 
     tokens: Float[Array, "b s p d"]
-    last_group: dict[str, list[Float[Array, "b s p d"]]]  # "frame", "global": block outputs
+    last_group: dict[str, list[Float[Array, "b s p d"]]]  # outputs of "frame", "global" blocks
     depth: int  # blocks of each kind
 
 
@@ -43,6 +56,10 @@ class Aggregator(nnx.Module):
     form one `Stage`.  The first and the last depth are stages by themselves: a streaming step
     treats them differently (see `stream.py`).  `group` blocks of one kind follow each other before
     the other kind (`aa_block_size`).
+
+    With a number of `views`, the s frames of a window are the images of so many cameras, instant
+    by instant, and are attended in layout view_time: global blocks attend among the views of one
+    instant ("view"), frame blocks among the instants of one view ("time"), in `view_order`.
     """
 
     def __init__(
@@ -59,6 +76,7 @@ class Aggregator(nnx.Module):
         eps: float = 1e-5,
         order: Sequence[str] = ("frame", "global"),
         group: int = 1,
+        view_order: Sequence[str] = ("view", "time"),
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
@@ -66,6 +84,7 @@ class Aggregator(nnx.Module):
         self.num_special_tokens = 1 + registers  # the camera token, then registers
         self.head_dim, self.rope_base = dim // heads, rope_base
         self.order, self.group, self.taps = tuple(order), group, tuple(taps)
+        self.view_order = tuple(view_order)
         normal = nnx.initializers.normal(0.02)
         self.camera_token = nnx.Param(normal(rngs.params(), (1, 2, 1, dim)))
         self.register_token = nnx.Param(normal(rngs.params(), (1, 2, registers, dim)))
@@ -87,12 +106,13 @@ class Aggregator(nnx.Module):
         return jnp.concatenate([special, patches], axis=2)
 
     def __call__(
-        self, patches: Float[Array, "b s t d"], grid: tuple[int, int]
+        self, patches: Float[Array, "b s t d"], grid: tuple[int, int], views: int | None = None
     ) -> tuple[Float[Array, "b s p e"], ...]:
         """The outputs at `taps`; `grid` is the patches' (rows, columns), e = 2 d."""
         x = self.embed(patches)
         b, s, p, dim = x.shape
-        sow("agg.tokens_in", x, lambda x: x.reshape(b * s, p, dim))
+        lead = (b * s,) if views is None else (b, s // views, views)
+        sow("agg.tokens_in", x, lambda x: x.reshape(*lead, p, dim))
         sow(
             "agg.pos",
             jnp.asarray(token_positions(*grid, self.num_special_tokens)),
@@ -100,7 +120,7 @@ class Aggregator(nnx.Module):
         )
         rope, taps, start = self.rope(grid), {}, 0
         for stage in self.stages:
-            x, last_group, depth = self.run_stage(stage, x, rope)
+            x, last_group, depth = self.run_stage(stage, x, rope, views)
             start += depth
             for i in range(self.group):
                 taps[start - self.group + i] = last_group["frame"][i], last_group["global"][i]
@@ -114,24 +134,29 @@ class Aggregator(nnx.Module):
         return rotary_angles(positions, self.head_dim, self.rope_base)
 
     def run_stage(
-        self, stage: Stage, x: Float[Array, "b s p d"], rope: RotaryAngles | None
+        self,
+        stage: Stage,
+        x: Float[Array, "b s p d"],
+        rope: RotaryAngles | None,
+        views: int | None = None,
     ) -> StageOutput:
-        """All blocks of a stage, in groups of the kinds that `order` names."""
+        """All blocks of a stage, in groups of the kinds that `order` or `view_order` names."""
+        order = self.order if views is None else self.view_order
 
         def alternate(carry, layers):
             x, outputs = carry[0], {}
-            for kind in self.order:
-                outputs[kind] = []
-                for block in layers[kind]:
-                    x = self.block(kind, block, x, rope)
-                    outputs[kind].append(x)
+            for kind in order:
+                outputs[WEIGHTS[kind]] = []
+                for block in layers[WEIGHTS[kind]]:
+                    x = self.block(kind, block, x, rope, views)
+                    outputs[WEIGHTS[kind]].append(x)
             return x, outputs
 
         layers = {
             "frame": self._grouped(stage.frame_blocks),
             "global": self._grouped(stage.global_blocks),
         }
-        initial = {kind: [x] * self.group for kind in self.order}
+        initial = {kind: [x] * self.group for kind in layers}
         x, last_group = scan_layers(alternate, (x, initial), layers)
         return StageOutput(x, last_group, len(jax.tree.leaves(layers)[0]) * self.group)
 
@@ -145,15 +170,50 @@ class Aggregator(nnx.Module):
         return [jax.tree.map(lambda w, i=i: w[i :: self.group], blocks) for i in range(self.group)]
 
     def block(
-        self, kind: str, block: Block, x: Float[Array, "b s p d"], rope: RotaryAngles | None
+        self,
+        kind: str,
+        block: Block,
+        x: Float[Array, "b s p d"],
+        rope: RotaryAngles | None,
+        views: int | None = None,
     ) -> Float[Array, "b s p d"]:
-        """One block within each frame ("frame") or among all tokens of a window ("global")."""
-        b, s, p, dim = x.shape
-        x = x.reshape((b * s, p, dim) if kind == "frame" else (b, s * p, dim))
-        sow(f"agg.{kind}.#.attn_out", x, lambda x: block.attn(block.norm1(x), rope=rope))
-        x = block(x, rope).reshape(b, s, p, dim)
-        sow(f"agg.{kind}.#", x)
-        return x
+        """One block within each frame ("frame") or among all tokens of a window ("global").
+
+        Of several `views`: among the views of an instant ("view"), or the instants of a view
+        ("time"). Rotary angles are each image's own, repeated over the sequence.
+        """
+        sequences, by_image = _sequences(kind, x, views)
+        sow(
+            f"agg.{kind}.#.attn_out",
+            sequences,
+            lambda x: block.attn(block.norm1(x), rope=rope),
+        )
+        out = by_image(block(sequences, rope))
+        sow(f"agg.{kind}.#", out)
+        return out.reshape(x.shape)
+
+
+def _sequences(
+    kind: str, x: Float[Array, "b s p d"], views: int | None
+) -> tuple[Float[Array, "n t d"], Callable[[Array], Array]]:
+    """What attends to each other as one sequence, and how it becomes tokens by image again.
+
+    With `views` those have the axes (instants, views) in place of s.
+    """
+    b, s, p, dim = x.shape
+    if views is None:
+        return x.reshape((b * s, p, dim) if kind == "frame" else (b, s * p, dim)), (
+            lambda y: y.reshape(b, s, p, dim)
+        )
+    instants = s // views
+    if kind == "view":
+        return x.reshape(b * instants, views * p, dim), (
+            lambda y: y.reshape(b, instants, views, p, dim)
+        )
+    by_view = x.reshape(b, instants, views, p, dim).swapaxes(1, 2)
+    return by_view.reshape(b * views, instants * p, dim), (
+        lambda y: y.reshape(b, views, instants, p, dim).swapaxes(1, 2)
+    )
 
 
 def stage_ends(depth: int, taps: Sequence[int], group: int) -> list[int]:

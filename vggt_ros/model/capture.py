@@ -20,7 +20,7 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitter
 def capture_intermediates(
     config: Config,
     weights: Weights,
-    images: Float[Array, "b s h w 3"],
+    images: Float[Array, "b s h w 3"] | Float[Array, "b t v h w 3"],
     queries: Float[Array, "b n 2"] | None = None,
 ) -> dict[str, Array]:
     """One float32 forward pass: intermediates and outputs, in the reference's names and layouts.

@@ -157,8 +157,8 @@ def config_of(files: TensorFiles, path: Path) -> Config:
     if is_own(files):
         return Config.from_dict(json.loads(files.metadata["config"]))
     beside = path.parent / "config.json"
-    if beside.is_file() and "config" in (tree := read_json(beside)):
-        return Config.from_dict(tree["config"])
+    if beside.is_file() and "config" in read_json(beside):
+        return read_config(beside)
     return TRACKER_FIXED if "tracker_fixed" in path.name else VGGT_1B
 
 
@@ -168,6 +168,14 @@ def heads_of(files: TensorFiles) -> tuple[str, ...]:
         return tuple(json.loads(files.metadata["heads"]))
     modules = foreign_names.head_modules(files.tensors)
     return tuple(head for head, module in HEAD_MODULES.items() if module in modules)
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a config.json; a layout may stand in it or beside it."""
+    tree = read_json(path)
+    dimensions = tree.get("config", tree)
+    beside = {key: tree[key] for key in ("layout", "order") if key in tree}
+    return Config.from_dict({**beside, **dimensions})
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -81,18 +81,34 @@ class TrackHeadConfig:
     pos_embed: bool = False  # off in the released 1B weights, on in the "tracker fixed" ones
 
 
+LAYOUTS = ("joint", "view_time")
+AA_ORDER, VIEW_ORDER = ("frame", "global"), ("view", "time")
+
+
 @dataclass(frozen=True)
 class Config:
-    """A whole network; the defaults are VGGT-1B.  Raises UserError for impossible dimensions."""
+    """A whole network; the defaults are VGGT-1B.  Raises UserError for impossible dimensions.
+
+    `layout` is how images of several cameras at several instants attend to each other, and `order`
+    that of its two attentions (see `docs/layouts.md`).
+    """
 
     dino: DinoConfig = field(default_factory=DinoConfig)
     aggregator: AggregatorConfig = field(default_factory=AggregatorConfig)
     camera_head: CameraHeadConfig = field(default_factory=CameraHeadConfig)
     dpt: DPTConfig = field(default_factory=DPTConfig)
     track_head: TrackHeadConfig = field(default_factory=TrackHeadConfig)
+    layout: str = "joint"
+    order: tuple[str, ...] = VIEW_ORDER  # of view_time
 
     def __post_init__(self):
         a, d = self.aggregator, self.dpt
+        if self.layout not in LAYOUTS:
+            raise UserError(f"no layout is called {self.layout!r}; there are {', '.join(LAYOUTS)}")
+        if sorted(self.order) != sorted(VIEW_ORDER):
+            raise UserError(f"order {self.order} must name view and time, once each")
+        if self.layout != "joint" and (tuple(a.aa_order), a.aa_block_size) != (AA_ORDER, 1):
+            raise UserError(f"layout {self.layout} needs frame and global blocks that alternate")
         if sorted(a.aa_order) != ["frame", "global"]:
             raise UserError(f"aa_order {a.aa_order} must name frame and global, once each")
         if a.aa_block_size < 1 or a.depth % a.aa_block_size:
@@ -108,13 +124,21 @@ class Config:
     def from_dict(cls, tree: dict[str, Any]) -> "Config":
         """The `config` object of a config.json; what it omits has VGGT-1B's value.
 
+        An `aa_order` of view and time is the `order` of layout view_time.
         Raises UserError for a key that does not exist.
         """
+        aggregator = tree.get("aggregator", {})
+        aa_order = aggregator.get("aa_order", ())
+        if sorted(aa_order) == sorted(VIEW_ORDER):
+            rest = {key: value for key, value in aggregator.items() if key != "aa_order"}
+            tree = {"order": aa_order, **tree, "aggregator": rest}
         return _read(cls, tree, "config")
 
     def to_dict(self) -> dict[str, Any]:
-        """The inverse of `from_dict`."""
-        return asdict(self)
+        """The inverse of `from_dict`; a layout is named where it is not the official one."""
+        tree = asdict(self)
+        official = self.layout == "joint"
+        return {k: v for k, v in tree.items() if not (official and k in ("layout", "order"))}
 
 
 class CacheShapes(NamedTuple):

@@ -44,7 +44,10 @@ PRESETS = {
 
 
 class Prediction(NamedTuple):
-    """Outputs of the heads; None where a head is off.  Lengths share one arbitrary unit a scene."""
+    """Outputs of the heads; None where a head is off.  Lengths share one arbitrary unit a scene.
+
+    Of images with a view axis, two axes (instants, views) stand in place of s.
+    """
 
     pose_encoding: Float[Array, "b s 9"] | None = None
     pose_encodings: Float[Array, "i b s 9"] | None = None  # of each iteration
@@ -108,6 +111,7 @@ class VGGT(nnx.Module):
             eps=aggregator.norm_eps,
             order=aggregator.aa_order,
             group=aggregator.aa_block_size,
+            view_order=config.order,
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
@@ -172,7 +176,7 @@ class VGGT(nnx.Module):
 
     def __call__(
         self,
-        images: Float[Array, "b s h w 3"],
+        images: Float[Array, "b s h w 3"] | Float[Array, "b t v h w 3"],
         queries: Float[Array, "b n 2"] | None = None,
         *,
         query_mask: Bool[Array, "b n"] | None = None,
@@ -182,9 +186,37 @@ class VGGT(nnx.Module):
 
         Images are RGB in [0, 1], height and width multiples of the patch size.  `queries` are
         (x, y) pixels of frame `query_frame`; see `TrackHead` for `query_mask`.
+
+        Images of t instants and v views (cameras) are s = t * v frames, instant by instant, and the
+        network is the configuration's `layout` of them; outputs have axes t and v in place of s.
+        Images without a view axis are frames of one sequence: the official network in any layout.
         """
+        if images.ndim == 5:
+            return self.frames(images, queries, query_mask, query_frame)
+        b, t, v = images.shape[:3]
+        views = v if self.config.layout == "view_time" else None
+        flat = images.reshape(b, t * v, *images.shape[3:])
+        out = self.frames(flat, queries, query_mask, query_frame, views)
+
+        def by_view(name: str, x: Array | None) -> Array | None:
+            if x is None:
+                return None
+            axis = 2 if name in ("pose_encodings", "track_iterations") else 1  # of the frames
+            return x.reshape(*x.shape[:axis], t, v, *x.shape[axis + 1 :])
+
+        return Prediction(*(by_view(name, x) for name, x in out._asdict().items()))
+
+    def frames(
+        self,
+        images: Float[Array, "b s h w 3"],
+        queries: Float[Array, "b n 2"] | None,
+        query_mask: Bool[Array, "b n"] | None,
+        query_frame: int | Int[Array, ""],
+        views: int | None = None,
+    ) -> Prediction:
+        """Outputs for frames on one axis; with `views`, attended by views and instants."""
         grid = self.grid(*images.shape[2:4])
-        taps = self.aggregator(self.encode(images), grid)
+        taps = self.aggregator(self.encode(images), grid, views)
         levels = [self.patches(tap) for tap in taps[:4]]
         b, s = images.shape[:2]
 

@@ -43,21 +43,21 @@ def verify(
     highest precision.
 
     Args:
-        config: config.json with the model's dimensions under "config".
+        config: config.json with the model's dimensions under "config", and its layout ("layout",
+            "order") where it is not the official one.
         weights: Files that together hold all weights under their official names, or one file
             written by `vggt weights`.
-        case: Safetensors file with in.images, in.query_points and the expected tensors.
+        case: Safetensors file with in.images, in.query_points and the expected tensors. Images
+            [B, T, N, 3, H, W] are those of N cameras at T instants.
         tolerance: JSON file with a suggested_atol per case and tensor. Tensors without one may
             differ by 3e-5 of their largest value; track and its coordinates by 1e-4, the tracker's
             other stages by 3e-3, visibility and confidence of tracks by 2e-2, since the tracker
             amplifies rounding from iteration to iteration.
     """
     from vggt_ros.model import checkpoint
-    from vggt_ros.model.config import Config
     from vggt_ros.model.tensor_files import open_files
 
-    tree = checkpoint.read_json(config)
-    model = Config.from_dict(tree.get("config", tree))
+    model = checkpoint.read_config(config)
     files = open_files(weights)
     heads = checkpoint.heads_of(files)
     if case is None:
@@ -140,7 +140,7 @@ def _run(config: "Config", weights: Any, case: dict[str, Any]) -> dict[str, np.n
     tensors = {name: np.asarray(value) for name, value in captured.items()}
     if "out.pose_enc" in tensors:
         encoding = tensors["out.pose_enc"]
-        height, width = images.shape[2:4]
+        height, width = images.shape[-3:-1]
         extrinsics = extrinsics_from_pose_encoding(encoding)
         intrinsics = intrinsics_from_pose_encoding(encoding, height, width)
         tensors |= {"out.extrinsic": extrinsics, "out.intrinsic": intrinsics}
@@ -159,12 +159,13 @@ def _inputs(case: dict[str, Any], patch: int) -> tuple["Array", "Array | None"]:
     if "in.images" not in case:
         raise UserError("the case holds no in.images: is it a case file?")
     shape = case["in.images"].shape
-    if len(shape) != 5 or shape[2] != 3 or shape[3] % patch or shape[4] % patch:
+    if len(shape) not in (5, 6) or shape[-3] != 3 or shape[-2] % patch or shape[-1] % patch:
         raise UserError(
-            f"in.images of shape {tuple(shape)} is not [scenes, frames, 3, height, width] "
+            f"in.images of shape {tuple(shape)} is not [scenes, frames, 3, height, width], nor "
+            "[scenes, instants, views, 3, height, width], "
             f"with height and width multiples of {patch}"
         )
-    images = np.asarray(case["in.images"], np.float32).transpose(0, 1, 3, 4, 2)
+    images = np.moveaxis(np.asarray(case["in.images"], np.float32), -3, -1)
     queries = case.get("in.query_points")
     if queries is not None:
         queries = jnp.asarray(np.asarray(queries, np.float32))

@@ -40,7 +40,6 @@ def convert(
             that the file is a start for training and nothing else.
     """
     from vggt_ros.model import checkpoint
-    from vggt_ros.model.config import Config
     from vggt_ros.model.tensor_files import open_files
 
     if to is not None and to.suffix != ".safetensors":
@@ -50,8 +49,7 @@ def convert(
     paths = checkpoint.locate(source)
     files = open_files(paths)
     if config is not None:
-        tree = checkpoint.read_json(config)
-        model = Config.from_dict(tree.get("config", tree))
+        model = checkpoint.read_config(config)
     else:
         model = checkpoint.config_of(files, paths[0])
     there = checkpoint.heads_of(files)
