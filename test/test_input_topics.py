@@ -264,6 +264,23 @@ def test_images_that_do_not_arrive_are_a_warning_with_figures_until_they_do(
     rig.wait_until(lambda: "received in part" not in messages(rig), "the warning ends")
 
 
+def test_two_cameras_on_one_topic_are_named_and_their_gaps_are_no_losses(rig: Rig):
+    """Of one rate, 70 ms apart: gaps of 70 and 430 ms, as of one camera at 14 Hz with losses."""
+    rig.start()
+    other = rig.peer.create_publisher(Image, "/image", 10)
+    rig.wait_until(lambda: other.get_subscription_count() == 1, "the other camera is matched")
+    for i in range(20):
+        for late in (0, 70_000_000):
+            stamp = START + i * 5 * PERIOD + late
+            head = {"header": header(stamp, CAMERA)}
+            rig.images, other = other, rig.images
+            rig.publish(0, **head)
+    report = rig.wait_for_diagnostics("image has 2 publishers on /image (peer, peer), whose mes")
+    assert "received in part" not in str(report)
+    rig.peer.destroy_publisher(other)
+    rig.wait_until(lambda: "2 publishers" not in messages(rig), "the warning ends")
+
+
 RANDOM = np.random.default_rng(22)
 
 

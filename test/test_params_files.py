@@ -4,12 +4,15 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from launch_rig import vggt_launch
 from node_rig import Rig
+from rclpy.node import Node
 
+from vggt_ros.ros.parameters import LiveParameters
 from vggt_ros.ros.params_files import files_in, matches, sections, unreached
 
 pytestmark = pytest.mark.ros
@@ -70,6 +73,29 @@ def test_launch_file_and_node_read_a_file_as_rcl_does(
     assert seed == FILES[text]
     assert launch["parameters_in"](file, name).get("seed", 0) == seed
     assert unreached(file, name) == "" or seed == 0
+
+
+def test_what_ros2_param_dump_writes_of_a_node_starts_another_one_alike(rig: Rig, tmp_path: Path):
+    """All parameters under the node's own name, nested at the dots of their names."""
+    given = {"min_confidence": 2.5, "network_width": 56, "map_path": "/tmp/x", "tf_mode": "none"}
+    first = rig.start(arguments=("-p", "rectify:=off", "-r", "image:=/image"), **given)
+    content: dict[str, Any] = {}
+    for name, parameter in first.get_parameters_by_prefix("").items():
+        *outer, last = name.split(".")
+        level = content
+        for part in outer:
+            level = level.setdefault(part, {})
+        level[last] = parameter.value
+    assert content["qos_overrides"]["/image"]["subscription"]["reliability"] == "reliable"
+    file = tmp_path / "dump.yaml"
+    file.write_text(yaml.safe_dump({"/vggt": {"ros__parameters": content}}))
+    assert unreached(file, "/vggt") == ""
+    second = Node("vggt", context=rig.context, cli_args=["--ros-args", "--params-file", str(file)])
+    try:
+        assert LiveParameters(second).now == first.parameters.now
+        assert first.parameters.now.rectify == "off"
+    finally:
+        second.destroy_node()
 
 
 def test_a_file_that_does_not_reach_the_node_is_a_lasting_warning(rig: Rig, tmp_path: Path):

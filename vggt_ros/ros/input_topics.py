@@ -93,6 +93,12 @@ class InputTopic:
         found = self.arrivals.found
         if found is None or found.count >= MIN_ARRIVED * found.sent or not self.matching:
             return ""
+        if len(self.matching) > 1:  # their stamps interleave, and say nothing of losses
+            nodes = ", ".join(sorted(p.node_name for p in self.matching))
+            return (
+                f"{self.name} has {len(self.matching)} publishers on {self.topic} ({nodes}), whose"
+                " messages are mixed: end all but one, or remap them to topics of their own"
+            )
         offered = all(_is_reliable(p) for p in self.matching)
         if self.is_reliable:
             cure = (
