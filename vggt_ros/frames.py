@@ -64,7 +64,7 @@ class DepthSource(Protocol):
 
 
 class Observation(NamedTuple):
-    """A frame, and what the robot knows at its stamp; None: not known, or nothing new."""
+    """A frame, and what the robot measured at its stamp; None: nothing, or nothing new."""
 
     frame: Frame
     base_from_camera: Float[np.ndarray, "4 4"] | None = None  # where the camera is mounted

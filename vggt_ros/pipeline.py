@@ -182,7 +182,7 @@ class Pipeline:
         return grid
 
     def load_map(self, folder: Path, *, extend: bool = True) -> LoadedMap:
-        """Start again in a map that was saved, and look for the camera in it; so does `reset`.
+        """Start again in a map that was saved, and seek the camera in it; so does `reset`.
 
         It stays as it is unless it is to `extend`. Raises `UserError`; then everything goes on.
         """

@@ -77,7 +77,7 @@ class Settings:
         " empty: none",
     )
     mask_sky: bool = setting(
-        False, "Ignore what looks like the sky, from the upper rim down; outdoors and by day only"
+        False, "Ignore the sky, by its colours from the upper rim down; outdoors and by day only"
     )
     mask_network: Literal["none", "box"] = setting(
         "none", "box: cover what is masked, in boxes around it, in what the network sees as well"
@@ -205,8 +205,8 @@ class Settings:
         By default all but the oldest, before which an extra view may stand.
         """
         most = self.window_size - 1
-        wanted = min(self.depth_frames or most, most)
-        return min(self.window_size, max(self.stride + 1, wanted))
+        asked = min(self.depth_frames or most, most)
+        return min(self.window_size, max(self.stride + 1, asked))
 
     def grid(self, input_width: int, input_height: int, default_width: int) -> Grid:
         """The network's pixel grid for a camera's image; `default_width` is the network's own.

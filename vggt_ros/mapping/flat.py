@@ -30,7 +30,7 @@ class Band(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """Range by bearing: beam i looks at -pi + i * step, counted from x to y."""
+    """Range by bearing: beam i is at -pi + i * step, counted from x to y."""
 
     step: float  # radians
     ranges: Float32[np.ndarray, "n"]  # REP 117: +inf free, -inf too near, NaN not known

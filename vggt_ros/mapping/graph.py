@@ -180,7 +180,7 @@ class GraphWorker:
             solved: dict[int, Similarity] | Exception
             try:
                 solved = optimise(*job, stopped=lambda: self._stopping)
-            except Exception as error:  # noqa: BLE001 (told to whoever asks)
+            except Exception as error:  # noqa: BLE001 (raised where it is asked for)
                 solved = error
             with self._changed:
                 self._job, self._solved = None, solved

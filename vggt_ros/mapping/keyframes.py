@@ -193,7 +193,7 @@ class KeyframeStore:
     def thin(self, keep: Collection[int] = ()) -> None:
         """While there are more than `limit`, remove the old keyframe that is missed least.
 
-        That is one with another of its segment close by that looks the same way; never one of
+        That is one with another of its segment close by that faces the same way; never one of
         `keep` or of the newest few. More than `limit` stay where nothing else is left.
         """
         while len(self) > self.limit:

@@ -3,7 +3,7 @@
 """What a robot on wheels asks for: ~/scan of a view, and ~/occupancy of the map.
 
 Both need metres, and heights above the robot's base. Where one of these is not known nothing is
-sent, which is a warning as long as somebody listens.
+sent, which is a warning as long as there is a subscriber.
 """
 
 import time

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Names of frames as tf2 knows them: without the leading slash that some drivers still send."""
+"""Names of frames as tf2 has them: without the leading slash that some drivers still send."""
 
 from collections.abc import Callable, Mapping
 from itertools import combinations

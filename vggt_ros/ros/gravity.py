@@ -61,10 +61,10 @@ class Gravity:
         """The mean acceleration in the camera; None, and a warning that lasts, where of no use."""
         up = self._mean(camera, ns) if self._up and not self._unusable else self._unusable
         if isinstance(up, str):
-            wanted = bool(up) or self._asked
+            needed = bool(up) or self._asked
             if up:
                 up += "; the first camera is taken to be level"
-            self._health.check(ns, served=not wanted, fault=up)
+            self._health.check(ns, served=not needed, fault=up)
             return None
         self._health.check(ns, served=True)
         return up

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The topics that the node reads: subscribed as their publishers offer them, and watched.
 
-A subscription that asks for more than a publisher offers receives nothing from it, and one that
-asks for less loses large messages.  Publishers may come later or change, so the graph is looked at
-again and again, and a subscription that no longer fits is replaced.
+A subscription that requests more than a publisher offers receives nothing from it, and one that
+requests less loses large messages.  Publishers may come later or change, so the graph is read
+periodically, and a subscription that no longer fits is replaced.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,7 +63,7 @@ class InputTopic:
         self._images, self._watched, self._asks_for_kept = images, watched, kept
         self._asked = _overridden(node, topics[0], reliability) if images else reliability
         self.is_reliable = self._asked == "reliable"
-        self._look()
+        self._read_graph()
         self._live = self._subscribe()
         self._kept: Subscription | None = None
 
@@ -118,16 +118,16 @@ class InputTopic:
         )
 
     def follow(self) -> None:
-        """Look at the publishers, and subscribe again where they offer something else now."""
+        """Read who publishes, and subscribe again where something else is offered now."""
         before = self.topic, self.is_reliable
-        self._look()
+        self._read_graph()
         if before != (self.topic, self.is_reliable):
             self._node.destroy_subscription(self._live)
             self._live = self._subscribe()
         if self._asks_for_kept:
             self._follow_kept()
 
-    def _look(self) -> None:
+    def _read_graph(self) -> None:
         """Which topic to read, and how, by who publishes."""
         found = {topic: self._node.get_publishers_info_by_topic(topic) for topic in self._topics}
         kind = type_name(self.kind)
@@ -140,9 +140,9 @@ class InputTopic:
             self.is_reliable = all(_is_reliable(p) for p in self.matching)
 
     def _follow_kept(self) -> None:
-        """A second subscription beside the live one while somebody offers kept messages.
+        """A second subscription beside the live one while a publisher offers kept messages.
 
-        It alone gets those, and it gets nothing from anybody else.  What is published while both
+        It alone gets those, and nothing from other publishers.  What is published while both
         exist arrives twice.
         """
         offered = any(is_kept(p) and _is_reliable(p) for p in self.matching)
@@ -239,7 +239,7 @@ class InputTopics:
                 )
 
     def follow(self) -> None:
-        """Look at all publishers; called once a second or so, in the thread of the callbacks."""
+        """Read the graph; called once a second or so, in the thread of the callbacks."""
         for topic in self._topics:
             topic.follow()
             # That no image comes has its own status.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""One topic that is published: its message is built only where somebody listens."""
+"""One topic that is published: its message is built only for subscribers."""
 
 import time
 from collections.abc import Callable

@@ -20,7 +20,7 @@ class RobotTransforms(SendingTransforms):
     """`parent` -> `child` of a robot whose own tree leads from `child` to the camera.
 
     odom_to_base: `odom_frame` -> `base_frame`, unless another node publishes it, without the jumps
-    of corrections; these are in `odom_frame` -> `world_frame`, a leaf below, so that nobody's map
+    of corrections; these are in `odom_frame` -> `world_frame`, a leaf below, so that no other map
     gets a second parent. map_to_odom: `world_frame` -> `odom_frame`, from the odometry at the
     image's own stamp, and `world_frame` -> `visual_odom_frame`, the leaf in which ~/odometry is.
     """

@@ -105,7 +105,7 @@ class TfCache:
     """The frames of /tf and /tf_static.  Any thread adds, any thread looks up.
 
     Names are compared without leading slashes. What this node sends itself is left out (`expect`),
-    so that every parent is somebody else's.
+    so that every parent is another node's.
     """
 
     def __init__(self, notify: Notify = lambda _: None) -> None:
@@ -223,7 +223,7 @@ class TfCache:
 class Frames:
     """Transforms between the robot's frames, with a bounded wait for late ones.
 
-    Messages wait in the middleware until somebody asks for a frame: on a busy /tf, waking this
+    Messages wait in the middleware until a frame is looked up: on a busy /tf, waking this
     process for each message costs more than reading it.
     """
 

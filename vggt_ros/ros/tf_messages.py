@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of /tf as they were received: names and stamps are read, transforms left packed.
 
-rclpy takes a millisecond and more to turn thirty transforms into objects, most of which nobody
-asks for. So the bytes are kept, and the seven numbers of a transform are read when it is looked up.
+rclpy takes a millisecond and more to turn thirty transforms into objects, most of which are
+never needed. So the bytes are kept, and the seven numbers of a transform are read at a lookup.
 """
 
 from collections.abc import Iterator, Sequence

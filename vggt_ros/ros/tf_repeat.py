@@ -24,7 +24,7 @@ Pose = Float[np.ndarray, "4 4"]
 class SlowTransform:
     """Stamps of such a transform: they rise, and lie `tolerance` seconds ahead.
 
-    `now` is the node's clock in nanoseconds; `resends`: somebody calls `resend` now and then;
+    `now` is the node's clock in nanoseconds; `resends`: `resend` is called now and then;
     `keeps`: for as long as nothing newer is known. Without tolerance and without `resends`
     stamps are those of the images.
     """
