@@ -11,7 +11,7 @@ from run_frames import wall_frame
 
 from vggt_ros.frames import Frame, Observation, Update, View
 from vggt_ros.geometry import Similarity, rotation_from_quaternion
-from vggt_ros.imaging.grid import grid_for
+from vggt_ros.imaging.grid import Grid, grid_for
 from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.mapping.segment import Registration
 from vggt_ros.mapping.status import NO_STATUS, MapStatus
@@ -95,7 +95,12 @@ class ScriptedPipeline:
 
     def __init__(self, updates: Sequence[Update | BaseException], last: KeyframePoses | None):
         self.settings, self.notices = Settings(), []
+        self.masking = self.settings.masking()
         self._updates, self._last = iter(updates), last
+
+    def grid(self, width: int, height: int) -> Grid:
+        """As `Pipeline.grid`."""
+        return grid_for(width, height, 56)
 
     def step(self, observation: Observation) -> Update:
         """The next update."""

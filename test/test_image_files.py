@@ -169,7 +169,7 @@ def test_large_photos_and_wide_panoramas_are_read(tmp_path, monkeypatch):
 
 def test_a_size_beyond_all_is_refused_in_a_sentence_that_fits(tmp_path):
     Image.new("1", (20000, 20000)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match="20000 x 20000 is not used.*resize the file") as caught:
+    with pytest.raises(UserError, match="20000 x 20000 is invalid.*resize the file") as caught:
         list(open_source(tmp_path / "a.png"))
     assert "\n" not in str(caught.value)
 

@@ -21,8 +21,8 @@ from run_updates import (
 )
 
 from vggt_ros.mapping.status import MapStatus
-from vggt_ros.tools.run import map_line
 from vggt_ros.tools.runs.format import SUMMARY, open_run
+from vggt_ros.tools.runs.report import map_line, segments_line
 from vggt_ros.tools.runs.writer import RunWriter
 
 
@@ -103,6 +103,9 @@ def two_rooms(tied_at_the_end: bool) -> tuple[list, object]:
     updates = [update(i, 0, snapshot({0: STAY})) for i in range(2)]
     updates += [update(i, 2, snapshot(drift, numbers), DRIFT, segment=1) for i in (2, 3)]
     updates += [update(i, 0, snapshot(drift, numbers)) for i in (4, 5)]
+    lost = updates[1].registration._replace(accepted=False, reason="cameras are off by 31 %")
+    updates[1] = updates[1]._replace(registration=lost, fresh=0)
+    updates.insert(1, update(1, 0, snapshot({0: STAY})))
     return updates, snapshot({0: STAY, 2: STAY}) if tied_at_the_end else None
 
 
@@ -119,7 +122,22 @@ def test_a_segment_that_stays_untied_is_kept_apart(tmp_path):
     assert (done.summary["segments"], done.summary["segment_numbers"]) == ([0, 2, 4], [0, 1, 0])
     assert list(done.segments()) == [[0, 1, 4, 5], [2, 3]]
     assert done.summary["map"]["segments"] == 2 and len(done.cloud().points) == 4 * 30 * 40
-    assert "2 segments that nothing ties together" in map_line(done)
+    assert done.summary["segment_reasons"] == ["", "cameras are off by 31 %"]
+    (note,) = done.summary["notes"]
+    assert note == (
+        "the map is in 2 segments that nothing ties together, of 4, 2 frames: cloud and picture"
+        " show the first, `vggt view --segment N` the others; they began since cameras are off by"
+        " 31 %"
+    )
+
+
+def test_the_most_frequent_reason_of_many_segments_is_said_with_its_figures():
+    reasons = ["only 7 % of depths agree", "off by 12.5 of 3", "only 31 % of depths agree"]
+    line = segments_line([4, 3, 2, 1], reasons)
+    assert "4 segments" in line and "of 4, 3, 2, 1 frames" in line
+    assert line.endswith("they began since only 7 % of depths agree, 2 of 3 times")
+    assert segments_line([4], []) == "" and segments_line([], []) == ""
+    assert segments_line([2] * 9, [""] * 8).count("2, ") == 6
 
 
 def test_frames_of_an_earlier_map_stay_and_are_a_segment_of_their_own(tmp_path):
@@ -133,7 +151,8 @@ def test_frames_of_an_earlier_map_stay_and_are_a_segment_of_their_own(tmp_path):
     figures = done.summary["map"]
     assert (figures["keyframes"], figures["loops_tried"], figures["loops_closed"]) == (2, 4, 2)
     assert (figures["noise"], figures["graph"]) == (0.012346, "no solver")
-    assert map_line(done).endswith("is shown; loops are off: no solver")
+    assert map_line(done).endswith("; loops are off: no solver")
+    assert done.summary["segment_reasons"] == ["", ""]
 
 
 # ---- refused windows

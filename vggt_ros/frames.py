@@ -102,8 +102,8 @@ class WindowFrame(NamedTuple):
         """The other sensor's depth on the network's grid: the nearest pixel of the input."""
         if self.sensor_depth is None:
             return None
-        depth, remap = self.sensor_depth[self.grid.nearest_input()], self.grid.remap
-        return depth if remap is None else np.where(remap.valid, depth, np.float32(np.nan))
+        depth, valid = self.sensor_depth[self.grid.nearest_input()], self.grid.valid
+        return depth if valid is None else np.where(valid, depth, np.float32(np.nan))
 
 
 class Depths:

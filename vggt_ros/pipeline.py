@@ -25,6 +25,7 @@ from vggt_ros.frames import (
     place_views,
     window_frame,
 )
+from vggt_ros.imaging.fit import Fit
 from vggt_ros.imaging.grid import Grid
 from vggt_ros.mapping.corrections import KeyframeFollower, KeyframePoses
 from vggt_ros.mapping.loading import OlderMap, open_map
@@ -55,8 +56,12 @@ class Pipeline:
         *,
         background: bool = False,
         stream: StreamGate | None = None,
+        fit: Fit | None = None,
     ):
-        """With `background` graphs are solved while the map goes on; `stream` judges frames."""
+        """With `background` graphs are solved while the map goes on; `stream` judges frames.
+
+        With `fit` frames of any size come to one grid; else another size is another stream.
+        """
         self.engine = engine
         self.settings = settings or Settings()
         self.clock: Clock = clock or (lambda: 0.0)
@@ -67,7 +72,7 @@ class Pipeline:
         )
         depth_frames, window_size = self.settings.frames_with_depth, self.settings.window_size
         self._network = WindowInference(engine, depth_frames, window_size, self._notify)
-        self._stream, self._background = stream or StreamGate(), background
+        self._stream, self._background, self._fit = stream or StreamGate(), background, fit
         self.masking = self.settings.masking()
         self._older: OlderMap | None = None  # that was loaded
         self._frame_id = 0
@@ -136,7 +141,8 @@ class Pipeline:
 
     def _check(self, frame: Frame) -> None:
         """Refuse what cannot follow the last frame; restart where the stream itself changed."""
-        change = self._stream.check(frame.stamp_ns, frame.camera, *frame.rgb.shape[1::-1])
+        size = (0, 0) if self._fit else frame.rgb.shape[1::-1]
+        change = self._stream.check(frame.stamp_ns, frame.camera, *size)
         self.notices += filter(None, [change.notice])
         if change.starts_map:
             if self.is_tracking:
@@ -176,6 +182,8 @@ class Pipeline:
 
         Raises `UserError` for one that leaves no row, or that a loaded map was not made for.
         """
+        if self._fit is not None:
+            return self._fit.grid(width, height)
         grid = self.settings.grid(width, height, self.engine.default_width)
         if self._older is not None:
             self._older.check_grid(grid.height, grid.width)

@@ -51,9 +51,12 @@ def window_geometry(
             focal = float(intrinsics[i, 0, 0] / known[0, 0])
             if calibrated:
                 intrinsics[i] = known
-    depth, valid = result.depth, frames[-1].grid.valid
-    if valid is not None and not valid.all():
-        depth = np.where(valid, depth, np.float32(np.nan))  # black: the camera did not see it
+    depth = result.depth
+    for i, frame in enumerate(frames[len(frames) - len(depth) :]):
+        valid = frame.grid.valid
+        if valid is not None and not valid.all():
+            depth = depth.copy() if depth is result.depth else depth
+            depth[i][~valid] = np.nan  # black, or padding: the camera did not see it
     geometry = WindowGeometry(frame_ids, window_from_camera, intrinsics, depth, result.confidence)
     return geometry, focal
 

@@ -23,6 +23,7 @@ from vggt_ros.imaging.size import check_size
 from vggt_ros.imaging.transport import samples_of
 
 PATCH = 14  # network pixels a token
+PADDING = "edge"  # NumPy's mode: what is around an image of another shape (see `fit.py`)
 TALLEST = 8  # heights per width; beyond it hardly anything would be left of the image
 
 
@@ -33,15 +34,26 @@ class Grid(NamedTuple):
     input_height: int
     width: int  # pixels of the network, multiples of 14
     height: int
-    crop_top: int  # network rows cut off above (portrait images only)
+    crop_top: int  # network rows cut off above (portrait images only); below 0: added
     scale_x: float  # network pixels per camera pixel
     scale_y: float
     rectification: Rectification | None = None  # None: the camera's pixels are used as they come
+    crop_left: int = 0  # network columns cut off to the left; below 0: added (see `fit.Fit`)
 
     @property
     def resized_height(self) -> int:
-        """Network rows before any are cut off."""
+        """Network rows before any are cut off or added."""
         return round(self.input_height * self.scale_y)
+
+    @property
+    def resized_width(self) -> int:
+        """Network columns before any are cut off or added."""
+        return round(self.input_width * self.scale_x)
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether there are pixels around the image that it does not show."""
+        return min(self.crop_top, self.crop_left) < 0
 
     @property
     def network_from_input(self) -> Float64[np.ndarray, "3 3"]:
@@ -52,7 +64,12 @@ class Grid(NamedTuple):
         """
         x, y = self.scale_x, self.scale_y
         return np.array(
-            [[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5 - self.crop_top], [0, 0, 1]], np.float64
+            [
+                [x, 0, x / 2 - 0.5 - self.crop_left],
+                [0, y, y / 2 - 0.5 - self.crop_top],
+                [0, 0, 1],
+            ],
+            np.float64,
         )
 
     @property
@@ -69,7 +86,11 @@ class Grid(NamedTuple):
     def input_pixels(self, uv: Float[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
         """The way back; NaN for what no pixel of the input image shows."""
         if self.rectification is None:
-            return _moved(self.input_from_network, uv)
+            there = _moved(self.input_from_network, uv)
+            if self.is_padded:
+                ends = np.array([self.input_width, self.input_height]) - 0.5
+                there[~((there >= -0.5) & (there <= ends)).all(-1)] = np.nan
+            return there
         (x, _, x0), (_, y, y0), _ = self.input_from_network
         there = uv.astype(np.float64) * [x, y] + [x0, y0]
         return self.rectification.input_from_rectified(there).astype(np.float32)
@@ -84,7 +105,15 @@ class Grid(NamedTuple):
     @property
     def valid(self) -> Bool[np.ndarray, "h w"] | None:
         """Which of the network's pixels the input image shows; None: all."""
-        return None if self.remap is None else self.remap.valid
+        if self.remap is not None:
+            return self.remap.valid
+        if not self.is_padded:
+            return None
+        rows, columns = np.arange(self.height)[:, None], np.arange(self.width)
+        inside = (rows >= -self.crop_top) & (rows < self.resized_height - self.crop_top)
+        return (
+            inside & (columns >= -self.crop_left) & (columns < self.resized_width - self.crop_left)
+        )
 
     def nearest_input(self) -> tuple[Int[np.ndarray, "h _"], Int[np.ndarray, "_ w"]]:
         """Row and column of the input's pixel nearest to each of the network's, by broadcasting."""
@@ -112,7 +141,7 @@ def grid_for(input_width: int, input_height: int, network_width: int = 518) -> G
             f"image size {input_width} x {input_height} is taller than {TALLEST} times its width; "
             "turn or crop the image"
         )
-    height = _to_patches(input_height * (network_width / input_width))
+    height = patches(input_height * (network_width / input_width))
     if not height:
         raise UserError(
             f"image size {input_width} x {input_height} is too flat: at width {network_width} "
@@ -130,7 +159,7 @@ def grid_for(input_width: int, input_height: int, network_width: int = 518) -> G
     )
 
 
-def _to_patches(length: float) -> int:
+def patches(length: float) -> int:
     """The nearest multiple of the patch size; Python's ties to even, as the reference has it."""
     return round(length / PATCH) * PATCH
 
@@ -139,8 +168,14 @@ def to_network(rgb: UInt8[np.ndarray, "h w 3"], grid: Grid) -> UInt8[np.ndarray,
     """The image on the network's grid."""
     if grid.remap is not None:
         return grid.remap.image(rgb)
-    resized = _bicubic(Image.fromarray(rgb), grid.width, grid.resized_height)
-    return resized[grid.crop_top : grid.crop_top + grid.height]
+    resized = _bicubic(Image.fromarray(rgb), grid.resized_width, grid.resized_height)
+    top, left = max(grid.crop_top, 0), max(grid.crop_left, 0)
+    kept = resized[top : top + grid.height, left : left + grid.width]
+    if not grid.is_padded:
+        return kept
+    above, before = max(-grid.crop_top, 0), max(-grid.crop_left, 0)
+    below, behind = grid.height - above - len(kept), grid.width - before - kept.shape[1]
+    return np.pad(kept, ((above, below), (before, behind), (0, 0)), mode=PADDING)
 
 
 def to_same_grid(
@@ -245,9 +280,9 @@ def _cropped(image: Image.Image, width: int) -> UInt8[np.ndarray, "h w 3"]:
 def _padded(image: Image.Image, side: int) -> UInt8[np.ndarray, "side side 3"]:
     width, height = image.size
     if width >= height:
-        fitted = side, _to_patches(height * (side / width))
+        fitted = side, patches(height * (side / width))
     else:
-        fitted = _to_patches(width * (side / height)), side
+        fitted = patches(width * (side / height)), side
     if not min(fitted):
         raise UserError(f"an image of {width} x {height} is too narrow to fit {side} pixels")
     return _on_white(_bicubic(image, *fitted), side, side)

@@ -12,7 +12,7 @@ def check_size(width: int, height: int) -> None:
     """Raise `UserError` for a size that no image has."""
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise UserError(
-            f"image size {width} x {height} is not used: each side must be 1 to {MAX_SIDE} pixels,"
+            f"image size {width} x {height} is invalid: each side must be 1 to {MAX_SIDE} pixels,"
             f" and all of them {MAX_PIXELS >> 20} x 2^20 at most; check the camera's driver, or"
             " resize the file"
         )

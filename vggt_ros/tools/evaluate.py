@@ -8,28 +8,24 @@ error of scale, alignment by SE(3) does not: only a run in metres can be accurat
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.tools.depth_scores import DepthScores, run_scores
-from vggt_ros.tools.runs.format import TRAJECTORY, is_run
-from vggt_ros.tools.sources.bags import is_bag, reading
+from vggt_ros.tools.runs.format import is_run, open_run
+from vggt_ros.tools.trajectories import read_trajectory
 
 if TYPE_CHECKING:
     from evo.core.trajectory import PoseTrajectory3D
-    from rosbags.highlevel import AnyReader
 
 ROOMS = "rooms"  # ground truth of synthetic rooms
+PIECE_ONLY: dict[str, Any] = {"frames": 0.0}  # of a segment with too few frames to be scored
 ALIGNMENTS = {"sim3": True, "se3": False}  # whether scale is free
-POSES = (
-    "geometry_msgs/msg/PoseStamped",
-    "geometry_msgs/msg/PoseWithCovarianceStamped",
-    "geometry_msgs/msg/TransformStamped",
-    "nav_msgs/msg/Odometry",
-)
 
 
 def evaluate(
@@ -66,17 +62,22 @@ def evaluate(
     """
     if str(truth) == ROOMS:
         return _in_rooms(str(run), windows, lengths, (height, width), out)
-    estimate, reference = _trajectory(run, None), _trajectory(truth, topic)
-    scores, pairs = trajectory_scores(estimate, reference, max_difference)
+    notes: list[str] = []
+    estimate, reference = (
+        read_trajectory(run, None, notes),
+        read_trajectory(truth, topic, notes),
+    )
+    scores, pairs, pieces = scores_of_pieces(run, estimate, reference, max_difference)
     if depth is None and is_run(truth):
         depth = truth
     depths = None
     if depth is not None and is_run(run):
         depths = run_scores(run, depth, depth_unit, max_difference)
-    print(table(scores, depths))
+    print("\n".join([*notes, *pieces_table(pieces, estimate.num_poses), table(scores, depths)]))
     folder = out or (run if run.is_dir() else run.parent)
     folder.mkdir(parents=True, exist_ok=True)
-    report = {**scores, "depth": depths._asdict() if depths else None}
+    report: dict[str, Any] = {**scores, "depth": depths._asdict() if depths else None}
+    report |= {"segments": pieces, "notes": notes}
     (folder / "errors.json").write_text(json.dumps(report, indent=1) + "\n")
     plot(pairs, folder / "errors.png")
     print(f"written: {folder / 'errors.json'}, {folder / 'errors.png'}")
@@ -143,6 +144,43 @@ def trajectory_scores(
     return scores, pairs
 
 
+def scores_of_pieces(
+    run: Path, estimate: "PoseTrajectory3D", reference: "PoseTrajectory3D", max_difference: float
+) -> tuple[dict[str, float], dict[str, "PoseTrajectory3D"], list[dict[str, Any]]]:
+    """Figures and trajectories as `trajectory_scores`, and the figures of each segment.
+
+    Segments of a run are not tied to each other, so each is aligned by itself, without uncertain
+    frames; the first result is that of the largest that can be.  One segment alone is scored with
+    all frames of the run, and listed nowhere.
+    """
+    segments = open_run(run).segments() if is_run(run) else ()
+    if len(segments) < 2:
+        return *trajectory_scores(estimate, reference, max_difference), []
+    best, pieces, reasons = None, [], []
+    for number, frames in enumerate(segments):
+        piece = PIECE_ONLY | {"segment": number, "run_frames": len(frames)}
+        try:
+            part = _part(estimate, open_run(run).trajectory().stamps_ns[frames])
+            found = trajectory_scores(part, reference, max_difference)
+            best = best or found
+            piece |= found[0]
+        except UserError as error:
+            reasons.append(str(error))
+        pieces.append(piece)
+    if best is None:
+        raise UserError(f"none of {len(segments)} segments can be scored: {reasons[0]}")
+    return *best, pieces
+
+
+def _part(estimate: "PoseTrajectory3D", stamps_ns: Int64[np.ndarray, "n"]) -> "PoseTrajectory3D":
+    from copy import deepcopy
+
+    part = deepcopy(estimate)
+    seconds = np.round(np.asarray(part.timestamps) * 1e6).astype(np.int64)
+    part.reduce_to_ids(np.flatnonzero(np.isin(seconds, np.round(stamps_ns / 1e3))))
+    return part
+
+
 def _align(found: "PoseTrajectory3D", true: "PoseTrajectory3D", scale_is_free: bool) -> float:
     """Align `found` with `true` in place; returns the scale used.
 
@@ -166,66 +204,28 @@ def _rmse(metric, true: "PoseTrajectory3D", found: "PoseTrajectory3D") -> float:
     return float(metric.get_statistic(StatisticsType.rmse))
 
 
-def _trajectory(path: Path, topic: str | None) -> "PoseTrajectory3D":
-    """Poses of a run directory, a bag, an EuRoC csv or a TUM text."""
-    try:
-        from evo.tools import file_interface
-    except ModuleNotFoundError:
-        raise UserError(f"evo is missing; install it {install_extra('tools')}") from None
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
-    try:
-        if (path / TRAJECTORY).is_file():
-            return file_interface.read_tum_trajectory_file(str(path / TRAJECTORY))
-        if is_bag(path):
-            with reading(path, []) as reader:
-                return _bag_trajectory(reader, _pose_topic(reader, topic))
-        if path.is_dir():
-            path = _euroc_truth(path)
-        if path.suffix == ".csv":
-            return file_interface.read_euroc_csv_trajectory(str(path))
-        return file_interface.read_tum_trajectory_file(str(path))
-    except file_interface.FileInterfaceException as error:
-        raise UserError(f"{path} holds no trajectory: {error}") from error
-
-
-def _euroc_truth(folder: Path) -> Path:
-    """The csv of a EuRoC recording, from its own folder or the folder of the recording."""
-    truth = "state_groundtruth_estimate0/data.csv"
-    for place in ("data.csv", truth, f"mav0/{truth}"):
-        if (folder / place).is_file():
-            return folder / place
-    raise UserError(f"{folder} is neither a run directory, nor a bag, nor a EuRoC recording")
-
-
-def _bag_trajectory(reader: "AnyReader", topic: str) -> "PoseTrajectory3D":
-    """Poses of a topic at the stamps of the messages."""
-    from evo.core.trajectory import PoseTrajectory3D
-
-    seconds, positions, quaternions = [], [], []
-    connections = [connection for connection in reader.connections if connection.topic == topic]
-    for connection, _, raw in reader.messages(connections=connections):
-        msg: Any = reader.deserialize(raw, connection.msgtype)
-        pose = getattr(msg, "pose", None) or msg.transform
-        pose = getattr(pose, "pose", pose)  # with a covariance it is one level deeper
-        p = pose.position if hasattr(pose, "position") else pose.translation
-        q = pose.orientation if hasattr(pose, "orientation") else pose.rotation
-        seconds.append(msg.header.stamp.sec + msg.header.stamp.nanosec * 1e-9)
-        positions.append([p.x, p.y, p.z])
-        quaternions.append([q.w, q.x, q.y, q.z])
-    return PoseTrajectory3D(np.array(positions), np.array(quaternions), np.array(seconds))
-
-
-def _pose_topic(reader: "AnyReader", topic: str | None) -> str:
-    known = sorted({c.topic for c in reader.connections if c.msgtype in POSES})
-    if topic is not None and "/" + topic.strip("/") in known:
-        return "/" + topic.strip("/")
-    if topic is None and len(known) == 1:
-        return known[0]
-    raise UserError(f"choose --topic from: {', '.join(known) or 'none: the bag has no poses'}")
-
-
 # ---- output -------------------------------------------------------------------------------------
+
+
+def pieces_table(pieces: Sequence[dict[str, Any]], frames: int) -> list[str]:
+    """Lines on the segments of a run; none where there is one."""
+    if not pieces:
+        return []
+    first = next(piece["segment"] for piece in pieces if piece["frames"])
+    lines = [
+        f"warning: {len(pieces)} segments that nothing ties together, of {frames} frames: each is"
+        f" aligned by itself; the figures below are of segment {first} alone",
+        f"{'segment':<9}{'frames':>7}{'path [m]':>10}{'ATE Sim(3)':>12}{'of path':>10}{'scale':>9}",
+    ]
+    for piece in pieces:
+        head = f"{piece['segment']:<9}{piece['run_frames']:>7}"
+        lines.append(
+            f"{head}{piece['path']:>10.2f}{piece['ate_sim3']:>12.4f}"
+            f"{piece['ate_sim3_percent']:>9.2f}%{piece['scale']:>9.4f}"
+            if piece["frames"]
+            else f"{head}   too few frames have ground truth"
+        )
+    return lines
 
 
 def table(scores: dict[str, float], depths: DepthScores | None) -> str:

@@ -19,7 +19,9 @@ from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.settings import Settings
 from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.job import Job
+from vggt_ros.tools.runs.report import map_line
 from vggt_ros.tools.runs.writer import RunWriter, make_run_directory
+from vggt_ros.tools.sources.fitting import Fitting, choose_fit
 from vggt_ros.tools.sources.images import Order
 from vggt_ros.tools.sources.open import open_source
 from vggt_ros.tools.sources.source import Selection
@@ -55,6 +57,7 @@ def run(
     camera_info: Path | None = None,
     rate: float | None = None,
     order: Order = "auto",
+    fit: Fitting = "auto",
     every: int = 1,
     start: float = 0.0,
     stop: float | None = None,
@@ -83,6 +86,8 @@ def run(
         rate: Images a second, for image files whose names are not times.
         order: Of image files: natural (frame9 before frame10), given, or time (when they were
             taken). A folder is in natural order, files are in the order given.
+        fit: How images of several shapes come to one grid: pad keeps the whole image, crop fills
+            the whole grid. auto pads where shapes differ; a bag's other size is another camera.
         every: Use every n-th frame.
         start: First frame to use, in seconds from the first frame of the source.
         stop: End of the frames to use (exclusive), in seconds from the first frame of the source.
@@ -155,32 +160,16 @@ def run(
     if warning := caution(engine.name, engine.random_weights):
         log(warning)
     with RunWriter(out, {"interrupted": True}, overwrite=overwrite) as writer:
-        job = Job(engine, settings, opened, writer, pixels, max_points)
+        width = network_width or engine.default_width
+        one_grid = choose_fit(fit, opened, first.rgb.shape[1::-1], width)
+        job = Job(engine, settings, opened, writer, pixels, max_points, one_grid)
         job.run(chain([first], frames), overview=picture, quiet=quiet)
     done = open_run(out)
     log(map_line(done))
+    if job.pieces:
+        log(f"warning: {job.pieces}")
     log(f"{len(done.files)} frames, {job.points:,} points; to view them: vggt view {out}")
     return done
-
-
-def map_line(done: Run) -> str:
-    """What became of the map, in one line."""
-    figures, uncertain = done.summary["map"], len(done.summary["uncertain_frames"])
-    parts = [
-        _counted(figures["keyframes"], "keyframe"),
-        f"{_counted(figures['loops_closed'], 'loop')} closed",
-        f"{_counted(figures['windows_refused'], 'window')} refused",
-    ]
-    if uncertain:
-        parts.append(f"{_counted(uncertain, 'frame')} uncertain and in no cloud")
-    line, segments = f"map: {', '.join(parts)}", figures["segments"]
-    if segments > 1:
-        line += f"; {segments} segments that nothing ties together, of which the largest is shown"
-    return f"{line}; loops are off: {figures['graph']}" if figures["graph"] else line
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def read_queries(path: Path) -> Float32[np.ndarray, "n 2"]:

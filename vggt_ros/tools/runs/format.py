@@ -14,10 +14,11 @@ Each file but the trajectory is complete or absent; the trajectory grows by comp
 Frames of one segment of the map are tied to each other, those of two are not. In the summary,
 `segments` lists the first frame of each stretch of frames that are of one segment, and
 `segment_numbers` of which one: [0, 40, 60] and [0, 1, 0] say that the camera came back to the first
-segment at frame 60. The window of a frame in `uncertain_frames` was refused (its pose is predicted)
-or fitted the map badly: its depth is in no cloud. `map` counts keyframes, loops, segments and
-refused windows; its `noise` is the usual disagreement of a window's cameras with the map, as a
-share of the scene's depth, and its `graph` is empty or says why no loop could be closed.
+segment at frame 60; `segment_reasons` say why each segment began. The window of a frame in
+`uncertain_frames` was refused (its pose is predicted) or fitted the map badly: its depth is in no
+cloud. `map` counts keyframes, loops, segments and refused windows; its `noise` is the usual
+disagreement of a window's cameras with the map, as a share of the scene's depth, and its `graph` is
+empty or says why no loop could be closed.
 A run without these keys, of an earlier version, counts as one segment.
 """
 

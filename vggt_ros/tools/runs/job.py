@@ -19,10 +19,13 @@ from vggt_ros.errors import FrameError, UserError
 from vggt_ros.files import write_ply
 from vggt_ros.frames import Frame, Observation, Update
 from vggt_ros.geometry import transform, unproject
+from vggt_ros.imaging.fit import Fit
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
+from vggt_ros.timeline import StreamGate
 from vggt_ros.tools.runs.format import OVERVIEW, POINTS, Cloud, Run, RunFrame, Tracks, open_run
 from vggt_ros.tools.runs.placement import PlacedFrames
+from vggt_ros.tools.runs.report import segments_line
 from vggt_ros.tools.runs.writer import RunWriter, defer_interrupt, writing
 from vggt_ros.tools.sources.source import Source
 
@@ -50,14 +53,19 @@ class Job:
         writer: RunWriter,
         queries: Float32[np.ndarray, "n 2"] | None = None,
         max_points: int = 1_000_000,
+        fit: Fit | None = None,
     ):
         self.engine, self.source, self.writer = engine, source, writer
-        self.pipeline = Pipeline(engine, settings, time.perf_counter)
+        # Photos have gaps of any length and any size; a stray message is among those of a robot.
+        stream = StreamGate(0) if source.kind == "images" else None
+        self.pipeline = Pipeline(engine, settings, time.perf_counter, stream=stream, fit=fit)
         self.queries, self.max_points = queries, max_points
         self.stamps: list[int] = []  # of the frames on disk
         self.names: dict[int, str] = {}  # by stamp, of frames that are not on disk yet
         self.track_rows: dict[int, tuple] = {}  # position, visibility, confidence by stamp
         self.refused: list[str] = []
+        self.refusal = ""  # why the last window was refused
+        self.pieces = ""  # a warning for a map that ended in several segments
         self.placed = PlacedFrames()
         self.valid: list[int] = []  # pixels with depth of each frame on disk
         self.admitted = self.points = self.windows_refused = 0
@@ -92,13 +100,16 @@ class Job:
 
     def step(self, frame: Frame) -> list[str]:
         """Process one frame and write its result; returns new messages for the user."""
+        update = None
         try:
+            self.check_size(frame)
             update = self.pipeline.step(Observation(frame))
             self.admitted += 1
             self.names[frame.stamp_ns] = frame.name
         except FrameError as error:
-            self.refused.append(str(error))
-            update = None
+            self.refused.append(f"{frame.name}: {error}" if frame.name else str(error))
+        if self.pipeline.masking.fault:
+            self.source.note(self.pipeline.masking.fault)
         if update is not None:
             with defer_interrupt():
                 self.write(update)
@@ -108,6 +119,13 @@ class Job:
         self.source.notes += self.pipeline.notices
         self.pipeline.notices.clear()
         return self.new_messages()
+
+    def check_size(self, frame: Frame) -> None:
+        """Raises `FrameError` for an image whose size leaves no grid, which costs itself alone."""
+        try:
+            self.pipeline.grid(*frame.rgb.shape[1::-1])
+        except UserError as error:
+            raise FrameError(str(error)) from None
 
     def new_messages(self) -> list[str]:
         """Messages for the user that were not returned before."""
@@ -127,6 +145,9 @@ class Job:
         registration = update.registration
         uncertain = registration.doubtful or not registration.accepted
         self.windows_refused += not registration.accepted
+        if not registration.accepted:
+            self.refusal = registration.reason
+        restarts = [line for line in self.pipeline.notices if line.endswith("a new map start")]
         self.placed.follow(update.keyframes, update.status)
         for view in update.views[len(update.views) - update.fresh :]:
             assert view.confidence is not None
@@ -145,7 +166,10 @@ class Job:
             self.writer.add(frame)
             self.stamps.append(view.stamp_ns)
             self.valid.append(int(np.isfinite(frame.depth).sum()))
-            self.placed.add(view.keyframe, view.segment, uncertain=uncertain)
+            self.placed.add(
+                view.keyframe, view.segment, uncertain=uncertain,
+                because=restarts[0] if restarts else self.refusal,
+            )  # fmt: skip
         if update.tracks is not None:
             t = update.tracks
             for stamp, *row in zip(t.stamps_ns, t.uv, t.visibility, t.confidence, strict=True):
@@ -165,7 +189,11 @@ class Job:
         if self.queries is not None:
             self.writer.add_tracks(self.tracks())
         recorded = open_run(out)
-        shown = next(iter(recorded.segments()), [])
+        segments = recorded.segments()
+        shown = next(iter(segments), [])
+        self.pieces = segments_line([len(each) for each in segments], self.placed.reasons()[1:])
+        if self.pieces:
+            self.source.note(self.pieces)
         with writing(out / POINTS):
             share = self.max_points / max(sum(self.valid[index] for index in shown), 1)
             cloud = sample_cloud(recorded, shown, share)
@@ -177,6 +205,9 @@ class Job:
             every = -(-len(shown) // OVERVIEW_FRAMES) or 1
             frames = [recorded.frame(index) for index in shown[::every]]
             caption = f"{self.source.path.name}, {self.engine.name}"
+            if len(segments) > 1:
+                of = f"{len(shown)} of {len(self.stamps)} frames"
+                caption += f": the largest of {len(segments)} segments, {of}"
             with writing(out / OVERVIEW):
                 unit = "m" if self.scale["metric"] else ""
                 save_overview(out / OVERVIEW, frames, caption=caption, unit=unit)
@@ -224,6 +255,7 @@ class Job:
             "notes": source.notes,
             "segments": segments,
             "segment_numbers": segment_numbers,
+            "segment_reasons": self.placed.reasons(),
             "uncertain_frames": self.placed.uncertain,
             "map": self.placed.figures() | {"windows_refused": self.windows_refused},
             "points": self.points,

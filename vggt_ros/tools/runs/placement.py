@@ -33,6 +33,8 @@ class PlacedFrames:
         self._follower = KeyframeFollower()
         self._moved: list[Similarity] = []  # now_from_then of the world near each frame
         self._segments: list[tuple[int, int]] = []  # of each frame: map, segment in that map
+        self._begun: set[tuple[int, int]] = set()
+        self._because: dict[int, str] = {}  # why a segment began, by its first frame
         self._members: dict[int, list[int]] = {}  # keyframe of this map: its frames
         self._newest = -1  # keyframe of the newest frame
 
@@ -54,13 +56,19 @@ class PlacedFrames:
             self._members.setdefault(heir, []).extend(self._members.pop(key, ()))
         self._newest = heirs.get(self._newest, self._newest)
 
-    def add(self, keyframe: int, segment: int, *, uncertain: bool) -> None:
-        """One more frame was written. One without a keyframe (-1) moves with the frame before."""
+    def add(self, keyframe: int, segment: int, *, uncertain: bool, because: str = "") -> None:
+        """One more frame was written. One without a keyframe (-1) moves with the frame before.
+
+        `because`: why a segment that it begins, began.
+        """
         self._newest = keyframe if keyframe >= 0 else self._newest
         index = len(self._moved)
         self._members.setdefault(self._newest, []).append(index)
         self._moved.append(Similarity.identity())
         self._segments.append((len(self._maps) - 1, segment))
+        if self._segments[-1] not in self._begun:
+            self._begun.add(self._segments[-1])
+            self._because[index] = because
         if uncertain:
             self.uncertain.append(index)
 
@@ -79,6 +87,14 @@ class PlacedFrames:
         numbers = [number[segment] for segment in self._segments]
         firsts = [i for i, (a, b) in enumerate(pairwise([-1, *numbers])) if a != b]
         return firsts, [numbers[first] for first in firsts]
+
+    def reasons(self) -> list[str]:
+        """Why each segment began, in the order of their numbers; empty for the first."""
+        firsts, numbers = self.stretches()
+        first_of: dict[int, int] = {}
+        for first, number in zip(firsts, numbers, strict=True):
+            first_of.setdefault(number, first)
+        return [self._because.get(first, "") if first else "" for first in first_of.values()]
 
     def figures(self) -> dict[str, Any]:
         """Of the map, for the summary: all maps of the run together."""

@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What became of a run's map, in words."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from vggt_ros.tools.runs.format import Run
+
+LISTED = 6  # segments whose frames are counted one by one
+
+
+def map_line(done: Run) -> str:
+    """What became of the map, in one line."""
+    figures, uncertain = done.summary["map"], len(done.summary["uncertain_frames"])
+    parts = [
+        _counted(figures["keyframes"], "keyframe"),
+        f"{_counted(figures['loops_closed'], 'loop')} closed",
+        f"{_counted(figures['windows_refused'], 'window')} refused",
+    ]
+    if uncertain:
+        parts.append(f"{_counted(uncertain, 'frame')} uncertain and in no cloud")
+    line = f"map: {', '.join(parts)}"
+    return f"{line}; loops are off: {figures['graph']}" if figures["graph"] else line
+
+
+def segments_line(sizes: Sequence[int], reasons: Sequence[str]) -> str:
+    """A warning for a map in pieces, with the most frequent reason; empty for one in one piece.
+
+    `sizes`: frames of each segment, the largest first; `reasons`: why each one but the first began.
+    """
+    if len(sizes) < 2:
+        return ""
+    listed = ", ".join(map(str, sizes[:LISTED])) + (", ..." if len(sizes) > LISTED else "")
+    line = (
+        f"the map is in {len(sizes)} segments that nothing ties together, of {listed} frames: cloud"
+        " and picture show the first, `vggt view --segment N` the others"
+    )
+    kinds = Counter(re.sub(r"[-\d.]+", "#", reason) for reason in reasons if reason)
+    if not kinds:
+        return line
+    kind, count = kinds.most_common(1)[0]
+    example = next(each for each in reasons if re.sub(r"[-\d.]+", "#", each) == kind)
+    times = f", {count} of {len(reasons)} times" if len(reasons) > 1 else ""
+    return f"{line}; they began since {example}{times}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
