@@ -8,12 +8,9 @@ from itertools import groupby
 
 import numpy as np
 import pytest
-from fakes.figures import alignment, odometry
 from fakes.oracle import SMALL_LIKE, VGGT_LIKE, Faults
-from fakes.room import BASE_FROM_CAMERA, drive, in_room
-from map_rig import PERIOD, SECOND, Ride, cameras
-
-from vggt_ros.mapping.odometry import OdometryBuffer
+from fakes.room import in_room
+from map_rig import Ride, cameras
 
 LOST, BACK = 90, 290  # first frames of an absence, and after it
 FOUND = 30  # frames within which the camera must be found again: 3 s
@@ -113,27 +110,3 @@ def test_two_parts_of_a_room_that_were_mapped_apart_become_one_map(name):
     # It was anywhere; now it stands where it belongs in the frame of the first part.
     assert ride.off_from(part, other).max() < 0.25
     assert ride.off_from(part, range(len(truth) - 60, len(truth))).max() < 0.1
-
-
-@pytest.mark.slow
-def test_odometry_leads_across_a_loss():
-    """For 3 s nothing is seen while the robot goes on, to where it has not been."""
-    truth, wheels = cameras("arc", 150), odometry(drive("arc", 150))
-    odom_from_base = OdometryBuffer()
-
-    def observe(seen, i):
-        odom_from_base.add(SECOND + i * PERIOD, wheels[i])
-        return seen._replace(odom_from_base=odom_from_base, base_from_camera=BASE_FROM_CAMERA)
-
-    ride = Ride(truth, blind(VGGT_LIKE, 80, 110), observe=observe, scale_source="odometry")
-    assert all(update.metric for update in ride.updates[40:])
-    assert ride.updates[-1].covariance[0, 0] < 1.0
-    seen = ride.refused[-1] + 1
-    # While it is lost, and where it sees again, it stands where odometry says.
-    assert seen < 118 and ride.off_from(range(80), range(80, seen)).max() < 0.1
-    fit = alignment(ride.centres[:80], truth[:80, :3, 3], with_scale=True)
-    there = ride.updates[seen].views[-1].world_from_camera[:3, 3]
-    assert np.linalg.norm(fit.apply(there) - truth[seen, :3, 3]) < 0.1
-    # The new segment moves in a guessed unit until it is measured, and keeps the shift of that.
-    assert ride.off_from(range(80), range(seen, 150)).max() < 0.7
-    assert np.abs(ride.units[-5:] / ride.units[:80].mean() - 1.0).max() < 0.05

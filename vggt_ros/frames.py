@@ -26,6 +26,8 @@ from vggt_ros.mapping.window import WindowGeometry
 
 IDENTITY = np.eye(4)
 IDENTITY.flags.writeable = False  # it is shared
+ORIGIN = np.zeros(3)
+ORIGIN.flags.writeable = False
 NOTHING = Masked()
 NO_KEYFRAMES = KeyframePoses.empty()
 NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
@@ -186,6 +188,7 @@ class Update(NamedTuple):
     keyframes: KeyframePoses = NO_KEYFRAMES  # where every keyframe stands now
     odom_from_world: Float[np.ndarray, "4 4"] = IDENTITY  # rigid; absorbs what corrections moved
     status: MapStatus = NO_STATUS
+    scale_about: Float[np.ndarray, "3"] = ORIGIN  # world; an error of the scale moves nothing there
 
     @property
     def covariance(self) -> Float[np.ndarray, "6 6"]:
@@ -194,7 +197,7 @@ class Update(NamedTuple):
         Of a refused window it is that of the prediction, which grows with time.
         """
         away = np.zeros(6)
-        away[:3] = self.views[-1].world_from_camera[:3, 3]
+        away[:3] = self.views[-1].world_from_camera[:3, 3] - self.scale_about
         sigma = self.scale.sigma if self.metric else 1.0
         return self.registration.covariance + sigma**2 * np.outer(away, away)
 

@@ -113,6 +113,16 @@ class EdgeTable:
             del self._touching[edge.second if edge.first == key else edge.first][number]
         self._all = None
 
+    def replace(self, edge: Edge) -> None:
+        """Add one in place of those of its kind between the same two keyframes."""
+        pair = {edge.first, edge.second}
+        for number, other in list(self._touching.get(edge.first, {}).items()):
+            if pair == {other.first, other.second} and other.kind == edge.kind:
+                del self._edges[number]
+                for key in pair:
+                    del self._touching[key][number]
+        self.put(edge)
+
     def _put_most_certain(self, edge: Edge) -> None:
         """In place of all others between the same pair that are loops, or are not, as it is."""
         pair = {edge.first, edge.second}

@@ -58,6 +58,10 @@ class KeyframeMap:
         self.store.limit = limit
         self.version = 0  # of the world: rises where all or some of it moved at once
 
+    def __contains__(self, number: object) -> bool:
+        """Whether there are keyframes of this segment."""
+        return bool(np.any(self.store.centres().segments == number))
+
     @property
     def segments(self) -> int:
         """How many there are that nothing ties to each other."""
@@ -70,6 +74,25 @@ class KeyframeMap:
     def stored(self, segment: Segment) -> list[MapFrame]:
         """The frames of the window that are keyframes, oldest first."""
         return [frame for frame in segment.frames if frame.frame_id in self.store]
+
+    def take_in(
+        self,
+        before: Segment | None,
+        segment: Segment,
+        frame_ids: tuple[int, ...],
+        frames: Frames,
+        noise: NoiseEstimate,
+    ) -> int:
+        """Keyframes leave and enter with the frames of a window; returns how many are new.
+
+        `before`: of the last window; None: nothing is shared with it.
+        """
+        if before is not None:
+            self.leave(before, frame_ids, noise)
+        known = len(self.store)
+        # The newest frame may leave again, unless it is all that there is.
+        self.keep(segment, frame_ids if before is None else frame_ids[:-1], frames)
+        return len(self.store) - known
 
     def keep(self, segment: Segment, kept: Collection[int], frames: Frames) -> None:
         """Store the frames of the window that stay in it."""
@@ -109,10 +132,12 @@ class KeyframeMap:
         }
         self.store.move(poses)
 
-    def rescale(self, number: int, factor: float, about: Float[np.ndarray, "3"]) -> None:
-        """All keyframes of a segment follow a change of its unit."""
+    def rescale(
+        self, number: int, factor: float, about: Float[np.ndarray, "3"], since: int = 0
+    ) -> None:
+        """The keyframes of a segment, all or those `since`, follow a change of its unit."""
         self.version += 1
-        self.store.rescale(number, factor, about)
+        self.store.rescale(number, factor, about, since)
 
     def place(self, frame: MapFrame) -> Similarity:
         """Where the window's map has it now, which is stored."""

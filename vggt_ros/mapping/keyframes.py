@@ -114,6 +114,10 @@ class KeyframeStore:
         if edge.kind == LOOP:
             self._snapshot = None
 
+    def replace_edge(self, edge: Edge) -> None:
+        """In place of those of its kind between its two keyframes, which are both there."""
+        self._edges.replace(edge)
+
     def relative_sigmas(self, frame_id: int, until: int | None = None) -> dict[int, Sigma]:
         """How uncertain this keyframe is seen from others that edges join to it: all, or up to one.
 
@@ -164,9 +168,15 @@ class KeyframeStore:
             ),
         )
 
-    def rescale(self, segment: int, factor: float, about: Float[np.ndarray, "3"]) -> None:
-        """Every distance of a segment multiplied; the point `about` stays."""
-        self._move_rows(self._poses.segments == segment, Similarity.scaling(factor, about))
+    def rescale(
+        self, segment: int, factor: float, about: Float[np.ndarray, "3"], since: int = 0
+    ) -> None:
+        """Every distance of a segment multiplied; the point `about` stays.
+
+        Of the keyframes `since` alone, where their unit is another.
+        """
+        rows = (self._poses.segments == segment) & (self.ids >= since)
+        self._move_rows(rows, Similarity.scaling(factor, about))
 
     def merge(self, segment: int, into: int, into_from_segment: Similarity) -> None:
         """The keyframes of `segment` move, and are of segment `into` from now on."""
@@ -229,9 +239,10 @@ class KeyframeStore:
         self._forget(key)
         self._removed += 1
 
-    def drop(self, segment: int) -> None:
-        """Remove all keyframes of a segment that came to nothing; nothing takes their place."""
-        for key in self.ids[self._poses.segments == segment].tolist():
+    def drop(self, segment: int, since: int = 0) -> None:
+        """Remove a segment, or what is `since`, that came to nothing; nothing takes its place."""
+        rows = (self._poses.segments == segment) & (self.ids >= since)
+        for key in self.ids[rows].tolist():
             self._edges.take_out(key)
             self._forget(key)
 

@@ -8,15 +8,18 @@ later segment does the same about its newest camera, since the map's origin is n
 then on corrections are small and made about the newest camera, so that nothing near it moves.
 
 A window that contradicts the map is refused, and the camera stands where it is predicted to be.
-After some in a row the window starts again, as a new segment of the map: at the prediction, in the
-same unit as far as that is known. It becomes a part of the older map again once the network
-recognises one of that one's keyframes (`keyframe_map`).
+After some in a row the window starts again, at the prediction and in the same unit as far as that
+is known: tied by odometry (`bridging`), or else as a new segment of the map, which becomes a part
+of the older one again once the network recognises one of that one's keyframes (`loop_search`).
 """
+
+from functools import partial
 
 import numpy as np
 
 from vggt_ros.geometry import Similarity, inverse_rigid
 from vggt_ros.mapping import alignment, measuring, recovery, scale
+from vggt_ros.mapping.bridging import NEW_UNIT_SIGMA, Bridging
 from vggt_ros.mapping.graph_updates import GraphUpdates
 from vggt_ros.mapping.keyframe_map import Frames, KeyframeMap
 from vggt_ros.mapping.loading import OlderMap, Part, part_of
@@ -35,10 +38,8 @@ from vggt_ros.mapping.segment import (
     renumbered,
     started_at,
 )
-from vggt_ros.mapping.status import ESTABLISHED, MapStatus
+from vggt_ros.mapping.status import ESTABLISHED
 from vggt_ros.mapping.window import WindowGeometry
-
-NEW_UNIT_SIGMA = 0.3  # of the log scale of a segment whose unit is guessed by its median depth
 
 
 class Map:
@@ -54,10 +55,9 @@ class Map:
         background: bool = False,
         older: OlderMap | None = None,
     ):
-        """`loop_period`: inferences from one loop attempt to the next; 0: no loops.
-
-        With `background` graphs are solved while the map goes on; else at once. `older`: a loaded
-        map that the camera is sought in.
+        """`loop_period`: inferences from one loop attempt to the next; 0: no loops. `background`:
+        graphs are solved while the map goes on; else at once. `older`: a loaded map that the camera
+        is sought in.
         """
         self.priors, self._older = priors or Priors(), older
         self.keyframes = older.keyframes(max_keyframes) if older else KeyframeMap(max_keyframes)
@@ -67,9 +67,10 @@ class Map:
         self._begun = older.next_segment if older else 0  # number of the present segment
         self._state = empty_map(self.priors.world_from_camera, self._begun)
         self._scale = scale.with_given(ScaleState(sources), self.priors.fixed_scale)
-        self._scales = older.scales(sources) if older else {}  # of the segments before this one
+        self._scales = older.scales(sources) if older else {}  # of segments when they were left
         self._motion = Motion()
-        self._kept_in_segment = 0  # keyframes of the present one
+        self._bridging = Bridging(self.keyframes)
+        self._kept_in_segment = 0  # keyframes of the present one, since the last loss
         self._odom_from_world = np.eye(4)
 
     # ---- what the pipeline asks ---------------------------------------------------------------
@@ -124,16 +125,14 @@ class Map:
         self.next_loop = None
         self.settle(wait=False)
         before, mount = self._state.current, self.priors.base_from_camera
-        predicted = self._motion.predict(
-            stamp_ns, sensors.odom_from_base, mount, metric=self._scale.metric
-        )
+        metres = self._bridging.metres_per_unit(self._scale)
+        predicted = self._motion.predict(stamp_ns, sensors.odom_from_base, mount, metres)
         sound = bool(np.isfinite(window.window_from_camera).all())
         if begin and sound and before is not None and predicted is not None:
             found, before = self._begin_segment(window, predicted), None
         else:
-            expected = None if predicted is None else predicted.world_from_camera
+            expected = predicted and predicted.world_from_camera
             self._state, found = alignment.register(self._state, window, expected)
-        velocity = None
         if found.accepted:
             self._take_in(window, sensors, stamp_ns, before, frames)
             found = self._apply_scale(found)
@@ -142,12 +141,10 @@ class Map:
             assert self._state.current is not None
             velocity = self._motion.observe(found, self._state.current, self._scale, stamp_ns)
         else:
-            found = self._motion.at_prediction(found, window, predicted)
+            velocity, found = None, self._motion.at_prediction(found, window, predicted)
         if frames is not None and (now := self._state.current) is not None:
-            newest = window.frame_ids[-1]
-            self.next_loop = self.loops.propose(
-                now, lambda: frames.describe(newest), lost=self.is_relocalising
-            )
+            describe = partial(frames.describe, window.frame_ids[-1])
+            self.next_loop = self.loops.propose(now, describe, lost=self.is_relocalising)
         return Placement(
             found,
             recovery.placed(found, window),
@@ -156,8 +153,13 @@ class Map:
             velocity,
             self.keyframes.store.snapshot(),
             self._odom_from_world,
-            self._status(found),
-        )
+            map_status(
+                found, self._state, self.keyframes, self.loops, self.sought_in,
+                lost=self.lost, searching=self.is_relocalising, kept=self._kept_in_segment,
+                guessed=self._bridging.is_open,
+            ),
+            self._bridging.scale_about,
+        )  # fmt: skip
 
     def close(self, timeout: float) -> None:
         """End the thread that solves graphs."""
@@ -179,42 +181,48 @@ class Map:
         frames: Frames | None,
     ) -> None:
         """Measure the scale; keyframes enter and leave with the frames of the window."""
-        current, keyframes = self._state.current, self.keyframes
+        current = self._state.current
         assert current is not None
         self._scale = measuring.measured(
             self._scale, self._motion.comparisons, self.priors, sensors, stamp_ns, current
         )
         if frames is None:
             return
-        if before is not None:
-            keyframes.leave(before, window.frame_ids, self._state.noise)
-        known = len(keyframes.store)
-        # The newest frame may leave again, unless it is all that there is.
-        kept = window.frame_ids if before is None else window.frame_ids[:-1]
-        keyframes.keep(current, kept, frames)
-        self._kept_in_segment += len(keyframes.store) - known
+        new = self.keyframes.take_in(before, current, window.frame_ids, frames, self._state.noise)
+        self._kept_in_segment += new
+        if before is None:
+            self._bridging.tie(NEW_UNIT_SIGMA)
 
     # ---- losses -------------------------------------------------------------------------------
 
     def _begin_segment(self, window: WindowGeometry, predicted: Prediction) -> Registration:
-        """Another segment, where the camera is predicted to be; tied to the last by odometry."""
-        current = self._state.current
+        """The window where the camera is predicted to be.
+
+        By odometry it is of the present segment, tied to what was before; else of another one.
+        """
+        current, noise = self._state.current, self._state.noise
         assert current is not None
-        self.keyframes.leave(current, (), self._state.noise)
+        self.keyframes.leave(current, (), noise)
         self.loops.forget_candidates()
-        if self._kept_in_segment > 1:
-            self._scales[current.number] = self._scale
-            self._begun += 1
-        else:  # it never became one
-            self.keyframes.store.drop(current.number)
+        first, unit = self._motion.first_camera(window, predicted)
+        number, covariance = current.number, predicted.covariance
+        known, is_stump = self._scales.get(number), self._kept_in_segment <= 1
+        if known is None or not (is_stump and scale.is_to_keep(known, self._scale)):
+            self._scales[number] = self._scale
+        so_far = self._bridging.begin(
+            current, window.frame_ids[0], first, predicted.led, self._scale, noise, stump=is_stump
+        )
+        if so_far is None:
+            self._begun += number in self.keyframes
+            number = self._begun
+        else:
+            covariance = covariance + so_far
+        self._scale = scale.widened(self._scales[current.number], NEW_UNIT_SIGMA)
         self._kept_in_segment = 0
         self._motion.reset()
-        self._scale = scale.widened(self._scale, NEW_UNIT_SIGMA)
-        unit = self._motion.unit_of(window)
         self._state, found = alignment.start_segment(
-            self._state, window, self._begun, predicted.world_from_camera, unit,
-            predicted.covariance,
-        )  # fmt: skip
+            self._state, window, number, first, unit, covariance
+        )
         return found
 
     # ---- loops --------------------------------------------------------------------------------
@@ -235,6 +243,7 @@ class Map:
         self._move(now_from_then)
         found = moved_registration(found, now_from_then)._replace(segment=again.segment)
         self._older = self._older.after(again.segment) if self._older else None
+        self._bridging.forget()
         if self.keyframes.fixed or scale.is_to_keep(older, joining):
             self._scale = older
         elif joining.metric:  # the older map takes up the metres of this one
@@ -265,35 +274,27 @@ class Map:
         self._state = moved(self._state, now_from_then)
         now = self._state.current.frames[-1].world_from_camera
         self._odom_from_world = self._odom_from_world @ then @ inverse_rigid(now)
+        self._bridging.move(now_from_then)
         self._scale = scale.moved(self._scale, now_from_then.scale)
         self._motion.move(now_from_then)
 
     def _apply_scale(self, found: Registration) -> Registration:
         """Bring the map, and the registration just made, to the scale that is known now."""
-        due = scale.due(self._scale)
+        due, bridging = scale.due(self._scale), self._bridging
         if due is not None:
-            found = self._rescale(found, due.factor, at_once=due.at_once)
+            part = bridging.is_open and self._scale.metric
+            found = self._rescale(found, due.factor, at_once=due.at_once, part=part)
             self._scale = scale.adopted(self._scale)
+        if (factor := bridging.factor_due(self._scale)) is not None:
+            found = self._rescale(found, factor, at_once=True, part=True)
+            bridging.scaled(self._scale)
         return found
 
-    def _rescale(self, found: Registration, factor: float, *, at_once: bool) -> Registration:
-        """All of the segment `at_once`, or what is in the window alone."""
-        current = self._state.current
-        assert current is not None
-        newest = current.frames[-1].world_from_camera[:3, 3]
-        about = np.zeros(3) if at_once and current.number == 0 else newest.copy()
-        scaling = Similarity.scaling(factor, about)
-        if at_once:
-            self.keyframes.rescale(current.number, factor, about)
-        else:
-            self.keyframes.move(current, scaling)
+    def _rescale(
+        self, found: Registration, factor: float, *, at_once: bool, part: bool = False
+    ) -> Registration:
+        """All of the segment `at_once`, or the `part` since a loss; or what is in the window."""
+        assert self._state.current is not None
+        scaling = self._bridging.rescale(self._state.current, factor, at_once=at_once, part=part)
         self._move(scaling)
         return moved_registration(found, scaling)
-
-    # ---- figures ------------------------------------------------------------------------------
-
-    def _status(self, found: Registration) -> MapStatus:
-        return map_status(
-            found, self._state, self.keyframes, self.loops, self.sought_in,
-            lost=self.lost, searching=self.is_relocalising, kept=self._kept_in_segment,
-        )  # fmt: skip

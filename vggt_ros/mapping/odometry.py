@@ -7,6 +7,7 @@ is detected here, reported, and never reaches the map.
 """
 
 from bisect import bisect_left
+from itertools import pairwise
 from threading import Lock
 from typing import NamedTuple
 
@@ -109,6 +110,16 @@ class OdometryBuffer:
         with self._lock:
             first, last = bisect_left(self._stamps, begin_ns), bisect_left(self._stamps, end_ns)
             return tuple(self._stamps[first:last])
+
+    def way(self, begin_ns: int, end_ns: int) -> tuple[float, float]:
+        """How far the base travelled along its way (m), and turned (rad), between two stamps."""
+        stamps = (begin_ns, *self.between(begin_ns + 1, end_ns), end_ns)
+        poses = [pose for pose in map(self.at, stamps) if pose is not None]
+        steps = [inverse_rigid(a) @ b for a, b in pairwise(poses)]
+        return (
+            sum(float(np.linalg.norm(step[:3, 3])) for step in steps),
+            sum(rotation_angle(step[:3, :3]) for step in steps),
+        )
 
     def _jumped(self, stamp_ns: int, pose: Float[np.ndarray, "4 4"]) -> bool:
         seconds = max((stamp_ns - self._stamps[-1]) * 1e-9, 1e-3)

@@ -15,6 +15,8 @@ from vggt_ros.mapping.segment import MapState, Registration
 from vggt_ros.mapping.status import MapStatus, tracking_state
 from vggt_ros.mapping.velocity import Velocity
 
+GUESSED = "after a loss the map goes on by odometry, and its unit is measured again"
+
 
 class Placement(NamedTuple):
     """A window in the world."""
@@ -27,6 +29,7 @@ class Placement(NamedTuple):
     keyframes: KeyframePoses
     odom_from_world: Float[np.ndarray, "4 4"]  # rigid; absorbs what corrections moved
     status: MapStatus
+    scale_about: Float[np.ndarray, "3"]  # world; an error of the scale moves nothing there
 
     def shared(self) -> dict[str, Any]:
         """All but the poses of the window: what an `Update` says as it is said here."""
@@ -45,12 +48,16 @@ def map_status(
     lost: bool,
     searching: bool,
     kept: int,
+    guessed: bool,
 ) -> MapStatus:
-    """How the map is doing after a window; `kept`: keyframes of the present segment."""
+    """How the map is doing after a window.
+
+    `kept`: keyframes of the present segment, since the last loss; `guessed`: so is its unit.
+    """
     name = tracking_state(
         begun=state.current is not None,
         accepted=found.accepted,
-        doubtful=found.doubtful,
+        doubtful=found.doubtful or guessed,
         lost=lost,
         searching=searching,
         keyframes=kept,
@@ -65,7 +72,7 @@ def map_status(
         loops.tried,
         found.residual,
         state.noise.residual,
-        found.reason or loops.reason,
+        found.reason or (GUESSED if guessed else loops.reason),
         loops.obstacles.text,
         sought_in,
     )

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from vggt_ros.geometry import (
     Similarity,
     cross_product_matrix,
-    inverse_rigid,
+    lever_arm_jacobian,
     scale_covariance,
 )
 from vggt_ros.mapping import measuring
+from vggt_ros.mapping.bridging import Lead
 from vggt_ros.mapping.comparisons import Comparisons
 from vggt_ros.mapping.map_frames import median_depth
 from vggt_ros.mapping.odometry import OdometryBuffer
@@ -25,7 +26,6 @@ from vggt_ros.mapping.window import WindowGeometry, window_depth
 LOST_AFTER = 6  # windows refused in a row, after which the window starts again
 COASTING = 1.0  # seconds for which a camera is taken to keep its velocity
 TRUSTED = 3.0  # seconds after which a prediction without odometry says nothing
-SLIP = 0.05  # of odometry, relative to distance and turn
 
 
 class Prediction(NamedTuple):
@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
 
     world_from_camera: Float[np.ndarray, "4 4"]
     covariance: Float[np.ndarray, "6 6"]  # world axes: x y z, rotation vector
-    by_odometry: bool
+    led: Lead | None  # by odometry; None: by its velocity
 
 
 class LastKnown(NamedTuple):
@@ -53,6 +53,7 @@ class Motion:
         self.comparisons = Comparisons()
         self._velocity = VelocityEstimator()
         self._last: LastKnown | None = None
+        self._lead: Lead | None = None  # since the last camera
 
     def observe(
         self, found: Registration, segment: Segment, state: ScaleState, stamp_ns: int
@@ -62,6 +63,7 @@ class Motion:
         newest = segment.frames[-1]
         depth = median_depth((newest,))
         self._last = LastKnown(stamp_ns, newest.world_from_camera, found.covariance, moving, depth)
+        self._lead = None
         return moving
 
     def predict(
@@ -69,21 +71,22 @@ class Motion:
         stamp_ns: int,
         odom_from_base: OdometryBuffer | None,
         base_from_camera: Float[np.ndarray, "4 4"] | None,
-        *,
-        metric: bool,
+        metres_per_unit: float | None,
     ) -> Prediction | None:
-        """By odometry where there is one and world units are metres, else by its velocity.
+        """By odometry where there is one, else by its velocity.
 
-        None before the first registered window.
+        A `metres_per_unit` that is not known (None) leaves odometry without use. None before the
+        first registered window.
         """
         last = self._last
         if last is None:
             return None
-        if odom_from_base is not None and metric:
-            mount = np.eye(4) if base_from_camera is None else base_from_camera
-            then, now = odom_from_base.at(last.stamp_ns), odom_from_base.at(stamp_ns)
-            if then is not None and now is not None:
-                return _by_odometry(last, inverse_rigid(then @ mount) @ now @ mount)
+        if odom_from_base is not None and metres_per_unit is not None:
+            lead = self._lead or Lead.at(last.stamp_ns)
+            led = lead.followed(stamp_ns, odom_from_base, base_from_camera, metres_per_unit)
+            if led is not None:
+                self._lead = led
+                return _by_odometry(last, led)
         return _by_velocity(last, max(stamp_ns - last.stamp_ns, 0) * 1e-9)
 
     def at_prediction(
@@ -99,6 +102,17 @@ class Motion:
         unknown = UNKNOWN_VARIANCE * np.eye(6)
         covariance = unknown if predicted is None else predicted.covariance
         return found._replace(world_from_window=gauge, covariance=covariance)
+
+    def first_camera(
+        self, window: WindowGeometry, predicted: Prediction
+    ) -> tuple[Float[np.ndarray, "4 4"], float]:
+        """world_from_camera of a window's first frame, whose newest is where it is predicted.
+
+        And world units per window unit.
+        """
+        unit, cameras = self.unit_of(window), window.window_from_camera
+        gauge = Similarity.between(predicted.world_from_camera, cameras[-1], unit)
+        return gauge.apply_to_poses(cameras[:1])[0], unit
 
     def unit_of(self, window: WindowGeometry) -> float:
         """World units per unit of a window that nothing ties: scenes are about as deep."""
@@ -133,11 +147,13 @@ def placed(found: Registration, window: WindowGeometry) -> Float[np.ndarray, "s 
     return found.world_from_window.apply_to_poses(np.where(sound[:, None, None], poses, newest))
 
 
-def _by_odometry(last: LastKnown, motion: Float[np.ndarray, "4 4"]) -> Prediction:
-    far = float(np.linalg.norm(motion[:3, 3]))
-    sigma = np.repeat([SLIP * far + 0.01, SLIP * min(far, 1.0) + 0.01], 3)
+def _by_odometry(last: LastKnown, led: Lead) -> Prediction:
+    motion = led.last_from_camera.copy()
+    motion[:3, 3] /= led.metres_per_unit
     pose = last.world_from_camera @ motion
-    return Prediction(pose, last.covariance + np.diag(sigma**2), True)
+    carry = lever_arm_jacobian(pose[:3, 3] - last.world_from_camera[:3, 3])
+    sigma = np.repeat([led.shift_sigma / led.metres_per_unit, led.turn_sigma], 3)
+    return Prediction(pose, carry @ last.covariance @ carry.T + np.diag(sigma**2), led)
 
 
 def _by_velocity(last: LastKnown, seconds: float) -> Prediction:
@@ -145,10 +161,10 @@ def _by_velocity(last: LastKnown, seconds: float) -> Prediction:
     if last.velocity is not None:
         pose = pose @ _motion(moved * last.velocity.linear, moved * last.velocity.angular)
     if seconds > TRUSTED:
-        return Prediction(pose, UNKNOWN_VARIANCE * np.eye(6), False)
+        return Prediction(pose, UNKNOWN_VARIANCE * np.eye(6), None)
     shift = (0.1 * seconds + 0.5 * seconds**2) * last.scene_depth
     sigma = np.repeat([shift, 0.1 * seconds + 0.5 * seconds**2], 3)
-    return Prediction(pose, last.covariance + np.diag(sigma**2), False)
+    return Prediction(pose, last.covariance + np.diag(sigma**2), None)
 
 
 def _motion(shift: Float[np.ndarray, "3"], turn: Float[np.ndarray, "3"]) -> np.ndarray:

@@ -83,9 +83,12 @@ def parse_sources(text: str) -> tuple[str, ...]:
 
 
 def add_measurement(state: ScaleState, new: Measurement) -> ScaleState:
-    """Take a measurement in, unless it is not finite or of a source that is not used."""
+    """Take a measurement in, unless it is not finite or of a source that is not used.
+
+    That of odometry is taken in always: it may lead across a loss (`by_odometry`).
+    """
     sound = np.isfinite(new.log_ratio) and np.isfinite(new.sigma)
-    if new.source not in state.sources or not sound:
+    if new.source not in (*state.sources, "odometry") or not sound:
         return state
     kept = (*state.measurements.get(new.source, ()), new)[-MAX_MEASUREMENTS:]
     return replace(state, measurements={**state.measurements, new.source: kept})
@@ -115,6 +118,18 @@ def estimate(state: ScaleState) -> Estimate:
                 " kept"
             )
     return chosen._replace(conflict="; ".join(conflicts))
+
+
+def by_odometry(state: ScaleState) -> Estimate | None:
+    """Metres per world unit, to take odometry's motion by; None: not known.
+
+    Of a map in metres 1, else what odometry measured, though no source of scale was asked for.
+    """
+    if state.metric:
+        return estimate(state)._replace(value=1.0)
+    known = state.measurements.get("odometry")
+    found = _mean(known) if known else NO_ESTIMATE
+    return found if found.sigma < MAX_SIGMA else None
 
 
 def correction(state: ScaleState) -> float:
