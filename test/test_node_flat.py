@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """~/scan and ~/occupancy on live topics, of a robot in a furnished room."""
 
+import re
+
 import numpy as np
 import pytest
 from fakes.oracle import NONE
@@ -103,3 +105,15 @@ def test_the_map_from_above_for_late_subscribers_too(rig: Rig):
 def test_a_band_needs_its_two_heights_in_order():
     with pytest.raises(UserError, match="the second must be the larger one"):
         Parameters(scan_min_height=2.0, scan_max_height=1.0)
+
+
+def test_voxels_that_are_coarser_than_asked_for_are_a_warning(rig: Rig):
+    robot = SimulatedRobot(rig, "room", 30, NONE)
+    robot.start(map_voxel=0.01, map_points_max=1000, **METRES)
+    robot.infer(*range(4))
+    words = "with finer voxels the map has more than map_points_max (1000) points; raise that, or"
+    status = rig.wait_for_status("outputs", lambda s: words in s.message)
+    found = re.search(r"map_voxel is 0.01, but ([0-9.]+) is used", status.message)
+    assert found and float(found[1]) >= 0.02
+    (row,) = [pair.value for pair in status.values if pair.key == "map points"]
+    assert re.fullmatch(rf"\d+; at most 1000, in voxels of {found[1]}", row), row

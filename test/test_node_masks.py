@@ -64,7 +64,7 @@ def test_what_is_masked_stands_in_a_status_of_its_own(rig: Rig, monkeypatch: pyt
     assert "1 of the last 2 images are used without their mask" in status.message
     assert rig.level("/vggt: input") == DiagnosticStatus.OK
     keys = {part: {pair.key for pair in rig.status(part).values} for part in ("input", "outputs")}
-    assert "camera" in keys["input"] and keys["outputs"] == {"agreement", "occupancy"}
+    assert "camera" in keys["input"] and keys["outputs"] == {"agreement", "map points", "occupancy"}
 
 
 def test_masked_pixels_leave_depth_confidence_and_both_clouds(rig: Rig):

@@ -221,8 +221,9 @@ class InferenceWorker:
             return
         self._outputs.publish(result.update)
         self._health.describe("outputs", "agreement", self._outputs.surface.state)
+        self._health.describe("outputs", "map points", self._outputs.map.state)
         self._health.describe("outputs", "occupancy", self._outputs.occupancy.state)
-        for subject in ("surface", "scan", "occupancy"):
+        for subject in ("surface", "map", "scan", "occupancy"):
             self._health.set_warning(subject, getattr(self._outputs, subject).warning, "outputs")
         seconds = {**result.update.seconds, **self._outputs.seconds}
         self._health.inferred(result.update, time.monotonic() - result.arrived, seconds)

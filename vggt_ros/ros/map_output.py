@@ -153,6 +153,30 @@ class MapOutput:
         return 0.0 if self._cloud is None else self._cloud.voxel
 
     @property
+    def state(self) -> str:
+        """How large the cloud is, for /diagnostics."""
+        if self._cloud is None:
+            return "none is kept: map_voxel is 0"
+        hidden = len(self._cloud) - self.size
+        of_others = f", {hidden} of other segments" if hidden else ""
+        return (
+            f"{self.size}{of_others}; at most {self._cloud.capacity}, in voxels of"
+            f" {self._cloud.voxel:g}"
+        )
+
+    @property
+    def warning(self) -> str:
+        """That voxels are coarser than they were asked for; empty: they are not."""
+        cloud, asked = self._cloud, self._parameters.now.map_voxel
+        if cloud is None or cloud.voxel <= asked:
+            return ""
+        return (
+            f"map_voxel is {asked:g}, but {cloud.voxel:g} is used, also by ~/occupancy: with finer"
+            f" voxels the map has more than map_points_max ({cloud.capacity}) points; raise that,"
+            " or map_voxel"
+        )
+
+    @property
     def owned_cloud(self) -> OwnedCloud | None:
         """The cloud that is shown; None where none is kept."""
         return None if self._cloud is None else self._cloud.owned_cloud(self._segment)
