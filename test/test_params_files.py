@@ -80,12 +80,12 @@ def test_what_ros2_param_dump_writes_of_a_node_starts_another_one_alike(rig: Rig
     given = {"min_confidence": 2.5, "network_width": 56, "map_path": "/tmp/x", "tf_mode": "none"}
     first = rig.start(arguments=("-p", "rectify:=off", "-r", "image:=/image"), **given)
     content: dict[str, Any] = {}
-    for name, parameter in first.get_parameters_by_prefix("").items():
+    for name in first.get_parameters_by_prefix(""):
         *outer, last = name.split(".")
         level = content
         for part in outer:
             level = level.setdefault(part, {})
-        level[last] = parameter.value
+        level[last] = first.get_parameter(name).value
     assert content["qos_overrides"]["/image"]["subscription"]["reliability"] == "reliable"
     file = tmp_path / "dump.yaml"
     file.write_text(yaml.safe_dump({"/vggt": {"ros__parameters": content}}))
