@@ -7,18 +7,17 @@ said; columns may be separated by any white space or by commas.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.tools.runs.format import TRAJECTORY
-from vggt_ros.tools.sources.bags import is_bag, reading
+from vggt_ros.tools.sources.bag_reader import BagReader, is_bag, reading
 
 if TYPE_CHECKING:
     from evo.core.trajectory import PoseTrajectory3D
-    from rosbags.highlevel import AnyReader
 
 POSES = (
     "geometry_msgs/msg/PoseStamped",
@@ -120,12 +119,12 @@ def _euroc_truth(folder: Path) -> Path:
     raise UserError(f"{folder} is neither a run directory, nor a bag, nor a EuRoC recording")
 
 
-def _bag_rows(reader: "AnyReader", topic: str) -> Rows:
+def _bag_rows(reader: BagReader, topic: str) -> Rows:
     """Poses of a topic at the stamps of the messages."""
     named = []
     connections = [connection for connection in reader.connections if connection.topic == topic]
-    for number, (connection, _, raw) in enumerate(reader.messages(connections=connections)):
-        msg: Any = reader.deserialize(raw, connection.msgtype)
+    for number, (connection, _, raw) in enumerate(reader.messages(connections)):
+        msg = reader.deserialize(raw, connection)
         pose = getattr(msg, "pose", None) or msg.transform
         pose = getattr(pose, "pose", pose)  # with a covariance it is one level deeper
         p = pose.position if hasattr(pose, "position") else pose.translation
@@ -135,7 +134,7 @@ def _bag_rows(reader: "AnyReader", topic: str) -> Rows:
     return _sorted(named, [])
 
 
-def _pose_topic(reader: "AnyReader", topic: str | None) -> str:
+def _pose_topic(reader: BagReader, topic: str | None) -> str:
     known = sorted({c.topic for c in reader.connections if c.msgtype in POSES})
     if topic is not None and "/" + topic.strip("/") in known:
         return "/" + topic.strip("/")

@@ -56,8 +56,8 @@ class Job:
         fit: Fit | None = None,
     ):
         self.engine, self.source, self.writer = engine, source, writer
-        # Photos have gaps of any length and any size; a stray message is among those of a robot.
-        stream = StreamGate(0) if source.kind == "images" else None
+        # Photos and films have gaps of any length; stray messages are among those of a robot.
+        stream = StreamGate(0) if source.kind in ("images", "video") else None
         self.pipeline = Pipeline(engine, settings, time.perf_counter, stream=stream, fit=fit)
         self.queries, self.max_points = queries, max_points
         self.stamps: list[int] = []  # of the frames on disk

@@ -2,44 +2,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rosbag2 (mcap, sqlite3) or ROS 1 bag as stamped frames, with the camera's calibration.
 
-Truncated bags (recorder killed, disk full) are read up to the cut.
+Bags without their ends (recorder killed, disk full) are read up to the cut.  Whether headers are
+stamped is decided for the topic by its first messages: one that is not costs itself.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vggt_ros.errors import UserError, install_extra
+from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.calibration import Calibration
 from vggt_ros.imaging.reader import ImageReader
+from vggt_ros.timeline import MAX_FIRST_GAP_NS
+from vggt_ros.tools.sources.bag_reader import BagReader, Connection, reading
 from vggt_ros.tools.sources.source import LazyFrame, Source
 
-if TYPE_CHECKING:
-    from rosbags.highlevel import AnyReader
-    from rosbags.interfaces import Connection
-
+Lazy = Iterator[LazyFrame]
+PEEKED = 20  # messages by which it is decided whether the topic is stamped
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-SUFFIXES = frozenset((".bag", ".db3", ".mcap"))
-
-
-def is_bag(path: Path) -> bool:
-    """Whether it is a storage file, or a folder of them, with or without metadata.yaml."""
-    if path.is_dir():
-        return any(p.name == "metadata.yaml" or p.suffix in SUFFIXES for p in path.iterdir())
-    return path.suffix in SUFFIXES
 
 
 def open_bag(path: Path, reader: ImageReader, topic: str | None = None) -> Source:
     """Open the image topic.  Raises `UserError` with the list of topics if it is ambiguous."""
     source = Source(path, "bag", "", (), notes=reader.notices)
     with reading(path, source.notes) as bag:
-        chosen = choose_topic(path, bag.connections, topic)
+        chosen = choose_topic(path, bag, topic)
         source.count = sum(c.msgcount for c in chosen) or None
     source.stamps = f"message headers of {chosen[0].topic}"
     source.topic = chosen[0].topic
@@ -47,17 +40,18 @@ def open_bag(path: Path, reader: ImageReader, topic: str | None = None) -> Sourc
     return source
 
 
-def choose_topic(
-    path: Path, connections: "list[Connection]", topic: str | None
-) -> "list[Connection]":
+def choose_topic(path: Path, bag: BagReader, topic: str | None) -> list[Connection]:
     """All connections of the chosen image topic, or of the only one."""
+    connections = bag.connections
     images = {
         c.topic: c
         for c in connections
         if c.msgtype in (IMAGE, COMPRESSED) and not c.topic.endswith("/compressedDepth")
     }
     if not images:
-        others = ", ".join(sorted({c.topic for c in connections})[:8]) or "none at all"
+        listed = sorted({c.topic for c in connections})[:8]
+        listed += [f"{topic} (not of ROS)" for topic in bag.other_topics[:8]]
+        others = ", ".join(listed) or "none at all"
         raise UserError(f"{path} has no image topic; its topics: {others}")
     listed = ", ".join(f"{c.topic} ({c.msgtype.split('/')[-1]})" for c in images.values())
     if topic is not None:
@@ -75,36 +69,70 @@ def choose_topic(
     return [c for c in same if c.msgtype == same[0].msgtype]
 
 
-def _lazy_frames(
-    source: Source, topic: str, msgtype: str, reader: ImageReader
-) -> Iterator[LazyFrame]:
+def _lazy_frames(source: Source, topic: str, msgtype: str, reader: ImageReader) -> Lazy:
     notes = reader.notices
-    with reading(source.path, notes) as bag:
+    with reading(source.path, []) as bag:
         source.calibration_of = _calibrations(topic, _first_infos(bag), source.calibration_of)
         chosen = [c for c in bag.connections if (c.topic, c.msgtype) == (topic, msgtype)]
-        messages = _until_truncated(bag.messages(connections=chosen), notes)
-        for number, (recorded_ns, raw) in enumerate(messages):
+        messages = _messages(bag, _until_truncated(bag.messages(chosen), notes))
+        first = list(islice(messages, PEEKED))
+        use_recorded = all(not found.stamp_ns for found in first if found.message is not None)
+        if use_recorded and first:
+            _note(notes, "headers are not stamped: the times of recording are used")
+        last_ns = 0
+        for number, found in enumerate(chain(first, messages)):
             name = f"image {number}"
-            try:
-                message: Any = bag.deserialize(raw, msgtype)
-            except Exception as error:  # a damaged message may raise anything
-                yield LazyFrame(name, recorded_ns, partial(_refuse, error))
-                continue
-            stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-            if stamp_ns == 0:
-                _note(notes, "headers are not stamped: the times of recording are used")
-                stamp_ns = recorded_ns
-            yield LazyFrame(name, stamp_ns, partial(_load, message, stamp_ns, reader))
+            stamp_ns = found.recorded_ns if use_recorded else found.stamp_ns
+            if found.message is None:
+                refusal = f"not a message of its type ({found.fault})"
+                yield LazyFrame(name, last_ns or found.recorded_ns, partial(_refuse, refusal))
+            elif stamp_ns == 0 and not _starts_at_zero(first, number):
+                refusal = "its header is not stamped, and those of the others are"
+                yield LazyFrame(name, last_ns or _next_ns(first), partial(_refuse, refusal))
+            else:
+                last_ns = stamp_ns
+                yield LazyFrame(name, stamp_ns, partial(_load, found.message, stamp_ns, reader))
+        _note_all(notes, bag.notes)
+
+
+class _Found(NamedTuple):
+    """A message, or why there is none."""
+
+    message: Any
+    stamp_ns: int  # of its header
+    recorded_ns: int
+    fault: str = ""
+
+
+def _messages(
+    bag: BagReader, messages: Iterator[tuple[Connection, int, bytes]]
+) -> Iterator[_Found]:
+    for connection, recorded_ns, raw in messages:
+        try:
+            message = bag.deserialize(raw, connection)
+            stamp = message.header.stamp
+            yield _Found(message, stamp.sec * 10**9 + stamp.nanosec, recorded_ns)
+        except Exception as error:  # a damaged message may raise anything
+            yield _Found(None, 0, recorded_ns, str(error))
+
+
+def _starts_at_zero(first: Sequence[_Found], number: int) -> bool:
+    """Whether a stamp of zero is the begin of simulated time."""
+    return number == 0 and 0 < _next_ns(first) < MAX_FIRST_GAP_NS
+
+
+def _next_ns(first: Sequence[_Found]) -> int:
+    return next((found.stamp_ns for found in first if found.stamp_ns), 0)
 
 
 def _until_truncated(
-    messages: "Iterator[tuple[Connection, int, bytes]]", notes: list[str]
-) -> Iterator[tuple[int, bytes]]:
+    messages: Iterator[tuple[Connection, int, bytes]], notes: list[str]
+) -> Iterator[tuple[Connection, int, bytes]]:
     count = 0
     try:
-        for _, recorded_ns, raw in messages:
+        for message in messages:
             count += 1
-            yield recorded_ns, raw
+            yield message
     except Exception as error:  # three storage formats raise many types when truncated
         _note(notes, f"the bag ends early, after {count} images ({error}); it is read so far")
 
@@ -114,13 +142,18 @@ def _load(message: Any, stamp_ns: int, reader: ImageReader) -> Frame:
     return Frame(_pixels(message, reader), stamp_ns, camera)
 
 
-def _refuse(error: Exception) -> Frame:
-    raise UserError(f"not a message of its type ({error})")
+def _refuse(reason: str) -> Frame:
+    raise UserError(reason)
 
 
 def _note(notes: list[str], line: str) -> None:
     if line not in notes:
         notes.append(line)
+
+
+def _note_all(notes: list[str], lines: Sequence[str]) -> None:
+    for line in lines:
+        _note(notes, line)
 
 
 def _pixels(message: Any, reader: ImageReader) -> np.ndarray:
@@ -139,14 +172,14 @@ def _pixels(message: Any, reader: ImageReader) -> np.ndarray:
 # ---- calibration
 
 
-def _first_infos(reader: "AnyReader") -> dict[str, Any]:
+def _first_infos(reader: BagReader) -> dict[str, Any]:
     """The first CameraInfo of each topic; the calibration is assumed constant in a bag."""
     infos: dict[str, Any] = {}
     for connection in reader.connections:
         if connection.msgtype == CAMERA_INFO and connection.topic not in infos:
             try:
-                _, _, raw = next(reader.messages(connections=[connection]))
-                infos[connection.topic] = reader.deserialize(raw, CAMERA_INFO)
+                _, _, raw = next(reader.messages([connection]))
+                infos[connection.topic] = reader.deserialize(raw, connection)
             except Exception:  # none recorded, or beyond the cut
                 continue
     return infos
@@ -172,37 +205,3 @@ def choose_info(topic: str, camera: str, infos: dict[str, Any]) -> Any | None:
         return infos[beside]
     same = [info for info in infos.values() if info.header.frame_id.lstrip("/") == camera]
     return same[0] if len(same) == 1 else None
-
-
-# ---- opening
-
-
-@contextmanager
-def reading(path: Path, notes: list[str]) -> "Iterator[AnyReader]":
-    """An open reader; a truncated bag is opened up to the cut, with a line in `notes`."""
-    try:
-        from rosbags.highlevel import AnyReader
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError:
-        raise UserError(
-            f"reading bags needs rosbags; install it {install_extra('tools')}"
-        ) from None
-    from vggt_ros.tools.sources.truncated_bags import open_truncated
-
-    known = get_typestore(Stores.ROS2_JAZZY)  # for old bags without message definitions
-    try:
-        reader = AnyReader([path], default_typestore=known)
-        reader.open()
-    except Exception as error:  # three storage formats raise many types when truncated
-        try:
-            reader = open_truncated(path, known)
-            reader.open()
-        except Exception:
-            raise UserError(
-                f"{path} cannot be read as a bag: {error}; check it with: ros2 bag info"
-            ) from None
-        _note(notes, f"the bag is truncated ({error}); it is read up to the cut")
-    try:
-        yield reader
-    finally:
-        reader.close()

@@ -10,7 +10,8 @@ from vggt_ros.imaging.calibration import Calibration, CameraReader, Rectify, fro
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.tools.runs.format import is_run
 from vggt_ros.tools.sources import images
-from vggt_ros.tools.sources.bags import is_bag, open_bag
+from vggt_ros.tools.sources.bag_reader import is_bag
+from vggt_ros.tools.sources.bags import open_bag
 from vggt_ros.tools.sources.images import Order
 from vggt_ros.tools.sources.source import Selection, Source
 from vggt_ros.tools.sources.video import open_video
