@@ -4,9 +4,11 @@
 
 nav2 is started by its own navigation_launch.py of nav2_bringup. Its parameters are those of
 nav2_params_file, with config/nav2_costmap.yaml laid over them: costmaps and collision monitor take
-/vggt/points, /vggt/scan and /vggt/occupancy. No map server and no AMCL is needed.
+/vggt/points, /vggt/scan and /vggt/occupancy. No map server and no AMCL is needed. In a namespace
+(namespace:=robot) both are in it, and so is /tf, as nav2 has it.
 """
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ from launch.actions import (
     OpaqueFunction,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import PushROSNamespace, SetRemap
+from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
 HERE = Path(__file__).resolve().parent.parent  # share/vggt_ros, or a checkout
 BOOLEANS = ["true", "false", "True", "False"]
-OURS = ("nav2", "nav2_params_file", "autostart")  # arguments that are not those of the node
+OURS = {"nav2": "true", "nav2_params_file": "", "autostart": "true"}  # not the node's; defaults
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -43,11 +47,16 @@ def generate_launch_description() -> LaunchDescription:
             argument(
                 "nav2_params_file",
                 "Parameters of nav2, under config/nav2_costmap.yaml; empty: nav2_bringup's own",
-                "",
+                OURS["nav2_params_file"],
             ),
             argument("use_sim_time", "Time from /clock, for both", "false", choices=BOOLEANS),
-            argument("autostart", "Whether nav2 becomes active at once", "true", choices=BOOLEANS),
-            argument("nav2", "false: the node alone", "true", choices=BOOLEANS),
+            argument(
+                "autostart",
+                "Whether nav2 becomes active at once",
+                OURS["autostart"],
+                choices=BOOLEANS,
+            ),
+            argument("nav2", "false: the node alone", OURS["nav2"], choices=BOOLEANS),
             OpaqueFunction(function=start),
         ]
     )
@@ -57,7 +66,14 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The two launch files, with the values of the arguments."""
     arguments = dict(context.launch_configurations)
     ours = {name: value for name, value in arguments.items() if name not in OURS}
-    actions: list[LaunchDescriptionEntity] = [included(HERE / "launch/vggt.launch.py", ours)]
+    changed = [f"{name}:={arguments[name]}" for name in OURS if arguments[name] != OURS[name]]
+    ours["launch_line"] = shlex.join(["ros2", "launch", "vggt_ros", "nav2.launch.py", *changed])
+    own = arguments.get("namespace", "")
+    outer = arguments.get("ros_namespace")  # by a launch file that includes this one
+    namespace = make_namespace_absolute(prefix_namespace(outer, own)).rstrip("/")
+    # nav2 makes its /tf a relative name, which differs in a namespace alone.
+    tf = [SetRemap(f"/{name}", name) for name in ("tf", "tf_static") if namespace]
+    actions: list[LaunchDescriptionEntity] = [included(HERE / "launch/vggt.launch.py", ours, *tf)]
     if arguments["nav2"].lower() == "true":
         bringup = share_of("nav2_bringup")
         file = Path(arguments["nav2_params_file"] or bringup / "params/nav2_params.yaml")
@@ -65,21 +81,24 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             included(
                 bringup / "launch/navigation_launch.py",
                 {
-                    "params_file": str(written(with_ours(file.expanduser()))),
+                    "params_file": str(written(with_ours(file.expanduser(), namespace))),
                     "use_sim_time": arguments["use_sim_time"],
                     "autostart": arguments["autostart"],
+                    "namespace": namespace.strip("/"),  # of its parameters; its nodes have it so:
                 },
+                *([PushROSNamespace(own)] if own else []),
             )
         )
     return actions
 
 
-def included(path: Path, arguments: dict[str, str]) -> GroupAction:
-    """Another launch file; scoped, since both have an argument params_file."""
+def included(
+    path: Path, arguments: dict[str, str], *before: LaunchDescriptionEntity
+) -> GroupAction:
+    """Another launch file, after actions for it; scoped: both have an argument params_file."""
     source = PythonLaunchDescriptionSource(str(path))
-    return GroupAction(
-        [IncludeLaunchDescription(source, launch_arguments=list(arguments.items()))], scoped=True
-    )
+    include = IncludeLaunchDescription(source, launch_arguments=list(arguments.items()))
+    return GroupAction([*before, include], scoped=True)
 
 
 def share_of(package: str) -> Path:
@@ -93,12 +112,22 @@ def share_of(package: str) -> Path:
         ) from None
 
 
-def with_ours(file: Path) -> dict[str, Any]:
-    """The parameters in a file of nav2, with those of config/nav2_costmap.yaml laid over them."""
+def with_ours(file: Path, namespace: str) -> dict[str, Any]:
+    """The parameters in a file of nav2, with those of config/nav2_costmap.yaml laid over them.
+
+    The topics of the latter are those of the node in this namespace.
+    """
     if not file.is_file():
         raise RuntimeError(f"nav2_params_file:={file}: there is no such file")
     ours = yaml.safe_load((HERE / "config/nav2_costmap.yaml").read_text())
-    return merged(yaml.safe_load(file.read_text()), ours)
+    return merged(yaml.safe_load(file.read_text()), in_namespace(ours, namespace))
+
+
+def in_namespace(tree: Any, namespace: str) -> Any:
+    """Parameters, with topics of the node, /vggt/..., in its namespace."""
+    if isinstance(tree, dict):
+        return {key: in_namespace(value, namespace) for key, value in tree.items()}
+    return f"{namespace}{tree}" if str(tree).startswith("/vggt/") else tree
 
 
 def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -206,7 +206,8 @@ def launch_line(arguments: dict[str, str], namespace: str) -> str:
     for name, default in defaults.items():
         if arguments[name] != default:
             given.append(f"{name}:={arguments[name]}")
-    return shlex.join(["ros2", "launch", "vggt_ros", "vggt.launch.py", *given])
+    line = arguments.get("launch_line", "ros2 launch vggt_ros vggt.launch.py")  # or as included
+    return " ".join([line, *map(shlex.quote, given)])
 
 
 def parameters_in(file: Path, node: str) -> dict[str, Any]:

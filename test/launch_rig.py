@@ -29,16 +29,18 @@ def fake_modules(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> dict
     return modules
 
 
-def vggt_launch(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What launch/vggt.launch.py defines."""
+def fake_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What our launch files import of launch and launch_ros."""
     modules = fake_modules(
         monkeypatch,
         {
             "launch": "LaunchContext LaunchDescription LaunchDescriptionEntity",
-            "launch.actions": "DeclareLaunchArgument OpaqueFunction",
+            "launch.actions": "DeclareLaunchArgument GroupAction IncludeLaunchDescription"
+            " OpaqueFunction",
+            "launch.launch_description_sources": "PythonLaunchDescriptionSource",
             "launch.substitutions": "EnvironmentVariable",
             "launch_ros": "",
-            "launch_ros.actions": "Node",
+            "launch_ros.actions": "Node PushROSNamespace SetRemap",
             "launch_ros.parameter_descriptions": "ParameterValue",
             "launch_ros.utilities": "",
         },
@@ -46,4 +48,9 @@ def vggt_launch(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     utilities = vars(modules["launch_ros.utilities"])
     utilities["prefix_namespace"] = lambda base, inner: f"{base or ''}/{inner.strip('/')}"
     utilities["make_namespace_absolute"] = lambda name: f"/{name.strip('/')}"
+
+
+def vggt_launch(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What launch/vggt.launch.py defines."""
+    fake_launch(monkeypatch)
     return run_path(str(LAUNCH))

@@ -52,6 +52,17 @@ def test_a_hand_held_camera_is_told_how_to_mount_it(rig: Rig):
     assert line == [*publisher, "--frame-id", "base_link", "--child-frame-id", "camera_link"]
 
 
+def test_where_tf_is_remapped_the_line_publishes_on_that_topic(rig: Rig):
+    """As in a namespace beside nav2, whose /tf is a relative name."""
+    robot = TreeRig(rig, HAND_HELD, namespace="/robot")
+    robot.start()
+    robot.infer(0, 1)
+    robot.check_camera(WORLD, 1)
+    report = rig.wait_for_diagnostics("vggt_world -> camera_link is sent")
+    (line,) = lines_in(next(text for text in report.values() if "camera_link is sent" in text))
+    assert line[-3:] == ["--ros-args", "-r", "/tf_static:=/robot/tf_static"]
+
+
 @pytest.mark.parametrize(
     ("moving", "expected"),
     [

@@ -188,6 +188,11 @@ def test_the_node_is_told_the_line_that_starts_it(launch: Start):
     ]  # fmt: skip
 
 
+def test_the_line_is_that_of_the_launch_file_that_includes_this_one(launch: Start):
+    (node,) = launch(image="/front image", launch_line="ros2 launch vggt_ros nav2.launch.py")
+    assert node.arguments[1] == "ros2 launch vggt_ros nav2.launch.py 'image:=/front image'"
+
+
 def test_advice_is_the_line_that_started_the_node_with_other_parameters(
     monkeypatch: pytest.MonkeyPatch,
 ):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from launch_rig import fake_modules
+from launch_rig import fake_launch, fake_modules
 
 from vggt_ros.ros.parameters import Parameters
 
@@ -39,6 +39,7 @@ class NotFound(Exception):
     """What ament says of a package that is not installed."""
 
 
+Done = list[list[tuple[str, ...]]]  # arguments of the actions before each launch file
 Start = Callable[..., list[tuple[Path, dict[str, str]]]]
 
 
@@ -53,14 +54,8 @@ def share(tmp_path: Path) -> Path:
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch, share: Path) -> Start:
     """The launch files that are included for these arguments, each with its own arguments."""
-    names = {
-        "launch": "LaunchContext LaunchDescription LaunchDescriptionEntity",
-        "launch.actions": "DeclareLaunchArgument GroupAction IncludeLaunchDescription"
-        " OpaqueFunction",
-        "launch.launch_description_sources": "PythonLaunchDescriptionSource",
-        "ament_index_python": "",
-        "ament_index_python.packages": "",
-    }
+    fake_launch(monkeypatch)
+    names = {"ament_index_python": "", "ament_index_python.packages": ""}
     modules = fake_modules(monkeypatch, names)
 
     def share_of(package: str) -> str:
@@ -72,14 +67,16 @@ def launch(monkeypatch: pytest.MonkeyPatch, share: Path) -> Start:
     packages |= {"PackageNotFoundError": NotFound, "get_package_share_directory": share_of}
     launch_file = run_path(str(LAUNCH))
 
-    def start(**arguments: str) -> list[tuple[Path, dict[str, str]]]:
+    def start(done: Done | None = None, **arguments: str) -> list[tuple[Path, dict[str, str]]]:
+        done = [] if done is None else done
         declared = launch_file["generate_launch_description"]().positional[0]
         defaults = {d.positional[0]: d.default_value for d in declared if d.positional}
         context = SimpleNamespace(launch_configurations={**defaults, **arguments})
         found = []
         for group in launch_file["start"](context):
             assert group.scoped
-            ((include,),) = group.positional
+            ((*before, include),) = group.positional
+            done.append([action.positional for action in before])
             (source,) = include.positional
             found.append((Path(source.positional[0]), dict(include.launch_arguments)))
         return found
@@ -97,6 +94,14 @@ def test_the_node_and_nav2_s_own_launch_file_are_started(launch: Start, share: P
     assert (of_nav2["use_sim_time"], of_nav2["autostart"]) == ("true", "true")
 
 
+def test_advice_starts_this_launch_file_again(launch: Start, tmp_path: Path):
+    """The node shows the line with other parameters; see vggt.launch.py."""
+    (_, plain), _ = launch()
+    assert plain["launch_line"] == "ros2 launch vggt_ros nav2.launch.py"
+    ((_, alone),) = launch(nav2="false", autostart="false")
+    assert alone["launch_line"] == f"{plain['launch_line']} nav2:=false autostart:=false"
+
+
 def test_our_parameters_lie_over_those_of_nav2(launch: Start):
     _, (_, of_nav2) = launch()
     found = yaml.safe_load(Path(of_nav2["params_file"]).read_text())
@@ -107,6 +112,28 @@ def test_our_parameters_lie_over_those_of_nav2(launch: Start):
     assert local["update_frequency"] == 5.0 and local["voxel_layer"]["publish_voxel_map"] is True
     assert local["plugins"] == ours["plugins"]
     assert local["voxel_layer"]["vggt"] == ours["voxel_layer"]["vggt"]
+
+
+@pytest.mark.parametrize(
+    ("outer", "own", "whole"),
+    [(None, "robot", "/robot"), ("/fleet", "robot", "/fleet/robot"), ("/fleet", "", "/fleet")],
+)
+def test_in_a_namespace_both_are_in_it_with_tf(launch: Start, outer, own: str, whole: str):
+    """nav2's file takes `namespace` for its parameters alone; its nodes must be put into it."""
+    done: Done = []
+    arguments = {"namespace": own} | ({"ros_namespace": outer} if outer else {})
+    (_, ours), (_, of_nav2) = launch(done, **arguments)
+    assert ours["namespace"] == own and of_nav2["namespace"] == whole.strip("/")
+    assert done == [[("/tf", "tf"), ("/tf_static", "tf_static")], [(own,)] if own else []]
+    found = yaml.safe_load(Path(of_nav2["params_file"]).read_text())
+    topics = set(re.findall(r"'([\w/]*/vggt/[\w/]+)'", str(found)))
+    assert topics == {f"{whole}/vggt/{name}" for name in ("points", "scan", "occupancy")}
+
+
+def test_without_a_namespace_tf_is_global(launch: Start):
+    done: Done = []
+    _, (_, of_nav2) = launch(done)
+    assert done == [[], []] and of_nav2["namespace"] == ""
 
 
 def test_another_file_of_parameters_and_the_node_alone(launch: Start, tmp_path: Path):

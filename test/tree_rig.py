@@ -28,17 +28,21 @@ def place(i: int = 0, k: int = 1) -> np.ndarray:
 
 
 class TreeRig:
-    """Others publish `static` links (parent, child) once, and `moving` ones with each image."""
+    """Others publish `static` links (parent, child) once, and `moving` ones with each image.
 
-    def __init__(self, rig: Rig, static=(), moving=()):
-        self.rig, self.moving = rig, list(moving)
+    In a `namespace` the topics are in it, for the node too.
+    """
+
+    def __init__(self, rig: Rig, static=(), moving=(), namespace=""):
+        self.rig, self.moving, self._namespace = rig, list(moving), namespace
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._static = rig.peer.create_publisher(TFMessage, "/tf_static", latched)
-        self._moving = rig.peer.create_publisher(TFMessage, "/tf", 100)
+        self._static = rig.peer.create_publisher(TFMessage, f"{namespace}/tf_static", latched)
+        self._moving = rig.peer.create_publisher(TFMessage, f"{namespace}/tf", 100)
         self.tree = TfCache()
         self.sent: list[TransformStamped] = []  # by the node
         self._others: set[tuple[str, str, int]] = set()
-        rig.peer.create_subscription(TFMessage, "/tf", self._on_tf, QoSProfile(depth=1000))
+        tf = f"{namespace}/tf"
+        rig.peer.create_subscription(TFMessage, tf, self._on_tf, QoSProfile(depth=1000))
         if static:
             self.add_static(*static)
 
@@ -60,13 +64,16 @@ class TreeRig:
 
     def start(self, **parameters) -> VggtNode:
         """The node, once it has the static frames."""
-        node = self.rig.start(**parameters)
+        rules = [("-r", f"/{name}:={self._namespace}/{name}") for name in ("tf", "tf_static")]
+        arguments = tuple(word for pair in rules for word in pair) if self._namespace else ()
+        node = self.rig.start(arguments=arguments, **parameters)
         self.poses = self.rig.subscribe_matched("/vggt/pose", PoseStamped)
         frames = node.robot.frames
         assert frames is not None
         children = [child for child in self.tree.parents if self.tree.is_static(child)]
         self.rig.wait_until(lambda: set(children) <= set(frames.tree.parents), "static frames")
-        self.rig.wait_until(lambda: self.rig.peer.count_subscribers("/tf") >= 2, "/tf is matched")
+        tf = f"{self._namespace}/tf"
+        self.rig.wait_until(lambda: self.rig.peer.count_subscribers(tf) >= 2, "/tf is matched")
         return node
 
     def infer(self, *frames: int) -> None:

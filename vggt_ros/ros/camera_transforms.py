@@ -138,7 +138,7 @@ class CameraTransforms(SendingTransforms):
         """Says that there is a robot, which the camera is not connected with."""
         base = self._parameters.base_frame
         if tree.is_known(base):
-            line = mount_line(base, tree.ancestors(camera)[-1])
+            line = mount_line(tree, base, tree.ancestors(camera)[-1])
             self._problems.append(
                 f"the camera is not connected with the robot's {base}: publish where it is mounted,"
                 f" as in `{line}` with its x y z yaw pitch roll"
@@ -153,7 +153,7 @@ class CameraTransforms(SendingTransforms):
             return
         what = f"{joint} is sent, since {camera} is in the tree of {joint.top}"
         if joint.child == joint.top:
-            line = mount_line(self._parameters.base_frame, joint.top)
+            line = mount_line(self._frames.tree, self._parameters.base_frame, joint.top)
             self._notify(f"{what}; on a robot publish where that is mounted, as in `{line}`")
             return
         mode = mode_for(self._parameters, self._frames.tree.ancestors(camera))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.tf_cache import TfCache
+from vggt_ros.ros.tf_cache import TF_STATIC, TfCache
 
 LAUNCH_LINE = "--launch-line"  # of vggt.launch.py: the line that starts this node follows
 
@@ -26,10 +26,12 @@ def restart_line(**parameters: str) -> str:
     return shlex.join(["ros2", "run", "vggt_ros", "vggt_node", *words, "--ros-args", *changes])
 
 
-def mount_line(parent: str, child: str) -> str:
+def mount_line(tree: TfCache, parent: str, child: str) -> str:
     """The line that ties a camera's tree to the robot's, at zero distance."""
-    frames = shlex.join(["--frame-id", parent, "--child-frame-id", child])
-    return f"ros2 run tf2_ros static_transform_publisher {frames}"
+    words = ["--frame-id", parent, "--child-frame-id", child]
+    if tree.static_topic != TF_STATIC:
+        words += ["--ros-args", "-r", f"{TF_STATIC}:={tree.static_topic}"]
+    return f"ros2 run tf2_ros static_transform_publisher {shlex.join(words)}"
 
 
 def mode_for(parameters: Parameters, ancestors: tuple[str, ...]) -> dict[str, str]:
@@ -60,7 +62,7 @@ def missing_link(parameters: Parameters, tree: TfCache, camera: str, frame: str)
     if tree.is_known(base) or len(ancestors) == 1:
         return (
             f"nothing connects the camera with {base}: publish where it is mounted, as in"
-            f" `{mount_line(base, ancestors[-1])}` with its x y z yaw pitch roll"
+            f" `{mount_line(tree, base, ancestors[-1])}` with its x y z yaw pitch roll"
         )
     return (
         f"no node publishes {base}, and the camera's tree begins at {ancestors[-1]}; restart with"

@@ -27,6 +27,7 @@ from vggt_ros.ros.tf_messages import Packed, Reader, Received, pose_of, received
 __all__ = ["Frames", "TfCache", "open_frames", "pose_of"]
 
 KEPT_NS = 10_000_000_000  # of moving transforms
+TF_STATIC = "/tf_static"
 KEPT_MESSAGES = 2000  # by the middleware, until they are taken: ten seconds of 200 Hz
 KEPT_OWN = 1000  # transforms that were sent and did not come back yet
 MAX_OLD = 3  # transforms in a row that are older than all that is kept: the clock went back
@@ -109,6 +110,7 @@ class TfCache:
     """
 
     def __init__(self, notify: Notify = lambda _: None) -> None:
+        self.static_topic = TF_STATIC  # what that is remapped to, for advice
         self._links: dict[str, _Link] = {}
         self._own: dict[tuple[str, str, int], None] = {}  # parent, child, stamp; oldest first
         self._names = FrameNames(notify)
@@ -234,7 +236,8 @@ class Frames:
         qos = QoSProfile(depth=KEPT_MESSAGES)
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._moving = PolledSubscription(node, message, "/tf", qos)
-        self._static = PolledSubscription(node, message, "/tf_static", latched)
+        self._static = PolledSubscription(node, message, TF_STATIC, latched)
+        self._tree.static_topic = self._static.topic
         self._taking = RLock()
 
     @property
