@@ -13,6 +13,7 @@ import numpy as np
 
 from vggt_ros.engine.engine import open_engine
 from vggt_ros.geometry import extrinsics_from_pose_encoding
+from vggt_ros.imaging.fit import Fit
 from vggt_ros.imaging.grid import grid_for, to_network
 from vggt_ros.tools.sources.open import CLIP, open_source
 
@@ -25,7 +26,9 @@ def main() -> None:
 
     engine = open_engine("small")
     grid = grid_for(images[0].shape[1], images[0].shape[0], engine.default_width)
-    result = engine.infer((0, 1), [to_network(rgb, grid) for rgb in images], depth_frames=2)
+    fit = Fit("pad", grid.width, grid.height)  # the second image may have another shape
+    pixels = [to_network(rgb, fit.grid(rgb.shape[1], rgb.shape[0])) for rgb in images]
+    result = engine.infer((0, 1), pixels, depth_frames=2)
 
     for depth, confidence in zip(result.depth, result.confidence, strict=True):
         print(f"depth {depth.shape}, median {np.median(depth):.3f}, confidence from 1:"

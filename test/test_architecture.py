@@ -63,6 +63,7 @@ ONLY_IN = {  # foreign package: the areas that may import it
     "matplotlib": {"tools", "train"},
     "pillow_heif": {"tools"},
     "tqdm": {"tools", "train"},
+    "trimesh": {"tools"},
     "tyro": {"tools"},
     "viser": {"tools"},
     "grain": {"train"},

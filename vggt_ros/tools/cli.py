@@ -49,6 +49,9 @@ COMMANDS = {
     ),
     "bench": Command("vggt_ros.tools.bench.main", "bench", "run one of the benchmarks", "name"),
     "colmap": Command("vggt_ros.tools.colmap", "colmap", "write a run as COLMAP files", "run"),
+    "export": Command(
+        "vggt_ros.tools.export", "export", "write a run for nerfstudio, as GLB, as KITTI", "run"
+    ),
     "train": Command("vggt_ros.train.run", "train", "train or fine-tune a network", "config"),
     "eval": Command(
         "vggt_ros.tools.evaluate", "evaluate", "score a run against ground truth", "run truth"

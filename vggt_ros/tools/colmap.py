@@ -11,18 +11,14 @@ As in COLMAP, images that could not be registered are in no model, and what is n
 in models of its own; here the largest comes first.
 """
 
-import json
 from pathlib import Path
 
 from vggt_ros.errors import UserError
-from vggt_ros.files import atomic_folder, restore_folder
 from vggt_ros.tools.exports.colmap_files import write_model
+from vggt_ros.tools.exports.folder import export_folder
 from vggt_ros.tools.exports.images import Images, export_images
 from vggt_ros.tools.exports.sparse_model import build_model
 from vggt_ros.tools.runs.format import open_run
-from vggt_ros.tools.runs.writer import writing
-
-MARK, FORMAT = "vggt.json", "vggt_ros colmap 1"
 
 
 def colmap(run: Path, out: Path, *, max_points: int = 200_000, images: Images = "link") -> Path:
@@ -41,8 +37,7 @@ def colmap(run: Path, out: Path, *, max_points: int = 200_000, images: Images = 
     segments = opened.segments()
     if not segments:
         raise UserError(f"{run} holds no frames; make some with: vggt run SOURCE --out {run}")
-    check_replaceable(out)
-    with writing(out), atomic_folder(out) as folder:
+    with export_folder(out, "colmap", run) as folder:
         exported, note = export_images(opened, folder / "images", images)
         quota = max_points // sum(map(len, segments))
         lengths = []
@@ -50,8 +45,6 @@ def colmap(run: Path, out: Path, *, max_points: int = 200_000, images: Images = 
             model = build_model(opened, frames, exported, quota)
             write_model(folder / "sparse" / str(number), model)
             lengths += model.points.lengths.tolist()
-        mark = {"format": FORMAT, "run": str(run.resolve()), "models": len(segments)}
-        (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n")
     if note:
         print(note)
     registered = sum(map(len, segments))
@@ -62,21 +55,3 @@ def colmap(run: Path, out: Path, *, max_points: int = 200_000, images: Images = 
         f" {out}"
     )
     return out / "sparse" / "0"
-
-
-def check_replaceable(out: Path) -> None:
-    """Raise `UserError` for a folder with anything but an export of ours in it."""
-    restore_folder(out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; give --out a folder")
-    if out.is_dir() and any(out.iterdir()) and not _is_ours(out):
-        raise UserError(
-            f"{out} is not empty and no export of this command; choose another --out, or empty it"
-        )
-
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        return json.loads((folder / MARK).read_text()).get("format") == FORMAT
-    except (OSError, ValueError, AttributeError):
-        return False

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""transforms.json of nerfstudio: cameras, images, depth, and points to start a splat with.
+
+Conventions (https://docs.nerf.studio/quickstart/data_conventions.html): a camera looks along its
+negative z axis, y is up; the centre of the first pixel is (0.5, 0.5); depth files hold thousandths
+of the world's unit.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from vggt_ros.files import write_ply
+from vggt_ros.tools.exports.images import ExportedImage
+from vggt_ros.tools.exports.sparse_model import PIXEL_CENTRE, build_model
+from vggt_ros.tools.runs.format import Run, RunFrame
+
+OPTICAL_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+THOUSANDTHS = 1000.0
+
+
+def write_nerfstudio(
+    folder: Path, run: Run, frames: Sequence[int], images: Sequence[ExportedImage], quota: int
+) -> int:
+    """transforms.json, points.ply and depth/ beside images/; returns the number of points."""
+    points = build_model(run, frames, images, quota).points
+    write_ply(folder / "points.ply", points.positions.astype(np.float32), points.colours)
+    rows = []
+    for index in frames:
+        frame, image = run.frame(index), images[index]
+        name = f"depth/{index:06d}.npy"
+        (folder / "depth").mkdir(exist_ok=True)
+        depth = depth_on_image(frame, image)
+        np.save(folder / name, np.nan_to_num(depth * np.float32(THOUSANDTHS)))
+        rows.append(_row(frame, image) | {"depth_file_path": name})
+    document = {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": rows}
+    (folder / "transforms.json").write_text(json.dumps(document, indent=1) + "\n")
+    return len(points.positions)
+
+
+def _row(frame: RunFrame, image: ExportedImage) -> dict[str, Any]:
+    k = image.image_from_grid @ frame.intrinsics
+    return {
+        "file_path": f"images/{image.name}",
+        "fl_x": k[0, 0],
+        "fl_y": k[1, 1],
+        "cx": k[0, 2] + PIXEL_CENTRE,
+        "cy": k[1, 2] + PIXEL_CENTRE,
+        "w": image.width,
+        "h": image.height,
+        "k1": 0.0,
+        "k2": 0.0,
+        "p1": 0.0,
+        "p2": 0.0,
+        "transform_matrix": (frame.world_from_camera @ OPTICAL_FROM_OPENGL).tolist(),
+    }
+
+
+def depth_on_image(frame: RunFrame, image: ExportedImage) -> Float32[np.ndarray, "H W"]:
+    """Depth of the whole image, as fine as the grid has it; NaN where it has none.
+
+    It has the image's shape: rows and columns that the grid cuts off are added, padding is not.
+    """
+    (x, _, x0), (_, y, y0), _ = np.linalg.inv(image.image_from_grid)  # of the grid from the image
+    size = [max(1, round(side * step)) for side, step in ((image.width, x), (image.height, y))]
+    columns, rows = (
+        np.rint((np.arange(n) + 0.5) * side / n * step - 0.5 * step + first).astype(int)
+        for n, side, step, first in zip(
+            size, (image.width, image.height), (x, y), (x0, y0), strict=True
+        )
+    )
+    height, width = frame.depth.shape
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+    found = frame.depth[rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)]
+    return np.where(inside, found, np.float32(np.nan))
