@@ -120,6 +120,9 @@ def test_the_markdown_table_has_a_row_for_each_parameter():
         ({"tf_mode": "odom_to_base", "base_frame": "odom"}, "odom_frame and base_frame are both"),
         ({"tf_mode": "camera", "camera_frame": "vggt_world"}, "world_frame and camera_frame"),
         ({"camera_frame": "vggt_world"}, "world_frame and camera_frame are both"),
+        ({"world_frame": ""}, "world_frame is '': tf2 has no frame without a name"),
+        ({"base_frame": "", "tf_mode": "none"}, "base_frame is '': tf2 has no frame"),
+        ({"odom_frame": "/"}, "odom_frame is ''"),
     ],
 )
 def test_frames_of_one_transform_must_differ(make_node, given, words):

@@ -43,8 +43,16 @@ class FrameNames:
         return found
 
 
-def check_distinct(mode: str, frames: Mapping[str, str]) -> None:
-    """Raises `UserError` where two frames that `tf_mode` connects are one."""
+def check_frames(mode: str, frames: Mapping[str, str]) -> None:
+    """Raises `UserError` for a frame without a name, and for two that `tf_mode` connects as one.
+
+    Empty, `camera_frame` is the image's own.
+    """
+    for name in FRAMES:
+        if name != "camera_frame" and not frame_name(frames[name]):
+            raise UserError(
+                f"{name} is '{frames[name]}': tf2 has no frame without a name; give it one"
+            )
     for one, other in combinations(CONNECTED.get(mode, ()), 2):
         if frame_name(frames[one]) == frame_name(frames[other]):
             raise UserError(

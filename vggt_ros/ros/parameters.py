@@ -13,7 +13,7 @@ from rclpy.parameter import Parameter
 from vggt_ros.errors import UserError
 from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.ros.declaring import declare
-from vggt_ros.ros.frame_names import FRAMES, check_distinct, frame_name
+from vggt_ros.ros.frame_names import FRAMES, check_frames, frame_name
 from vggt_ros.settings import Settings, setting, settings_field
 
 
@@ -205,7 +205,7 @@ class Parameters:
                 f"min_agreement is {self.min_agreement}, but window_size 1 leaves no other view to"
                 " agree: set window_size to 2 or more"
             )
-        check_distinct(self.tf_mode, {name: getattr(self, name) for name in FRAMES})
+        check_frames(self.tf_mode, {name: getattr(self, name) for name in FRAMES})
 
     @property
     def odometry_frame(self) -> str:
