@@ -77,6 +77,7 @@ class Aggregator(nnx.Module):
         order: Sequence[str] = ("frame", "global"),
         group: int = 1,
         view_order: Sequence[str] = ("view", "time"),
+        stage: Callable[..., nnx.Module] = Stage,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
@@ -95,7 +96,7 @@ class Aggregator(nnx.Module):
 
         ends = stage_ends(depth, taps, group)
         lengths = np.diff([0, *ends])
-        self.stages = nnx.List([Stage(block, int(length), rngs) for length in lengths])
+        self.stages = nnx.List([stage(block, int(length), rngs) for length in lengths])
 
     def embed(self, patches: Float[Array, "b s t d"]) -> Float[Array, "b s p d"]:
         """Patch tokens with the camera and register tokens in front."""

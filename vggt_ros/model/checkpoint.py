@@ -22,6 +22,7 @@ from vggt_ros.model import foreign_names, hub, weights
 from vggt_ros.model.config import VGGT_1B, Config
 from vggt_ros.model.legacy_names import current_names
 from vggt_ros.model.loading_report import Report, compare
+from vggt_ros.model.new_parts import initial
 from vggt_ros.model.official_names import path_name
 from vggt_ros.model.random_weights import random_weights
 from vggt_ros.model.tensor_files import TORCH, TensorFiles, open_files, write_safetensors
@@ -241,13 +242,16 @@ def _read_own(
 ) -> tuple[Weights, Report]:
     report = _balance_own(config, _shapes(tensors), heads)
     report.require(partial=rest is not None)
+    sources = {name: name for name in report.loaded} | dict(report.copied)
     flat, others = {}, {} if rest is None else weights.flatten(rest)
     for key, leaf in _leaves(config, heads, dtype).items():
         name = path_name(key)
-        if key in others and name not in report.loaded:
-            stored = np.asarray(others[key])
+        if name in sources:
+            source = sources[name]
+            stored = weights.check_finite(source, np.asarray(tensors[source]))
         else:
-            stored = weights.check_finite(name, np.asarray(tensors[name]))
+            new = name in report.neutral
+            stored = initial(key, leaf.shape) if new else np.asarray(others[key])
         flat[key] = jax.device_put(stored.astype(leaf.dtype, copy=False))
     return weights.unflatten(flat), report
 

@@ -81,7 +81,13 @@ class TrackHeadConfig:
     pos_embed: bool = False  # off in the released 1B weights, on in the "tracker fixed" ones
 
 
-LAYOUTS = ("joint", "view_time")
+LAYOUTS = {  # with the settings that belong to each
+    "joint": (),
+    "view_time": ("order",),
+    "dual_stream": (),
+    "sparse_global": ("strategy", "landmarks", "memory_tokens"),
+}
+STRATEGIES = ("landmark", "memory_bank")
 AA_ORDER, VIEW_ORDER = ("frame", "global"), ("view", "time")
 
 
@@ -89,8 +95,8 @@ AA_ORDER, VIEW_ORDER = ("frame", "global"), ("view", "time")
 class Config:
     """A whole network; the defaults are VGGT-1B.  Raises UserError for impossible dimensions.
 
-    `layout` is how images of several cameras at several instants attend to each other, and `order`
-    that of its two attentions (see `docs/layouts.md`).
+    `layout` is how the images of a scene attend to each other (see `docs/layouts.md`); the settings
+    after it each belong to one layout.
     """
 
     dino: DinoConfig = field(default_factory=DinoConfig)
@@ -99,12 +105,19 @@ class Config:
     dpt: DPTConfig = field(default_factory=DPTConfig)
     track_head: TrackHeadConfig = field(default_factory=TrackHeadConfig)
     layout: str = "joint"
-    order: tuple[str, ...] = VIEW_ORDER  # of view_time
+    order: tuple[str, ...] = VIEW_ORDER  # of view_time: which attention comes first
+    strategy: str = "landmark"  # of sparse_global: what stands for the patches of other images
+    landmarks: int = 64  # patches of each other image, in strategy landmark
+    memory_tokens: int = 32  # in strategy memory_bank
 
     def __post_init__(self):
         a, d = self.aggregator, self.dpt
         if self.layout not in LAYOUTS:
             raise UserError(f"no layout is called {self.layout!r}; there are {', '.join(LAYOUTS)}")
+        if self.strategy not in STRATEGIES:
+            raise UserError(f"no strategy is called {self.strategy!r}: {' or '.join(STRATEGIES)}")
+        if self.landmarks < 0 or self.memory_tokens < 1:
+            raise UserError("landmarks must be 0 or more, memory_tokens 1 or more")
         if sorted(self.order) != sorted(VIEW_ORDER):
             raise UserError(f"order {self.order} must name view and time, once each")
         if self.layout != "joint" and (tuple(a.aa_order), a.aa_block_size) != (AA_ORDER, 1):
@@ -136,9 +149,10 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse of `from_dict`; a layout is named where it is not the official one."""
-        tree = asdict(self)
-        official = self.layout == "joint"
-        return {k: v for k, v in tree.items() if not (official and k in ("layout", "order"))}
+        settings = {name for names in LAYOUTS.values() for name in names}
+        unused = settings - set(LAYOUTS[self.layout])
+        unused |= {"layout"} if self.layout == "joint" else set()
+        return {key: value for key, value in asdict(self).items() if key not in unused}
 
 
 class CacheShapes(NamedTuple):

@@ -91,10 +91,14 @@ class Attention(nnx.Module):
         rope: RotaryAngles | None = None,
         context_rope: RotaryAngles | None = None,
         mask: Bool[Array, "#b 1 #q k"] | None = None,
+        key_bias: Float[Array, "b k"] | None = None,
     ) -> Float[Array, "b q d"]:
-        """Queries from `x`, keys and values from `context`, or from `x` where there is none."""
+        """Queries from `x`, keys and values from `context`, or from `x` where there is none.
+
+        `key_bias` is the logarithm of each key's weight.
+        """
         q, k, v = self.projections(x, context, rope, context_rope)
-        out = attend(q.astype(v.dtype), k.astype(v.dtype), v, mask)
+        out = attend(q.astype(v.dtype), k.astype(v.dtype), v, mask, key_bias)
         return self.proj(out.swapaxes(1, 2).reshape(x.shape))
 
     def projections(
@@ -170,10 +174,18 @@ class Block(nnx.Module):
         rope: RotaryAngles | None = None,
         context: Float[Array, "b k d"] | None = None,
         context_rope: RotaryAngles | None = None,
+        key_bias: Float[Array, "b k"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """`x` after the block.  With a `context` (`x` among it) the keys are its tokens."""
+        """`x` after the block.  With a `context` (`x` among it) the keys are its tokens.
+
+        `key_bias` is the logarithm of each key's weight.
+        """
         keys = None if context is None else self.norm1(context)
-        y = self.attn(self.norm1(x), keys, rope=rope, context_rope=context_rope)
+        y = self.attn(self.norm1(x), keys, rope=rope, context_rope=context_rope, key_bias=key_bias)
+        return self.add(x, y)
+
+    def add(self, x: Float[Array, "b t d"], y: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """`x` after the block, given what its attention made of it."""
         x = x + (y if self.ls1 is None else self.ls1(y))
         y = self.mlp(self.norm2(x))
         return x + (y if self.ls2 is None else self.ls2(y))

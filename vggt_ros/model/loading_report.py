@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from vggt_ros.errors import UserError
+from vggt_ros.model.new_parts import is_new, source_of
 
 Shape = tuple[int, ...]
 SAMPLES = 3  # names that are printed of each kind
@@ -133,18 +134,27 @@ def module_of(name: str) -> str:
 def compare(
     found: Mapping[str, Shape], needed: Mapping[str, Shape], known: Collection[str]
 ) -> Report:
-    """Balance of names and shapes; what is `known` but not needed belongs to heads that are off."""
-    wrong = tuple(
-        (name, tuple(found[name]), shape)
-        for name, shape in needed.items()
-        if name in found and tuple(found[name]) != shape
-    )
-    bad = {name for name, _, _ in wrong}
-    extra = [name for name in found if name not in needed]
+    """Balance of names and shapes; what is `known` but not needed belongs to heads that are off.
+
+    New parts of a layout (`new_parts.py`) that are not in the file are no fault.
+    """
+    origin = {name: name if name in found else source_of(name) for name in needed}
+    used = {
+        name: source for name, source in origin.items() if source is not None and source in found
+    }
+    wrong = {
+        source: (source, tuple(found[source]), needed[name])
+        for name, source in used.items()
+        if tuple(found[source]) != needed[name]
+    }
+    missing = [name for name in needed if name not in used]
+    extra = [name for name in found if name not in set(used.values())]
     return Report(
-        loaded=tuple(name for name in needed if name in found and name not in bad),
-        missing=tuple(name for name in needed if name not in found),
+        loaded=tuple(dict.fromkeys(s for s in used.values() if s not in wrong)),
+        missing=tuple(name for name in missing if not is_new(name)),
         unexpected=tuple(name for name in extra if name not in known),
-        wrong_shape=wrong,
+        wrong_shape=tuple(wrong.values()),
         switched_off=tuple(name for name in extra if name in known),
+        copied=tuple((n, s) for n, s in used.items() if n != s and s not in wrong),
+        neutral=tuple(name for name in missing if is_new(name)),
     )

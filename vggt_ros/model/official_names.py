@@ -16,7 +16,7 @@ def _level(template: str) -> Callable[[re.Match], str]:
 
 # Our path -> official name, every line in turn; {row} is the place in a stack of equal layers.
 RENAMES = (
-    (r"^aggregator/stages/\d+/(frame|global)_blocks/", r"aggregator/\1_blocks/{row}/"),
+    (r"^aggregator/stages/\d+/(\w+)_blocks/", r"aggregator/\1_blocks/{row}/"),
     (r"^encoder/", r"aggregator/patch_embed/"),
     (r"patch_embed/patch_embed/", r"patch_embed/patch_embed/proj/"),
     (r"^(depth|point)_head/pyramid/", r"\1_head/"),

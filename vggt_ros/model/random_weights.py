@@ -12,7 +12,8 @@ import numpy as np
 
 from vggt_ros.model.config import Config
 from vggt_ros.model.legacy_names import drawing_order
-from vggt_ros.model.official_names import Path
+from vggt_ros.model.new_parts import initial, is_new
+from vggt_ros.model.official_names import Path, path_name
 from vggt_ros.model.vggt import HEADS, Weights
 from vggt_ros.model.weights import Shape, abstract, flatten, unflatten
 
@@ -71,7 +72,10 @@ def random_weights(
     flat = {}
     for path in drawing_order(leaves):
         leaf = leaves[path]
-        array = _draw(rule(path, leaf.shape), leaf, generator, pool)
+        if is_new(path_name(path)):  # of a layout: a trained start, whatever the rule
+            array = initial(path, leaf.shape)
+        else:
+            array = _draw(rule(path, leaf.shape), leaf, generator, pool)
         if pooled_on is not None:
             array = jax.block_until_ready(jax.device_put(array, pooled_on))
         flat[path] = array

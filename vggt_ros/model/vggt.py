@@ -11,12 +11,15 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from vggt_ros.model.aggregator import Aggregator
+from vggt_ros.model.assembly import (
+    new_aggregator,
+    new_camera_head,
+    new_dpt_head,
+    new_encoder,
+    new_track_head,
+)
 from vggt_ros.model.config import SMALL, TINY, VGGT_1B, Config
-from vggt_ros.model.encoder import Encoder
-from vggt_ros.model.heads import CameraHead, DPTHead, inverse_log
 from vggt_ros.model.layers import ConstantRngs
-from vggt_ros.model.tracks import TrackHead
 
 HEAD_MODULES = {  # name of a head in arguments, recipes and files: its attribute of `VGGT`
     "camera": "camera_head",
@@ -80,99 +83,14 @@ class VGGT(nnx.Module):
     ):
         if unknown := set(heads) - set(HEADS):
             raise ValueError(f"no head is called {min(unknown)!r}; there are {', '.join(HEADS)}")
-        dino, aggregator = config.dino, config.aggregator
-        dim, patch = aggregator.embed_dim, aggregator.patch_size
         self.config = config
-        self.encoder = Encoder(
-            dim,
-            dino.depth,
-            dino.num_heads,
-            dino.mlp_ratio,
-            patch_size=patch,
-            grid=aggregator.img_size // patch,
-            registers=dino.num_register_tokens,
-            eps=dino.norm_eps,
-            scale=1.0 if dino.layer_scale else None,
-            antialias=dino.interpolate_antialias,
-            offset=dino.interpolate_offset,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
-        self.aggregator = Aggregator(
-            dim,
-            aggregator.depth,
-            aggregator.num_heads,
-            aggregator.mlp_ratio,
-            taps=(*config.dpt.intermediate_layer_idx, aggregator.depth - 1),
-            registers=aggregator.num_register_tokens,
-            rope_base=aggregator.rope_freq,
-            qk_norm=aggregator.qk_norm,
-            eps=aggregator.norm_eps,
-            order=aggregator.aa_order,
-            group=aggregator.aa_block_size,
-            view_order=config.order,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
-
-        self.camera_head = self._new_camera_head(rngs) if "camera" in heads else None
-        self.depth_head = (
-            self._new_dpt_head("depth", 1, jnp.exp, rngs) if "depth" in heads else None
-        )
-        self.point_head = (
-            self._new_dpt_head("point", 3, inverse_log, rngs) if "points" in heads else None
-        )
-        self.track_head = self._new_track_head(rngs) if "tracks" in heads else None
-
-    def _new_camera_head(self, rngs: nnx.Rngs) -> CameraHead:
-        camera = self.config.camera_head
-        return CameraHead(
-            2 * self.config.aggregator.embed_dim,
-            camera.trunk_depth,
-            camera.num_heads,
-            camera.mlp_ratio,
-            camera.num_iterations,
-            rngs=rngs,
-        )
-
-    def _new_dpt_head(self, name: str, outputs: int, activation, rngs: nnx.Rngs) -> DPTHead:
-        dpt = self.config.dpt
-        return DPTHead(
-            name,
-            2 * self.config.aggregator.embed_dim,
-            dpt.features,
-            dpt.out_channels,
-            outputs,
-            activation,
-            hidden=dpt.head_hidden,
-            position=dpt.pos_embed_ratio,
-            patch_size=self.config.aggregator.patch_size,
-            rngs=rngs,
-        )
-
-    def _new_track_head(self, rngs: nnx.Rngs) -> TrackHead:
-        dpt, track = self.config.dpt, self.config.track_head
-        return TrackHead(
-            2 * self.config.aggregator.embed_dim,
-            track.features,
-            dpt.out_channels,
-            patch_size=self.config.aggregator.patch_size,
-            down_ratio=track.down_ratio,
-            stride=track.stride,
-            levels=track.corr_levels,
-            radius=track.corr_radius,
-            iterations=track.iters,
-            hidden=track.hidden_size,
-            depth=track.depth,
-            heads=track.num_heads,
-            mlp_ratio=track.mlp_ratio,
-            virtual=track.num_virtual_tracks,
-            max_scale=track.max_scale,
-            position=dpt.pos_embed_ratio if track.pos_embed else 0.0,
-            rngs=rngs,
-        )
+        kinds = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.encoder = new_encoder(config, **kinds)
+        self.aggregator = new_aggregator(config, **kinds)
+        self.camera_head = new_camera_head(config, rngs) if "camera" in heads else None
+        self.depth_head = new_dpt_head(config, "depth", rngs) if "depth" in heads else None
+        self.point_head = new_dpt_head(config, "point", rngs) if "points" in heads else None
+        self.track_head = new_track_head(config, rngs) if "tracks" in heads else None
 
     def __call__(
         self,

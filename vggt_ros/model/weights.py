@@ -14,6 +14,7 @@ import numpy as np
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
 from vggt_ros.model.loading_report import Report, Shape, compare, module_of
+from vggt_ros.model.new_parts import initial
 from vggt_ros.model.official_names import Layout, Path, layout_of, official_name
 from vggt_ros.model.tensor_files import aligned
 from vggt_ros.model.vggt import (
@@ -132,15 +133,19 @@ def read(
     report.require(partial=rest is not None)
     others = {} if rest is None else flatten(rest)
     leaves = flatten(abstract(config, tuple(heads), dtype))
-    fits = set(report.loaded)
+    sources = {name: name for name in report.loaded} | dict(report.copied)
+    new = set(report.neutral)
     flat: dict[Path, Any] = {}
     for path, entries in groupby(table(config, heads), key=lambda entry: entry.path):
         host = aligned(leaves[path].shape, leaves[path].dtype)
         if path in others:
             host[...] = others[path]
         for entry in entries:
-            if entry.name in fits:
-                tensor = check_finite(entry.name, np.asarray(tensors[entry.name]))
+            if entry.name in new:
+                host[...] = initial(path, host.shape)
+            elif entry.name in sources:
+                name = sources[entry.name]
+                tensor = check_finite(name, np.asarray(tensors[name]))
                 host[... if entry.row is None else entry.row] = entry.layout.ours(tensor)
         flat[path] = jax.device_put(host)  # without a copy on a CPU
     return unflatten(flat), report
