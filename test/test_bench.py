@@ -58,6 +58,19 @@ def test_dispatch_is_measured_in_milliseconds(capsys):
     assert 0 < row["value"] < 1000
 
 
+def test_layouts_are_compared_with_the_joint_one(capsys):
+    bench("layouts", json=True, windows=(4,), width=56, repeats=1)
+    rows = {row["name"]: row["value"] for row in json.loads(capsys.readouterr().out)["rows"]}
+    kinds, layouts = ("operations", "time", "memory"), ("landmark64", "memory32", "dual_stream")
+    assert rows.keys() == {
+        f"{kind}_over_joint/{layout}/tiny/56x42/S4"
+        for kind in kinds for layout in (*layouts, "view_time")
+    }  # fmt: skip
+    assert all(value > 0 for value in rows.values())
+    assert 2 < rows["operations_over_joint/dual_stream/tiny/56x42/S4"] < 2.1
+    assert rows["operations_over_joint/memory32/tiny/56x42/S4"] > 1  # 17 tokens, 32 of memory
+
+
 @pytest.mark.parametrize("wrong", [{"repeats": 0}, {"windows": (0,)}, {"model": "huge"}])
 def test_invalid_options_are_refused(wrong):
     with pytest.raises(UserError):

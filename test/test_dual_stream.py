@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from vggt_ros.model.checkpoint import open_weights, save
 from vggt_ros.model.config import Config
-from vggt_ros.model.vggt import abstract_model, functional
+from vggt_ros.model.vggt import PRESETS, abstract_model, functional
 from vggt_ros.model.weights import abstract, flatten, read
 
 pytestmark = pytest.mark.slow
@@ -148,6 +148,8 @@ def test_a_file_of_ours_is_widened_and_written(tmp_path):
     assert report.complete and report.copied and report.neutral
     for path, leaf in flatten(from_own).items():
         assert np.array_equal(leaf, flatten(loaded()[0])[path]), path
+    small = replace(PRESETS["small"].config, layout="dual_stream")
+    assert open_weights("small", small, HEADS)[2].complete  # a file of version 1
     save(tmp_path / "dual.safetensors", DUAL, from_own)
     config, back, report = open_weights(tmp_path / "dual.safetensors")
     assert config == DUAL and report.balanced and not (report.copied or report.neutral)

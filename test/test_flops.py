@@ -3,6 +3,7 @@
 """The cost model: equal to the operations of the traced programs."""
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -47,9 +48,10 @@ def programs_in(parameters):
             yield getattr(value, "jaxpr", value)
 
 
-def full(config: Config, frames: int, queries: int = 0) -> Work:
+def full(config: Config, frames: int, queries: int = 0, views: int = 0) -> Work:
     apply, weights = functional(abstract_model(config))
-    images = jax.ShapeDtypeStruct((1, frames, *SIZE, 3), jnp.float32)
+    lead = (1, frames // views, views) if views else (1, frames)
+    images = jax.ShapeDtypeStruct((*lead, *SIZE, 3), jnp.float32)
     points = jax.ShapeDtypeStruct((1, queries, 2), jnp.float32) if queries else None
     return counted(jax.make_jaxpr(apply)(weights, images, points).jaxpr)
 
@@ -89,6 +91,24 @@ def interpolation(config: Config) -> int:
 def test_a_full_pass_has_the_operations_of_the_cost_model(config, frames):
     expected = flops.full_pass(config, frames, SIZE).total
     found = full(config, frames)
+    assert found.attention == expected.attention
+    assert found.gemm - interpolation(config) == expected.gemm
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"layout": "view_time"},
+        {"layout": "dual_stream"},
+        {"layout": "sparse_global", "landmarks": 7},
+        {"layout": "sparse_global", "strategy": "memory_bank", "memory_tokens": 5},
+    ],
+    ids=lambda layout: "-".join(map(str, layout.values())),
+)
+def test_a_layout_has_the_operations_of_the_cost_model(layout):
+    config = replace(TINY, **layout)
+    expected = flops.full_pass(config, 4, SIZE, views=2).total
+    found = full(config, 4, views=2)
     assert found.attention == expected.attention
     assert found.gemm - interpolation(config) == expected.gemm
 

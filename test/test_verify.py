@@ -118,3 +118,16 @@ def test_a_converted_file_is_complete(official, tmp_path, capsys):
         convert(str(official), tmp_path / "own.bin", config=CONFIG)
     with pytest.raises(UserError, match="no directory"):
         convert(str(official), tmp_path / "absent" / "own.safetensors", config=CONFIG)
+
+
+def test_a_checkpoint_is_written_in_another_layout(official, tmp_path, capsys):
+    own = tmp_path / "dual.safetensors"
+    convert(str(official), own, config=CONFIG, heads=("camera",), layout="dual_stream")
+    shown = capsys.readouterr().out
+    assert "new parts that start as copies: " in shown and "without an effect: " in shown
+    config, tree, report = open_weights(own)
+    assert config.layout == "dual_stream" and report.balanced
+    stage = tree["aggregator"]["stages"][0]
+    assert set(stage) == {f"{s}_{k}_blocks" for s in ("pose", "geo") for k in ("frame", "global")}
+    with pytest.raises(UserError, match="missing .e.g. aggregator/stages/0/frame_blocks"):
+        convert(str(own), tmp_path / "back.safetensors", layout="joint")

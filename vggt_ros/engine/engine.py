@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from vggt_ros.engine.compiler import HEADS, OPTIONAL_HEADS, Compiler
+from vggt_ros.engine.compiler import HEADS, OPTIONAL_HEADS, Compiler, check_layout
 from vggt_ros.engine.device import (
     Device,
     choose_device,
@@ -271,14 +271,17 @@ def open_engine(
     background: bool = False,
     progress: Progress = lambda line: None,
     tracks: bool = False,
+    layout: str = "joint",
 ) -> Engine:
     """A network ready to be warmed: `model` is a preset, a hub id or a path.
 
     Of the presets `small` comes with weights; the others have random ones. Weights without a track
     head serve for everything but tracks; with `tracks` they are refused.
 
-    Raises `UserError` for a device that does not run, weights that do not fit, an unknown model.
+    Raises `UserError` for a device that does not run, weights that do not fit, an unknown model, a
+    layout other than joint.
     """
+    check_layout(layout)
     keep_compiled(cache_dir)
     chosen = choose_device(device)
     number = choose_dtype(dtype, chosen)

@@ -217,7 +217,8 @@ def _named(config: Config, files: TensorFiles) -> foreign_names.Named:
         return foreign_names.official_names(files.tensors, known)
     tensors = files.tensors
     if files.metadata.get("version") in OLDER_VERSIONS:
-        tensors = current_names(tensors, _leaves(config, HEADS))
+        official = replace(config, layout="joint")  # the only one of that version
+        tensors = current_names(tensors, _leaves(official, HEADS))
     return foreign_names.Named(tensors)
 
 

@@ -100,31 +100,34 @@ class SparseGlobal(Aggregator):
         b, s, p, dim = x.shape
         tokens = x.reshape(b, s * p, dim)
         q, k, v = block.attn.projections(block.norm1(tokens), rope=rope)
-        seen, stands_for = self.seen(s, p)
-        keys, values = (_by_image(z, seen) for z in (k, v))
-        bias = None
-        if (stands_for != 1).any():
-            weights = np.log(stands_for).astype(np.float32)
-            bias = jnp.broadcast_to(weights, (b, *weights.shape)).reshape(b * s, -1)
-        after = memory
+        mq, mk, mv = (z[:, :, :0] for z in (q, k, v))
         if self.memory:
             mq, mk, mv = block.attn.projections(block.norm1(memory))
-            keys, values = (
-                jnp.concatenate([z, jnp.repeat(m, s, axis=0)], axis=2)
-                for z, m in ((keys, mk), (values, mv))
-            )
-            everything = (jnp.concatenate(pair, axis=2) for pair in ((k, mk), (v, mv)))
-            hidden = None
-            if memory_mask is not None:
-                below = jnp.where(memory_mask, 0.0, jnp.finfo(jnp.float32).min)
-                bias, hidden = (
-                    jnp.broadcast_to(jnp.pad(below, (count, 0)), (rows, count + self.memory))
-                    for rows, count in ((b * s, seen.shape[1]), (b, s * p))
-                )
-            after = block.add(memory, _attended(block, mq, *everything, hidden))
-        queries = q.reshape(*q.shape[:2], s, p, -1).swapaxes(1, 2).reshape(b * s, q.shape[1], p, -1)
-        y = _attended(block, queries, keys, values, bias)
-        return block.add(tokens, y.reshape(b, s * p, dim)).reshape(x.shape), after
+        seen, stands_for = self.seen(s, p)
+        hidden = jnp.zeros(self.memory)
+        if memory_mask is not None:
+            hidden = jnp.where(memory_mask, 0.0, jnp.finfo(jnp.float32).min)
+        weighted = memory_mask is not None or (stands_for != 1).any()
+
+        def of_image(inputs: tuple[Array, Array, Array]) -> Array:
+            q, index, bias = inputs
+            keys = jnp.concatenate([k[:, :, index], mk], axis=2)
+            values = jnp.concatenate([v[:, :, index], mv], axis=2)
+            bias = jnp.broadcast_to(jnp.concatenate([bias, hidden]), (b, keys.shape[2]))
+            return _attend(q, keys, values, bias if weighted else None)
+
+        queries = jnp.moveaxis(q.reshape(*q.shape[:2], s, p, -1), 2, 0)
+        bias = jnp.asarray(np.log(stands_for), jnp.float32)
+        # One image after another: the keys of all of them together would be larger than the tokens.
+        y = jax.lax.map(of_image, (queries, jnp.asarray(seen), bias)).swapaxes(0, 1)
+        x = block.add(tokens, block.attn.proj(y.reshape(b, s * p, dim))).reshape(x.shape)
+        if not self.memory:
+            return x, memory
+        bias = None
+        if memory_mask is not None:
+            bias = jnp.broadcast_to(jnp.pad(hidden, (s * p, 0)), (b, s * p + self.memory))
+        everything = (jnp.concatenate(pair, axis=2) for pair in ((k, mk), (v, mv)))
+        return x, block.add(memory, block.attn.proj(_attend(mq, *everything, bias)))
 
     def seen(self, s: int, p: int) -> tuple[Int[np.ndarray, "s k"], Float[np.ndarray, "s k"]]:
         """Which tokens of the scene each image attends to, in order, and for how many each stands.
@@ -146,19 +149,12 @@ class SparseGlobal(Aggregator):
         return np.stack(index), np.stack(stands_for)
 
 
-def _by_image(x: Float[Array, "b n t e"], index: Int[np.ndarray, "s k"]) -> Float[Array, "c n k e"]:
-    """Of a scene's tokens those that each image attends to; scenes and images on one axis."""
-    b, heads, _, dim = x.shape
-    return x[:, :, index].swapaxes(1, 2).reshape(b * len(index), heads, -1, dim)
-
-
-def _attended(
-    block: Block,
+def _attend(
     q: Float[Array, "b n q e"],
     k: Float[Array, "b n k e"],
     v: Float[Array, "b n k e"],
-    bias: Float[Array, "b k"] | None = None,
+    bias: Float[Array, "b k"] | None,
 ) -> Float[Array, "b q d"]:
-    """The attention of a block for queries, keys and values of its projections."""
+    """Attention of a block's projections, its heads side by side."""
     out = attend(q.astype(v.dtype), k.astype(v.dtype), v, None, bias).swapaxes(1, 2)
-    return block.attn.proj(out.reshape(*out.shape[:2], -1))
+    return out.reshape(*out.shape[:2], -1)

@@ -57,6 +57,7 @@ def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
         seed=parameters.seed,
         background=True,
         progress=progress,
+        layout=parameters.layout,
     )
 
 

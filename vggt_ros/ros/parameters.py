@@ -35,6 +35,11 @@ class Parameters:
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "Number format of the network; auto: bfloat16 on accelerators, float32 on CPUs"
     )
+    layout: Literal["joint", "view_time", "dual_stream", "sparse_global"] = setting(
+        "joint",
+        "How the images of a window attend to each other; the node runs joint, and refuses others"
+        " at its start",
+    )
     device: str = setting("auto", "JAX platform (cpu, gpu); auto: the first one available")
     cache_dir: str = setting(
         "~/.cache/vggt_ros", "Directory of compiled programs, for fast starts; empty: none"

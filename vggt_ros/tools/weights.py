@@ -5,6 +5,7 @@
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ def convert(
     heads: tuple[Head, ...] = ("camera", "depth", "points", "tracks"),
     config: Path | None = None,
     partial: bool = False,
+    layout: Literal["joint", "view_time", "dual_stream", "sparse_global"] | None = None,
 ) -> None:
     """Compare a checkpoint with the network; with --to, write it as one file that loads faster.
 
@@ -38,6 +40,8 @@ def convert(
         config: config.json of a model that is not VGGT-1B and whose files do not include one.
         partial: Accept a checkpoint of which only a part fits; the rest is drawn at random, so
             that the file is a start for training and nothing else.
+        layout: How the images of a scene attend to each other, instead of the file's own layout
+            (docs/layouts.md). New parts start as copies of the official ones, or without an effect.
     """
     from vggt_ros.model import checkpoint
     from vggt_ros.model.tensor_files import open_files
@@ -52,6 +56,8 @@ def convert(
         model = checkpoint.read_config(config)
     else:
         model = checkpoint.config_of(files, paths[0])
+    if layout is not None:
+        model = replace(model, layout=layout)
     there = checkpoint.heads_of(files)
     heads = heads if partial else tuple(head for head in heads if head in there)
     report = checkpoint.balance(model, files, heads)

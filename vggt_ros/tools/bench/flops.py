@@ -48,15 +48,17 @@ def full_pass(
     size: tuple[int, int],
     heads: Sequence[str] = ("camera", "depth", "points"),
     queries: int = 0,
+    views: int = 1,
 ) -> Cost:
-    """All stages for all frames of a window; `size` is (height, width) in pixels."""
-    aggregator, tokens = config.aggregator, tokens_of(config, size)
-    per_frame = block(aggregator.embed_dim, aggregator.mlp_ratio, tokens)
-    per_window = block(aggregator.embed_dim, aggregator.mlp_ratio, frames * tokens)
+    """All stages for all frames of a window; `size` is (height, width) in pixels.
+
+    In layout view_time the frames are those of so many `views`.
+    """
+    by_frame, among = round_of(config, frames, tokens_of(config, size), views)
     return Cost(
         encoder(config, size) * frames,
-        per_frame * (aggregator.depth * frames),
-        per_window * aggregator.depth,
+        by_frame * config.aggregator.depth,
+        among * config.aggregator.depth,
         camera(config, frames) if "camera" in heads else Work(),
         dense(config, size, 1) * frames if "depth" in heads else Work(),
         dense(config, size, 3) * frames if "points" in heads else Work(),
@@ -92,6 +94,37 @@ def step(
         dense(config, size, 1) * depth_frames,
         tracks=tracks(config, size, frames, queries) if queries else Work(),
     )
+
+
+def round_of(config: Config, frames: int, tokens: int, views: int = 1) -> tuple[Work, Work]:
+    """The two attentions of a round in the configuration's layout: frame and global weights."""
+    dim, ratio = config.aggregator.embed_dim, config.aggregator.mlp_ratio
+    joint = block(dim, ratio, tokens) * frames, block(dim, ratio, frames * tokens)
+    if config.layout == "view_time":
+        instants = frames // views
+        time = block(dim, ratio, instants * tokens) * views
+        return time, block(dim, ratio, views * tokens) * instants
+    if config.layout == "dual_stream":
+        special = 1 + config.aggregator.num_register_tokens
+        hidden = dim // 4
+        mask = Work(2 * frames * (tokens - special) * (dim * hidden + hidden))
+        return plus(joint[0] * 2, mask), joint[1] * 2
+    if config.layout == "sparse_global":
+        return joint[0], sparse(config, frames, tokens)
+    return joint
+
+
+def sparse(config: Config, frames: int, tokens: int) -> Work:
+    """A sparse global block: all tokens are projected, and attend to some."""
+    dim, ratio = config.aggregator.embed_dim, config.aggregator.mlp_ratio
+    special = 1 + config.aggregator.num_register_tokens
+    is_memory = config.strategy == "memory_bank"
+    memory = config.memory_tokens if is_memory else 0
+    landmarks = 0 if is_memory else min(config.landmarks, tokens - special)
+    seen = tokens + (frames - 1) * (special + landmarks) + memory
+    all_tokens = frames * tokens + memory
+    attention = 4 * dim * (frames * tokens * seen + memory * all_tokens)
+    return Work(block(dim, ratio, all_tokens).gemm, attention)
 
 
 def plus(*parts: Work) -> Work:

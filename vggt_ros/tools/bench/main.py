@@ -49,7 +49,7 @@ class Options:
 
 
 def bench(
-    name: Literal["dispatch", "full", "load", "map", "messages", "stream", "train"],
+    name: Literal["dispatch", "full", "layouts", "load", "map", "messages", "stream", "train"],
     *,
     json: bool = False,
     model: str = "tiny",
@@ -65,13 +65,14 @@ def bench(
 
     Args:
         name: dispatch (Python's time for the call of a compiled step), full (a forward pass with
-            all heads), load (a checkpoint: time, memory), map (registration, scale and the map's
-            cloud on one core), messages (an inference without the network: images and messages),
-            stream (a step of a sliding window against a full pass; memory; the second start),
-            train (samples a second of the training loop on synthetic rooms).
+            all heads), layouts (operations, time and memory of the aggregator in each layout over
+            the official one's), load (a checkpoint: time, memory), map (registration, scale and
+            the map's cloud on one core), messages (an inference without the network: images and
+            messages), stream (a step of a sliding window against a full pass; memory; the second
+            start), train (samples a second of the training loop on synthetic rooms).
         json: print one object with machine and rows; the progress goes to stderr.
         model: preset or checkpoint.
-        windows: window sizes S; by default 1 2 4, and 1 to 16 for a plot.
+        windows: window sizes S; by default 1 2 4, for layouts 4 8 16 32, and 1 to 16 for a plot.
         width: width of the network's image; 0 is the model's own.
         height: height of the network's image; 0 is three quarters of the width.
         repeats: timed runs of each side, after a warm-up run; the medians are printed.
@@ -80,7 +81,8 @@ def bench(
         plot: with `stream`, time only the step and write a plot of it and the cost model here.
     """
     module = f"vggt_ros.tools.bench.{name}"
-    windows = windows or ((1, 2, 4) if plot is None else tuple(range(1, 17)))
+    usual = (4, 8, 16, 32) if name == "layouts" else (1, 2, 4)
+    windows = windows or (usual if plot is None else tuple(range(1, 17)))
     options = Options(model, windows, width, height, repeats, reference, dtype, plot)
     if repeats < 1 or min(windows) < 1:
         raise UserError("--repeats and --windows start at 1")
