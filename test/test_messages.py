@@ -12,6 +12,7 @@ from vggt_ros.frames import Tracks, View
 from vggt_ros.geometry import rotation_from_quaternion, unproject
 from vggt_ros.imaging.calibration import Calibration
 from vggt_ros.imaging.grid import grid_for
+from vggt_ros.mapping.voxels import Cloud
 from vggt_ros.ros import clouds, messages
 
 pytestmark = pytest.mark.ros
@@ -118,10 +119,13 @@ def test_an_uncalibrated_camera_info_is_refused(k):
         Calibration.of(CameraInfo(k=k))
 
 
-def test_a_cloud_is_organised_packed_and_coloured():
+@pytest.mark.parametrize("at_once", [1, 100, clouds.AT_ONCE])
+def test_a_cloud_is_organised_packed_and_coloured(at_once: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(clouds, "AT_ONCE", at_once)
     z, rgb = random_depth(), random_image()
     points = clouds.camera_points(z, K)
-    msg = messages.cloud_message(HEAD, points, rgb, z)
+    msg = messages.depth_cloud_message(HEAD, z, K, rgb, z)
+    assert msg == messages.cloud_message(HEAD, points, rgb, z)  # bit for bit, as bytes
     assert (msg.height, msg.width, msg.point_step, msg.row_step) == (16, 22, 20, 440)
     assert [(f.name, f.offset, f.datatype, f.count) for f in msg.fields] == [
         (name, 4 * i, PointField.FLOAT32, 1)
@@ -140,6 +144,21 @@ def test_a_kept_cloud_grows_and_shrinks(points):
     kept = messages.records_message(HEAD, [np.full((4, 20), 1, np.uint8)])
     msg = messages.records_message(HEAD, [np.full((points, 20), 9, np.uint8)], into=kept)
     assert (msg.width, list(msg.data)) == (points, [9] * 20 * points)
+
+
+def test_a_cloud_in_parts_is_the_cloud_and_the_next_one_begins_empty():
+    growing = messages.GrowingCloud()
+    for sizes in ((3, 0, 5), (2,), (4, 9)):
+        growing.clear()
+        points = RNG.uniform(-1, 1, (sum(sizes), 3)).astype(np.float32)
+        colours = RNG.integers(0, 255, (sum(sizes), 3), dtype=np.uint8)
+        ends = np.cumsum(sizes)
+        for first, last in zip(ends - sizes, ends, strict=True):
+            part = slice(first, last)
+            growing.append(Cloud(points[part], colours[part], points[part, 0]))
+        whole = messages.cloud_message(HEAD, points[None], colours[None], points[None, :, 0])
+        whole.is_dense = True
+        assert growing.message(HEAD) == whole
 
 
 def test_camera_points_equal_unproject():

@@ -187,7 +187,8 @@ def test_outputs_without_subscribers_are_not_built(rig: Rig, monkeypatch: pytest
         raise AssertionError("built without a subscriber")
 
     for module, names in (
-        (messages, ("image_message", "camera_info_message", "cloud_message", "tracks_message")),
+        (messages, ("image_message", "camera_info_message", "tracks_message")),
+        (messages, ("cloud_message", "depth_cloud_message", "records_message")),
         (clouds, ("camera_points",)),
         (View, ("masked_depth",)),
     ):

@@ -8,11 +8,19 @@ import pytest
 from vggt_ros.geometry import Similarity
 from vggt_ros.mapping.corrections import Correction
 from vggt_ros.mapping.voxel_sweep import PATIENCE, CloudSweep
-from vggt_ros.mapping.voxels import VoxelMap
+from vggt_ros.mapping.voxels import Cloud, VoxelMap
 
 VOXEL, COUNT = 0.1, 5000
 SHIFT = Similarity(1.0, np.eye(3), np.array([0.01, 0.0, 0.0]))  # within a voxel
 FAR = Similarity(1.0, np.eye(3), np.array([7.03, 0.0, 0.0]))
+
+
+class Swept:
+    """A sweep of segment 0, and the parts that it has read."""
+
+    def __init__(self, known: VoxelMap):
+        self.parts: list[Cloud] = []
+        self.advance = CloudSweep(known, 0, self.parts).advance
 
 
 def voxel_map() -> VoxelMap:
@@ -28,14 +36,14 @@ def voxel_map() -> VoxelMap:
     return made
 
 
-def places(sweep: CloudSweep) -> np.ndarray:
+def places(sweep: Swept) -> np.ndarray:
     """Along the line, in order."""
     points = np.concatenate([part.points for part in sweep.parts])
     assert (points[:, 1] < 1.0).all(), "one segment alone"
     return np.sort(points[:, 0])
 
 
-def calls_until_done(sweep: CloudSweep, share: float) -> int:
+def calls_until_done(sweep: Swept, share: float) -> int:
     calls = 1
     while not sweep.advance(share):
         calls += 1
@@ -45,7 +53,7 @@ def calls_until_done(sweep: CloudSweep, share: float) -> int:
 @pytest.mark.parametrize(("share", "calls"), [(0.1, range(10, 12)), (0.5, range(2, 4)), (1.0, [1])])
 def test_parts_are_the_cloud(share: float, calls):
     known = voxel_map()
-    sweep = CloudSweep(known, 0)
+    sweep = Swept(known)
     assert calls_until_done(sweep, share) in calls
     whole = known.cloud(0)
     np.testing.assert_allclose(places(sweep), np.sort(whole.points[:, 0]))
@@ -56,7 +64,7 @@ def test_parts_are_the_cloud(share: float, calls):
 
 def test_what_moves_in_between_is_shown_where_it_was_read():
     known = voxel_map()
-    sweep = CloudSweep(known, 0)
+    sweep = Swept(known)
     for _ in range(5):
         assert not sweep.advance(0.1)
     before = sum(len(part.points) for part in sweep.parts)
@@ -68,7 +76,7 @@ def test_what_moves_in_between_is_shown_where_it_was_read():
 
 def test_voxels_that_get_new_cells_are_all_read():
     known = voxel_map()
-    sweep = CloudSweep(known, 0)
+    sweep = Swept(known)
     for _ in range(5):
         sweep.advance(0.1)
     known.follow(Correction({10: FAR}, {}))
@@ -82,7 +90,7 @@ def test_voxels_that_get_new_cells_are_all_read():
 
 def test_a_map_that_never_settles_is_read_at_once_after_some_calls():
     known = voxel_map()
-    sweep = CloudSweep(known, 0)
+    sweep = Swept(known)
     for calls in range(1, 2 * PATIENCE):
         forth = Similarity(1.0, np.eye(3), np.array([7.03 * (-1) ** calls, 0.0, 0.0]))
         known.follow(Correction({10: forth}, {}))

@@ -157,7 +157,9 @@ class View(NamedTuple):
     def masked_depth(self, min_confidence: float) -> Float32[np.ndarray, "h w"]:
         """Depth with NaN wherever it is not to be trusted."""
         assert self.depth is not None and self.confidence is not None
-        usable = (self.confidence >= min_confidence) & (self.depth > 0) & np.isfinite(self.depth)
+        usable = self.confidence >= min_confidence
+        usable &= self.depth > 0
+        usable &= self.depth < np.inf
         return np.where(usable, self.depth, np.float32(np.nan))
 
 
@@ -258,9 +260,9 @@ def corrected(view: View, keyframes: KeyframePoses, correction: Correction) -> V
         pose = motion.apply_to_poses(view.world_from_camera[None])[0]
         view = view._replace(world_from_camera=pose, depth=depth)
     key = correction.heirs.get(view.keyframe, view.keyframe)
-    if key in keyframes:
-        view = view._replace(keyframe=key, segment=keyframes.segment(key))
-    return view
+    if key not in keyframes or (key, keyframes.segment(key)) == (view.keyframe, view.segment):
+        return view  # the very same: what was computed of it is known by that
+    return view._replace(keyframe=key, segment=keyframes.segment(key))
 
 
 def _keyframe(frame_id: int, window: Sequence[int], keyframes: KeyframePoses) -> int:

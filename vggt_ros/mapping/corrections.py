@@ -64,6 +64,18 @@ class KeyframePoses(NamedTuple):
         return int(self.segments[row])
 
 
+def shared_rows(
+    one: KeyframePoses, other: KeyframePoses
+) -> tuple[Int[np.ndarray, "k"], Int[np.ndarray, "k"]]:
+    """The rows of the keyframes that are in both snapshots, by rising frame id."""
+    count = min(len(one.ids), len(other.ids))
+    if np.array_equal(one.ids[:count], other.ids[:count]):  # none was removed, as most often
+        rows = np.arange(count)
+        return rows, rows
+    _, *rows = np.intersect1d(one.ids, other.ids, assume_unique=True, return_indices=True)
+    return rows[0], rows[1]
+
+
 class Correction(NamedTuple):
     """What changed between two snapshots.
 
@@ -87,7 +99,7 @@ class KeyframeFollower:
         if now is then:
             return Correction({}, {})
         heirs = {key: heir for key, heir in now.heirs.items() if key in then}
-        _, before, after = np.intersect1d(then.ids, now.ids, return_indices=True)
+        before, after = shared_rows(then, now)
         change = np.maximum.reduce(
             [
                 np.abs(then.scale[before] - now.scale[after]),

@@ -69,25 +69,42 @@ def scan(
     step = max(1, round(len(depth) / ROWS))
     beams = next((n for n in BEAMS if 2 * np.pi / n > PIXELS / intrinsics[0, 0]), BEAMS[-1])
     rays = _cut(*_points(depth, intrinsics, base_from_camera, step), base_from_camera[:3, 3], band)
-    distance = np.hypot(rays.x, rays.y)
-    near = rays.is_hit & (distance < band.reach)
-    some = np.flatnonzero(near | (rays.crosses & (distance >= band.reach)))
-    near, distance = near[some], distance[some]
-    beam = np.arctan2(rays.y[some], rays.x[some])
-    beam = np.rint((beam + np.float32(np.pi)) * np.float32(beams / (2 * np.pi)))
-    beam = beam.astype(np.int32) % beams
-    cell = (distance[near] * np.float32(CELLS / band.reach)).astype(np.int32)
-    index = beam[near] * CELLS + np.minimum(cell, CELLS - 1)
-    counts = np.bincount(index, minlength=beams * CELLS).reshape(beams, CELLS)
-    sums = np.bincount(index, weights=distance[near], minlength=beams * CELLS)
+    distance = _length(rays.x, rays.y)
+    is_near = distance < band.reach
+    far = np.flatnonzero(rays.crosses & (distance >= band.reach))
+    free = np.bincount(_beam(rays, far, beams), minlength=beams)
+    ranges = np.where(free >= MIN_POINTS, np.inf, np.nan)
+    hits = np.flatnonzero(rays.is_hit & is_near)
+    beam, distance = _beam(rays, hits, beams), distance[hits]
+    some = np.flatnonzero(np.bincount(beam, minlength=beams))  # beams with an obstacle
+    row = np.zeros(beams, np.int64)
+    row[some] = CELLS * np.arange(len(some))
+    cell = (distance * np.float32(CELLS / band.reach)).astype(np.int32)
+    index = row[beam] + np.minimum(cell, CELLS - 1)
+    counts = np.bincount(index, minlength=CELLS * len(some)).reshape(-1, CELLS)
+    sums = np.bincount(index, weights=distance, minlength=counts.size).reshape(-1, CELLS)
     met = np.cumsum(counts, axis=1) >= MIN_POINTS
-    first, each = met.argmax(axis=1), np.arange(beams)
-    found = sums.reshape(beams, CELLS)[each, first] / np.maximum(counts[each, first], 1)
-    free = np.bincount(beam[~near], minlength=beams) >= MIN_POINTS
-    ranges = np.where(free, np.inf, np.nan)
+    first, each = met.argmax(axis=1), np.arange(len(some))
+    found = sums[each, first] / np.maximum(counts[each, first], 1)
     hit = met.any(axis=1)
-    ranges[hit] = np.where(found[hit] < nearest, -np.inf, found[hit])
+    ranges[some[hit]] = np.where(found < nearest, -np.inf, found)[hit]
     return Scan(2 * np.pi / beams, ranges.astype(np.float32))
+
+
+def _length(x: Float32[np.ndarray, "n"], y: Float32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
+    """What np.hypot gives, in half its time."""
+    squares = np.square(x, dtype=np.float64)
+    squares += np.square(y, dtype=np.float64)
+    return np.sqrt(squares, out=squares).astype(np.float32)
+
+
+def _beam(rays: "_Rays", some: Int[np.ndarray, "n"], beams: int) -> Int[np.ndarray, "n"]:
+    """The beam, of this number on a full circle, in which the ends of some of the rays lie."""
+    turn = np.arctan2(rays.y[some], rays.x[some])
+    turn = np.rint((turn + np.float32(np.pi)) * np.float32(beams / (2 * np.pi)))
+    beam = turn.astype(np.int64)
+    beam *= beam != beams  # a full turn is none
+    return beam
 
 
 def occupancy(
@@ -210,6 +227,6 @@ def _cut(
     is_hit = (z >= low) & (z <= high)  # of NaN all three are False
     crosses = is_hit | (below & (ez >= low)) | (above & (ez <= high))
     with np.errstate(divide="ignore", invalid="ignore"):
-        part = (np.where(below, low, high) - ez) / (z - ez)
-    part[is_hit] = 1.0
+        part = (np.clip(z, low, high) - ez) / (z - ez)
+    np.copyto(part, 1.0, where=is_hit)
     return _Rays(ex + part * (x - ex), ey + part * (y - ey), is_hit, crosses)

@@ -2,9 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A large cloud read a part at a time, so that no update waits for all of it."""
 
+from typing import Protocol, runtime_checkable
+
 from vggt_ros.mapping.voxels import Cloud, VoxelMap
 
 PATIENCE = 64  # calls without an end after which all is read at once
+
+
+@runtime_checkable
+class Parts(Protocol):
+    """Where the parts of a cloud are put, one after the other: a list, for instance."""
+
+    def clear(self) -> None:
+        """Forget all parts."""
+
+    def append(self, part: Cloud, /) -> None:
+        """Take one more part."""
 
 
 class CloudSweep:
@@ -15,24 +28,28 @@ class CloudSweep:
     what was read before that is read again.
     """
 
-    def __init__(self, voxels: VoxelMap, segment: int):
+    def __init__(self, voxels: VoxelMap, segment: int, parts: Parts):
+        """`parts` is cleared, and filled with the cloud."""
         self.segment = segment
         self._voxels, self._calls = voxels, 0
         self._table, self._done = voxels.settled, 0  # slots that are read
-        self.parts: list[Cloud] = []
+        self._parts = parts
+        parts.clear()
 
     def advance(self, share: float) -> bool:
-        """Read this share of all voxels; True: `parts` are all of them."""
+        """Read this share of all voxels; True: all were read."""
         self._calls += 1
         table = self._voxels.settled
         if self._calls > PATIENCE or share >= 1.0:
-            self.parts = [self._voxels.cloud(self.segment)]
+            self._parts.clear()
+            self._parts.append(self._voxels.cloud(self.segment))
             return True
         if table is None or table is not self._table:
-            self._table, self._done, self.parts = table, 0, []
+            self._table, self._done = table, 0
+            self._parts.clear()
             if table is None:
                 return False
         end = min(self._done + max(int(share * table.slots), 1), table.slots)
-        self.parts.append(self._voxels.part(slice(self._done, end), self.segment))
+        self._parts.append(self._voxels.part(slice(self._done, end), self.segment))
         self._done = end
         return end == table.slots

@@ -271,5 +271,8 @@ class VoxelMap:
 
 def _cloud(points: Float32[np.ndarray, "p 3"], sums: Float32[np.ndarray, "p 8"]) -> Cloud:
     """Points with the mean colour and confidence of their voxels."""
-    colours = np.clip(np.rint(sums[:, 3:6] / sums[:, 6:7]), 0, 255).astype(np.uint8)
-    return Cloud(points, colours, 1.0 + sums[:, 6] / sums[:, 7])
+    weight, colours = np.ascontiguousarray(sums[:, 6]), np.empty((len(sums), 3), np.uint8)
+    for i in range(3):
+        channel = sums[:, 3 + i] / weight
+        colours[:, i] = np.clip(np.rint(channel, out=channel), 0, 255, out=channel)
+    return Cloud(points, colours, 1.0 + weight / sums[:, 7])

@@ -9,43 +9,72 @@ Columns rather than rows of three, because NumPy copies those ten times faster.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32, Shaped, UInt8
+from jaxtyping import Float, Float32, UInt8, UInt32
 
 from vggt_ros.frames import View
 
 FIELDS = ("x", "y", "z", "rgb", "confidence")
 POINT_STEP = 4 * len(FIELDS)  # bytes
+AT_ONCE = 16_000  # points whose records are written together
 
 
 def camera_points(
-    depth: Float32[np.ndarray, "h w"], intrinsics: Float[np.ndarray, "3 3"]
+    depth: Float32[np.ndarray, "h w"], intrinsics: Float[np.ndarray, "3 3"], first_row: int = 0
 ) -> Float32[np.ndarray, "h w 3"]:
     """`geometry.unproject` for one image, laid out plane by plane (the result is a view of it).
 
-    NaN depth gives NaN in all three coordinates.
+    NaN depth gives NaN in all three coordinates. The depth may be that of some rows of the image.
     """
     height, width = depth.shape
     (fx, _, cx), (_, fy, cy) = intrinsics[:2]
+    x = ((np.arange(width) - cx) / fx).astype(np.float32)
+    y = ((np.arange(first_row, first_row + height) - cy) / fy).astype(np.float32)
     planes = np.empty((3, height, width), np.float32)
-    np.multiply(depth, ((np.arange(width) - cx) / fx).astype(np.float32), out=planes[0])
-    np.multiply(depth, ((np.arange(height) - cy) / fy).astype(np.float32)[:, None], out=planes[1])
+    np.multiply(depth, x, out=planes[0])
+    np.multiply(depth, y[:, None], out=planes[1])
     planes[2] = depth
     return planes.transpose(1, 2, 0)
+
+
+def packed(rgb: UInt8[np.ndarray, "*p 3"]) -> UInt32[np.ndarray, "*p"]:
+    """Colours as 0x00RRGGBB."""
+    colours = rgb[..., 0].astype("<u4")
+    for i in (1, 2):
+        colours <<= 8
+        colours |= rgb[..., i]
+    return colours
 
 
 def write_records(
     data: UInt8[np.ndarray, "*p 20"],
     points: Float[np.ndarray, "*p 3"],
-    rgb: UInt8[np.ndarray, "*p 3"],
+    colours: UInt32[np.ndarray, "*p"],
     confidence: Float32[np.ndarray, "*p"],
 ) -> None:
-    """Fill `data` with the points' records."""
+    """Fill `data` with the points' records; `colours` are packed."""
     floats = data.view("<f4")
     for i in range(3):
         floats[..., i] = points[..., i]
-        data[..., 14 - i] = rgb[..., i]
-    data[..., 15] = 0
+    data.view("<u4")[..., 3] = colours
     floats[..., 4] = confidence
+
+
+def write_image_records(
+    data: UInt8[np.ndarray, "h w 20"],
+    depth: Float32[np.ndarray, "h w"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    rgb: UInt8[np.ndarray, "h w 3"],
+    confidence: Float32[np.ndarray, "h w"],
+) -> None:
+    """Fill `data` with the records of an image's pixels in the camera's frame.
+
+    Some rows at a time, so that what is needed in between stays in the cache.
+    """
+    some = max(AT_ONCE // depth.shape[1], 1)
+    for first in range(0, len(depth), some):
+        rows = slice(first, first + some)
+        points = camera_points(depth[rows], intrinsics, first)
+        write_records(data[rows], points, packed(rgb[rows]), confidence[rows])
 
 
 class WindowCloud:
@@ -76,18 +105,14 @@ def world_records(view: View, min_confidence: float, step: int) -> UInt8[np.ndar
     """One view's confident points in the world."""
     assert view.depth is not None and view.confidence is not None
     coarse = np.s_[::step, ::step]
-    confidence = view.confidence[coarse]
-    depth = view._replace(depth=view.depth[coarse], confidence=confidence).masked_depth(
-        min_confidence
-    )
-    kept = np.flatnonzero(np.isfinite(depth))
-
-    def columns(image: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "3 p"]:
-        return np.stack([image[..., i].ravel()[kept] for i in range(3)])
-
-    in_camera = columns(camera_points(depth, view.intrinsics / np.array([[step], [step], [1]])))
+    confidence = np.ascontiguousarray(view.confidence[coarse])
+    depth = np.ascontiguousarray(view.depth[coarse])
+    depth = view._replace(depth=depth, confidence=confidence).masked_depth(min_confidence)
+    kept = np.isfinite(depth)
+    points = camera_points(depth, view.intrinsics / np.array([[step], [step], [1]]))
+    in_camera = np.stack([points[..., i][kept] for i in range(3)])
     world_from_camera = view.world_from_camera.astype(np.float32)
     in_world = world_from_camera[:3, :3] @ in_camera + world_from_camera[:3, 3:]
-    records = np.empty((len(kept), POINT_STEP), np.uint8)
-    write_records(records, in_world.T, columns(view.rgb[coarse]).T, confidence.ravel()[kept])
+    records = np.empty((in_world.shape[1], POINT_STEP), np.uint8)
+    write_records(records, in_world.T, packed(view.rgb[coarse])[kept], confidence[kept])
     return records

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from vggt_ros.frames import View
 from vggt_ros.imaging.grid import Grid
-from vggt_ros.ros.clouds import camera_points
 
 Surface = Callable[[View], Bool[np.ndarray, "h w"]]
 
@@ -68,10 +67,9 @@ class DepthOutput:
         return self._on_grid(self.view.confidence)
 
     @cached_property
-    def points(self) -> Float32[np.ndarray, "h w 3"]:
-        """NaN where there is no depth, and where the pixel is not surface."""
-        depth = self.depth if self._surface is None else self._on_grid(self.surface)
-        return camera_points(depth, self.intrinsics)
+    def points_depth(self) -> Float32[np.ndarray, "h w"]:
+        """That of the points: NaN where there is no depth, and where the pixel is not surface."""
+        return self.depth if self._surface is None else self._on_grid(self.surface)
 
     @cached_property
     def surface(self) -> Float32[np.ndarray, "h w"]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vggt_ros.frames import Update, View
-from vggt_ros.mapping.corrections import Correction, KeyframeFollower, KeyframePoses
+from vggt_ros.mapping.corrections import Correction, KeyframeFollower, KeyframePoses, shared_rows
 
 
 class Change(NamedTuple):
@@ -73,11 +73,11 @@ def _is_other_map(update: Update, then: KeyframePoses, now: KeyframePoses) -> bo
     if not len(then.ids):
         return False
     inherited = any(key in then for key in now.heirs)
-    return not inherited and not np.isin(then.ids, now.ids).any()
+    return not inherited and not len(shared_rows(then, now)[0])
 
 
 def _renumbered(then: KeyframePoses, now: KeyframePoses) -> dict[int, int]:
     """Keyframes of both snapshots whose segment has another number now."""
-    ids, before, after = np.intersect1d(then.ids, now.ids, return_indices=True)
-    other = then.segments[before] != now.segments[after]
-    return dict(zip(ids[other].tolist(), now.segments[after][other].tolist(), strict=True))
+    before, after = shared_rows(then, now)
+    after = after[then.segments[before] != now.segments[after]]
+    return dict(zip(now.ids[after].tolist(), now.segments[after].tolist(), strict=True))

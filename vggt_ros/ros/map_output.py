@@ -5,7 +5,6 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 from sensor_msgs.msg import PointCloud2
 
 from vggt_ros.errors import UserError
@@ -13,9 +12,8 @@ from vggt_ros.files import write_ply
 from vggt_ros.frames import Update
 from vggt_ros.mapping.map_files import LoadedMap
 from vggt_ros.mapping.voxel_sweep import CloudSweep
-from vggt_ros.mapping.voxels import Cloud, OwnedCloud, VoxelMap
+from vggt_ros.mapping.voxels import OwnedCloud, VoxelMap
 from vggt_ros.ros import messages
-from vggt_ros.ros.clouds import POINT_STEP, write_records
 from vggt_ros.ros.following import Change
 from vggt_ros.ros.parameters import LiveParameters
 
@@ -44,7 +42,7 @@ class MapOutput:
         self._refusal = ""  # why the newest window was refused; empty: it was not
         self._segment, self._stamp_ns, self._sent_ns = 0, 0, 0
         self._sweep: CloudSweep | None = None  # of the next message
-        self._swept_ns = 0
+        self._points, self._swept_ns = messages.GrowingCloud(), 0
         if self._cloud is not None:
             self._cloud.clear()
 
@@ -129,14 +127,16 @@ class MapOutput:
         if self._sweep is None or self._sweep.segment != self._segment:
             if self._cloud is None or (self._sweep is None and not self.is_due()):
                 return None
-            self._sweep, self._swept_ns = CloudSweep(self._cloud, self._segment), self._stamp_ns
+            self._sweep = CloudSweep(self._cloud, self._segment, self._points)
+            self._swept_ns = self._stamp_ns
         seconds, self._swept_ns = 1e-9 * (self._stamp_ns - self._swept_ns), self._stamp_ns
         share = seconds / self._parameters.now.map_period
         if not self._sweep.advance(max(share, READ_AT_ONCE / max(self.size, 1))):
             return None
-        parts, self._sweep = self._sweep.parts, None
-        head = messages.header(self._stamp_ns, self._parameters.now.world_frame)
-        return messages.records_message(head, [_records(part) for part in parts])
+        self._sweep = None
+        return self._points.message(
+            messages.header(self._stamp_ns, self._parameters.now.world_frame)
+        )
 
     def message(self) -> PointCloud2:
         """All points, in the map's frame."""
@@ -195,9 +195,3 @@ class MapOutput:
         except OSError as error:
             raise UserError(f"the map cannot be written to {path}: {error}") from error
         return f"{len(cloud.points)} points in {path.absolute()}"
-
-
-def _records(cloud: Cloud) -> UInt8[np.ndarray, "p 20"]:
-    records = np.empty((len(cloud.points), POINT_STEP), np.uint8)
-    write_records(records, *cloud)
-    return records

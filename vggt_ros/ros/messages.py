@@ -24,8 +24,9 @@ from vggt_ros.geometry import lever_arm_jacobian, quaternion_from_rotation
 from vggt_ros.imaging.encodings import UnknownEncoding
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE, Velocity
+from vggt_ros.mapping.voxels import Cloud
 from vggt_ros.msg import PointTracks, QueryPoints
-from vggt_ros.ros.clouds import FIELDS, POINT_STEP, write_records
+from vggt_ros.ros.clouds import FIELDS, POINT_STEP, packed, write_image_records, write_records
 
 # Time and headers: integer nanoseconds, never a float, or 99 % of stamps come back changed.
 
@@ -136,13 +137,25 @@ def cloud_message(
     points: Float[np.ndarray, "h w 3"],
     rgb: UInt8[np.ndarray, "h w 3"],
     confidence: Float32[np.ndarray, "h w"],
+) -> PointCloud2:
+    """Coloured points in rows and columns, NaN where there is none."""
+    msg, data = _cloud(head, confidence.shape, None)
+    write_records(data, points, packed(rgb), confidence)
+    return msg
+
+
+def depth_cloud_message(
+    head: Header,
+    depth: Float32[np.ndarray, "h w"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    rgb: UInt8[np.ndarray, "h w 3"],
+    confidence: Float32[np.ndarray, "h w"],
     *,
     into: PointCloud2 | None = None,
 ) -> PointCloud2:
-    """Coloured points in rows and columns, NaN where there is none."""
-    msg, data = _cloud(head, confidence.shape, into)
-    msg.is_dense = False
-    write_records(data, points, rgb, confidence)
+    """The same of every pixel of a depth image, in the camera's frame."""
+    msg, data = _cloud(head, depth.shape, into)
+    write_image_records(data, depth, intrinsics, rgb, confidence)
     return msg
 
 
@@ -154,6 +167,36 @@ def records_message(
     msg.is_dense = True
     np.concatenate(parts, out=data[0])
     return msg
+
+
+class GrowingCloud:
+    """A cloud message without order whose points come a part at a time.
+
+    Their records stand in the message's own memory, which the next message uses again.
+    """
+
+    def __init__(self) -> None:
+        self._message, _ = _cloud(Header(), (1, 0), None)
+        self._count = 0  # points so far
+
+    def clear(self) -> None:
+        """No points so far."""
+        self._count = 0
+
+    def append(self, part: Cloud, /) -> None:
+        """More points, none of them NaN."""
+        first, self._count = self._count, self._count + len(part.points)
+        data = self._message.data
+        data.frombytes(bytes(max(POINT_STEP * self._count - len(data), 0)))
+        records = np.frombuffer(data, np.uint8).reshape(-1, POINT_STEP)
+        colours = packed(part.colours)
+        write_records(records[first : self._count], part.points, colours, part.confidence)
+
+    def message(self, head: Header) -> PointCloud2:
+        """All points so far; it is written over from the next part on."""
+        message, _ = _cloud(head, (1, self._count), self._message)
+        message.is_dense = True
+        return message
 
 
 def _cloud(

@@ -3,6 +3,7 @@
 """Publishers of an update; a message without subscribers is not built."""
 
 from collections.abc import Callable
+from functools import cache
 
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
@@ -180,19 +181,25 @@ class Outputs:
         head = messages.header(view.stamp_ns, view.camera)
         height, width = output.rgb.shape[:2]
 
-        def camera_info(_: CameraInfo | None) -> CameraInfo:
+        @cache
+        def camera_info() -> CameraInfo:
             return messages.camera_info_message(head, output.intrinsics, width=width, height=height)
 
-        self._depth_info.send(camera_info)
+        self._depth_info.send(lambda _: camera_info())
         self._depth.send(lambda kept: messages.image_message(head, output.depth, into=kept))
         self._confidence.send(
             lambda kept: messages.image_message(head, output.confidence, into=kept)
         )
-        self._rgb_info.send(camera_info)
+        self._rgb_info.send(lambda _: camera_info())
         self._rgb.send(lambda kept: messages.image_message(head, output.rgb, into=kept))
         self._points.send(
-            lambda kept: messages.cloud_message(
-                head, output.points, output.rgb, output.confidence, into=kept
+            lambda kept: messages.depth_cloud_message(
+                head,
+                output.points_depth,
+                output.intrinsics,
+                output.rgb,
+                output.confidence,
+                into=kept,
             )
         )
         self.scan.warning = ""  # but for a subscriber
@@ -214,20 +221,25 @@ class Outputs:
         self._odometry.send(lambda _: self._poses.odometry(update))
 
     def _publish_map(self, update: Update, change: Change) -> None:
-        """Cloud and keyframes, every `map_period` seconds."""
+        """Cloud, grid and keyframes, every `map_period` seconds; an update sends one of them."""
         self._newest = update, change.segment
         self.map.update(update, change)
-        if self._map.has_subscribers and (message := self.map.next_message()) is not None:
-            self._map.send(lambda _: message)
         self.occupancy.update(update)
         if not self._occupancy.has_subscribers:
             self.occupancy.warning = ""
-        elif self.occupancy.is_due(self._parameters.now):
-            self._send_occupancy_if_any()
-        stamp, period = update.views[-1].stamp_ns, round(1e9 * self._parameters.now.map_period)
-        if not 0 <= stamp - self._keyframes_sent_ns < period and self._keyframes.has_subscribers:
-            self._keyframes_sent_ns = stamp
+        if self._map.has_subscribers and (message := self.map.next_message()) is not None:
+            self._map.send(lambda _: message)
+        elif self._keyframes.has_subscribers and self._are_keyframes_due(update):
             self._send_keyframes_if_any()
+        elif self._occupancy.has_subscribers and self.occupancy.is_due(self._parameters.now):
+            self._send_occupancy_if_any()
+
+    def _are_keyframes_due(self, update: Update) -> bool:
+        stamp, period = update.views[-1].stamp_ns, round(1e9 * self._parameters.now.map_period)
+        is_due = not 0 <= stamp - self._keyframes_sent_ns < period
+        if is_due:
+            self._keyframes_sent_ns = stamp
+        return is_due
 
     def _publish_window(self, update: Update, parameters: Parameters) -> None:
         if not is_located(update) and parameters.tf_when_lost != "predict":

@@ -63,7 +63,7 @@ class PathBytes:
         raw = records.view(np.uint8).reshape(count, -1)
         before[ENCAPSULATION : ENCAPSULATION + 8] = raw[-1, :8].tobytes()
         first[:8], first[-POSE:] = raw[0, :8].tobytes(), raw[0, -POSE:].tobytes()
-        return b"".join([before, struct.pack("=I", count), first, raw[1:].tobytes()])
+        return b"".join([before, struct.pack("=I", count), first, np.ascontiguousarray(raw[1:])])
 
 
 def _pose(frame_id: str) -> PoseStamped:
