@@ -7,7 +7,11 @@ import pytest
 from fakes.room import BASE_FROM_CAMERA, FURNITURE, INTRINSICS, ROOM, drive, true_depth
 
 from vggt_ros.geometry import transform, unproject
-from vggt_ros.mapping.flat import FREE, MAX_CELLS, OCCUPIED, UNKNOWN, Band, occupancy, scan
+from vggt_ros.mapping import occupancy
+from vggt_ros.mapping.corrections import KeyframePoses
+from vggt_ros.mapping.flat import Band, scan
+from vggt_ros.mapping.occupancy import FREE, MAX_CELLS, OCCUPIED, UNKNOWN, Grid, GridBuilder
+from vggt_ros.mapping.voxels import OwnedCloud
 
 BAND = Band(0.1, 1.6, 5.0)
 
@@ -97,6 +101,26 @@ def cloud_of_a_ride(kind: str = "room", every: int = 10):
     return np.concatenate(points), np.concatenate(owners), eyes
 
 
+def keyframes_at(eyes: dict) -> KeyframePoses:
+    """Keyframes of these ids that stand there."""
+    n = len(eyes)
+    ids, places = np.array(list(eyes), np.int64), np.reshape(list(eyes.values()), (n, 3))
+    turns = np.broadcast_to(np.eye(3), (n, 3, 3))
+    return KeyframePoses(ids, ids, 0 * ids, np.ones(n), turns, places.astype(float))
+
+
+def grid_of(
+    points: np.ndarray, owners: np.ndarray, eyes: dict, cell: float, parts: int = 1
+) -> Grid | None:
+    builder = GridBuilder(lambda: keyframes_at(eyes), BAND, cell)
+    for some in np.array_split(np.arange(len(points)), parts):
+        colours, ones = np.zeros((len(some), 3), np.uint8), np.ones(len(some), np.float32)
+        builder.append(OwnedCloud(points[some], colours, ones, owners[some].astype(np.int64)))
+    while not builder.draw():
+        assert builder.grid is None, "it is not complete"
+    return builder.grid
+
+
 def value_at(grid, x: float, y: float) -> int:
     column = int((x - grid.origin[0]) // grid.cell)
     row = int((y - grid.origin[1]) // grid.cell)
@@ -106,7 +130,7 @@ def value_at(grid, x: float, y: float) -> int:
 def test_the_room_from_above():
     """Walls and furniture are occupied, the way is free, and behind the walls nothing is known."""
     points, owners, eyes = cloud_of_a_ride()
-    grid = occupancy(points, owners, eyes, BAND, 0.1)
+    grid = grid_of(points, owners, eyes, 0.1)
     assert grid is not None
     for x, y, _ in eyes.values():
         assert value_at(grid, x, y) == FREE
@@ -129,15 +153,36 @@ def test_the_room_from_above():
     assert (grid.values == UNKNOWN).any()
 
 
+@pytest.mark.parametrize("at_once", [1, 10_000])
+def test_a_grid_in_parts_is_the_grid(at_once: int, monkeypatch: pytest.MonkeyPatch):
+    points, owners, eyes = cloud_of_a_ride()
+    whole = grid_of(points, owners, eyes, 0.1)
+    monkeypatch.setattr(occupancy, "DRAWN_AT_ONCE", at_once)
+    parts = grid_of(points, owners, eyes, 0.1, parts=7)
+    assert whole is not None and parts is not None
+    assert whole[:2] == parts[:2]
+    np.testing.assert_array_equal(whole.values, parts.values)
+
+
+def test_a_grid_that_begins_again_has_no_points_of_before():
+    builder = GridBuilder(lambda: keyframes_at({}), BAND, 0.1)
+    point, colour = np.ones((1, 3), np.float32), np.zeros((1, 3), np.uint8)
+    builder.append(OwnedCloud(point, colour, point[:, 0], np.full(1, -1)))
+    builder.clear()
+    while not builder.draw():
+        pass
+    assert builder.grid is None
+
+
 def test_a_cloud_without_obstacles_or_rays_makes_no_grid():
     none = np.zeros((0, 3), np.float32)
-    assert occupancy(none, np.zeros(0, int), {}, BAND, 0.1) is None
+    assert grid_of(none, np.zeros(0, int), {}, 0.1) is None
     ceiling = np.array([[1, 0, 3], [2, 0, 3]], np.float32)
-    assert occupancy(ceiling, np.full(2, -1), {}, BAND, 0.1) is None
+    assert grid_of(ceiling, np.full(2, -1), {}, 0.1) is None
 
 
 def test_a_large_map_has_coarser_cells():
     points = np.array([[0.3, 0.3, 1], [3000.3, 3000.3, 1]], np.float32)
-    grid = occupancy(points, np.full(2, -1), {}, BAND, 0.05)
+    grid = grid_of(points, np.full(2, -1), {}, 0.05)
     assert grid is not None and grid.values.size <= MAX_CELLS and grid.cell == 1.6
     assert value_at(grid, 0.3, 0.3) == value_at(grid, 3000.3, 3000.3) == OCCUPIED

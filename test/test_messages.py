@@ -12,7 +12,7 @@ from vggt_ros.frames import Tracks, View
 from vggt_ros.geometry import rotation_from_quaternion, unproject
 from vggt_ros.imaging.calibration import Calibration
 from vggt_ros.imaging.grid import grid_for
-from vggt_ros.mapping.voxels import Cloud
+from vggt_ros.mapping.voxels import OwnedCloud
 from vggt_ros.ros import clouds, messages
 
 pytestmark = pytest.mark.ros
@@ -155,7 +155,8 @@ def test_a_cloud_in_parts_is_the_cloud_and_the_next_one_begins_empty():
         ends = np.cumsum(sizes)
         for first, last in zip(ends - sizes, ends, strict=True):
             part = slice(first, last)
-            growing.append(Cloud(points[part], colours[part], points[part, 0]))
+            owners = np.zeros(last - first, np.int64)
+            growing.append(OwnedCloud(points[part], colours[part], points[part, 0], owners))
         whole = messages.cloud_message(HEAD, points[None], colours[None], points[None, :, 0])
         whole.is_dense = True
         assert growing.message(HEAD) == whole

@@ -1,24 +1,21 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Depth and cloud seen from above: a scan of one view, and a grid of what is free and occupied.
+"""Depth seen from above: a scan of one view; and rays within a band of heights.
 
-Both take obstacles from a band of heights. What is free is what a ray has crossed within that band:
-from the camera to the point that it met, or to where it leaves the band.
+What is free is what a ray has crossed within that band: from the camera to the point that it met,
+or to where it leaves the band.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int8
+from jaxtyping import Bool, Float, Float32, Int
 
-UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # nav_msgs/OccupancyGrid
 BEAMS = (720, 360, 180, 90)  # of a full circle
 PIXELS = 1.5  # columns of the image in one beam, at least
 ROWS = 130  # of an image that take part, about
 MIN_POINTS = 3  # of one beam, in one range cell or nearer: fewer are noise
 CELLS = 100  # of range up to the longest
-BEARINGS = 180  # of the rays of one keyframe
-MAX_CELLS = 4_000_000  # of a grid; beyond, its cells double their side
 
 
 class Band(NamedTuple):
@@ -36,15 +33,7 @@ class Scan(NamedTuple):
     ranges: Float32[np.ndarray, "n"]  # REP 117: +inf free, -inf too near, NaN not known
 
 
-class Grid(NamedTuple):
-    """Cells seen from above, row by row along x; the first one begins at `origin`."""
-
-    cell: float  # its side
-    origin: tuple[float, float]
-    values: Int8[np.ndarray, "rows columns"]
-
-
-class _Rays(NamedTuple):
+class Rays(NamedTuple):
     """Where rays leave the band or end, seen from above."""
 
     x: Float32[np.ndarray, "p"]
@@ -68,8 +57,8 @@ def scan(
     """
     step = max(1, round(len(depth) / ROWS))
     beams = next((n for n in BEAMS if 2 * np.pi / n > PIXELS / intrinsics[0, 0]), BEAMS[-1])
-    rays = _cut(*_points(depth, intrinsics, base_from_camera, step), base_from_camera[:3, 3], band)
-    distance = _length(rays.x, rays.y)
+    rays = cut(*_points(depth, intrinsics, base_from_camera, step), base_from_camera[:3, 3], band)
+    distance = length(rays.x, rays.y)
     is_near = distance < band.reach
     far = np.flatnonzero(rays.crosses & (distance >= band.reach))
     free = np.bincount(_beam(rays, far, beams), minlength=beams)
@@ -91,108 +80,20 @@ def scan(
     return Scan(2 * np.pi / beams, ranges.astype(np.float32))
 
 
-def _length(x: Float32[np.ndarray, "n"], y: Float32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
+def length(x: Float32[np.ndarray, "n"], y: Float32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
     """What np.hypot gives, in half its time."""
     squares = np.square(x, dtype=np.float64)
     squares += np.square(y, dtype=np.float64)
     return np.sqrt(squares, out=squares).astype(np.float32)
 
 
-def _beam(rays: "_Rays", some: Int[np.ndarray, "n"], beams: int) -> Int[np.ndarray, "n"]:
+def _beam(rays: Rays, some: Int[np.ndarray, "n"], beams: int) -> Int[np.ndarray, "n"]:
     """The beam, of this number on a full circle, in which the ends of some of the rays lie."""
     turn = np.arctan2(rays.y[some], rays.x[some])
     turn = np.rint((turn + np.float32(np.pi)) * np.float32(beams / (2 * np.pi)))
     beam = turn.astype(np.int64)
     beam *= beam != beams  # a full turn is none
     return beam
-
-
-def occupancy(
-    points: Float32[np.ndarray, "p 3"],
-    keyframes: Int[np.ndarray, "p"],
-    eyes: dict[int, Float[np.ndarray, "3"]],
-    band: Band,
-    cell: float,
-) -> Grid | None:
-    """The cloud of a map seen from above: where its points are, and what was seen through.
-
-    `eyes`: where the keyframes stand that the points belong to; rays lead from there. None: there
-    is no point in the band, nor a ray that crosses it.
-    """
-    hits = points[(points[:, 2] >= band.low) & (points[:, 2] <= band.high), :2]
-    rays = _reaches(points, keyframes, eyes, band)
-    corners = [eye + side * reach.max() for eye, reach in rays for side in (-1.0, 1.0)]
-    everything = np.concatenate([hits, np.reshape(corners, (-1, 2))])
-    if not len(everything):
-        return None
-    low, high = everything.min(0), everything.max(0)
-    while np.prod((high - low) / cell + 3.0) > MAX_CELLS:
-        cell *= 2.0
-    first = np.floor(low / cell).astype(int) - 1
-    columns, rows = (np.floor(high / cell).astype(int) - first + 2).tolist()
-    values = np.full((rows, columns), UNKNOWN, np.int8)
-    disc = _Disc(cell, band.reach, columns)
-    for eye, reach in rays:
-        column, row = np.floor(eye / cell).astype(int) - first
-        values.ravel()[row * columns + column + disc.within(reach)] = FREE
-    column, row = (np.floor(hits / cell).astype(int) - first).T
-    values[row, column] = OCCUPIED
-    return Grid(cell, (float(first[0] * cell), float(first[1] * cell)), values)
-
-
-class _Disc:
-    """The cells around one, by bearing, with their distance."""
-
-    def __init__(self, cell: float, reach: float, columns: int):
-        """`columns`: of the grid in which cells are counted."""
-        n = int(reach / cell)
-        y, x = np.mgrid[-n : n + 1, -n : n + 1].astype(float)
-        distance, bearing = np.hypot(x, y) * cell, _bearing(x, y)
-        order = np.argsort(bearing, axis=None, kind="stable")
-        order = order[distance.ravel()[order] <= reach]
-        self._distance = distance.ravel()[order].astype(np.float32)
-        self._bearing = bearing.ravel()[order]
-        self._index = (y * columns + x).ravel()[order].astype(int)
-        self._first = np.searchsorted(self._bearing, np.arange(BEARINGS + 1))
-
-    def within(self, reach: Float32[np.ndarray, "b"]) -> Int[np.ndarray, "n"]:
-        """Cells that are no further than that by their bearing, counted from the middle."""
-        looked = np.flatnonzero(np.diff(np.r_[0, reach > 0, 0]))  # begins and ends of sectors
-        parts = []
-        for begin, end in looked.reshape(-1, 2):
-            sector = slice(self._first[begin], self._first[end])
-            near = self._distance[sector] <= reach[self._bearing[sector]]
-            parts.append(self._index[sector][near])
-        return np.concatenate(parts)
-
-
-def _bearing(x: Float[np.ndarray, "*p"], y: Float[np.ndarray, "*p"]) -> Int[np.ndarray, "*p"]:
-    turn = (np.arctan2(y, x) + np.float32(np.pi)) * np.float32(BEARINGS / (2 * np.pi))
-    return turn.astype(np.int32) % BEARINGS
-
-
-def _reaches(
-    points: Float32[np.ndarray, "p 3"],
-    keyframes: Int[np.ndarray, "p"],
-    eyes: dict[int, Float[np.ndarray, "3"]],
-    band: Band,
-) -> list[tuple[Float[np.ndarray, "2"], Float32[np.ndarray, "b"]]]:
-    """Of each eye, how far its rays cross the band by bearing: up to the nearest obstacle there."""
-    ids = np.array(sorted(eyes), np.int64)
-    if not len(ids):
-        return []
-    places = np.stack([eyes[key] for key in ids.tolist()]).astype(np.float32)
-    row = np.searchsorted(ids, keyframes).clip(0, len(ids) - 1)
-    known = ids[row] == keyframes
-    row, points = row[known], points[known]
-    rays = _cut(*points.T, places[row], band)
-    x, y = rays.x - places[row, 0], rays.y - places[row, 1]
-    index, distance = row * BEARINGS + _bearing(x, y), np.hypot(x, y)
-    reach = np.zeros(len(ids) * BEARINGS, np.float32)
-    np.maximum.at(reach, index[rays.crosses], distance[rays.crosses])
-    np.minimum.at(reach, index[rays.is_hit], distance[rays.is_hit])
-    reach = np.minimum(reach, band.reach).reshape(-1, BEARINGS)
-    return [(place[:2], line) for place, line in zip(places, reach, strict=True) if line.any()]
 
 
 def _points(
@@ -213,13 +114,13 @@ def _points(
     return [axis.ravel() for axis in axes]
 
 
-def _cut(
+def cut(
     x: Float32[np.ndarray, "p"],
     y: Float32[np.ndarray, "p"],
     z: Float32[np.ndarray, "p"],
     eye: Float[np.ndarray, "*p 3"],
     band: Band,
-) -> _Rays:
+) -> Rays:
     """Rays from one eye, or from one each, to points, up to where they leave the band."""
     ex, ey, ez = (axis.astype(np.float32) for axis in eye.T)
     low, high = np.float32(band.low), np.float32(band.high)
@@ -229,4 +130,4 @@ def _cut(
     with np.errstate(divide="ignore", invalid="ignore"):
         part = (np.clip(z, low, high) - ez) / (z - ez)
     np.copyto(part, 1.0, where=is_hit)
-    return _Rays(ex + part * (x - ex), ey + part * (y - ey), is_hit, crosses)
+    return Rays(ex + part * (x - ex), ey + part * (y - ey), is_hit, crosses)

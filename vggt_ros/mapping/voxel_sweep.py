@@ -4,9 +4,9 @@
 
 from typing import Protocol, runtime_checkable
 
-from vggt_ros.mapping.voxels import Cloud, VoxelMap
+from vggt_ros.mapping.voxels import OwnedCloud, VoxelMap
 
-PATIENCE = 64  # calls without an end after which all is read at once
+PATIENCE = 64  # calls beyond those needed, after which all is read at once
 
 
 @runtime_checkable
@@ -16,7 +16,7 @@ class Parts(Protocol):
     def clear(self) -> None:
         """Forget all parts."""
 
-    def append(self, part: Cloud, /) -> None:
+    def append(self, part: OwnedCloud, /) -> None:
         """Take one more part."""
 
 
@@ -40,9 +40,9 @@ class CloudSweep:
         """Read this share of all voxels; True: all were read."""
         self._calls += 1
         table = self._voxels.settled
-        if self._calls > PATIENCE or share >= 1.0:
+        if share >= 1.0 or self._calls > PATIENCE + 1.0 / share:
             self._parts.clear()
-            self._parts.append(self._voxels.cloud(self.segment))
+            self._parts.append(self._voxels.owned_cloud(self.segment))
             return True
         if table is None or table is not self._table:
             self._table, self._done = table, 0

@@ -205,24 +205,21 @@ class VoxelMap:
 
     def owned_cloud(self, segment: int | None = None) -> OwnedCloud:
         """The same, with the owner of each point."""
-        parts = []
-        for table in self._tables():
-            slots = slice(self._done, None) if table is self._old else slice(None)
-            points, sums, rows = table.read(slots, segment)
-            parts.append((points, sums, np.array(table.owners.keyframes, np.int64)[rows]))
-        points, sums, keyframes = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        return OwnedCloud(*_cloud(points, sums), keyframes)
+        parts = [
+            _owned(table, slice(self._done, None) if table is self._old else slice(None), segment)
+            for table in self._tables()
+        ]
+        return OwnedCloud(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     @property
     def settled(self) -> VoxelTable | None:
         """The table that has every voxel; None while they are put into new cells."""
         return self._table if self._old is None else None
 
-    def part(self, slots: slice, segment: int) -> Cloud:
+    def part(self, slots: slice, segment: int) -> OwnedCloud:
         """Points of one segment in these slots of the settled table."""
         assert self._old is None
-        points, sums, _ = self._table.read(slots, segment)
-        return _cloud(points, sums)
+        return _owned(self._table, slots, segment)
 
     def follow(self, correction: Correction, segments: Mapping[int, int] = NO_SEGMENTS) -> None:
         """Move the voxels of keyframes that moved; to be called once an update.
@@ -269,10 +266,12 @@ class VoxelMap:
             self._advance(self._old.slots)
 
 
-def _cloud(points: Float32[np.ndarray, "p 3"], sums: Float32[np.ndarray, "p 8"]) -> Cloud:
+def _owned(table: VoxelTable, slots: slice, segment: int | None) -> OwnedCloud:
     """Points with the mean colour and confidence of their voxels."""
+    points, sums, rows = table.read(slots, segment)
     weight, colours = np.ascontiguousarray(sums[:, 6]), np.empty((len(sums), 3), np.uint8)
     for i in range(3):
         channel = sums[:, 3 + i] / weight
         colours[:, i] = np.clip(np.rint(channel, out=channel), 0, 255, out=channel)
-    return Cloud(points, colours, 1.0 + weight / sums[:, 7])
+    keyframes = np.array(table.owners.keyframes, np.int64)[rows]
+    return OwnedCloud(points, colours, 1.0 + weight / sums[:, 7], keyframes)

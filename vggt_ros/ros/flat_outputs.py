@@ -6,7 +6,6 @@ Both need metres, and heights above the robot's base. Where one of these is not 
 sent, which is a warning as long as there is a subscriber.
 """
 
-import time
 from array import array
 from collections.abc import Callable
 
@@ -18,13 +17,15 @@ from sensor_msgs.msg import LaserScan
 
 from vggt_ros.frames import Update, View
 from vggt_ros.mapping.corrections import KeyframePoses
-from vggt_ros.mapping.flat import Band, occupancy, scan
-from vggt_ros.mapping.voxels import OwnedCloud
+from vggt_ros.mapping.flat import Band, scan
+from vggt_ros.mapping.occupancy import READ_AT_ONCE, Grid, GridBuilder
+from vggt_ros.mapping.voxel_sweep import CloudSweep
 from vggt_ros.ros import messages
+from vggt_ros.ros.following import Change
+from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.parameters import Parameters
 
 NEAREST = 0.05  # metres; a scan says of what is nearer only that it is
-SHARE = 0.05  # of the time that a grid may take: a large map has one less often
 
 FindMount = Callable[[str, int], Float[np.ndarray, "4 4"] | None]
 
@@ -66,45 +67,55 @@ class ScanOutput:
 
 
 class OccupancyOutput:
-    """`~/occupancy`: the cloud of the map from above, at most every `map_period` seconds."""
+    """`~/occupancy`: the cloud of the map from above, at most every `map_period` seconds.
 
-    def __init__(self, find_mount: FindMount):
-        self._find_mount = find_mount
-        self._newest: Update | None = None
-        self._sent_ns = 0  # stamp of the newest image then
-        self._seconds = 0.0  # that the last grid took
+    A grid is made over several calls, each of which takes the same time however large the map is.
+    """
+
+    def __init__(self, find_mount: FindMount, cloud: MapOutput):
+        self._find_mount, self._map = find_mount, cloud
         self.state = "not asked for"  # for /diagnostics
         self.warning = ""
+        self.reset()
 
     def reset(self) -> None:
         """An empty map."""
-        self._newest, self._sent_ns = None, 0
+        self._newest: Update | None = None
+        self._begun_ns = 0  # stamp of the newest image when the last grid was begun
+        self._sweep: CloudSweep | None = None  # of the grid in progress
+        self._is_read = False
+        self._floor = 0.0
 
-    def update(self, update: Update) -> None:
+    def update(self, update: Update, change: Change) -> None:
         """The newest update, of which heights and the places of keyframes are taken."""
+        if change.is_other_map:
+            self.reset()
         self._newest = update
 
+    def abandon(self) -> None:
+        """Nobody listens any more."""
+        self._sweep, self.warning = None, ""
+
+    @property
+    def is_making(self) -> bool:
+        """Whether a grid is in progress."""
+        return self._sweep is not None
+
     def is_due(self, parameters: Parameters) -> bool:
-        """Whether it is time to publish again, by the images' stamps."""
+        """Whether it is time for another grid, by the images' stamps."""
         if self._newest is None:
             return False
-        past = self._newest.views[-1].stamp_ns - self._sent_ns
-        return not 0 <= past < 1e9 * self._period(parameters)
+        past = self._newest.views[-1].stamp_ns - self._begun_ns
+        return not 0 <= past < 1e9 * parameters.map_period
 
-    def _period(self, parameters: Parameters) -> float:
-        """Seconds from one grid to the next, at least."""
-        return max(parameters.map_period, self._seconds / SHARE)
-
-    def message(
-        self, read: Callable[[], OwnedCloud | None], cell: float, parameters: Parameters
-    ) -> OccupancyGrid | None:
-        """The grid of the cloud that `read` gives; None: there is none, or no height is known."""
-        update, began = self._newest, time.perf_counter()
-        cloud = read()
-        if cloud is None:
+    def begin(self, parameters: Parameters) -> None:
+        """Begin a grid, unless there is no cloud, or no height is known: that is a warning then."""
+        update = self._newest
+        if self._map.voxel == 0:
             self.warning = "~/occupancy has a subscriber, but map_voxel is 0: no map is kept"
-        if update is None or cloud is None:
-            return None
+            return
+        if update is None:
+            return
         newest = update.views[-1]
         mount = self._find_mount(newest.camera, newest.stamp_ns)
         floor = 0.0 if mount is not None else -parameters.camera_height or None
@@ -112,36 +123,54 @@ class OccupancyOutput:
             "~/occupancy", parameters, newest.camera, metric=update.metric, mount=floor
         )
         if floor is None or not update.metric:
+            return
+        self._floor, self._is_read, self._begun_ns = floor, False, newest.stamp_ns
+        band = band_of(parameters, floor)
+        self._builder = GridBuilder(self._keyframes, band, self._map.voxel)
+        self._sweep = self._map.sweep(self._builder)
+
+    def next_message(self, parameters: Parameters) -> OccupancyGrid | None:
+        """Go on with the grid; the message once it is complete, unless it is empty."""
+        if self._sweep is None or self._newest is None:
             return None
-        found = occupancy(
-            cloud.points, cloud.keyframes, eyes_of(update.keyframes),
-            band_of(parameters, floor), cell,
-        )  # fmt: skip
-        self._seconds = time.perf_counter() - began
-        self.state = f"every {self._period(parameters):.1f} s at most"
-        if self._period(parameters) > parameters.map_period:
+        if self._sweep.segment != self._map.segment:
+            self._sweep, self._is_read = self._map.sweep(self._builder), False
+        if not self._is_read and self._sweep is not None:
+            self._is_read = self._sweep.advance(READ_AT_ONCE / max(self._map.size, READ_AT_ONCE))
+            return None
+        if not self._builder.draw():
+            return None
+        self._sweep = None
+        if self._builder.grid is None:
+            self._begun_ns = 0
+            return None
+        stamp_ns = self._newest.views[-1].stamp_ns
+        self._describe(1e-9 * (stamp_ns - self._begun_ns), parameters.map_period)
+        return self._message(self._builder.grid, stamp_ns, parameters.world_frame)
+
+    def _describe(self, taken: float, period: float) -> None:
+        """Say how often there is a grid, of which the last was made over some seconds."""
+        self.state = f"every {max(taken, period):.1f} s at most"
+        if taken > period:
             self.state += (
-                f", and not every {parameters.map_period:g} s (map_period), since a grid takes"
-                f" {self._seconds:.2f} s, and {SHARE:.0%} of the time are for it"
+                f", and not every {period:g} s (map_period), since each image brings it only a part"
+                f" further: {self._map.size} points of the map take {taken:.1f} s"
             )
-        if found is None:
-            return None
-        self._sent_ns = newest.stamp_ns
+
+    def _keyframes(self) -> KeyframePoses:
+        return KeyframePoses.empty() if self._newest is None else self._newest.keyframes
+
+    def _message(self, found: Grid, stamp_ns: int, frame_id: str) -> OccupancyGrid:
         rows, columns = found.values.shape
         data = array("b")
-        data.frombytes(found.values.tobytes())
-        head = messages.header(newest.stamp_ns, parameters.world_frame)
+        data.frombytes(found.values.data)
+        head = messages.header(stamp_ns, frame_id)
         x, y = found.origin
         info = MapMetaData(
             map_load_time=head.stamp, resolution=found.cell, width=columns, height=rows,
-            origin=Pose(position=Point(x=x, y=y, z=floor)),
+            origin=Pose(position=Point(x=x, y=y, z=self._floor)),
         )  # fmt: skip
         return OccupancyGrid(header=head, info=info, data=data)
-
-
-def eyes_of(keyframes: KeyframePoses) -> dict[int, Float[np.ndarray, "3"]]:
-    """Where every keyframe's camera stands."""
-    return dict(zip(keyframes.ids.tolist(), keyframes.translation, strict=True))
 
 
 def why_not(topic: str, parameters: Parameters, camera: str, *, metric: bool, mount: object) -> str:

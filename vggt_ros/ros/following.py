@@ -5,8 +5,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from vggt_ros.frames import Update, View
 from vggt_ros.mapping.corrections import Correction, KeyframeFollower, KeyframePoses, shared_rows
 

@@ -11,7 +11,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.files import write_ply
 from vggt_ros.frames import Update
 from vggt_ros.mapping.map_files import LoadedMap
-from vggt_ros.mapping.voxel_sweep import CloudSweep
+from vggt_ros.mapping.voxel_sweep import CloudSweep, Parts
 from vggt_ros.mapping.voxels import OwnedCloud, VoxelMap
 from vggt_ros.ros import messages
 from vggt_ros.ros.following import Change
@@ -151,6 +151,15 @@ class MapOutput:
     def voxel(self) -> float:
         """Side of a voxel now; 0: no cloud is kept."""
         return 0.0 if self._cloud is None else self._cloud.voxel
+
+    def sweep(self, parts: Parts) -> CloudSweep | None:
+        """A sweep of the cloud that is shown; None where none is kept."""
+        return None if self._cloud is None else CloudSweep(self._cloud, self._segment, parts)
+
+    @property
+    def segment(self) -> int:
+        """That is shown."""
+        return self._segment
 
     @property
     def state(self) -> str:

@@ -24,7 +24,7 @@ from vggt_ros.geometry import lever_arm_jacobian, quaternion_from_rotation
 from vggt_ros.imaging.encodings import UnknownEncoding
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE, Velocity
-from vggt_ros.mapping.voxels import Cloud
+from vggt_ros.mapping.voxels import OwnedCloud
 from vggt_ros.msg import PointTracks, QueryPoints
 from vggt_ros.ros.clouds import FIELDS, POINT_STEP, packed, write_image_records, write_records
 
@@ -183,7 +183,7 @@ class GrowingCloud:
         """No points so far."""
         self._count = 0
 
-    def append(self, part: Cloud, /) -> None:
+    def append(self, part: OwnedCloud, /) -> None:
         """More points, none of them NaN."""
         first, self._count = self._count, self._count + len(part.points)
         data = self._message.data

@@ -7,6 +7,7 @@ from functools import cache
 
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from visualization_msgs.msg import MarkerArray
@@ -32,6 +33,8 @@ from vggt_ros.ros.status_output import status_message
 from vggt_ros.ros.surface import SurfaceFilter
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.ros.when_lost import is_located
+
+GREETING_PERIOD = 0.02  # seconds between two parts of a grid that a new subscriber waits for
 
 
 class Outputs:
@@ -77,11 +80,17 @@ class Outputs:
             node, MarkerArray, "~/keyframes", lambda: call_soon(self._send_keyframes_if_any)
         )
         self.scan = ScanOutput(robot.base_from_camera)
-        self.occupancy = OccupancyOutput(robot.base_from_camera)
+        self.occupancy = OccupancyOutput(robot.base_from_camera, self.map)
         self._scan = Output(node, LaserScan, "~/scan")
         self._occupancy = Output(
-            node, OccupancyGrid, "~/occupancy", lambda: call_soon(self._send_occupancy_if_any)
+            node, OccupancyGrid, "~/occupancy", lambda: call_soon(self._greet_with_occupancy)
         )
+        self._greeting = node.create_timer(
+            GREETING_PERIOD,
+            lambda: call_soon(self._continue_occupancy),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        self._greeting.cancel()
         self._all = [output for output in vars(self).values() if isinstance(output, Output)]
 
     @property
@@ -165,11 +174,18 @@ class Outputs:
                 )
             )
 
-    def _send_occupancy_if_any(self) -> None:
+    def _greet_with_occupancy(self) -> None:
+        """Make a grid also where no image comes any more."""
+        if not self.occupancy.is_making:
+            self.occupancy.begin(self._parameters.now)
+        self._greeting.reset()
+
+    def _continue_occupancy(self) -> None:
+        """One more part of the grid; it is sent once it is complete."""
         now = self._parameters.now
-        self._occupancy.send_if_any(
-            lambda: self.occupancy.message(lambda: self.map.owned_cloud, self.map.voxel, now)
-        )
+        self._occupancy.send_if_any(lambda: self.occupancy.next_message(now))
+        if not self.occupancy.is_making:
+            self._greeting.cancel()
 
     def _publish_view(self, view: View, update: Update, parameters: Parameters) -> None:
         output = DepthOutput(
@@ -224,15 +240,18 @@ class Outputs:
         """Cloud, grid and keyframes, every `map_period` seconds; an update sends one of them."""
         self._newest = update, change.segment
         self.map.update(update, change)
-        self.occupancy.update(update)
+        self.occupancy.update(update, change)
         if not self._occupancy.has_subscribers:
-            self.occupancy.warning = ""
+            self.occupancy.abandon()
         if self._map.has_subscribers and (message := self.map.next_message()) is not None:
             self._map.send(lambda _: message)
         elif self._keyframes.has_subscribers and self._are_keyframes_due(update):
             self._send_keyframes_if_any()
-        elif self._occupancy.has_subscribers and self.occupancy.is_due(self._parameters.now):
-            self._send_occupancy_if_any()
+        elif self._occupancy.has_subscribers:
+            now = self._parameters.now
+            if not self.occupancy.is_making and self.occupancy.is_due(now):
+                self.occupancy.begin(now)
+            self._continue_occupancy()
 
     def _are_keyframes_due(self, update: Update) -> bool:
         stamp, period = update.views[-1].stamp_ns, round(1e9 * self._parameters.now.map_period)

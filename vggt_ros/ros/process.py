@@ -29,7 +29,7 @@ AnyNode = TypeVar("AnyNode", bound=Node)
 
 
 def publish_in_background() -> None:
-    """Megabytes are copied to the subscribers by a thread of Fast DDS, not by the one that publishes.
+    """A thread of Fast DDS copies messages to the subscribers, not the one that publishes.
 
     Unless the environment says otherwise; to be called before rclpy's context is made. Publishing a
     cloud of 4 MB takes 1.2 instead of 2.2 ms so, while Python's lock is held.

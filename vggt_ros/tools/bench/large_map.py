@@ -13,14 +13,17 @@ from jaxtyping import Float, Float32
 from vggt_ros.geometry import Similarity, unproject
 from vggt_ros.imaging.compressed import compress
 from vggt_ros.mapping import graph
-from vggt_ros.mapping.corrections import KeyframeFollower
+from vggt_ros.mapping.corrections import KeyframeFollower, KeyframePoses
 from vggt_ros.mapping.edges import LOOP, SEQUENCE, Edge
+from vggt_ros.mapping.flat import Band
 from vggt_ros.mapping.keyframe import Keyframe
 from vggt_ros.mapping.keyframe_map import Appearance
 from vggt_ros.mapping.keyframes import KeyframeStore
 from vggt_ros.mapping.loops import LoopView
 from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.measuring import Priors
+from vggt_ros.mapping.occupancy import READ_AT_ONCE, GridBuilder
+from vggt_ros.mapping.voxel_sweep import CloudSweep
 from vggt_ros.mapping.voxels import VoxelMap
 from vggt_ros.mapping.window import WindowGeometry, level_camera
 from vggt_ros.tools.bench.load import host_memory
@@ -56,7 +59,13 @@ def rows(size: int, width: int, height: int) -> Iterator[Row]:
     window_map.close(5.0)
     seconds = _solve(window_map.keyframes.store)
     yield Row(f"map_s/graph_loop/N{KEYFRAMES}", seconds, "s", "lower", "below 1")
-    follow = _follow_cloud(window_map.keyframes.store)
+    cloud = _cloud(window_map.keyframes.store)
+    parts = _grid_parts(cloud, window_map.keyframes.store.snapshot())
+    name = f"N{KEYFRAMES}/{VOXELS}"
+    yield Row(f"map_ms/occupancy_part/{name}", float(np.median(parts)), "ms", "lower", "at most 3")
+    yield Row(f"map_ms/occupancy_p99/{name}", _p99(parts), "ms", "lower", "at most 6")
+    yield Row(f"map_ms/occupancy/{name}", sum(parts), "ms", "lower")
+    follow = _follow_cloud(window_map.keyframes.store, cloud)
     yield Row(f"map_ms/follow/N{KEYFRAMES}", float(np.median(follow)), "ms", "lower", "below 12")
     yield Row(f"map_ms/follow_p99/N{KEYFRAMES}", _p99(follow), "ms", "lower", "below 30")
 
@@ -212,16 +221,33 @@ def _solve(store: KeyframeStore) -> float:
     return time.thread_time() - start
 
 
-def _follow_cloud(store: KeyframeStore) -> list[float]:
-    """Milliseconds of each update in which a full cloud follows a correction of the whole map."""
-    random, cloud, follower = np.random.default_rng(0), VoxelMap(), KeyframeFollower()
+def _cloud(store: KeyframeStore) -> VoxelMap:
+    """A full cloud around the keyframes."""
+    random, cloud = np.random.default_rng(0), VoxelMap()
     keys, count = store.ids.tolist(), VOXELS // KEYFRAMES
     for key in keys:
         place = store.get(key).world_from_keyframe.translation
         points = (place + random.uniform(-20, 20, (count, 3))).astype(np.float32)
         cloud.add(points, np.zeros((count, 3), np.uint8), np.full(count, 2.0), keyframe=key)
+    return cloud
+
+
+def _grid_parts(cloud: VoxelMap, keyframes: KeyframePoses) -> list[float]:
+    """Milliseconds of each update in which the cloud is made a grid, a part at a time."""
+    builder = GridBuilder(lambda: keyframes, Band(0.1, 2.0, 5.0), cloud.voxel)
+    sweep, times = CloudSweep(cloud, 0, builder), []
+    for go_on in (partial(sweep.advance, READ_AT_ONCE / cloud.count(0)), builder.draw):
+        done = False
+        while not done:
+            done, milliseconds = timed(go_on)
+            times.append(milliseconds)
+    return times
+
+
+def _follow_cloud(store: KeyframeStore, cloud: VoxelMap) -> list[float]:
+    """Milliseconds of each update in which a full cloud follows a correction of the whole map."""
+    follower, times = KeyframeFollower(), []
     follower.follow(store.snapshot())
-    times = []
     for i in range(FOLLOWED):
         if i % 20 == 0:
             store.rescale(0, 1.02, np.zeros(3))
