@@ -16,6 +16,7 @@ from vggt_ros.mapping.voxel_table import VoxelTable
 
 MAX_PIXELS = 26_000  # of one view that are added; at 518 x 392 every third row and column
 MOVED_AT_ONCE = 20_000  # voxels that one call of `follow` puts into new cells, about
+ERASED_AT_ONCE = 1 << 16  # slots of the table for the next move that one call empties
 MOVED_SHARE = 0.02  # of all voxels that left their cell, from which they are put into new ones
 EXAMINED = 10_000  # voxels that one view is compared with at most, about
 TURNS = 4  # views at least, from one comparison of a voxel to its next
@@ -56,8 +57,8 @@ class VoxelMap:
 
     When more than `capacity` voxels are taken, their side doubles: far or near, nothing is dropped,
     only stored more coarsely. It halves again where a correction shrinks the map as much, and is
-    never less than `voxel`. Memory stays at about 110 bytes times `capacity`, and at twice that
-    while voxels are being moved.
+    never less than `voxel`. Memory stays at about 220 bytes times `capacity`, half of it for the
+    cells to which voxels are moved, which are laid out beforehand.
     """
 
     def __init__(self, voxel: float = 0.05, capacity: int = 500_000):
@@ -70,6 +71,8 @@ class VoxelMap:
         self._table = VoxelTable(self.smallest_voxel, self.capacity)
         self._old: VoxelTable | None = None  # whose voxels are being moved to the other
         self._done = 0  # its slots up to here were moved
+        self._spare: VoxelTable | None = None  # to which voxels will be moved
+        self._erased = 0  # its slots up to here are empty
         self._examined = 0  # slots up to here were compared with a view, this time round
 
     @property
@@ -228,17 +231,26 @@ class VoxelMap:
         """
         for table in self._tables():
             table.owners.follow(correction, segments)
-        if self._old is None:
-            owners = self._table.owners
-            if len(owners.keyframes) > max(MAX_ROWS, 2 * len(set(owners.keyframes))):
-                self._begin(self.voxel)
-            elif owners.moved.any():
-                left, scale = self._table.sample_motion()
-                if len(left) and left.mean() > MOVED_SHARE:
-                    self._begin(self._voxel_at(float(np.median(scale))))
         if self._old is not None:
             share = MOVED_AT_ONCE / max(self._old.taken, 1)
             self._advance(max(int(share * self._old.slots), 1))
+            return
+        owners = self._table.owners
+        if len(owners.keyframes) > max(MAX_ROWS, 2 * len(set(owners.keyframes))):
+            self._begin(self.voxel)
+        elif owners.moved.any():
+            left, scale = self._table.sample_motion()
+            if len(left) and left.mean() > MOVED_SHARE:
+                self._begin(self._voxel_at(float(np.median(scale))))
+        if self._old is None and self._table.taken > MOVED_AT_ONCE:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Empty some more slots of the spare table."""
+        self._spare = self._spare or VoxelTable(self.voxel, self.capacity)
+        if self._erased < self._spare.slots:
+            self._spare.erase(slice(self._erased, self._erased + ERASED_AT_ONCE))
+            self._erased += ERASED_AT_ONCE
 
     def _voxel_at(self, scale: float) -> float:
         """Side of the voxels of a map that was multiplied by `scale`: fine ones need more room."""
@@ -250,7 +262,12 @@ class VoxelMap:
         return [self._table] if self._old is None else [self._table, self._old]
 
     def _begin(self, voxel: float) -> None:
-        self._old, self._table = self._table, VoxelTable(voxel, self.capacity)
+        """Voxels of this side from now on."""
+        table = self._spare or VoxelTable(voxel, self.capacity)
+        if self._spare is not None:
+            table.erase(slice(self._erased, None))
+        table.reset(voxel)
+        self._old, self._table, self._spare = self._table, table, None
         self._done = self._examined = 0
 
     def _advance(self, slots: int) -> None:
@@ -259,7 +276,7 @@ class VoxelMap:
         self._old.move_into(self._table, slice(self._done, self._done + slots))
         self._done += slots
         if self._done >= self._old.slots:
-            self._old = None
+            self._old, self._spare, self._erased = None, self._old, 0
 
     def _finish(self) -> None:
         if self._old is not None:

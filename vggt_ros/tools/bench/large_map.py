@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32
 from vggt_ros.geometry import Similarity, unproject
 from vggt_ros.imaging.compressed import compress
 from vggt_ros.mapping import graph
-from vggt_ros.mapping.corrections import KeyframeFollower, KeyframePoses
+from vggt_ros.mapping.corrections import Correction, KeyframeFollower, KeyframePoses
 from vggt_ros.mapping.edges import LOOP, SEQUENCE, Edge
 from vggt_ros.mapping.flat import Band
 from vggt_ros.mapping.keyframe import Keyframe
@@ -26,6 +26,7 @@ from vggt_ros.mapping.occupancy import READ_AT_ONCE, GridBuilder
 from vggt_ros.mapping.voxel_sweep import CloudSweep
 from vggt_ros.mapping.voxels import VoxelMap
 from vggt_ros.mapping.window import WindowGeometry, level_camera
+from vggt_ros.settings import Settings
 from vggt_ros.tools.bench.load import host_memory
 from vggt_ros.tools.bench.main import Row
 
@@ -68,6 +69,11 @@ def rows(size: int, width: int, height: int) -> Iterator[Row]:
     follow = _follow_cloud(window_map.keyframes.store, cloud)
     yield Row(f"map_ms/follow/N{KEYFRAMES}", float(np.median(follow)), "ms", "lower", "below 12")
     yield Row(f"map_ms/follow_p99/N{KEYFRAMES}", _p99(follow), "ms", "lower", "below 30")
+
+
+def depth_frames(size: int) -> int:
+    """How many of a window's newest frames have depth by default."""
+    return Settings(window_size=size).frames_with_depth
 
 
 def timed(work: Callable, *arguments: Any) -> tuple[Any, float]:
@@ -185,13 +191,13 @@ def _drive(
 def _window(
     newest: int, size: int, width: int, height: int, is_first: bool
 ) -> tuple[WindowGeometry, Similarity]:
-    """The last `size` cameras in a random unit, and noisy depth of the newest two."""
+    """The last `size` cameras in a random unit, and noisy depth as by default."""
     random = np.random.default_rng(newest)
     ids = tuple(range(newest - size + 1, newest + 1))
     unit = 1.0 if is_first else float(np.exp(random.uniform(-1, 1)))
     moved = Similarity(unit, np.eye(3), np.zeros(3))
     intrinsics = _intrinsics(width, height)
-    depth = np.stack([_depth(i, intrinsics, width, height) for i in ids[-2:]])
+    depth = np.stack([_depth(i, intrinsics, width, height) for i in ids[-depth_frames(size) :]])
     depth *= unit * np.exp(0.03 * random.standard_normal(depth.shape))
     window = WindowGeometry(
         ids,
@@ -229,6 +235,7 @@ def _cloud(store: KeyframeStore) -> VoxelMap:
         place = store.get(key).world_from_keyframe.translation
         points = (place + random.uniform(-20, 20, (count, 3))).astype(np.float32)
         cloud.add(points, np.zeros((count, 3), np.uint8), np.full(count, 2.0), keyframe=key)
+        cloud.follow(Correction({}, {}))  # as every update has it
     return cloud
 
 

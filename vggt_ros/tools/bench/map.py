@@ -50,14 +50,15 @@ def rows(options: Options) -> Iterator[Row]:
 
 
 def _window(newest: int, size: int, width: int, height: int) -> WindowGeometry:
-    """The last `size` cameras in a random unit, and noisy depth of the newest two."""
+    """The last `size` cameras in a random unit, and noisy depth as by default."""
     random = np.random.default_rng(newest)
     ids = tuple(range(newest - size + 1, newest + 1))
     cameras = np.tile(level_camera(), (size, 1, 1))
     cameras[:, 1, 3] = [0.1 * i for i in ids]
     intrinsics = np.array([[0.7 * width, 0, width / 2], [0, 0.7 * width, height / 2], [0, 0, 1]])
     unit = float(np.exp(random.uniform(-1, 1)))
-    depth = np.stack([_depth(camera, intrinsics, width, height) for camera in cameras[-2:]])
+    shown = large_map.depth_frames(size)
+    depth = np.stack([_depth(camera, intrinsics, width, height) for camera in cameras[-shown:]])
     depth *= unit * np.exp(0.03 * random.standard_normal(depth.shape))
     return WindowGeometry(
         ids,
