@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 from fakes.oracle import NONE
 from fakes.room import BASE_FROM_CAMERA, ROOM
+from made_updates import keyframes, update
 from nav_msgs.msg import OccupancyGrid
 from node_rig import PERIOD, Rig
 from robot_rig import START, SimulatedRobot
 from sensor_msgs.msg import LaserScan
 
 from vggt_ros.errors import UserError
+from vggt_ros.ros.flat_outputs import OccupancyOutput
+from vggt_ros.ros.following import MapFollower
+from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.messages import stamp_ns
-from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.parameters import LiveParameters, Parameters
 
 pytestmark = pytest.mark.ros
 
@@ -100,6 +104,40 @@ def test_the_map_from_above_for_late_subscribers_too(rig: Rig):
         eye = (base @ BASE_FROM_CAMERA)[:3, 3] - robot.base[0][:3, 3]
         assert at(eye[0], eye[1]) == 0
     assert at(5.0 - robot.base[0][0, 3] - 0.05, -1.2) in (100, -1)
+
+
+class Unchanging(LiveParameters):
+    """Parameters without a node."""
+
+    def __init__(self, now: Parameters):
+        self.now = now
+
+
+def test_a_large_grid_takes_some_images_and_that_is_said(monkeypatch: pytest.MonkeyPatch):
+    now = Parameters(map_voxel=0.05, map_period=0.5, base_frame="robot", scan_max_range=4.0)
+    known, grids, follower = MapOutput(Unchanging(now)), {}, MapFollower()
+    output = OccupancyOutput(lambda *_: np.eye(4), known)
+    for i in range(40):
+        if i == 20:
+            monkeypatch.setattr("vggt_ros.ros.flat_outputs.READ_AT_ONCE", known.size // 8)
+        found = update([i - 1, i] if i else [i], keyframes(range(i + 1)), metric=True)
+        change = follower.follow(found)
+        known.update(found, change)
+        output.update(found, change)
+        if not output.is_making and output.is_due(now):
+            output.begin(now)
+        assert output.warning == ""
+        if (grid := output.next_message(now)) is not None:
+            grids[i] = grid
+            assert stamp_ns(grid.header.stamp) == found.views[-1].stamp_ns
+            if i < 20:
+                assert output.state == "every 0.5 s at most"
+    gaps = np.diff(sorted(grids))
+    assert 5 in gaps and gaps[-1] > 8, "eight parts to read"
+    assert "not every 0.5 s (map_period)" in output.state
+    assert set(np.unique(list(grids.values())[-1].data)) == {-1, 0, 100}
+    output.abandon()
+    assert not output.is_making
 
 
 def test_a_band_needs_its_two_heights_in_order():
