@@ -15,9 +15,8 @@ from vggt_ros.errors import UserError
 from vggt_ros.imaging.fit import Fit
 from vggt_ros.tools.cli import call
 from vggt_ros.tools.export import export
-from vggt_ros.tools.exports.images import ExportedImage
-from vggt_ros.tools.exports.nerfstudio import depth_on_image
 from vggt_ros.tools.runs.format import read_ply
+from vggt_ros.tools.runs.whole_images import depth_on_image
 from vggt_ros.tools.runs.writer import RunWriter
 
 
@@ -79,7 +78,8 @@ def test_depth_has_the_shape_of_the_image_whether_the_grid_pads_or_cuts_it():
             depth[~grid.valid if grid.valid is not None else np.zeros((42, 56), bool)] = np.nan
             found = depth_on_image(
                 frame._replace(depth=depth),
-                ExportedImage("", *size, grid.input_from_network),
+                grid.input_from_network,
+                size,
             )
             assert abs(found.shape[1] / found.shape[0] / (size[0] / size[1]) - 1) < 0.05
             assert np.isfinite(found).all() == (kind == "pad")

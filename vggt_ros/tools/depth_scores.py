@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from vggt_ros.errors import UserError
 from vggt_ros.tools.runs.format import Run, is_run, open_run
+from vggt_ros.tools.runs.whole_images import whole_depth
 
 
 class DepthScores(NamedTuple):
@@ -60,7 +61,7 @@ def run_scores(run: Path, depth: Path, unit: float, max_difference: float) -> De
     for frame in open_run(run).frames():
         nearest = int(stamps[np.argmin(np.abs(stamps - frame.stamp_ns))])
         if abs(nearest - frame.stamp_ns) <= max_difference * 1e9:
-            found.append(frame.depth)
+            found.append(frame.depth if is_run(depth) else whole_depth(frame))
             true.append(truth[nearest]())
     if not found:
         raise UserError(f"no frame of {run} has a true depth within {max_difference} s in {depth}")

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 
 from vggt_ros.files import write_ply
 from vggt_ros.tools.exports.images import ExportedImage
 from vggt_ros.tools.exports.sparse_model import PIXEL_CENTRE, build_model
 from vggt_ros.tools.runs.format import Run, RunFrame
+from vggt_ros.tools.runs.whole_images import depth_on_image
 
 OPTICAL_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 THOUSANDTHS = 1000.0
@@ -35,7 +35,7 @@ def write_nerfstudio(
         frame, image = run.frame(index), images[index]
         name = f"depth/{index:06d}.npy"
         (folder / "depth").mkdir(exist_ok=True)
-        depth = depth_on_image(frame, image)
+        depth = depth_on_image(frame, image.image_from_grid, (image.width, image.height))
         np.save(folder / name, np.nan_to_num(depth * np.float32(THOUSANDTHS)))
         rows.append(_row(frame, image) | {"depth_file_path": name})
     document = {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": rows}
@@ -59,22 +59,3 @@ def _row(frame: RunFrame, image: ExportedImage) -> dict[str, Any]:
         "p2": 0.0,
         "transform_matrix": (frame.world_from_camera @ OPTICAL_FROM_OPENGL).tolist(),
     }
-
-
-def depth_on_image(frame: RunFrame, image: ExportedImage) -> Float32[np.ndarray, "H W"]:
-    """Depth of the whole image, as fine as the grid has it; NaN where it has none.
-
-    It has the image's shape: rows and columns that the grid cuts off are added, padding is not.
-    """
-    (x, _, x0), (_, y, y0), _ = np.linalg.inv(image.image_from_grid)  # of the grid from the image
-    size = [max(1, round(side * step)) for side, step in ((image.width, x), (image.height, y))]
-    columns, rows = (
-        np.rint((np.arange(n) + 0.5) * side / n * step - 0.5 * step + first).astype(int)
-        for n, side, step, first in zip(
-            size, (image.width, image.height), (x, y), (x0, y0), strict=True
-        )
-    )
-    height, width = frame.depth.shape
-    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
-    found = frame.depth[rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)]
-    return np.where(inside, found, np.float32(np.nan))
