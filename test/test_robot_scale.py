@@ -78,7 +78,7 @@ def test_odometry_that_stops_is_reported(rig: Rig):
     robot.start(scale_source="odometry", tf_mode="none")
     robot.infer(0, 1)
     robot.infer(*range(2, 25), odom=False)
-    rig.wait_for_diagnostics("nothing came on '/odom' for 2.", "(2 messages heard before)")
+    rig.wait_for_diagnostics("nothing came on '/odom' for 2.", "(2 messages received before)")
     assert rig.count("inferences") == 25
 
 
@@ -90,7 +90,7 @@ def test_odometry_that_stops_is_reported_even_after_a_stamp_in_the_future(rig: R
     rig.wait_for_diagnostics("odometry: it is 10000 s ahead of the images; give both one clock")
     robot.infer(1)
     robot.infer(*range(2, 25), odom=False)
-    rig.wait_for_diagnostics("nothing came on '/odom' for 2.", "(2 messages heard before)")
+    rig.wait_for_diagnostics("nothing came on '/odom' for 2.", "(2 messages received before)")
 
 
 def test_contradicting_sources_are_reported(rig: Rig):

@@ -52,11 +52,11 @@ UNUSABLE_DEPTH = {
     "another clock": (
         lambda i: START + i * PERIOD - 37 * SECOND,
         "scale_source depth: its nearest message is -35.000 s from an image's stamp, 0.050 s are"
-        " allowed (25 messages heard); give both one clock",
+        " allowed (25 messages received); give both one clock",
     ),
     "stamp 0": (
         lambda i: 0,
-        "scale_source depth: its messages are stamped 0 (25 messages heard); its driver must stamp",
+        "scale_source depth: its messages are stamped 0 (25 messages received); its driver must",
     ),
     "never": (
         None,
@@ -66,7 +66,7 @@ UNUSABLE_DEPTH = {
     "too late": (
         lambda i: START + (i - 30) * PERIOD,
         "scale_source depth: its nearest message is -1.000 s from an image's stamp, 0.050 s are"
-        " allowed (25 messages heard)",
+        " allowed (25 messages received)",
     ),
 }
 
@@ -156,7 +156,7 @@ def test_a_depth_camera_of_a_wider_view_is_registered(rig: Rig, topic: str, info
 def test_a_depth_camera_that_cannot_be_registered_is_refused_by_name(rig: Rig, options, words):
     start_wide(rig, **options)
     rig.wait_for_diagnostics(words, inferences="12", scale="units are arbitrary")
-    assert is_said(rig, "(12 messages heard)")
+    assert is_said(rig, "(12 messages received)")
 
 
 def test_depth_in_the_camera_s_frame_with_another_lens_is_registered(rig: Rig):
@@ -257,7 +257,7 @@ def test_an_imu_of_no_use_is_a_warning_that_lasts(rig: Rig, up, options, words):
     robot.infer(0, 1)
     values = {"world levelled by": "assumption: the first camera is level"}
     rig.wait_for_diagnostics(words, inferences="2", **values)
-    assert is_said(rig, "the first camera is taken to be level (3 messages heard)")
+    assert is_said(rig, "the first camera is taken to be level (3 messages received)")
 
 
 def test_an_imu_that_is_remapped_and_silent_is_a_warning(rig: Rig):

@@ -50,11 +50,11 @@ class MissingImages:
                 f"{offers}, which keeps its last image for later subscribers (transient local);"
                 " images from before the start are not read: publish it again"
             )
-        hears = f"{offers}; if ros2 topic hz {image.topic} receives some"
+        received = f"{offers}; if ros2 topic hz {image.topic} receives some"
         if image.is_reliable:
-            return f"{hears}, this process has another ROS_DOMAIN_ID or network than that shell"
+            return f"{received}, this process has another ROS_DOMAIN_ID or network than that shell"
         return (
-            f"{hears}, best-effort images above 0.5 MB are lost unless their publisher uses the"
+            f"{received}, best-effort images above 0.5 MB are lost unless their publisher uses the"
             " Fast DDS profile config/fastdds.xml"
         )
 

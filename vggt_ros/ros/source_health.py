@@ -71,7 +71,7 @@ class SourceHealth:
 
     @property
     def _count(self) -> str:
-        return f"{self.heard} message{'s' * (self.heard != 1)} heard"
+        return f"{self.heard} message{'s' * (self.heard != 1)} received"
 
     def _reason(self, apart_ns: int | None, allowed_ns: int) -> str:
         if not self.heard:
