@@ -12,7 +12,7 @@ from vggt_ros.tools.cli import call
 from vggt_ros.train import run
 from vggt_ros.train.config import RECIPES, find_recipe, read_recipe, recipe_from
 
-NAMES = {"small", "small_cpu", "small_cpu_wide"}
+NAMES = {"small", "small_cpu", "small_cpu_wide", "small_rig"}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_an_unknown_recipe_is_an_error_that_lists_those_of_the_package(
     tmp_path, monkeypatch, capsys, name
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="small, small_cpu, small_cpu_wide"):
+    with pytest.raises(UserError, match="small, small_cpu, small_cpu_wide, small_rig"):
         read_recipe(name)
     assert call(["train", name]) == 1
     assert f"there is no recipe '{name}'" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def distance_loss(_, weights, batch):
 def test_validation_writes_table_images_and_the_best_weights(tmp_path, monkeypatch):
     requested = []
 
-    def rooms(frames, height, width, count, queries=4):
+    def rooms(frames, height, width, count, queries=4, views=1):
         requested.append(frames)
         return iter([batch_of(1, seed, frames, queries=queries) for seed in range(count)])
 

@@ -55,12 +55,16 @@ class Recipe:
 
     out: str = "runs/small"  # folder of the run, relative to the working directory
     model: str = "small"  # preset; the checkpoint's configuration if `start` names one
+    layout: str = ""  # how images attend to each other (docs/layouts.md); empty: the model's own
     start: str = ""  # initial weights: preset, file, folder or hub id; empty: random ones
     heads: tuple[str, ...] = ("camera", "depth", "tracks")
     seed: int = 0
     steps: int = 20_000
     batch: int = 8  # windows a step, over all devices
     buckets: tuple[tuple[int, int, int], ...] = ((4, 168, 224),)  # frames, height, width
+    views: tuple[
+        int, ...
+    ] = ()  # cameras of the rig that the frames of each bucket are of; empty: 1
     queries: int = 32  # tracked points a window
     tracks_share: float = 1.0  # of the steps train the track head; the others are faster
     optimiser: Literal["adamw", "muon"] = "adamw"  # muon: orthogonalised updates of matrices
@@ -82,6 +86,16 @@ class Recipe:
     nan_limit: int = 10  # skipped steps in a row that end the run
     data: Data = field(default_factory=Data)
     loss: Loss = field(default_factory=Loss)
+
+    @property
+    def views_by_frames(self) -> dict[int, int]:
+        """Cameras of the rig that windows of so many frames are of; frames are instants x views."""
+        return {
+            bucket[0]: views
+            for bucket, views in zip(
+                self.buckets, self.views or (1,) * len(self.buckets), strict=True
+            )
+        }
 
 
 def read_recipe(name: str | Path) -> Recipe:
@@ -120,6 +134,7 @@ def recipe_from(tree: Any, where: str = "recipe") -> Recipe:
     recipe = _read(Recipe, tree, where)
     if not recipe.buckets or any(len(b) != 3 or b[1] % 14 or b[2] % 14 for b in recipe.buckets):
         raise UserError(f"{where}: buckets are (frames, height, width), sizes in multiples of 14")
+    _check_views(recipe, where)
     scale = recipe.data.motion_scale
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise UserError(
@@ -128,6 +143,23 @@ def recipe_from(tree: Any, where: str = "recipe") -> Recipe:
     if recipe.data.kind == "co3d" and not recipe.data.root:
         raise UserError(f"{where}: data.kind co3d needs data.root, the folder of the categories")
     return recipe
+
+
+def _check_views(recipe: Recipe, where: str) -> None:
+    """Raise UserError for rigs that do not fit the buckets, or the source of the windows."""
+    views, frames = recipe.views, [bucket[0] for bucket in recipe.buckets]
+    if not views:
+        return
+    if len(views) != len(frames) or any(
+        n < 1 or f % n for n, f in zip(views, frames, strict=False)
+    ):
+        raise UserError(
+            f"{where}: views has one number of cameras for each bucket, which divides its frames"
+        )
+    if len(set(zip(views, frames, strict=True))) > len(set(frames)):
+        raise UserError(f"{where}: buckets of as many frames must have as many views")
+    if recipe.data.kind != "scenes" and set(views) != {1}:
+        raise UserError(f"{where}: rigs are rendered: views needs data.kind scenes")
 
 
 def _read(kind: Any, tree: Any, where: str) -> Any:

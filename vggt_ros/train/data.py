@@ -37,15 +37,21 @@ class Batch(NamedTuple):
 def sample_window(
     key: PRNGKeyArray, frames: int, height: int, width: int, *, queries: int, rays: int,
     interval: float = 0.1, motion_scale: tuple[float, float] = (1.0, 1.0), clean: bool = False,
+    views: int = 1,
 ) -> Batch:  # fmt: skip
     """A window of a synthetic room, without a batch axis; every key gives another room.
 
-    `rays` per pixel and side, `interval` in seconds; `clean` leaves out the augmentation.
+    `rays` per pixel and side, `interval` in seconds; `clean` leaves out the augmentation.  With
+    several `views` the frames are those of a rig of so many cameras, instant by instant.
     """
     keys = jax.random.split(key, 4)
     random = RandomStream(keys[2], 1 + 2 * queries)
     world = scenes.sample_world(keys[0])
-    trajectory = trajectories.sample_trajectory(keys[1], world.room, frames, interval, motion_scale)
+    trajectory = trajectories.sample_trajectory(
+        keys[1], world.room, frames // views, interval, motion_scale
+    )
+    if views > 1:
+        trajectory = trajectories.sample_rig(jax.random.fold_in(keys[1], 2), trajectory, views)
     world = scenes.cleared(world, trajectory.position)
     fov = jnp.deg2rad(random(low=50.0, high=95.0))
     intrinsics = render.intrinsics_for(fov, height, width)

@@ -45,10 +45,17 @@ Predict = Callable[[Batch], Prediction]  # a batch of one window
 
 
 def held_out(
-    frames: int, height: int, width: int, count: int, queries: int = 32, rays: int = 2
-) -> Iterator[Batch]:
-    """Windows from seeds reserved for validation, each a batch of one, without augmentation."""
-    sizes = {"frames": frames, "height": height, "width": width, "queries": queries, "rays": rays}
+    frames: int, height: int, width: int, count: int, queries: int = 32, rays: int = 2,
+    views: int = 1,
+) -> Iterator[Batch]:  # fmt: skip
+    """Windows from seeds reserved for validation, each a batch of one, without augmentation.
+
+    With several `views` the frames are those of a rig.
+    """
+    sizes = {
+        "frames": frames, "height": height, "width": width, "queries": queries, "rays": rays,
+        "views": views,
+    }  # fmt: skip
     sample = jax.jit(partial(sample_window, **sizes, clean=True))
     for i in range(count):
         window = sample(jax.random.fold_in(jax.random.key(HELD_OUT), 1000 * frames + i))

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vggt_ros.errors import UserError
-from vggt_ros.model.checkpoint import open_weights
+from vggt_ros.model.checkpoint import open_config, open_weights
 from vggt_ros.model.config import Config
 from vggt_ros.model.vggt import PRESETS, Weights
 from vggt_ros.train import metrics, plots, score
@@ -39,7 +40,7 @@ def train(
 
     Args:
         config: the recipe: path of a YAML file, or name of one in the package (small, small_cpu,
-            small_cpu_wide).
+            small_cpu_wide, small_rig).
         minutes: save and stop after this time; 0: no limit.
         out: folder of the run, instead of the recipe's; relative to the working directory.
         official: at the end also write the weights under the official names.
@@ -160,9 +161,11 @@ class Run:
     def validate(self, step: int) -> str:
         """Score held-out rooms, keep the best weights, plot curves and depth; returns the table."""
         size = self.recipe.buckets[0][1:]
+        rig = self.recipe.views_by_frames if self.recipe.views else {}
         found = score.compare(
             "network", lambda batch: self._predict(self.state.weights, batch),
-            self.recipe.check_windows, (2, 4, 8), size, self.recipe.queries,
+            self.recipe.check_windows, tuple(sorted(rig)) or (2, 4, 8), size, self.recipe.queries,
+            rig,
         )  # fmt: skip
         rows = found["network"]
         value = math.fsum(row.abs_rel + (1 - row.auc[2] / 100) for row in rows) / len(rows)
@@ -174,7 +177,8 @@ class Run:
         with (self.folder / "table.txt").open("a") as file:
             file.write(text + "\n")
         plots.plot_losses(self.folder / "log.jsonl", self.folder / "curve.png")
-        batch = next(metrics.held_out(4, *size, 1))
+        frames = min(rig, default=4)
+        batch = next(metrics.held_out(frames, *size, 1, views=rig.get(frames, 1)))
         before = self._predict(self.trainer.start().weights, batch)
         after = self._predict(self.state.weights, batch)
         plots.plot_depth(self.folder / "picture.png", batch, before, after)
@@ -184,11 +188,29 @@ class Run:
 def open_network(recipe: Recipe) -> tuple[Config, Weights | None]:
     """The network's configuration and, if the recipe names some, its initial weights."""
     if recipe.start:
-        network, weights, _ = open_weights(recipe.start, heads=recipe.heads, dtype=jnp.float32)
-        return network, weights
+        network = None
+        if recipe.layout:
+            network, _ = open_config(recipe.start, recipe.heads)
+            network = replace(network, layout=recipe.layout)
+        network, weights, report = open_weights(
+            recipe.start, network, heads=recipe.heads, dtype=jnp.float32
+        )
+        if report.copied or report.neutral:
+            print(report)  # what of the layout is new
+        return _trainable(network, recipe), weights
     if recipe.model not in PRESETS:
         raise UserError(f"model {recipe.model!r} is not a preset; presets: {', '.join(PRESETS)}")
-    return PRESETS[recipe.model].config, None
+    network = PRESETS[recipe.model].config
+    return _trainable(replace(network, layout=recipe.layout or network.layout), recipe), None
+
+
+def _trainable(network: Config, recipe: Recipe) -> Config:
+    """The configuration.  Raises UserError for loss terms that its layout does not have."""
+    if recipe.loss.attention > 0 and network.layout != "joint":
+        raise UserError(
+            f"loss.attention is of layout joint, and the network has {network.layout}: set it to 0"
+        )
+    return network
 
 
 def bench_train(

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vggt eval MODEL rooms`: metrics of a network on synthetic rooms held out from training."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -50,15 +51,16 @@ def compare(
     lengths: tuple[int, ...],
     size: tuple[int, int],
     queries: int = QUERIES,
+    views: Mapping[int, int] | None = None,
 ) -> dict[str, list[Metrics]]:
     """Metrics of `predict` and of the baseline, "nothing", on the same rooms.
 
-    `size` is (height, width).
+    `size` is (height, width); `views` says of how many cameras windows of so many frames are.
     """
     predictors: dict[str, Predict] = {name: predict, "nothing": constant_baseline}
     found: dict[str, list[Metrics]] = {key: [] for key in predictors}
     for frames in lengths:
-        rendered = held_out(frames, *size, windows, queries)
+        rendered = held_out(frames, *size, windows, queries, views=(views or {}).get(frames, 1))
         label = f"rendering windows of {frames}"
         batches = list(tqdm(rendered, desc=label, total=windows, leave=False))
         for key, predictor in predictors.items():

@@ -135,7 +135,10 @@ class Trainer:
     def _forward(self, model: VGGT, images: Array, queries: Array | None) -> ForwardPass:
         b, s, height, width, _ = images.shape
         grid = model.grid(height, width)
-        taps = model.aggregator(model.encode(images), grid)
+        views = None
+        if self.config.layout == "view_time":
+            views = self.recipe.views_by_frames.get(s, 1)
+        taps = model.aggregator(model.encode(images), grid, views)
         levels = [model.patches(tap) for tap in taps[:4]]
         out, maps = Prediction(), None
 
@@ -204,7 +207,7 @@ class Trainer:
         one = partial(
             sample_window, frames=frames, height=height, width=width, queries=recipe.queries,
             rays=recipe.data.rays, interval=recipe.data.interval,
-            motion_scale=recipe.data.motion_scale,
+            motion_scale=recipe.data.motion_scale, views=recipe.views_by_frames[frames],
         )  # fmt: skip
 
         def shard(keys: Key[Array, "n"]) -> Batch:

@@ -109,6 +109,29 @@ def trajectory_through(
     return Trajectory(pose, position, interval * jnp.arange(position.shape[0], dtype=jnp.float32))
 
 
+def sample_rig(key: PRNGKeyArray, body: Trajectory, views: int) -> Trajectory:
+    """The cameras of a rig, instant by instant; the first follows `body`, the others are rigid to it.
+
+    They look to alternating sides, 10 to 50 or 60 to 120 degrees further each: half of the rigs
+    have views that overlap.  Cameras are up to 0.3 m apart and at one height.
+    """
+    random = RandomStream(key, 3 + 2 * views)
+    apart = jnp.where(random() < 0.5, random(low=10.0, high=50.0), random(low=60.0, high=120.0))
+    index = jnp.arange(views)
+    side = jnp.where(index % 2 == 1, 1.0, -1.0) * ((index + 1) // 2)
+    angle = jnp.deg2rad(apart) * side
+    place = random(views, 2, low=-0.15, high=0.15) * (index > 0)[:, None]
+    centre = jnp.stack([place[:, 0], jnp.zeros(views), place[:, 1]], axis=-1)  # in the first camera
+    camera_from_body = _about(1, -angle)
+    shift = -jnp.einsum("vij,vj->vi", camera_from_body, centre)
+    turn, move = body.camera_from_world[:, :, :3], body.camera_from_world[:, :, 3]
+    rotation = jnp.einsum("vij,tjk->tvik", camera_from_body, turn)
+    translation = jnp.einsum("vij,tj->tvi", camera_from_body, move) + shift
+    pose = jnp.concatenate([rotation, translation[..., None]], axis=-1).reshape(-1, 3, 4)
+    position = -jnp.einsum("sji,sj->si", pose[:, :, :3], pose[:, :, 3])
+    return Trajectory(pose, position, jnp.repeat(body.seconds, views))
+
+
 def _smooth_noise(
     phase: Float[Array, "3 1"], frames: int, scale: Float[Array, ""]
 ) -> Float[Array, "s"]:
