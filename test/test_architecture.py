@@ -62,6 +62,7 @@ ONLY_IN = {  # foreign package: the areas that may import it
     "evo": {"tools"},
     "matplotlib": {"tools", "train"},
     "pillow_heif": {"tools"},
+    "pycolmap": {"tools"},
     "tqdm": {"tools", "train"},
     "trimesh": {"tools"},
     "tyro": {"tools"},

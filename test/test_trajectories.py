@@ -67,7 +67,9 @@ def test_segments_of_a_run_are_aligned_each_by_itself(tmp_path, capsys):
     poses[3, :3, 3] += 9.0
     for i, pose in enumerate(poses):
         numbers = [*pose[:3, 3], *quaternion_from_rotation(pose[:3, :3])]
-        done[i] = " ".join([done[i].split()[0], *(f"{number:.9f}" for number in numbers)])
+        ns = i * PERIOD + 300 + 67 * i  # no number of microseconds
+        stamp = f"{START // 10**9 + ns // 10**9}.{ns % 10**9:09d}"
+        done[i] = " ".join([stamp, *(f"{number:.9f}" for number in numbers)])
     (run / "trajectory.tum").write_text("\n".join(done) + "\n")
     summary = json.loads((run / "summary.json").read_text())
     parts = {"segments": [0, 8, 12], "segment_numbers": [0, 1, 2], "uncertain_frames": [3]}

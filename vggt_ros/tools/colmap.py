@@ -5,23 +5,41 @@
     DIR/images/...                               the original images, by their names
     DIR/sparse/0/{cameras,images,points3D}.txt   the model, and the same as .bin
     DIR/sparse/1/...                             a model of each further segment of the map
+    DIR/sparse/0/trajectory.tum                  with --adjust: the adjusted cameras
     DIR/vggt.json                                says that the folder is such an export
 
 As in COLMAP, images that could not be registered are in no model, and what is not tied together is
 in models of its own; here the largest comes first.
 """
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from vggt_ros.errors import UserError
+from vggt_ros.tools.exports.adjusting import CameraModel, adjusted
 from vggt_ros.tools.exports.colmap_files import write_model
 from vggt_ros.tools.exports.folder import export_folder
-from vggt_ros.tools.exports.images import Images, export_images
+from vggt_ros.tools.exports.images import ExportedImage, Images, export_images
+from vggt_ros.tools.exports.measured_tracks import ENOUGH, measure_tracks
 from vggt_ros.tools.exports.sparse_model import build_model
-from vggt_ros.tools.runs.format import open_run
+from vggt_ros.tools.runs.format import Run, open_run
+from vggt_ros.tools.runs.writer import tum_line
 
 
-def colmap(run: Path, out: Path, *, max_points: int = 200_000, images: Images = "link") -> Path:
+def colmap(
+    run: Path,
+    out: Path,
+    *,
+    max_points: int = 200_000,
+    images: Images = "link",
+    adjust: bool = False,
+    camera: CameraModel = "PINHOLE",
+    shared_camera: bool = True,
+    cache_dir: Path | None = Path("~/.cache/vggt_ros"),
+) -> Path:
     """Write the run as a COLMAP workspace; returns the folder of the largest sparse model.
 
     Cameras are pinhole ones of the exported images. Each point carries all images that see it.
@@ -32,26 +50,83 @@ def colmap(run: Path, out: Path, *, max_points: int = 200_000, images: Images = 
         max_points: maximum number of points in all models together.
         images: link (hard links, copies across disks) or copy the original images; grid writes
             those on the grid of the depth.
+        adjust: follow points through the frames with the network of the run, and let pycolmap's
+            bundle adjustment move cameras and points to where they fit. Models then have these
+            points instead of those of the depth.
+        camera: COLMAP's camera model, with adjust.
+        shared_camera: with adjust: images of one size have one camera, else each has its own.
+        cache_dir: directory of compiled programs.
     """
     opened = open_run(run)
     segments = opened.segments()
     if not segments:
         raise UserError(f"{run} holds no frames; make some with: vggt run SOURCE --out {run}")
+    lines = []
     with export_folder(out, "colmap", run) as folder:
         exported, note = export_images(opened, folder / "images", images)
+        adjuster = _Adjuster(opened, camera, shared_camera, cache_dir) if adjust else None
         quota = max_points // sum(map(len, segments))
         lengths = []
         for number, frames in enumerate(segments):
+            place = folder / "sparse" / str(number)
+            if adjuster is not None and len(frames) >= ENOUGH:
+                lines.append(adjuster.write(place, frames, exported))
+                continue
             model = build_model(opened, frames, exported, quota)
-            write_model(folder / "sparse" / str(number), model)
+            write_model(place, model)
             lengths += model.points.lengths.tolist()
     if note:
         print(note)
     registered = sum(map(len, segments))
-    print(
-        f"{registered} of {len(exported)} images in {len(segments)}"
-        f" model{'s that nothing ties together' if len(segments) > 1 else ''};"
-        f" {len(lengths):,} points, each seen by {sum(lengths) / max(len(lengths), 1):.1f} images:"
-        f" {out}"
-    )
+    points = ""
+    if lengths:
+        seen = sum(lengths) / len(lengths)
+        points = f"; {len(lengths):,} points, each seen by {seen:.1f} images"
+    apart = "s that nothing ties together" if len(segments) > 1 else ""
+    print(f"{registered} of {len(exported)} images in {len(segments)} model{apart}{points}: {out}")
+    for line in lines:
+        print(line)
     return out / "sparse" / "0"
+
+
+class _Adjuster:
+    """The network of a run, and how its models are adjusted."""
+
+    def __init__(self, run: Run, camera: CameraModel, shared: bool, cache_dir: Path | None):
+        from vggt_ros.engine.engine import open_engine
+
+        self._run, self._camera, self._shared = run, camera, shared
+        self._engine = open_engine(
+            run.summary["model"],
+            dtype=run.summary.get("dtype", "auto"),
+            cache_dir=cache_dir and cache_dir.expanduser(),
+            progress=lambda line: print(line, file=sys.stderr),
+        )
+
+    def write(self, place: Path, frames: Sequence[int], images: Sequence[ExportedImage]) -> str:
+        """Write the adjusted model of these frames; returns a line on it."""
+        from tqdm import tqdm
+
+        with tqdm(total=len(frames), unit=" frames", desc="tracks", dynamic_ncols=True) as bar:
+            tracks = measure_tracks(self._engine, self._run, frames, bar.update)
+        found = adjusted(
+            self._run, frames, images, tracks, camera=self._camera, shared=self._shared
+        )
+        place.mkdir(parents=True)
+        found.model.write_binary(str(place))
+        found.model.write_text(str(place))
+        stamps, poses = self._run.trajectory()
+        lines = [
+            tum_line(int(stamps[index]), pose)
+            for index, pose in zip(frames, found.world_from_camera, strict=True)
+        ]
+        (place / "trajectory.tum").write_text("".join(lines))
+        old = poses[np.array(frames)][:, :3, 3]
+        way = np.linalg.norm(np.diff(old, axis=0), axis=1).sum()
+        moved = np.sqrt(((found.world_from_camera[:, :3, 3] - old) ** 2).sum(1).mean())
+        return (
+            f"sparse/{place.name}: {found.model.num_points3D():,} points followed by the network;"
+            f" mean error {found.error_before:.2f} -> {found.error:.2f} pixels; cameras moved by"
+            f" {100 * moved / max(way, 1e-12):.1f} % of the way (rms); intrinsics"
+            f" {'adjusted too' if found.refined else 'kept, since all frames have the same'}"
+        )

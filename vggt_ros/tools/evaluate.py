@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evo.core.trajectory import PoseTrajectory3D
 
 ROOMS = "rooms"  # ground truth of synthetic rooms
+SAME_STAMP = 1e-5  # seconds; as floats, stamps of today are exact to a quarter of a microsecond
 PIECE_ONLY: dict[str, Any] = {"frames": 0.0}  # of a segment with too few frames to be scored
 ALIGNMENTS = {"sim3": True, "se3": False}  # whether scale is free
 
@@ -176,8 +177,9 @@ def _part(estimate: "PoseTrajectory3D", stamps_ns: Int64[np.ndarray, "n"]) -> "P
     from copy import deepcopy
 
     part = deepcopy(estimate)
-    seconds = np.round(np.asarray(part.timestamps) * 1e6).astype(np.int64)
-    part.reduce_to_ids(np.flatnonzero(np.isin(seconds, np.round(stamps_ns / 1e3))))
+    seconds, wanted = np.asarray(part.timestamps), stamps_ns * 1e-9
+    nearest = wanted[np.searchsorted((wanted[1:] + wanted[:-1]) / 2, seconds)]
+    part.reduce_to_ids(np.flatnonzero(np.abs(seconds - nearest) < SAME_STAMP))
     return part
 
 
