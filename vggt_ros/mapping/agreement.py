@@ -70,7 +70,7 @@ def agreed(
     votes = np.zeros(depth.size, np.uint8)
     open_pixels = None  # all
     for i, other in enumerate(others):
-        projection = _Projection(view, other, tolerance)
+        projection = Projection(view, other, tolerance)
         if open_pixels is None:
             votes += projection.seen().ravel()
         else:
@@ -100,10 +100,10 @@ def _remove_edges(seen: Bool[np.ndarray, "h w"], depth: Float32[np.ndarray, "h w
         kept[: len(down)] &= ~down
 
 
-class _Projection:
+class Projection:
     """Points of a view in the image of another one, whose depth there is compared with theirs."""
 
-    def __init__(self, view: DepthView, other: DepthView, tolerance: float):
+    def __init__(self, view: DepthView, other: DepthView, tolerance: float = 0.0):
         self._depth, self._tolerance = view.depth, np.float32(tolerance)
         self._known = other.rimmed  # the rim takes all that falls outside
         there_from_here = inverse_rigid(other.world_from_camera) @ view.world_from_camera
@@ -113,6 +113,17 @@ class _Projection:
         # (u, v, 1) times depth by `turn`, plus `shift`, is pixel times depth there.
         self._turn = turn.astype(np.float32)
         self._shift = (k @ there_from_here[:3, 3]).astype(np.float32)
+
+    def ratios(self) -> Float32[np.ndarray, "h w"]:
+        """The other depth at each point's pixel over that of the point; NaN: there is none."""
+        height, width = self._depth.shape
+        u = np.arange(width, dtype=np.float32)
+        found = np.empty((height, width), np.float32)
+        for row in range(0, height, ROWS):
+            rows = slice(row, min(row + ROWS, height))
+            v = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
+            found[rows] = self._ratio(u, v, self._depth[rows])
+        return found
 
     def seen(self) -> Bool[np.ndarray, "h w"]:
         """Whether the other depth at each point's pixel is that of the point."""
@@ -141,6 +152,18 @@ class _Projection:
         seen: Bool[np.ndarray, "*p"],
     ) -> None:
         """Write the answer into `seen`: False where anything is NaN, or the point is behind."""
+        ratio = self._ratio(u, v, depth)
+        ratio -= np.float32(1.0)
+        np.abs(ratio, out=ratio)
+        np.less_equal(ratio, self._tolerance, out=seen)
+
+    def _ratio(
+        self,
+        u: Float32[np.ndarray, "*u"],
+        v: Float32[np.ndarray, "*v"],
+        depth: Float32[np.ndarray, "*p"],
+    ) -> Float32[np.ndarray, "*p"]:
+        """The other depth at the points' pixels over theirs; NaN or below 0 where there is none."""
         x, y, z = (row[0] * u + (row[1] * v + row[2]) for row in self._turn)
         for axis, shift in zip((x, y, z), self._shift, strict=True):
             axis *= depth
@@ -158,6 +181,4 @@ class _Projection:
         index += x.astype(np.int32)
         ratio = self._known.ravel().take(index)
         ratio *= inverse
-        ratio -= np.float32(1.0)
-        np.abs(ratio, out=ratio)
-        np.less_equal(ratio, self._tolerance, out=seen)
+        return ratio

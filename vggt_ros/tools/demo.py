@@ -12,17 +12,19 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
+from jaxtyping import Float64
 
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
 from vggt_ros.tools.children import ChildProcesses
 from vggt_ros.tools.loopback import stay_on_this_machine
 from vggt_ros.tools.runs.format import OVERVIEW, SUMMARY, RunFrame
+from vggt_ros.tools.runs.fused import fuse
 from vggt_ros.tools.runs.overview import save_overview
 from vggt_ros.tools.sources.open import CLIP
 
@@ -148,11 +150,12 @@ class Monitor:
 
     def finish(self, out: Path) -> int:
         """Write overview and summary; returns 1 if a topic had no message."""
-        received = self.listener.received()
+        received, path = self.listener.received(), self.listener.path()
         reset = self.listener.reset(5.0)
         out.mkdir(parents=True, exist_ok=True)
         noise = ", random weights: this is noise" if self.random_weights else ""
-        save_overview(out / OVERVIEW, self.frames, caption=f"vggt demo, {self.model}{noise}")
+        frames = mapped(self.frames, path)
+        save_overview(out / OVERVIEW, frames, caption=f"vggt demo, {self.model}{noise}")
         summary = json.dumps(self._summary(received, reset), indent=2)
         (out / SUMMARY).write_text(summary + "\n")
         print(f"saved {out / OVERVIEW} and {out / SUMMARY}")
@@ -216,6 +219,22 @@ class Monitor:
             "problem": received.problem,
             "diagnostics": received.diagnostics,
         }
+
+
+def mapped(
+    frames: Sequence[RunFrame], path: Mapping[int, Float64[np.ndarray, "4 4"]]
+) -> list[RunFrame]:
+    """Frames where the map has them at the end, their depth on one surface.
+
+    Only those that are in its path (world_from_camera by stamp): others were refused, or are of
+    another part of the map.
+    """
+    placed = [
+        frame._replace(world_from_camera=path[frame.stamp_ns])
+        for frame in frames
+        if frame.stamp_ns in path
+    ]
+    return [fusion.apply(frame) for fusion, frame in zip(fuse(placed), placed, strict=True)]
 
 
 def _ticks():

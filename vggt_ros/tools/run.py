@@ -63,6 +63,7 @@ def run(
     stop: float | None = None,
     max_frames: int | None = None,
     max_points: int = 1_000_000,
+    fuse: bool = True,
     picture: bool = True,
     overwrite: bool = False,
     cache_dir: Path | None = Path("~/.cache/vggt_ros"),
@@ -93,6 +94,8 @@ def run(
         stop: End of the frames to use (exclusive), in seconds from the first frame of the source.
         max_frames: Maximum number of frames.
         max_points: Maximum number of points in points.ply.
+        fuse: In points.ply and the picture, move the depth of all frames to one surface; the
+            frames themselves keep the network's depth.
         picture: Also draw the overview image, picture.png.
         overwrite: Allow an output directory that holds other files.
         cache_dir: Directory of compiled programs, reused by later starts.
@@ -162,7 +165,7 @@ def run(
     with RunWriter(out, {"interrupted": True}, overwrite=overwrite) as writer:
         width = network_width or engine.default_width
         one_grid = choose_fit(fit, opened, first.rgb.shape[1::-1], width)
-        job = Job(engine, settings, opened, writer, pixels, max_points, one_grid)
+        job = Job(engine, settings, opened, writer, pixels, max_points, one_grid, fuse=fuse)
         job.run(chain([first], frames), overview=picture, quiet=quiet)
     done = open_run(out)
     log(map_line(done))

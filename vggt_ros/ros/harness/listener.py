@@ -107,6 +107,7 @@ class Listener:
         self._problem = ""
         self._name = node_name
         self._tracks: ReceivedTracks | None = None
+        self._path = Path()
         self._subscribe(node_name)
         self._queries = self._node.create_publisher(QueryPoints, f"{node_name}/query_points", 1)
         self._reset = self._node.create_client(Trigger, f"{node_name}/reset")
@@ -142,6 +143,12 @@ class Listener:
                 self._tracks,
                 self._problem,
             )
+
+    def path(self) -> dict[int, Float64[np.ndarray, "4 4"]]:
+        """world_from_camera of the registered frames by their stamps, as the map has them now."""
+        with self._lock:
+            poses = self._path.poses
+        return {stamp_ns(pose.header.stamp): _matrix(pose) for pose in poses}
 
     def query(self, uv: Float[np.ndarray, "n 2"]) -> None:
         """Have these pixels of the newest image tracked; their ids count from 0."""
@@ -183,6 +190,7 @@ class Listener:
             "~/pose": lambda msg: self._add_part(msg, "pose", _matrix(msg)),
             "~/points": self._on_points,
             "~/tracks": self._on_tracks,
+            "~/path": self._on_path,
             "/diagnostics": self._on_diagnostics,
             INPUT: self._on_input,
         }.get(topic, lambda msg: None)
@@ -207,6 +215,10 @@ class Listener:
         xyz = np.frombuffer(msg.data, np.uint8).reshape(-1, msg.point_step)[:, :4].view("<f4")
         with self._lock:
             self._points = int(np.isfinite(xyz).sum())
+
+    def _on_path(self, msg: Path) -> None:
+        with self._lock:
+            self._path = msg
 
     def _on_tracks(self, msg: PointTracks) -> None:
         shape = (len(msg.stamps), len(msg.ids))

@@ -18,12 +18,12 @@ from vggt_ros.engine import interface
 from vggt_ros.errors import FrameError, UserError
 from vggt_ros.files import write_ply
 from vggt_ros.frames import Frame, Observation, Update
-from vggt_ros.geometry import transform, unproject
 from vggt_ros.imaging.fit import Fit
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate
-from vggt_ros.tools.runs.format import OVERVIEW, POINTS, Cloud, Run, RunFrame, Tracks, open_run
+from vggt_ros.tools.runs.format import OVERVIEW, POINTS, RunFrame, Tracks, open_run
+from vggt_ros.tools.runs.fused import fuse, sample_cloud
 from vggt_ros.tools.runs.placement import PlacedFrames
 from vggt_ros.tools.runs.report import segments_line
 from vggt_ros.tools.runs.writer import RunWriter, defer_interrupt, writing
@@ -54,8 +54,10 @@ class Job:
         queries: Float32[np.ndarray, "n 2"] | None = None,
         max_points: int = 1_000_000,
         fit: Fit | None = None,
+        *,
+        fuse: bool = True,
     ):
-        self.engine, self.source, self.writer = engine, source, writer
+        self.engine, self.source, self.writer, self.fuse = engine, source, writer, fuse
         # Photos and films have gaps of any length; stray messages are among those of a robot.
         stream = StreamGate(0) if source.kind in ("images", "video") else None
         self.pipeline = Pipeline(engine, settings, time.perf_counter, stream=stream, fit=fit)
@@ -194,9 +196,10 @@ class Job:
         self.pieces = segments_line([len(each) for each in segments], self.placed.reasons()[1:])
         if self.pieces:
             self.source.note(self.pieces)
+        fusions = fuse(map(recorded.frame, shown)) if self.fuse else None
         with writing(out / POINTS):
             share = self.max_points / max(sum(self.valid[index] for index in shown), 1)
-            cloud = sample_cloud(recorded, shown, share)
+            cloud = sample_cloud(recorded, shown, share, fusions)
             write_ply(out / POINTS, *cloud)
         self.points = len(cloud.points)
         if overview:
@@ -204,6 +207,11 @@ class Job:
 
             every = -(-len(shown) // OVERVIEW_FRAMES) or 1
             frames = [recorded.frame(index) for index in shown[::every]]
+            if fusions is not None:
+                frames = [
+                    fusion.apply(frame)
+                    for fusion, frame in zip(fusions[::every], frames, strict=True)
+                ]
             caption = f"{self.source.path.name}, {self.engine.name}"
             if len(segments) > 1:
                 of = f"{len(shown)} of {len(self.stamps)} frames"
@@ -269,20 +277,3 @@ class Job:
             },
             "interrupted": interrupted,
         }
-
-
-def sample_cloud(recorded: Run, chosen: Iterable[int], share: float) -> Cloud:
-    """World points of this share of the frames' valid pixels; a fixed seed makes the choice."""
-    draw = np.random.default_rng(0)
-    parts = [
-        Cloud(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8), np.empty(0, np.float32))
-    ]
-    for frame in map(recorded.frame, chosen):
-        valid = np.flatnonzero(np.isfinite(frame.depth))
-        kept = np.unravel_index(
-            draw.choice(valid, int(len(valid) * min(share, 1)), replace=False), frame.depth.shape
-        )
-        camera_points = unproject(frame.depth.astype(np.float64), frame.intrinsics)[kept]
-        points = transform(frame.world_from_camera, camera_points).astype(np.float32)
-        parts.append(Cloud(points, frame.image[kept], frame.confidence[kept]))
-    return Cloud(*(np.concatenate(field) for field in zip(*parts, strict=True)))
