@@ -14,7 +14,9 @@ from map_rig import PERIOD, SECOND, Ride, cameras
 from vggt_ros.geometry import Similarity, inverse_rigid, rotation_angle
 from vggt_ros.mapping.bridging import NEW_UNIT_SIGMA, Lead
 from vggt_ros.mapping.edges import BRIDGE, LOOP, SEQUENCE, Edge, EdgeTable
+from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.odometry import OdometryBuffer
+from vggt_ros.mapping.window import WindowGeometry
 
 FAULTS = {"vggt": VGGT_LIKE, "small": SMALL_LIKE}
 
@@ -135,6 +137,24 @@ def test_a_loop_corrects_what_odometry_got_wrong():
     known, rest = range(60), range(130, 300)
     assert before.off_from(known, rest).max() > 0.5
     assert after.off_from(known, rest).max() < 0.1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_unit_does_not_shrink_from_loss_to_loss(seed):
+    """Windows of single frames, as while programs compile: each starts again in a guessed unit.
+
+    The depth that is trusted least, which takes no part, is that of what is farthest.
+    """
+    random = np.random.default_rng(seed)
+    segments = Map()
+    for i in range(30):
+        depth = np.linspace(1.0, 6.0, 80) * np.exp(0.02 * random.standard_normal((60, 80)))
+        window = WindowGeometry(
+            (i,), np.eye(4)[None], np.eye(3)[None], depth[None].astype(np.float32),
+            (8.0 - depth)[None].astype(np.float32),
+        )  # fmt: skip
+        placed = segments.add(window, i * PERIOD, begin=True)
+    assert placed.registration.world_from_window.scale == pytest.approx(1.0, abs=0.05)
 
 
 # ---- parts ------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from vggt_ros.mapping.odometry import OdometryBuffer
 from vggt_ros.mapping.scale import ScaleState
 from vggt_ros.mapping.segment import Registration, Segment
 from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE, Velocity, VelocityEstimator
-from vggt_ros.mapping.window import WindowGeometry, window_depth
+from vggt_ros.mapping.window import WindowGeometry, subsampled
 
 LOST_AFTER = 6  # windows refused in a row, after which the window starts again
 COASTING = 1.0  # seconds for which a camera is taken to keep its velocity
@@ -115,8 +115,13 @@ class Motion:
         return gauge.apply_to_poses(cameras[:1])[0], unit
 
     def unit_of(self, window: WindowGeometry) -> float:
-        """World units per unit of a window that nothing ties: scenes are about as deep."""
-        return 1.0 if self._last is None else self._last.scene_depth / window_depth(window)
+        """World units per unit of a window that nothing ties: scenes are about as deep.
+
+        By the same pixels, which are nearer than all: else each new segment would be smaller.
+        """
+        if self._last is None:
+            return 1.0
+        return self._last.scene_depth / median_depth(subsampled(window)[-1:])
 
     def move(self, now_from_then: Similarity) -> None:
         """The world was corrected."""

@@ -62,9 +62,3 @@ def subsampled(window: WindowGeometry) -> tuple[MapFrame, ...]:
             depth = np.where(sound, depth, np.nan)
         frames.append(MapFrame(key, pose, coarse @ window.intrinsics[i], depth))
     return tuple(frames)
-
-
-def window_depth(window: WindowGeometry) -> float:
-    """Median depth in the window's own unit; 1 where there is none."""
-    known = window.depth[np.isfinite(window.depth) & (window.depth > 0)]
-    return float(np.median(known)) if known.size else 1.0
