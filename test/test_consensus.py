@@ -8,8 +8,11 @@ from fakes.oracle import smooth_field
 from fakes.room import INTRINSICS, true_depth
 from map_rig import cameras
 
-from vggt_ros.mapping.agreement import DepthView
+from vggt_ros.geometry import Similarity
+from vggt_ros.mapping.agreement import DepthView, Projection
 from vggt_ros.mapping.consensus import MAX_PIXELS, consensus, enlarged, nearest, thinned, thinning
+from vggt_ros.mapping.corrections import Correction
+from vggt_ros.mapping.fused_views import FusedViews
 from vggt_ros.tools.runs.format import RunFrame
 from vggt_ros.tools.runs.fused import fuse
 
@@ -39,11 +42,19 @@ def off(fused: list[RunFrame], truth: np.ndarray) -> float:
     return float(np.median(np.abs(log - np.median(log))))
 
 
+def apart(some: list[RunFrame]) -> float:
+    """How far the surfaces of different frames lie apart, relative to depth: the median."""
+    views = [DepthView.of(f.depth, f.intrinsics, f.world_from_camera) for f in some]
+    logs = [np.log(Projection(a, b).ratios()) for a, b in zip(views, views[4:], strict=False)]
+    return float(np.nanmedian(np.abs(np.stack(logs))))
+
+
 @pytest.mark.parametrize("smooth, scale", [(0.1, 0.0), (0.1, 0.1), (0.02, 0.0)])
 def test_walls_stand_once(smooth, scale):
     seen, truth = frames(30, smooth, scale)
     fused = [fusion.apply(frame) for fusion, frame in zip(fuse(seen), seen, strict=True)]
     assert off(fused, truth) < 0.45 * off(seen, truth)
+    assert apart(fused) < 0.3 * apart(seen)
     assert np.mean([np.isfinite(frame.depth).mean() for frame in fused]) > 0.9
     for before, after in zip(seen, fused, strict=True):
         np.testing.assert_array_equal(after.world_from_camera, before.world_from_camera)
@@ -64,6 +75,50 @@ def test_a_frame_alone_and_frames_of_elsewhere_stay_as_they_are():
     for given in (seen[:1], [seen[0], seen[1]._replace(world_from_camera=away)], []):
         for fusion, frame in zip(fuse(given), given, strict=True):
             np.testing.assert_allclose(fusion.apply(frame).depth, frame.depth, rtol=1e-6)
+
+
+def test_a_view_enters_the_cloud_on_the_surface_that_older_ones_see():
+    seen, truth = frames(30, 0.1)
+    views, entered, shares = FusedViews(), [], []
+    for i, frame in enumerate(seen):
+        found = views.add(frame.depth, frame.intrinsics, frame.world_from_camera, i, 0)
+        entered.append(frame._replace(depth=np.where(found.is_new, found.depth, np.nan)))
+        shares.append(found.is_new.mean())
+    np.testing.assert_array_equal(entered[0].depth, seen[0].depth)
+    assert off(entered[10:], truth[10:]) < off(seen[10:], truth[10:])
+    assert apart(entered) < 0.4 * apart(seen)
+    assert min(shares) > 0.7 and np.mean(shares) > 0.9
+
+
+def test_views_that_entered_move_with_their_keyframes():
+    """Keyframe 1 is moved and grows by a tenth, 2 becomes a part of it, 3 is of another segment."""
+    motion = Similarity(1.1, np.eye(3), np.array([0.5, 0.0, 0.0]))
+    views, flat = FusedViews(), wall(2.0)
+    for key, segment in ((1, 0), (2, 0), (3, 5)):
+        views.add(flat.depth, flat.intrinsics, flat.world_from_camera, key, segment)
+    views.follow(Correction({1: motion, 2: motion}, {2: 1}), {})
+    there = motion.apply_to_poses(flat.world_from_camera[None])[0]
+    found = views.add(flat.depth * np.float32(1.12), flat.intrinsics, there, 4, 0)
+    # The mean of 2.2, twice, and of 2.24 that came.
+    np.testing.assert_allclose(found.depth, 2.2, atol=0.01)
+    other = views.add(flat.depth * np.float32(1.05), flat.intrinsics, flat.world_from_camera, 5, 5)
+    assert other.depth[30, 40] == pytest.approx(2.05, abs=0.03)  # only the view of its segment
+    views.clear()
+    alone = views.add(flat.depth * np.float32(1.05), flat.intrinsics, there, 6, 0)
+    np.testing.assert_allclose(alone.depth, 2.1, rtol=1e-6)
+
+
+def test_what_changed_in_the_scene_enters_once_more_views_have_seen_it():
+    """A thing a little in front of the wall: doubted at first, and by its own views no more."""
+    views, flat = FusedViews(), wall(2.0)
+    for i in range(4):
+        views.add(flat.depth * np.float32(1.0 + 0.04 * (-1) ** i), flat.intrinsics, np.eye(4), i, 0)
+    depth = flat.depth.copy()
+    depth[20:40, 30:50] = 1.75
+    entered = [
+        views.add(depth, flat.intrinsics, np.eye(4), 4 + i, 0).is_new[30, 40] for i in range(8)
+    ]
+    assert not entered[0] and entered[-1]
 
 
 def wall(depth: float, x: float = 0.0) -> DepthView:

@@ -19,6 +19,7 @@ from vggt_ros.mapping.agreement import DepthView, Projection
 
 MAX_PIXELS = 7_000  # of one view that are compared; the errors vary slowly over an image
 SPREADS = 2.5  # of the views' log ratios of depth: what differs by more is another surface
+NEAR = 3.0  # times that: what differs by less may be the same surface, badly seen
 LEAST, MOST = 0.06, 0.3  # bounds of that tolerance; views are compared pixel by pixel
 
 
@@ -27,21 +28,25 @@ class Consensus(NamedTuple):
 
     log_shift: Float32[np.ndarray, "h w"]  # to be added to its logarithm
     seen: Bool[np.ndarray, "h w"]  # by half of the views at least that have its point in the image
+    doubted: Bool[np.ndarray, "h w"]  # more views see the surface a little elsewhere than there
 
 
 def consensus(view: DepthView, others: Sequence[DepthView]) -> Consensus:
     """By the others' depth at the points of a view; where there are none, nothing is moved."""
     shape = view.depth.shape
     if not others:
-        return Consensus(np.zeros(shape, np.float32), np.ones(shape, bool))
+        return Consensus(np.zeros(shape, np.float32), np.ones(shape, bool), np.zeros(shape, bool))
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = np.log(np.stack([Projection(view, other).ratios() for other in others]))
         known = np.isfinite(logs)
         tolerance = _tolerance(logs[known])
         alike = np.abs(logs) < tolerance
+        near = np.abs(logs) < NEAR * tolerance
     votes = alike.sum(axis=0)
     shift = np.where(alike, logs, np.float32(0.0)).sum(axis=0) / (1.0 + votes)
-    return Consensus(shift.astype(np.float32), 2 * votes >= known.sum(axis=0))
+    return Consensus(
+        shift.astype(np.float32), 2 * votes >= known.sum(axis=0), near.sum(axis=0) > 2 * votes
+    )
 
 
 def _tolerance(logs: Float32[np.ndarray, "n"]) -> float:

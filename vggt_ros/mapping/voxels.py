@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from vggt_ros.geometry import inverse_rigid, transform, unproject
 from vggt_ros.mapping.agreement import is_smooth
@@ -105,15 +105,18 @@ class VoxelMap:
         keyframe: int = -1,
         segment: int = 0,
         clearing: bool = True,
+        is_new: Bool[np.ndarray, "h w"] | None = None,
     ) -> int:
         """Add one view; its depth is NaN or 0 where unknown. Returns how many voxels are new.
 
         Those move with `keyframe`; -1: with none. With `clearing`, voxels of its segment that it
-        sees through lose votes.
+        sees through lose votes. `is_new`: pixels that become points; None: all with depth.
         """
         step = max(1, int(np.ceil((depth.size / MAX_PIXELS) ** 0.5)))
         thin = np.ascontiguousarray(depth[::step, ::step], np.float32)
         sound = is_smooth(thin) & (thin > 0) & (confidence[::step, ::step] >= min_confidence)
+        if is_new is not None:
+            sound &= is_new[::step, ::step]
         coarse = np.diag([1.0 / step, 1.0 / step, 1.0]) @ intrinsics
         if clearing:
             known = np.where(confidence[::step, ::step] >= min_confidence, thin, np.float32(np.nan))

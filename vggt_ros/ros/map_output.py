@@ -9,7 +9,8 @@ from sensor_msgs.msg import PointCloud2
 
 from vggt_ros.errors import UserError
 from vggt_ros.files import write_ply
-from vggt_ros.frames import Update
+from vggt_ros.frames import Update, View
+from vggt_ros.mapping.fused_views import FusedViews
 from vggt_ros.mapping.map_files import LoadedMap
 from vggt_ros.mapping.voxel_sweep import CloudSweep, Parts
 from vggt_ros.mapping.voxels import OwnedCloud, VoxelMap
@@ -32,6 +33,7 @@ class MapOutput:
         self._parameters = parameters
         now = parameters.now
         self._cloud = VoxelMap(now.map_voxel, now.map_points_max) if now.map_voxel > 0 else None
+        self._fused = FusedViews()
         self.reset()
 
     def reset(self) -> None:
@@ -43,6 +45,7 @@ class MapOutput:
         self._segment, self._stamp_ns, self._sent_ns = 0, 0, 0
         self._sweep: CloudSweep | None = None  # of the next message
         self._points, self._swept_ns = messages.GrowingCloud(), 0
+        self._fused.clear()
         if self._cloud is not None:
             self._cloud.clear()
 
@@ -59,6 +62,7 @@ class MapOutput:
         self._segment = change.segment
         if self._cloud is not None:
             self._cloud.follow(change.correction, change.segments)
+            self._fused.follow(change.correction, change.segments)
 
     def update(self, update: Update, change: Change) -> None:
         """Follow the map, then add the views that this update has settled."""
@@ -91,18 +95,32 @@ class MapOutput:
         for view in settled:
             if view.frame_id not in self._added and self._origin[view.frame_id][1]:
                 self._added.add(view.frame_id)
-                cloud.add_view(
-                    view.depth,
-                    view.rgb,
-                    view.confidence,
-                    view.intrinsics,
-                    view.world_from_camera,
-                    self._parameters.now.min_confidence,
-                    keyframe=view.keyframe,
-                    segment=change.segment_of(view, update.keyframes),
-                    clearing=self._parameters.now.map_clearing,
-                )
+                self._add(view, change.segment_of(view, update.keyframes), cloud)
         self._added &= {view.frame_id for view in settled}
+
+    def _add(self, view: View, segment: int, cloud: VoxelMap) -> None:
+        """One view, moved to the surface that older ones see unless `map_fusion` is false."""
+        now, depth, is_new = self._parameters.now, view.depth, None
+        if now.map_fusion:
+            depth, is_new = self._fused.add(
+                view.masked_depth(now.min_confidence),
+                view.intrinsics,
+                view.world_from_camera,
+                view.keyframe,
+                segment,
+            )
+        cloud.add_view(
+            depth,
+            view.rgb,
+            view.confidence,
+            view.intrinsics,
+            view.world_from_camera,
+            now.min_confidence,
+            keyframe=view.keyframe,
+            segment=segment,
+            clearing=now.map_clearing,
+            is_new=is_new,
+        )
 
     @property
     def size(self) -> int:

@@ -141,6 +141,9 @@ class Parameters:
     map_clearing: bool = setting(
         True, "Clear voxels that later views see through: what has moved leaves the map", live=True
     )
+    map_fusion: bool = setting(
+        True, "Move views in ~/map_points to the surface that older ones see", live=True
+    )
     map_period: float = setting(
         2.0,
         "Shortest time in seconds between two ~/map_points, or two ~/occupancy",

@@ -145,7 +145,10 @@ class Listener:
             )
 
     def path(self) -> dict[int, Float64[np.ndarray, "4 4"]]:
-        """world_from_camera of the registered frames by their stamps, as the map has them now."""
+        """world_from_camera of the registered frames by their stamps, where the map has them.
+
+        Of the last segment that was at least half as long as the one before.
+        """
         with self._lock:
             poses = self._path.poses
         return {stamp_ns(pose.header.stamp): _matrix(pose) for pose in poses}
@@ -217,8 +220,9 @@ class Listener:
             self._points = int(np.isfinite(xyz).sum())
 
     def _on_path(self, msg: Path) -> None:
-        with self._lock:
-            self._path = msg
+        with self._lock:  # not that of a segment that has just begun
+            if 2 * len(msg.poses) >= len(self._path.poses):
+                self._path = msg
 
     def _on_tracks(self, msg: PointTracks) -> None:
         shape = (len(msg.stamps), len(msg.ids))
