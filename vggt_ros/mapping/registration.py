@@ -33,6 +33,7 @@ from vggt_ros.mapping.noise import NoiseEstimate
 
 SAME_SURFACE = 0.25  # log ratio up to which two depths of one pixel are the same surface
 MAX_BASELINE_SIGMA = 0.3  # of log scale, beyond which baselines say nothing
+MIN_CORRELATION = 0.5  # of the shared centres in map and window, below which they say nothing
 CENTRE_FLOOR = 0.02  # scene depths added to a camera's distance from the reference
 MAX_OBSERVATIONS = 30.0  # after which a frame's place in the map stops hardening
 
@@ -122,21 +123,34 @@ def _scale_by_baselines(
 ) -> tuple[float, float] | None:
     """Log scale and sigma by how far the shared cameras stand from their middle.
 
-    The ratio of the two spreads treats map and window alike (B. K. P. Horn, Closed-form solution
-    of absolute orientation using unit quaternions, JOSA A 4, 1987).
+    Noise widens the spread of the centres, and that of the window more, whose cameras were observed
+    once: by the ratio of both spreads every window would come out smaller than the one before. So
+    the scale is that of errors in both variables, whose variances have a known ratio (W. E. Deming,
+    Statistical Adjustment of Data, 1943): it rests on what both have in common.
     """
     in_map, in_window = (
-        np.stack([pair[side].world_from_camera[:3, 3] for pair in pairs]) for side in (0, 1)
+        np.stack([pair[side].world_from_camera for pair in pairs]) for side in (0, 1)
     )
-    known = np.array([frame.centre for frame, _ in pairs])
-    weight = 1.0 / (spread**2 + 1.0 / known)
-    weight /= weight.sum()
-    there, here = (weight @ np.sum((c - weight @ c) ** 2, axis=-1) for c in (in_map, in_window))
-    if len(pairs) < 2 or not there > 0 or not here > 0:
+    known = np.array([[frame.turns, frame.centre] for frame, _ in pairs])
+    variance = np.stack([1.0 / known[:, 1], spread**2])  # in the map, in the window
+    information = 1.0 / variance.sum(axis=0)
+    weight = information / information.sum()
+    there, here = (p[:, :3, 3] - weight @ p[:, :3, 3] for p in (in_map, in_window))
+    of_map, of_window = (float(weight @ np.sum(c**2, axis=-1)) for c in (there, here))
+    if len(pairs) < 2 or not of_map > 0 or not of_window > 0:
         return None
-    information = np.sum((spread**2 + 1.0 / known) ** -1.0) * there / scene_depth**2
-    sigma = np.hypot(noise.shift / np.sqrt(information), noise.baseline_scale)
-    return 0.5 * float(np.log(there / here)), float(sigma)
+    ratio = np.sqrt(of_map / of_window)
+    turn, shift = 1.0 + 1.0 / known[:, 0], variance.sum(axis=0)
+    gauge, _ = _kabsch(in_map, in_window, turn, shift, ratio, scene_depth, noise)
+    common = float(weight @ np.sum(there * (here @ gauge.rotation.T), axis=-1))
+    if common < MIN_CORRELATION * np.sqrt(of_map * of_window):
+        return None
+    left = weight * (1.0 - weight)  # of each variance, after the mean was taken off
+    quotient = ratio**2 * float(left @ variance[0]) / float(left @ variance[1])
+    excess = of_map - quotient * of_window
+    scale = (excess + np.sqrt(excess**2 + 4.0 * quotient * common**2)) / (2.0 * common)
+    relative = (noise.shift * scene_depth) ** 2 / (of_map * information.sum())
+    return float(np.log(scale)), float(np.hypot(np.sqrt(relative), noise.baseline_scale))
 
 
 class GaugeFit(NamedTuple):
