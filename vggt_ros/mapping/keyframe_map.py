@@ -152,11 +152,13 @@ class KeyframeMap:
         second = self.store.get(other.frame_id).world_from_keyframe
         relative = first.inverse() @ second
         step = float(np.linalg.norm(relative.translation))
+        # What is a mean of several observations is the better known.
         seen = np.sqrt(2.0 / max(min(one.turns, other.turns), 1.0))
+        measured = np.sqrt(2.0 / max(min(one.depths, other.depths), 1.0))
         sigma = (
             noise.turn * seen,
             noise.shift * (step + CENTRE_FLOOR * depth / float(first.scale)),
-            noise.depth_scale,
+            noise.depth_scale * measured,
         )
         self.store.add_edge(Edge(one.frame_id, other.frame_id, relative, sigma, SEQUENCE))
 

@@ -171,7 +171,7 @@ class LoopSearch:
             return None
         old = self._store.get(seen.keyframe)
         depth = median_depth(segment.frames)
-        relation = loops.measure(seen, old, segment.frames[-2:], world_from_window, noise, depth)
+        relation = loops.measure(seen, old, segment.frames, world_from_window, noise, depth)
         if isinstance(relation, str):
             self.reason = relation
             return None

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Int
 from vggt_ros.geometry import Similarity, rotation_angle
 from vggt_ros.mapping.edges import Sigma
 from vggt_ros.mapping.keyframe import Keyframe
-from vggt_ros.mapping.map_frames import MapFrame, view_overlap
+from vggt_ros.mapping.map_frames import MapFrame, ViewOverlap, view_overlap
 from vggt_ros.mapping.noise import NoiseEstimate
 from vggt_ros.mapping.registration import CENTRE_FLOOR
 
@@ -24,9 +24,10 @@ MIN_OVERLAP = 0.35  # share of either view that the other must see
 MIN_AGREEMENT = 0.8  # share of points whose depths must agree, both ways: nine in ten usually do
 SAME_PLACE = 0.06  # log ratio below which two depths agree, however good the network
 PLAUSIBLE = 2.5  # sigmas that a loop may differ from what the map expects: true ones do by 1.5
-INFLATED = 2.0  # times the map's own sigmas: errors of windows in a row are correlated
+INFLATED = 1.5  # times the map's own sigmas: errors of windows in a row are correlated
 MEAN_OF = 100  # descriptors, spread over all, whose mean is taken for that of all
 PATCHES = 8.0  # independent errors of depth in one image
+OLD_OBSERVATIONS = 3.0  # windows that saw the depth of an old keyframe, at least as a rule
 
 
 class LoopView(NamedTuple):
@@ -92,8 +93,8 @@ def measure(
 ) -> Relation | str:
     """What an inference says of an old keyframe, or why it says nothing.
 
-    `window` are the window's frames in the world that have depth, the newest last. The scale of
-    the keyframe is that at which its own depth, known from then, agrees with theirs.
+    `window` are the window's frames in the world, the newest last. The scale of the keyframe is
+    that at which its own depth, known from then, agrees with theirs.
     """
     if keyframe.depth is None:
         return "the old keyframe has no depth"
@@ -104,35 +105,49 @@ def measure(
     known = [frame for frame in window if frame.depth is not None]
     if not known:
         return "the window has no depth"
-    scale, newest = float(keyframe.world_from_keyframe.scale), known[-1]
+    scale = float(keyframe.world_from_keyframe.scale)
     for _ in range(2):  # the first ratio is of points that were projected at another scale
-        first = view_overlap(_placed(keyframe, pose, scale), newest, same)
-        if first is None or first.overlap < MIN_OVERLAP:
+        views = _overlaps(_placed(keyframe, pose, scale), known, same)
+        if known[-1].frame_id not in views:
             return "the views hardly overlap"
-        scale *= float(np.exp(first.ratio))
-    old, agreement = _placed(keyframe, pose, scale), 1.0
-    for frame in known:
-        agreed = view_overlap(old, frame, same)
-        if agreed is None or agreed.overlap < MIN_OVERLAP:
-            if frame is newest:
-                return "the views hardly overlap"
-            continue
-        agreement = min(agreement, agreed.agreement)
+        ratio, sigma = _mean_ratio(views, known, noise)
+        scale *= float(np.exp(ratio))
+    views = _overlaps(_placed(keyframe, pose, scale), known[-2:], same)
+    if known[-1].frame_id not in views:
+        return "the views hardly overlap"
     reference = world_from_window.apply(np.zeros(3))
     away = float(np.linalg.norm(pose[:3, 3] - reference)) + CENTRE_FLOOR * scene_depth
-    sigma = (noise.turn * np.sqrt(2.0), noise.shift * away * np.sqrt(2.0), _scale_sigma(noise))
+    sigmas = (noise.turn * np.sqrt(2.0), noise.shift * away * np.sqrt(2.0), sigma)
     where = Similarity(scale, pose[:3, :3], pose[:3, 3])
-    return Relation(seen.keyframe, where, sigma, agreement)
+    agreement = min(view.agreement for view in views.values())
+    return Relation(seen.keyframe, where, sigmas, agreement)
+
+
+def _overlaps(old: MapFrame, window: Sequence[MapFrame], same: float) -> dict[int, ViewOverlap]:
+    """By frame id, the views of the window that overlap the old one enough."""
+    views = {frame.frame_id: view_overlap(old, frame, same) for frame in window}
+    return {key: view for key, view in views.items() if view and view.overlap >= MIN_OVERLAP}
+
+
+def _mean_ratio(
+    views: dict[int, ViewOverlap], window: Sequence[MapFrame], noise: NoiseEstimate
+) -> tuple[float, float]:
+    """By what log ratio the window is deeper than the old keyframe, and one sigma of it.
+
+    A frame's depth is the better known the more windows saw it; the newest one's was seen once.
+    """
+    smooth = 0.5 * noise.view**2 / PATCHES  # of one view; a ratio of two has `noise.view`
+    seen = [frame for frame in window if frame.frame_id in views]
+    variances = np.array([smooth + noise.depth_scale**2 / max(f.depths, 1.0) for f in seen])
+    ratio = np.average([views[frame.frame_id].ratio for frame in seen], weights=1.0 / variances)
+    of_old = smooth + noise.depth_scale**2 / OLD_OBSERVATIONS
+    return float(ratio), float(np.sqrt(of_old + 1.0 / np.sum(1.0 / variances)))
 
 
 def _placed(keyframe: Keyframe, pose: Float[np.ndarray, "4 4"], scale: float) -> MapFrame:
     assert keyframe.depth is not None
     depth = scale * keyframe.depth.astype(np.float64)
     return MapFrame(keyframe.frame_id, pose, keyframe.intrinsics, depth)
-
-
-def _scale_sigma(noise: NoiseEstimate) -> float:
-    return float(np.hypot(noise.view / np.sqrt(PATCHES), noise.depth_scale))
 
 
 class Difference(NamedTuple):
