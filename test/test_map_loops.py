@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes.oracle import VGGT_LIKE, Faults, Oracle
+from fakes.oracle import SMALL_LIKE, VGGT_LIKE, Faults, Oracle
 from fakes.room import APART, BASE_FROM_CAMERA, BAY, depth_in_hall, drive, in_room, turn
 from map_rig import Ride, cameras
 
 from vggt_ros.pipeline import Pipeline
 
 OFFERS = 100
+FAULTS = {"default": Faults(), "vggt": VGGT_LIKE, "small": SMALL_LIKE}
 
 
 class Offers:
@@ -37,7 +38,7 @@ class Offers:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("faults", [Faults(), VGGT_LIKE], ids=["default", "vggt"])
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
 def test_a_room_that_is_furnished_otherwise_is_not_taken_for_another(faults):
     """The network takes every old keyframe for one of this room; its depth tells."""
     arc = cameras("arc")
@@ -52,7 +53,7 @@ def test_a_room_that_is_furnished_otherwise_is_not_taken_for_another(faults):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("faults", [Faults(), VGGT_LIKE], ids=["default", "vggt"])
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
 def test_a_bay_that_looks_the_same_is_not_taken_for_another(faults):
     """A camera that looks aside passes bays 10 m apart; how it came there excludes the others."""
     aside = np.eye(4)

@@ -31,7 +31,8 @@ DRIFT = 0.05  # and this share of the map's extent: the map may have drifted by 
 FACING = float(np.deg2rad(40))  # between its axis and the camera's
 PAUSE = 50  # inferences without an attempt after one that had no room
 CONFIRMED = 3  # inferences in a row that must agree before a lost camera is found again,
-CONVINCING = 0.9  # each with this share of depths alike: rooms that look alike have 0.6 to 0.9
+DIFFERENT = 2  # by so many different keyframes: one view in a row may look the same by chance,
+CONVINCING = 0.93  # each with this share of depths alike: rooms that look alike have 0.6 to 0.9
 
 
 class Found(NamedTuple):
@@ -236,7 +237,9 @@ class LoopSearch:
             if other.segment == old.segment and near:
                 alike.append(other)
         self._candidates = [*self._candidates[-8:], found]
-        if len(alike) + 1 < CONFIRMED:
+        keyframes = {each.relation.keyframe for each in (*alike, found)}
+        there = int(np.sum(self._store.centres().segments == old.segment))
+        if len(alike) + 1 < CONFIRMED or len(keyframes) < min(DIFFERENT, there):
             self.reason = "a place was recognised, and waits for more inferences"
             return None
         self._candidates = []
