@@ -3,7 +3,7 @@
 """The map on whole drives: with faults of real networks it neither breaks, drifts nor grows worse.
 
 The bounds hold for seeds 0 to 3, with a third to spare. What is wanted of `SMALL_LIKE` is less: 5 %
-of scale with loops, 10 % without.
+of scale with loops, 10 % without; windows of eight reach it.
 """
 
 import numpy as np
@@ -13,12 +13,12 @@ from map_rig import BROKEN, Ride, cameras
 
 FAULTS = {"small": SMALL_LIKE, "vggt": VGGT_LIKE}
 BOUNDS = {  # faults, drive, loops: percent of the path, percent of scale from one end to the other
-    ("small", "room", True): (1.1, 16.0),
-    ("small", "room", False): (1.4, 21.0),
+    ("small", "room", True): (0.95, 8.0),
+    ("small", "room", False): (1.4, 18.0),
     ("small", "hand_held", True): (0.85, 5.0),
-    ("small", "hand_held", False): (1.1, 12.0),
-    ("small", "spin", True): (0.75, 4.0),
-    ("small", "spin", False): (1.3, 28.0),
+    ("small", "hand_held", False): (1.2, 17.0),
+    ("small", "spin", True): (0.75, 4.6),
+    ("small", "spin", False): (1.1, 19.0),
     ("vggt", "room", True): (0.25, 6.0),
     ("vggt", "room", False): (0.4, 6.0),
     ("vggt", "hand_held", True): (0.1, 1.0),
@@ -37,6 +37,14 @@ def test_a_drive_is_one_map_of_one_scale(faults, kind, loops):
     assert 100 * ride.share < error
     assert 100 * abs(ride.drift) < drift
     assert (ride.updates[-1].status.loops_closed > 0) == loops
+
+
+@pytest.mark.slow
+def test_a_longer_window_pays():
+    """Windows of eight, without loops, keep the scale that windows of four lose."""
+    ride = Ride(cameras("room"), SMALL_LIKE, loops=False, window_size=8)
+    assert ride.refused == [] and set(ride.segments) == {0}
+    assert 100 * ride.share < 1.05 and 100 * abs(ride.drift) < 7.0
 
 
 @pytest.mark.slow
