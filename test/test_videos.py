@@ -57,6 +57,23 @@ def test_a_damaged_packet_costs_the_frames_that_need_it(tmp_path, name, codec, p
     assert sum("1 part of the video is damaged" in note for note in source.notes) == 1
 
 
+@pytest.mark.parametrize(("codec", "pix_fmt"), [("mjpeg", "yuvj420p"), ("libx264", "yuv420p")])
+def test_frames_that_a_container_drops_are_counted_by_their_times(tmp_path, codec, pix_fmt):
+    path = damaged(moving(tmp_path / "a.mkv", 60, codec, pix_fmt=pix_fmt), 15)
+    source = open_source(path)
+    count = len(list(source))
+    assert 45 <= count < 60
+    assert (
+        f"{60 - count} frames of the video are missing, by the times of the others" in source.notes
+    )
+
+
+def test_a_film_of_no_steady_rate_misses_nothing(tmp_path):
+    times = np.cumsum(np.random.default_rng(0).choice([33, 66, 100, 400], 60))
+    source = open_source(film(tmp_path / "a.mkv", times.tolist()))
+    assert len(list(source)) == 60 and not source.notes
+
+
 def test_a_name_with_a_colon_is_a_name(tmp_path, monkeypatch):
     film(tmp_path / "at 12:30 file:x.mkv", [0, 40])
     monkeypatch.chdir(tmp_path)

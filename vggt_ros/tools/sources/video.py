@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WIDE = {"gray16": ("gray16le", "mono16"), "rgb48": ("rgb48le", "rgb16")}
 """Pixel formats whose 16 bits are read whole: what PyAV is asked for, and its encoding."""
+SAME_GAP = 0.05  # relative difference; some containers have times in whole milliseconds
+STEADY = 10  # frames from which a rate is known to be steady
 ASSUMED_PERIOD_NS = 40_000_000  # of streams without times (raw, some MJPEG)
 
 
@@ -80,6 +82,8 @@ def _lazy_frames(path: Path, source: Source, reader: ImageReader) -> Iterator[La
                 notes.append(f"pixels of the video are not square ({aspect}): it is stretched")
             load = partial(_load, decoded, stamp_ns, aspect, reader)
             yield LazyFrame(f"frame {number}", stamp_ns, load)
+    if clock.missing:
+        notes.append(f"{clock.missing} frames of the video are missing, by the times of the others")
     if damage.count:
         parts = "1 part of the video is" if damage.count == 1 else f"{damage.count} parts are"
         notes.append(
@@ -115,6 +119,8 @@ def _decoded(
         except FFmpegError as error:
             damage.end = str(error)
             return
+        if packet.is_corrupt:
+            damage.add("a packet is incomplete")
         try:
             frames = packet.decode()
         except EOFError:
@@ -130,11 +136,17 @@ def _decoded(
 
 
 class _Clock:
-    """Stamps that rise: where films were joined, the second one goes on after the first."""
+    """Stamps that rise: where films were joined, the second one goes on after the first.
+
+    `missing` counts the frames that a steady rate says are not there: some containers drop what is
+    damaged without a word.
+    """
 
     def __init__(self, notes: list[str]):
         self._notes = notes
         self._last_ns, self._gap_ns, self._shift_ns = -1, ASSUMED_PERIOD_NS, 0
+        self._steady = 0  # gaps in a row that are the same
+        self.missing = 0
 
     def stamp(self, decoded: "av.VideoFrame", number: int) -> int:
         """Exact integer stamp of the next frame."""
@@ -151,9 +163,19 @@ class _Clock:
             self._shift_ns += jump
             stamp_ns += jump
         elif number:
-            self._gap_ns = stamp_ns - self._last_ns
+            self._follow(stamp_ns - self._last_ns)
         self._last_ns = stamp_ns
         return stamp_ns
+
+    def _follow(self, gap_ns: int) -> None:
+        """One more gap between two frames."""
+        times = gap_ns / self._gap_ns
+        if abs(times - 1) < SAME_GAP:
+            self._steady += 1
+        elif self._steady >= STEADY and abs(times - round(times)) < SAME_GAP * round(times):
+            self.missing += round(times) - 1
+        else:
+            self._steady, self._gap_ns = 0, gap_ns
 
 
 def _load(decoded: "av.VideoFrame", stamp_ns: int, aspect: Fraction, reader: ImageReader) -> Frame:
