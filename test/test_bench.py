@@ -84,7 +84,8 @@ def test_the_rows_of_the_map_are_of_an_empty_and_of_a_full_one(monkeypatch):
     options = Options("tiny", (4,), 84, 56, 1, None, "float32")
     rows = {row.name: row for row in map_bench.rows(options)}
     assert [name.rsplit("/", maxsplit=name.count("/") - 1)[0] for name in rows] == [
-        "map_ms/join", "map_ms/insert", "map_mb/keyframes", "map_ms/step", "map_ms/step_p99",
+        "map_ms/join", "map_ms/insert", "map_ms/agreement",
+        "map_mb/keyframes", "map_ms/step", "map_ms/step_p99",
         "map_ms/loop_step", "map_s/graph_loop", "map_ms/occupancy_part", "map_ms/occupancy_p99",
         "map_ms/occupancy", "map_ms/follow", "map_ms/follow_p99",
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from vggt_ros.geometry import inverse_rigid
 
@@ -67,23 +67,66 @@ def agreed(
     the pixels that are still open. An edge is a step between two pixels that agree.
     """
     depth = view.depth
-    votes = np.zeros(depth.size, np.uint8)
-    open_pixels = None  # all
+    votes = np.zeros(depth.shape, np.uint8)
+    known = np.isfinite(depth)
+    some: _Pixels | None = None  # that are still open; None: all
     for i, other in enumerate(others):
         projection = Projection(view, other, tolerance)
-        if open_pixels is None:
-            votes += projection.seen().ravel()
-        else:
-            votes[open_pixels] += projection.seen_at(open_pixels)
         possible = len(others) - i - 1  # votes that may still come
-        open_pixels = np.flatnonzero((votes < needed) & (votes + possible >= needed))
-        if len(open_pixels) > MANY * votes.size:
-            open_pixels = None
-        elif not len(open_pixels):
+        if some is not None:
+            some = some.after(projection.seen_at(some), needed, possible, votes)
+        else:
+            votes += projection.seen()
+            is_open = (votes < needed) & (votes + possible >= needed) & known
+            if np.count_nonzero(is_open) <= MANY * votes.size:
+                some = _Pixels.of(is_open, view, votes)
+        if some is not None and not len(some.pixel):
             break
-    seen = (votes >= needed).reshape(depth.shape)
+    seen = votes >= needed
     _remove_edges(seen, depth)
     return seen
+
+
+class _Pixels(NamedTuple):
+    """Some pixels of a view."""
+
+    pixel: Int[np.ndarray, "n"]
+    u: Float32[np.ndarray, "n"]
+    v: Float32[np.ndarray, "n"]
+    depth: Float32[np.ndarray, "n"]
+    votes: UInt8[np.ndarray, "n"]
+
+    @classmethod
+    def of(
+        cls, chosen: Bool[np.ndarray, "h w"], view: DepthView, votes: UInt8[np.ndarray, "h w"]
+    ) -> "_Pixels":
+        pixel = np.flatnonzero(chosen)
+        width = np.int32(chosen.shape[1])
+        v = pixel.astype(np.int32) // width
+        u = pixel.astype(np.int32) - width * v
+        rimmed = pixel + 2 * v + (width + 3)  # the same one with a rim on each side
+        return cls(
+            pixel,
+            u.astype(np.float32),
+            v.astype(np.float32),
+            view.rimmed.ravel().take(rimmed),
+            votes.ravel().take(pixel),
+        )
+
+    def after(
+        self,
+        seen: Bool[np.ndarray, "n"],
+        needed: int,
+        possible: int,
+        votes: UInt8[np.ndarray, "h w"],
+    ) -> "_Pixels":
+        """Those that are open after another view has voted; those with enough are written down."""
+        here = self.votes + seen
+        enough = here >= needed
+        votes.ravel()[self.pixel[enough]] = needed
+        kept = np.flatnonzero(~enough & (here + possible >= needed))
+        columns = (*self[:-1], here)
+        return _Pixels(*(column.take(kept) for column in columns))
 
 
 def _remove_edges(seen: Bool[np.ndarray, "h w"], depth: Float32[np.ndarray, "h w"]) -> None:
@@ -91,13 +134,14 @@ def _remove_edges(seen: Bool[np.ndarray, "h w"], depth: Float32[np.ndarray, "h w
     for row in range(0, len(depth), ROWS):
         some, part = seen[row : row + ROWS + 1], depth[row : row + ROWS + 1]
         limit = np.float32(EDGE) * part
-        right = np.abs(part[:, 1:] - part[:, :-1]) >= limit[:, :-1]
-        down = np.abs(part[1:] - part[:-1]) >= limit[:-1]
+        right, down = part[:, 1:] - part[:, :-1], part[1:] - part[:-1]
+        right = np.abs(right, out=right) >= limit[:, :-1]
+        down = np.abs(down, out=down) >= limit[:-1]
         right &= some[:, 1:]
         down &= some[1:]
         kept = some[:ROWS]
-        kept[:, :-1] &= ~right[:ROWS]
-        kept[: len(down)] &= ~down
+        np.greater(kept[:, :-1], right[:ROWS], out=kept[:, :-1])  # seen, and no step
+        np.greater(kept[: len(down)], down, out=kept[: len(down)])
 
 
 class Projection:
@@ -136,12 +180,10 @@ class Projection:
             self._compare(u, v, self._depth[rows], seen[rows])
         return seen
 
-    def seen_at(self, pixels: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-        """The same for the points of these pixels."""
-        v, u = np.divmod(pixels, self._depth.shape[1])
-        seen = np.empty(len(pixels), bool)
-        depth = self._depth[v, u]
-        self._compare(u.astype(np.float32), v.astype(np.float32), depth, seen)
+    def seen_at(self, some: _Pixels) -> Bool[np.ndarray, "n"]:
+        """The same for the points of some pixels."""
+        seen = np.empty(len(some.pixel), bool)
+        self._compare(some.u, some.v, some.depth, seen)
         return seen
 
     def _compare(

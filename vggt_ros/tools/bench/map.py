@@ -12,12 +12,14 @@ import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.geometry import Similarity, unproject
+from vggt_ros.mapping.agreement import DepthView, agreed
 from vggt_ros.mapping.map import Map, Priors
 from vggt_ros.mapping.voxels import VoxelMap
 from vggt_ros.mapping.window import WindowGeometry, level_camera
 from vggt_ros.tools.bench import large_map
 from vggt_ros.tools.bench.main import Options, Row
 
+TOLERANCE = 0.1  # relative, of two depths that agree, as by default
 STEPS = 20  # windows of a camera that moves sideways through a room
 ROOM = np.array([3.0, 4.0, 1.5])  # metres from its middle to its walls
 
@@ -46,7 +48,17 @@ def rows(options: Options) -> Iterator[Row]:
     register, insert = statistics.median(registrations), statistics.median(insertions)
     yield Row(f"map_ms/join/{grid}/S{size}", register, "ms", "lower", "below 10")
     yield Row(f"map_ms/insert/{grid}", insert, "ms", "lower", "below 20")
+    agreement = statistics.median(_agreement(windows[-1]) for _ in range(options.repeats))
+    yield Row(f"map_ms/agreement/{grid}", agreement, "ms", "lower", "at most 4")
     yield from large_map.rows(size, width, height)
+
+
+def _agreement(window: WindowGeometry) -> float:
+    """Milliseconds to compare the newest view with the others, one of which must agree."""
+    shown = len(window.depth)
+    geometry = window.depth, window.intrinsics[-shown:], window.window_from_camera[-shown:]
+    views = [DepthView.of(*view) for view in zip(*geometry, strict=True)]
+    return large_map.timed(agreed, views[-1], views[-2::-1], 1, TOLERANCE)[1]
 
 
 def _window(newest: int, size: int, width: int, height: int) -> WindowGeometry:
