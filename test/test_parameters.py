@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
+from vggt_ros.ros import interface_files
 from vggt_ros.ros.parameters import LiveParameters, Parameters, choices, markdown
 from vggt_ros.settings import Settings
 
@@ -103,6 +104,11 @@ def test_the_pipeline_s_settings_are_among_the_parameters():
 
 def test_the_table_in_the_readme_is_that_of_the_parameters(root: Path):
     assert f"\n\n{markdown()}\n" in (root / "README.md").read_text(), "paste parameters.markdown()"
+
+
+def test_the_page_of_the_interface_is_made_from_the_tables(root: Path):
+    page = (root / "docs/interface.md").read_text()
+    assert page == interface_files.markdown(), "run python -m vggt_ros.ros.interface_files"
 
 
 def test_the_markdown_table_has_a_row_for_each_parameter():

@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Files made from the interface's tables: docs/interface.md and config/sros2_policy.xml.
+
+`python -m vggt_ros.ros.interface_files` in a checkout writes both.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from vggt_ros.ros import interface
+from vggt_ros.ros.interface import Service, Topic
+from vggt_ros.ros.parameters import markdown as parameters
+
+INTRODUCTION = """# Interface of the node
+
+Topics, services, frames, parameters and keys of `/diagnostics` are a promise: they may be added to,
+and are not renamed. This page is made from the node's tables
+(`python -m vggt_ros.ros.interface_files`), and tests compare a running node with them. Names with
+`~/` are the node's own (`~/points` is `/vggt/points`), others are remapped
+(`image:=/camera/image_raw`).
+"""
+QOS = """QoS: the history is keep last, and durability volatile where nothing else is said. `auto`:
+reliable where every publisher is, else best effort, and the subscription follows when that changes;
+parameter `image_reliability` and `qos_overrides.<topic>.subscription.reliability` set it for
+images. A `camera_info` that its publisher keeps (transient local) is read too. Of topics below `~/`
+`qos_overrides.<topic>.publisher.reliability`, `.history` and `.depth` are parameters.
+"""
+SECURITY = """## Security
+
+`config/sros2_policy.xml` lets the node publish, read and answer exactly what is listed here, under
+its default names. For other names and remapped inputs:
+
+    python3 -c "from vggt_ros.ros.interface_files import policy; \\
+        print(policy('/left/vggt', {'image': '/camera/image_raw'}))" > policy.xml
+    ros2 security create_keystore keys
+    ros2 security generate_artifacts -k keys -p policy.xml
+    export ROS_SECURITY_KEYSTORE=keys ROS_SECURITY_ENABLE=true ROS_SECURITY_STRATEGY=Enforce
+    ROS_SECURITY_ENCLAVE_OVERRIDE=/left/vggt ros2 launch vggt_ros vggt.launch.py namespace:=left \\
+        image:=/camera/image_raw
+
+Tests compare the policy with a running node; a node under SROS2 itself is not part of them.
+"""
+
+
+def markdown() -> str:
+    """The page docs/interface.md."""
+    ours = _table(("service", "type", "what it does"), _services(interface.SERVICES))
+    rclpy = _table(("service", "type", "of"), _services(interface.RCLPY_SERVICES))
+    transforms = _table(
+        ("tf_mode", "parent", "child", "note"),
+        ((t.mode, f"`{t.parent}`", f"`{t.child}`", t.about) for t in interface.TRANSFORMS),
+    )
+    return "\n".join(
+        [
+            INTRODUCTION,
+            "## Topics that are read\n",
+            _topics(interface.INPUTS),
+            "## Topics that are published\n",
+            _topics(interface.OUTPUTS),
+            "Every node of rclpy has these too:\n",
+            _topics(interface.RCLPY_OUTPUTS),
+            QOS,
+            "## Services\n",
+            ours,
+            "Every node of rclpy has these too:\n",
+            rclpy,
+            "## Transforms\n",
+            "Frames are named by parameters; `auto` sends as `camera` does.\n",
+            transforms,
+            "## Diagnostics\n",
+            "Statuses of `/diagnostics`, under the full name of the node. Levels: OK; WARN: works,"
+            " but not as\nasked; ERROR: nothing comes out. Keys come with the first inference.\n",
+            _diagnostics(),
+            SECURITY,
+            "## Parameters\n",
+            parameters(),
+        ]
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |\n" for row in rows]
+    return "".join([f"| {' | '.join(head)} |\n", "|---" * len(head) + "|\n", *lines])
+
+
+def _topics(topics: Iterable[Topic]) -> str:
+    rows = (
+        (
+            f"`{topic.name}`",
+            topic.kind,
+            f"{topic.reliability.replace('_', ' ')}{', transient local' * topic.kept}",
+            str(topic.depth),
+            f"where {topic.needs}" if topic.needs else "always",
+            topic.about,
+        )
+        for topic in topics
+    )
+    return _table(("topic", "type", "QoS", "depth", "exists", "what it is"), rows)
+
+
+def _services(services: Iterable[Service]) -> Iterable[Sequence[str]]:
+    return ((f"`{service.name}`", service.kind, service.about) for service in services)
+
+
+def _diagnostics() -> str:
+    rows = (
+        (
+            f"`/vggt{': ' * bool(status.part)}{status.part}`",
+            status.about,
+            ", ".join(f"`{key}`" for key in status.keys) or "none",
+            ", ".join(f"`{key}`" for key in status.sometimes) or "none",
+        )
+        for status in interface.STATUSES
+    )
+    return _table(("status", "about", "keys", "keys of some settings or events"), rows)
+
+
+def policy(node: str = "/vggt", remapped: Mapping[str, str] | None = None) -> str:
+    """The SROS2 policy of a node with this full name: what it may publish, read and answer.
+
+    `remapped`: topics of inputs by their names. Everything that is not listed is denied.
+    """
+    namespace, _, name = node.rpartition("/")
+    topics = remapped or {}
+    read = [topics.get(topic.name, topic.name) for topic in interface.INPUTS]
+    # Compressed images are on a topic of their own; the calibration of a second sensor is looked
+    # for beside its images.
+    read += [f"{topics.get(image, image)}/compressed" for image in ("image", "baseline_image")]
+    for image in ("scale_depth", "baseline_image"):
+        folder, slash, _ = topics.get(image, image).rpartition("/")
+        read.append(f"{folder}{slash}camera_info")
+    published = [t.name for t in (*interface.OUTPUTS, *interface.RCLPY_OUTPUTS)]
+    answered = [s.name for s in (*interface.SERVICES, *interface.RCLPY_SERVICES)]
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        "<!-- Made by vggt_ros.ros.interface_files, for the enclave of one node: replace the names",
+        "     of the inputs (image, camera_info, ...) by the topics that they are remapped to. -->",
+        '<policy version="0.2.0">',
+        "  <enclaves>",
+        f'    <enclave path="{escape(node)}">',
+        "      <profiles>",
+        f'        <profile ns="{escape(namespace or "/")}" node="{escape(name)}">',
+        *_rules("topics", "publish", published),
+        *_rules("topics", "subscribe", read),
+        *_rules("services", "reply", answered),
+        "        </profile>",
+        "      </profiles>",
+        "    </enclave>",
+        "  </enclaves>",
+        "</policy>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rules(kind: str, action: str, names: Iterable[str]) -> list[str]:
+    item = kind.removesuffix("s")
+    rows = [f"            <{item}>{escape(name)}</{item}>" for name in dict.fromkeys(names)]
+    return [f'          <{kind} {action}="ALLOW">', *rows, f"          </{kind}>"]
+
+
+def main() -> None:
+    """Write both files into the checkout that this module is in."""
+    root = Path(__file__).resolve().parents[2]
+    (root / "docs/interface.md").write_text(markdown())
+    (root / "config/sros2_policy.xml").write_text(policy())
+
+
+if __name__ == "__main__":
+    main()
