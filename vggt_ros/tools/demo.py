@@ -51,7 +51,7 @@ def demo(
     window_size: int = Settings.window_size,
     min_confidence: float = 1.0,
     clip: Path = CLIP,
-    rate: float = 1.0,
+    rate: float = 0.25,
     port: int = 8080,
     out: Path = Path("vggt_demo"),
 ) -> int:
@@ -65,7 +65,7 @@ def demo(
         model: preset, hub id or path; `small` comes with weights, other presets show noise.
         min_confidence: pixels below it are masked; 1 keeps all, and the viewer can mask more.
         clip: rosbag2 with a camera.
-        rate: speed of playback; 2 plays the clip twice as fast.
+        rate: speed of playback: 1 is as recorded; at a quarter two cores infer most images.
         port: port of the viewer; the next free one is used if it is busy.
         out: output folder, for picture.png and summary.json.
     """
