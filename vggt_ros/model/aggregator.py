@@ -3,7 +3,7 @@
 """The aggregator: alternating attention within each frame and among all frames of a window."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ class Aggregator(nnx.Module):
         order: Sequence[str] = ("frame", "global"),
         group: int = 1,
         view_order: Sequence[str] = ("view", "time"),
-        stage: Callable[..., nnx.Module] = Stage,
+        stage: Callable[..., Any] = Stage,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
