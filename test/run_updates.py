@@ -118,9 +118,12 @@ def scripted_job(
     writer: RunWriter,
     updates: Sequence[Update | BaseException],
     last: KeyframePoses | None = None,
+    *,
+    fuse: bool = False,
 ) -> Job:
-    """A job that is given these updates."""
-    job = Job(planar_engine_of_a_run(), Settings(), Source(writer.path, "list", "", ()), writer)
+    """A job that is given these updates, in which each frame sees a wall of its own."""
+    source = Source(writer.path, "list", "", ())
+    job = Job(planar_engine_of_a_run(), Settings(), source, writer, fuse=fuse)
     job.pipeline = ScriptedPipeline(updates, last)
     return job
 
@@ -131,11 +134,16 @@ def images(count: int) -> list[Frame]:
 
 
 def scripted_run(
-    path: Path, updates: Sequence[Update], last: KeyframePoses | None = None, overview: bool = False
+    path: Path,
+    updates: Sequence[Update],
+    last: KeyframePoses | None = None,
+    overview: bool = False,
+    fuse: bool = False,
 ) -> Run:
     """The finished run of these updates."""
     with RunWriter(path, {}) as writer:
-        scripted_job(writer, updates, last).run(images(len(updates)), overview=overview, quiet=True)
+        job = scripted_job(writer, updates, last, fuse=fuse)
+        job.run(images(len(updates)), overview=overview, quiet=True)
     return open_run(path)
 
 

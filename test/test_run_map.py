@@ -44,6 +44,9 @@ def test_a_loop_that_is_solved_at_the_very_end_moves_all_files(tmp_path):
     updates[5] = updates[5]._replace(status=MapStatus(loops_closed=1, loops_tried=3))
     done = scripted_run(tmp_path / "out", updates, LOOP_CLOSED)
     assert_true(done, range(6))
+    fused = scripted_run(tmp_path / "fused", updates, LOOP_CLOSED, fuse=True)
+    assert_true(fused, range(6))
+    assert np.ptp(fused.cloud().points[:, 0]) < 2.0, "the walls of neighbours are taken to be one"
     points = done.cloud().points  # six walls, each two units ahead of its camera
     expected = np.repeat(2.0 + 0.5 * np.arange(6), 30 * 40)
     np.testing.assert_allclose(np.sort(points[:, 0]), expected, rtol=1e-5)
