@@ -43,6 +43,8 @@ RVIZ_TOPICS = (
     "pose",
     "odometry",
     "keyframes",
+    "scan",
+    "occupancy",
 )
 # They override params_file where they are given. Types and descriptions as in the table of the
 # parameters (vggt_ros/ros/parameters.py), which may not be importable where launch is.

@@ -4,6 +4,8 @@
 
 import numpy as np
 import pytest
+import yaml
+from conftest import ROOT
 from diagnostic_msgs.msg import DiagnosticStatus
 from made_updates import CAMERA, PERIOD, keyframes, pose, stamp, update, view
 from node_rig import PERIOD as RIG_PERIOD
@@ -28,7 +30,7 @@ from vggt_ros.ros.alarms import HELD_REPORTS
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.keyframes_output import keyframes_message
 from vggt_ros.ros.messages import stamp_ns
-from vggt_ros.ros.status_output import PATIENCE, status_message
+from vggt_ros.ros.status_output import PATIENCE, status_message, status_text
 
 pytestmark = pytest.mark.ros
 
@@ -209,6 +211,30 @@ def test_few_keyframes_are_drawn_too(frames: list[int]):
     assert cameras.action == (Marker.ADD if frames else Marker.DELETE)
     assert loops.action == Marker.DELETE
     assert np.isfinite(ends(cameras)).all()
+
+
+def shown_by_rviz() -> dict[str, bool]:
+    """Namespaces of markers in config/vggt.rviz."""
+    config = yaml.safe_load((ROOT / "config/vggt.rviz").read_text())["Visualization Manager"]
+    (display,) = [d for d in config["Displays"] if d["Name"] == "Keyframes"]
+    return display["Namespaces"]
+
+
+def test_the_state_of_the_map_stands_above_the_last_keyframe():
+    found = update([view(2)], keyframes([0, 1, 2]))
+    data = keyframes_message(found.keyframes, 0, stamp(2), "map", text=status_text(found))
+    cameras, loops, text = deserialize_message(data, MarkerArray).markers
+    assert {cameras.ns: True, loops.ns: True, text.ns: True} == shown_by_rviz()
+    assert len(ends(cameras)) == 9 and text.type == Marker.TEXT_VIEW_FACING
+    assert (text.ns, text.action, text.header.frame_id) == ("status", Marker.ADD, "map")
+    state, kept, units = text.text.split("\n")
+    assert state == found.status.state and units == "units are arbitrary"
+    assert kept == f"{found.status.keyframes} keyframes, {found.status.loops_closed} loops closed"
+    place = np.array([text.pose.position.x, text.pose.position.y, text.pose.position.z])
+    assert place[2] > pose(2)[2, 3] and text.scale.z > 0.0
+    np.testing.assert_allclose(place[:2], pose(2)[:2, 3])
+    nothing = keyframes_message(keyframes([]), 0, stamp(2), "map", text="lost")
+    assert len(deserialize_message(nothing, MarkerArray).markers) == 2, "nowhere to write"
 
 
 def test_keyframes_are_published_to_late_subscribers_and_every_map_period(rig: Rig):

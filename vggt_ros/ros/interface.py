@@ -118,7 +118,8 @@ OUTPUTS = (
     _output("tracks", "vggt_ros/msg/PointTracks", "Queried points in pixels of the input image"),
     _output("status", "vggt_ros/msg/MapStatus", "State of the map, and why", kept=True),
     _output(
-        "keyframes", "visualization_msgs/msg/MarkerArray", "Keyframes and loops", kept=True
+        "keyframes", "visualization_msgs/msg/MarkerArray",
+        "Keyframes, loops, and the state as text", kept=True,
     ),
     Topic("/tf", TF, "reliable", 100, "By tf_mode", needs="tf_mode is not none"),
     Topic(

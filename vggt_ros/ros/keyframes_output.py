@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The keyframes of the map for RViz: each a small camera, and a line for each loop."""
+"""The keyframes of the map for RViz: each a small camera, a line for each loop, and its state."""
 
 import numpy as np
+from jaxtyping import Float
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker
 
@@ -21,11 +22,12 @@ def keyframes_message(
     stamp_ns: int,
     frame_id: str,
     newest: int | None = None,
+    text: str = "",
 ) -> bytes:
     """A serialised MarkerArray: keyframes and loops of one segment, in the map's frame.
 
     None after `newest`, if given. Cameras have a fixed share of the usual step between two of them,
-    whatever the unit.
+    whatever the unit. `text`, if any, stands above the last one.
     """
     shown = keyframes.segments == segment
     if newest is not None:
@@ -47,7 +49,21 @@ def keyframes_message(
         _lines(head, name, width, colour, any_points=len(mine) > 0)
         for (name, colour), mine in zip(kinds, ends, strict=True)
     ]
+    if text and len(places):
+        markers.append(_text(head, text, 2.0 * SIZE * step, places[-1]))
+        ends.append(np.empty((0, 3)))
     return marker_bytes(markers, ends)
+
+
+def _text(head: Header, text: str, height: float, below: Float[np.ndarray, "3"]) -> Marker:
+    """The state of the map, three lines of it above a point; `height` is that of a capital."""
+    marker = Marker(header=head, ns="status", type=Marker.TEXT_VIEW_FACING, text=text)
+    x, y, z = (float(value) for value in below)
+    marker.pose.position.x, marker.pose.position.y, marker.pose.position.z = x, y, z + 3 * height
+    marker.pose.orientation.w = 1.0
+    marker.scale.z = height
+    marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+    return marker
 
 
 def _lines(

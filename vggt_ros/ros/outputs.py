@@ -29,7 +29,7 @@ from vggt_ros.ros.parameters import LiveParameters, Parameters
 from vggt_ros.ros.path_output import PathOutput
 from vggt_ros.ros.pose_output import PoseOutput
 from vggt_ros.ros.robot import Robot
-from vggt_ros.ros.status_output import status_message
+from vggt_ros.ros.status_output import status_message, status_text
 from vggt_ros.ros.surface import SurfaceFilter
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.ros.when_lost import is_located
@@ -167,10 +167,10 @@ class Outputs:
     def _send_keyframes_if_any(self) -> None:
         if self._newest is not None:
             update, segment = self._newest
-            ns = update.views[-1].stamp_ns
+            ns, newest = update.views[-1].stamp_ns, self._newest_shown
             self._keyframes.send(
                 lambda _: keyframes_message(
-                    update.keyframes, segment, ns, self._world, self._newest_shown
+                    update.keyframes, segment, ns, self._world, newest, status_text(update)
                 )
             )
 

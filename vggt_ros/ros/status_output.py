@@ -9,6 +9,7 @@ from vggt_ros.mapping.status import LOST, RELOCALISING, STATES, UNCERTAIN
 from vggt_ros.msg import MapStatus
 from vggt_ros.ros import messages
 from vggt_ros.ros.alarms import WARN, Problem, RecentShare
+from vggt_ros.ros.reports import scale_of
 
 PATIENCE = 3.0  # seconds in a state that should pass, from which it is a warning
 MAX_REFUSED = 5  # windows in a row that do not fit the map, from which it is a warning,
@@ -43,6 +44,15 @@ def status_message(update: Update, world_frame: str) -> MapStatus:
         scale_sigma=update.scale.sigma,
         reason=status.reason,
     )
+
+
+def status_text(update: Update) -> str:
+    """The same in three lines, to be shown beside the map; the reason is a fourth one."""
+    status = update.status
+    loops = f"{status.loops_closed} loop{'s' * (status.loops_closed != 1)} closed"
+    keyframes = f"{status.keyframes} keyframe{'s' * (status.keyframes != 1)}"
+    lines = [status.state, f"{keyframes}, {loops}", scale_of(update)]
+    return "\n".join([*lines, status.reason] if status.reason else lines)
 
 
 class MapHealth:

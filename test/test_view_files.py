@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""RViz and Foxglove show what the node publishes, with the type that each display needs."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vggt_ros.ros.interface import OUTPUTS, Topic
+
+ROOT = Path(__file__).resolve().parent.parent
+FOXGLOVE = json.loads((ROOT / "config/foxglove.json").read_text())
+PANELS: dict[str, dict[str, Any]] = FOXGLOVE["configById"]
+TOPICS: dict[str, Topic] = {topic.name.replace("~", "/vggt"): topic for topic in OUTPUTS}
+IMAGE, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
+DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
+DISPLAYS = {  # of RViz
+    "Image": IMAGE,
+    "PointCloud2": "sensor_msgs/msg/PointCloud2",
+    "Path": "nav_msgs/msg/Path",
+    "Pose": "geometry_msgs/msg/PoseStamped",
+    "Odometry": "nav_msgs/msg/Odometry",
+    "MarkerArray": "visualization_msgs/msg/MarkerArray",
+    "LaserScan": "sensor_msgs/msg/LaserScan",
+    "Map": "nav_msgs/msg/OccupancyGrid",
+}
+IN_3D = set(DISPLAYS.values()) - {IMAGE}
+NUMBERS = r"(u?int(8|16|32|64)|float(32|64)|bool)"
+
+
+def displays() -> list[dict[str, Any]]:
+    config = yaml.safe_load((ROOT / "config/vggt.rviz").read_text())
+    return [d for d in config["Visualization Manager"]["Displays"] if "Topic" in d]
+
+
+def panels(kind: str) -> list[dict[str, Any]]:
+    return [panel for name, panel in PANELS.items() if name.startswith(f"{kind}!")]
+
+
+def texts(value: Any) -> Iterator[str]:
+    """All keys and texts of a JSON document."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def field(path: str) -> tuple[str, str]:
+    """The topic of a message path, and the type of its field by our own message's definition."""
+    topic, _, name = path.partition(".")
+    package, _, kind = TOPICS[topic].kind.split("/")
+    assert package == "vggt_ros", path
+    name, indexed, _ = name.partition("[:]")
+    found = re.search(rf"^(\S+) {name}\s", (ROOT / f"msg/{kind}.msg").read_text(), re.MULTILINE)
+    assert found, f"{kind} has no field {name}"
+    assert found[1].endswith("[]") == bool(indexed), path
+    return topic, found[1].removesuffix("[]")
+
+
+# ---- RViz ---------------------------------------------------------------------------------------
+
+
+def test_rviz_displays_have_the_type_of_their_topic():
+    for display in displays():
+        kind = DISPLAYS[display["Class"].removeprefix("rviz_default_plugins/")]
+        assert TOPICS[display["Topic"]["Value"]].kind == kind, display["Name"]
+
+
+def test_rviz_subscribes_with_the_qos_of_each_topic():
+    for display in displays():
+        topic, qos = TOPICS[display["Topic"]["Value"]], display["Topic"]
+        assert topic.reliability == "reliable" and qos["Reliability Policy"] == "Reliable"
+        assert qos["Durability Policy"] == ("Transient Local" if topic.kept else "Volatile")
+
+
+# ---- Foxglove -----------------------------------------------------------------------------------
+
+
+def test_every_panel_has_one_place_in_the_layout():
+    def leaves(node: Any) -> list[str]:
+        if isinstance(node, str):
+            return [node]
+        assert node["direction"] in ("row", "column") and 0 < node["splitPercentage"] < 100
+        return leaves(node["first"]) + leaves(node["second"])
+
+    assert sorted(leaves(FOXGLOVE["layout"])) == sorted(PANELS)
+
+
+def test_every_name_in_the_layout_is_that_of_a_declared_topic():
+    named = {re.split(r"[.\[]", text)[0] for text in texts(FOXGLOVE) if text.startswith("/")}
+    assert named <= set(TOPICS)
+    kinds = {TOPICS[name].kind for name in named}
+    own = {"vggt_ros/msg/MapStatus", "vggt_ros/msg/PointTracks"}
+    assert kinds >= {*DISPLAYS.values(), INFO, DIAGNOSTICS} | own
+
+
+def test_panels_have_topics_of_the_type_they_show():
+    for panel in panels("Image"):
+        mode = panel["imageMode"]
+        assert TOPICS[mode["imageTopic"]].kind == IMAGE
+        assert TOPICS[mode["calibrationTopic"]].kind == INFO
+    for panel in panels("3D"):
+        assert {TOPICS[name].kind for name in panel["topics"]} == IN_3D
+    for panel in panels("DiagnosticSummary"):
+        assert TOPICS[panel["topicToRender"]].kind == DIAGNOSTICS
+    for panel in panels("RawMessages"):
+        assert panel["topicPath"] in TOPICS
+    known = ("Image", "3D", "DiagnosticSummary", "RawMessages", "Plot", "StateTransitions")
+    assert all(name.split("!")[0] in known for name in PANELS)
+
+
+def test_plots_are_of_fields_that_their_messages_have():
+    for panel in panels("Plot"):
+        paths = [*panel["paths"], panel.get("xAxisPath")]
+        for path in filter(None, paths):
+            _, kind = field(path["value"])
+            assert re.fullmatch(NUMBERS, kind), path["value"]
+    for panel in panels("StateTransitions"):
+        assert [field(path["value"]) for path in panel["paths"]] == [("/vggt/status", "uint8")]
+
+
+@pytest.mark.parametrize("path", ["/vggt/status.speed", "/vggt/status.state[:]", "/vggt/tracks.u"])
+def test_a_field_that_is_not_there_is_found(path: str):
+    with pytest.raises(AssertionError):
+        field(path)
