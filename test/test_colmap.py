@@ -44,7 +44,8 @@ def folder(frames, tmp_path_factory):
     with RunWriter(path / "run", {}) as writer:
         for frame in frames:
             writer.add(frame)
-    assert colmap(path / "run", path / "out", max_points=400) == path / "out" / "sparse" / "0"
+    sparse = colmap(path / "run", path / "out", max_points=400, fuse=False)
+    assert sparse == path / "out" / "sparse" / "0"
     return path / "out"
 
 
@@ -125,8 +126,25 @@ def test_a_wall_in_front_hides_what_is_behind(walls, tmp_path):
         for step, depth in enumerate((2.0, 1.0)):
             frame = wall_frame(depth=depth)
             writer.add(frame._replace(stamp_ns=1 + step))
-    sparse = colmap(tmp_path / "hidden", tmp_path / "out")
+    sparse = colmap(tmp_path / "hidden", tmp_path / "out", fuse=False)
     assert {len(row) for row in rows(sparse / "points3D.txt")} == {10}  # one image each
+
+
+def test_points_lie_on_one_surface(tmp_path, capsys):
+    """Frames of one place, of which each errs by a few percent of the depth."""
+    with RunWriter(tmp_path / "run", {}) as writer:
+        for step, depth in enumerate((1.9, 2.0, 2.1, 1.95, 2.05)):
+            writer.add(wall_frame(depth=depth)._replace(stamp_ns=1 + step))
+    spread = []
+    for fuse in (True, False):
+        sparse = colmap(tmp_path / "run", tmp_path / "out", fuse=fuse)
+        spread.append(np.ptp([float(row[1]) for row in rows(sparse / "points3D.txt")]))
+    assert spread[0] < 0.2 * spread[1]
+    with RunWriter(tmp_path / "run", {}) as writer:
+        for step, depth in enumerate((2.0, 1.0)):
+            writer.add(wall_frame(depth=depth)._replace(stamp_ns=1 + step))
+    colmap(tmp_path / "run", tmp_path / "out")
+    assert "no points, since its frames contradict each other" in capsys.readouterr().out
 
 
 def test_pycolmap_reads_and_adjusts_the_model(walls, tmp_path):

@@ -26,6 +26,7 @@ from vggt_ros.tools.exports.images import ExportedImage, Images, export_images
 from vggt_ros.tools.exports.measured_tracks import ENOUGH, measure_tracks
 from vggt_ros.tools.exports.sparse_model import build_model
 from vggt_ros.tools.runs.format import Run, open_run
+from vggt_ros.tools.runs.fused import FusedRun
 from vggt_ros.tools.runs.writer import tum_line
 
 
@@ -35,6 +36,7 @@ def colmap(
     *,
     max_points: int = 200_000,
     images: Images = "link",
+    fuse: bool = True,
     adjust: bool = False,
     camera: CameraModel = "PINHOLE",
     shared_camera: bool = True,
@@ -50,6 +52,7 @@ def colmap(
         max_points: maximum number of points in all models together.
         images: link (hard links, copies across disks) or copy the original images; grid writes
             those on the grid of the depth.
+        fuse: take points from one surface, to which the depth of all frames is moved.
         adjust: follow points through the frames with the network of the run, and let pycolmap's
             bundle adjustment move cameras and points to where they fit. Models then have these
             points instead of those of the depth.
@@ -72,7 +75,8 @@ def colmap(
             if adjuster is not None and len(frames) >= ENOUGH:
                 lines.append(adjuster.write(place, frames, exported))
                 continue
-            model = build_model(opened, frames, exported, quota)
+            surface = FusedRun.of(opened, frames) if fuse else opened
+            model = build_model(surface, frames, exported, quota)
             write_model(place, model)
             lengths += model.points.lengths.tolist()
     if note:
@@ -82,6 +86,8 @@ def colmap(
     if lengths:
         seen = sum(lengths) / len(lengths)
         points = f"; {len(lengths):,} points, each seen by {seen:.1f} images"
+    elif not lines:
+        points = "; no points, since its frames contradict each other (--no-fuse keeps all)"
     apart = "s that nothing ties together" if len(segments) > 1 else ""
     print(f"{registered} of {len(exported)} images in {len(segments)} model{apart}{points}: {out}")
     for line in lines:

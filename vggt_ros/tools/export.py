@@ -12,6 +12,7 @@ from vggt_ros.tools.exports.images import Images, export_images
 from vggt_ros.tools.exports.kitti import write_kitti
 from vggt_ros.tools.exports.nerfstudio import write_nerfstudio
 from vggt_ros.tools.runs.format import open_run
+from vggt_ros.tools.runs.fused import FusedRun
 from vggt_ros.tools.runs.writer import writing
 
 
@@ -23,6 +24,7 @@ def export(
     segment: int = 0,
     max_points: int = 200_000,
     images: Images = "link",
+    fuse: bool = True,
 ) -> Path:
     """Write one segment of a run in the format of another program; returns what was written.
 
@@ -35,6 +37,7 @@ def export(
         max_points: maximum number of points.
         images: for nerfstudio: link (hard links, copies across disks) or copy the originals; grid
             writes those on the grid of the depth.
+        fuse: move the depth of all frames to one surface, for points and depth.
     """
     opened = open_run(run)
     segments = opened.segments()
@@ -43,12 +46,13 @@ def export(
     if not 0 <= segment < len(segments):
         raise UserError(f"there is no segment {segment}; {run} has 0 to {len(segments) - 1}")
     frames, note = segments[segment], ""
+    surface = FusedRun.of(opened, frames) if fuse and to != "kitti" else opened
     if to == "glb":
         if out.suffix.lower() != ".glb" or out.is_dir():
             raise UserError(f"{out} is no name of a GLB file; give --out NAME.glb")
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            count = write_glb(out, opened, frames, max_points)
+            count = write_glb(out, surface, frames, max_points)
         what = f"{count:,} points, {len(frames)} cameras"
     elif to == "kitti":
         with export_folder(out, to, run) as folder:
@@ -58,7 +62,7 @@ def export(
         with export_folder(out, to, run) as folder:
             exported, note = export_images(opened, folder / "images", images)
             quota = max(1, max_points // len(frames))
-            count = write_nerfstudio(folder, opened, frames, exported, quota)
+            count = write_nerfstudio(folder, surface, frames, exported, quota)
         what = f"{len(frames)} images, {count:,} points"
     if note:
         print(note)

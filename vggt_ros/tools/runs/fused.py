@@ -56,6 +56,24 @@ def fuse(frames: Iterable[RunFrame]) -> list[Fusion]:
     ]
 
 
+class FusedRun(Run):
+    """A run whose frames, of those that were fused, have their depth on one surface."""
+
+    fusions: dict[int, Fusion]
+
+    @classmethod
+    def of(cls, run: Run, frames: Sequence[int]) -> "FusedRun":
+        """The run with these frames fused with each other."""
+        made = cls(*run)
+        made.fusions = dict(zip(frames, fuse(map(run.frame, frames)), strict=True))
+        return made
+
+    def frame(self, index: int) -> RunFrame:
+        """As `Run.frame`."""
+        frame = super().frame(index)
+        return self.fusions[index].apply(frame) if index in self.fusions else frame
+
+
 def sample_cloud(
     recorded: Run, chosen: Sequence[int], share: float, fusions: Sequence[Fusion] | None = None
 ) -> Cloud:
