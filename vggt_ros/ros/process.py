@@ -21,20 +21,8 @@ from vggt_ros.errors import UserError
 
 CLOSE_TIMEOUT = 3.0  # seconds for the worker to finish its inference
 
-# Of rmw_fastrtps: who copies messages to the subscribers. Other middleware ignores it.
-PUBLICATION_MODE = "RMW_FASTRTPS_PUBLICATION_MODE"
-
 OnFailure = Callable[[BaseException], object]
 AnyNode = TypeVar("AnyNode", bound=Node)
-
-
-def publish_in_background() -> None:
-    """A thread of Fast DDS copies messages to the subscribers, not the one that publishes.
-
-    Unless the environment says otherwise; to be called before rclpy's context is made. Publishing a
-    cloud of 4 MB takes 1.2 instead of 2.2 ms so, while Python's lock is held.
-    """
-    os.environ.setdefault(PUBLICATION_MODE, "ASYNCHRONOUS")
 
 
 def run(
@@ -57,7 +45,6 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: end.set())
     ended_in_time = True
-    publish_in_background()
     try:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         node = open_node(fail)

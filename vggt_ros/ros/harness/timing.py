@@ -33,7 +33,6 @@ from vggt_ros.ros.inference import Task
 from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.messages import header, image_message
 from vggt_ros.ros.node import VggtNode
-from vggt_ros.ros.process import publish_in_background
 
 TOPICS = {
     "/vggt/depth/image": Image,
@@ -147,7 +146,6 @@ def image_at(i: int, image: UInt8[np.ndarray, "h w 3"]) -> Image:
 @contextmanager
 def measured_node(engine: InstantEngine, window_size: int) -> Iterator[VggtNode]:
     """A node on a context of its own, and a process that subscribes to every topic."""
-    publish_in_background()
     context = Context()
     context.init()
     # Metres, and a camera that is its own base: otherwise there would be neither scan nor grid.
