@@ -40,7 +40,8 @@ its default names. For other names and remapped inputs:
     ROS_SECURITY_ENCLAVE_OVERRIDE=/left/vggt ros2 launch vggt_ros vggt.launch.py namespace:=left \\
         image:=/camera/image_raw
 
-Tests compare the policy with a running node; a node under SROS2 itself is not part of them.
+Tests compare the policy with a running node. It is valid by the schema of sros2 (2024), whose
+stylesheet makes exactly these names of it; a node under SROS2 itself has not been run.
 """
 
 
