@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.geometry import Similarity, lever_arm_jacobian, rotation_angle
-from vggt_ros.mapping.map_frames import SAME_VIEW, MapFrame, median_depth, view_overlap
+from vggt_ros.mapping.map_frames import SAME_VIEW, MapFrame, ViewOverlap, median_depth, view_overlap
 from vggt_ros.mapping.noise import MIN_NOISE, NoiseEstimate
 from vggt_ros.mapping.registration import (
     ScaleFit,
@@ -35,7 +35,8 @@ from vggt_ros.mapping.window import WindowGeometry, subsampled
 MIN_INLIERS = 0.6  # share of pixels that must agree
 REFUSED = 5.0  # times the usual residual: a window beyond contradicts the map
 DOUBTFUL = 2.5  # times the usual: it joins, with a wider covariance and without its depth
-ALWAYS_GOOD = 0.05  # residual that is never refused: 3 degrees
+ALWAYS_GOOD = 0.05  # residual that is never refused: 3 degrees,
+CONFIRMED_GOOD = 0.12  # or 7, where the newest view agrees with the map
 NEVER_GOOD = 0.35  # residual that always is: 20 degrees
 DOUBTFUL_INLIERS = 0.75  # share of pixels below which a window is doubtful
 NEAR_TURN, NEAR_SHIFT = 0.2, 0.1  # radians, scene depths: off the predicted motion, at most
@@ -130,7 +131,10 @@ def _fit(
     residual = laid.residual
     if fit.inlier_share < MIN_INLIERS:
         return f"only {fit.inlier_share:.0%} of the shared pixels agree in depth"
-    if not residual < min(max(REFUSED * noise.residual, ALWAYS_GOOD), NEVER_GOOD):
+    placed = _placed(frames, laid.gauge)
+    seen = view_overlap(pairs[-1][0], placed[-1], max(SAME_VIEW, 2.5 * noise.view))
+    checked = seen if seen is not None and seen.overlap > CHECKED_OVERLAP else None
+    if not residual < _refused_from(noise, checked):
         return (
             f"the shared cameras disagree by {residual:.1%} of the scene depth; usual are"
             f" {noise.residual:.1%}"
@@ -141,26 +145,35 @@ def _fit(
             f"doubtful: the shared cameras disagree by {residual:.1%} of the scene depth (usual"
             f" are {noise.residual:.1%}), {fit.inlier_share:.0%} of the pixels agree"
         )
-    placed = _placed(frames, laid.gauge)
-    seen = view_overlap(pairs[-1][0], placed[-1], max(SAME_VIEW, 2.5 * noise.view))
-    if seen is not None and seen.overlap > CHECKED_OVERLAP and seen.agreement < MIN_INLIERS:
-        differs = f"only {seen.agreement:.0%} of the newest view agrees with the one before"
+    if checked is not None and checked.agreement < MIN_INLIERS:
+        differs = f"only {checked.agreement:.0%} of the newest view agrees with the one before"
         if not _is_near(placed[-1].world_from_camera, predicted, scene_depth):
             return differs
         doubt = f"doubtful: {differs}"
     fitted = Fit(residual, scene_depth, fit.inlier_share, doubt)
     after, found = _insert(segment, placed, laid.gauge, fitted)
     several = len(pairs) > 1
-    checked = seen is not None and seen.overlap > CHECKED_OVERLAP
     scales = _third_depth(pairs, placed[-1], fit, noise)
     noise = noise.observed(
         residual=residual if several else None,
         turn=laid.turn if several else None,
         shift=laid.shift if several else None,
         scales=scales,
-        view=seen.spread if seen is not None and checked else None,
+        view=None if checked is None else checked.spread,
     )
     return after._replace(overlap=seen), found, noise
+
+
+def _refused_from(noise: NoiseEstimate, checked: ViewOverlap | None) -> float:
+    """The residual from which a window contradicts the map; `checked`: its newest view there.
+
+    Errors of windows that share the same frames are alike, so that a network which is off by more
+    than usual once is refused until the map has lost the camera. Where the newest camera sees what
+    the map has there, more is admitted, with a doubt.
+    """
+    confirmed = checked is not None and checked.agreement >= DOUBTFUL_INLIERS
+    least = CONFIRMED_GOOD if confirmed else ALWAYS_GOOD
+    return min(max(REFUSED * noise.residual, least), NEVER_GOOD)
 
 
 def _third_depth(
