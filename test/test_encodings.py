@@ -164,7 +164,7 @@ def test_short_data_and_small_steps_are_refused(encoding):
         decode(bytes(6 * row), **{**good, "step": row - 1})
 
 
-@pytest.mark.parametrize(("height", "width"), [(0, 8), (6, 0), (2**32 - 1, 2**32 - 1), (6, 20000)])
+@pytest.mark.parametrize(("height", "width"), [(0, 8), (6, 0), (2**32 - 1, 2**32 - 1), (6, 70000)])
 def test_invalid_sizes_are_refused_before_memory_is_taken(height, width):
     with pytest.raises(UserError, match="invalid"):
         decode(b"", encoding="rgb8", height=height, width=width, step=24, is_bigendian=0)
@@ -223,4 +223,4 @@ def test_data_that_is_not_an_image_is_refused():
         with pytest.raises(UserError, match="neither JPEG nor PNG"):
             decode_compressed(data)
     with pytest.raises(UserError, match="invalid"):
-        decode_compressed(compressed(Image.new("1", (20000, 3)), "PNG"))
+        decode_compressed(compressed(Image.new("1", (70000, 3)), "PNG"))

@@ -17,9 +17,9 @@ from sensor_msgs.msg import Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 from vggt_ros.msg import MapStatus, QueryPoints
 
-from vggt_ros.frames import View
 from vggt_ros.imaging.grid import grid_for
 from vggt_ros.ros import clouds, messages
+from vggt_ros.ros.depth_output import DepthOutput
 from vggt_ros.ros.messages import stamp_ns
 
 pytestmark = pytest.mark.ros
@@ -190,10 +190,11 @@ def test_outputs_without_subscribers_are_not_built(rig: Rig, monkeypatch: pytest
         (messages, ("image_message", "camera_info_message", "tracks_message")),
         (messages, ("cloud_message", "depth_cloud_message", "records_message")),
         (clouds, ("camera_points",)),
-        (View, ("masked_depth",)),
     ):
         for name in names:
             monkeypatch.setattr(module, name, never)
+    for name in ("depth", "points_depth", "confidence"):  # the map takes depth from the view itself
+        monkeypatch.setattr(DepthOutput, name, property(never))
     node = rig.start(tf_mode="none")
     rig.subscribe("/vggt/pose", TOPICS["/vggt/pose"])
     monkeypatch.setattr("node_rig.image_message", plain_image)
