@@ -27,7 +27,8 @@ def choose_device(kind: str = "auto") -> Device:
         device = (jax.devices() if kind == "auto" else jax.devices(kind))[0]
     except (RuntimeError, AssertionError) as error:
         # JAX asserts that a backend is left; with JAX_PLATFORMS=cuda and no GPU none is.
-        reason = str(error) or f"JAX_PLATFORMS allows {jax.config.jax_platforms}, and none is here"
+        allowed = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        reason = str(error) or f"JAX_PLATFORMS allows {allowed}, and none is here"
         raise UserError(
             f"no device '{kind}': {reason}; use device auto or cpu, and leave JAX_PLATFORMS unset"
         ) from error
