@@ -68,7 +68,7 @@ def test_tracked_points():
     assert drive.on(2).says == "", "there is room"
     quiet = Drive(loops=False).on(6)
     quiet.pipeline.query(ids[:1], np.array([[20.0, 20.0]]))
-    assert quiet.on(2).says == "", "nobody asked for loops"
+    assert quiet.on(2).says == "", "loops were not asked for"
 
 
 def test_an_engine_without_room_for_a_keyframe():

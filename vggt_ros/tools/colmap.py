@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vggt_ros.errors import UserError
 from vggt_ros.tools.exports.adjusting import CameraModel, adjusted
 from vggt_ros.tools.exports.colmap_files import write_model
 from vggt_ros.tools.exports.folder import export_folder
@@ -61,9 +60,7 @@ def colmap(
         cache_dir: directory of compiled programs.
     """
     opened = open_run(run)
-    segments = opened.segments()
-    if not segments:
-        raise UserError(f"{run} holds no frames; make some with: vggt run SOURCE --out {run}")
+    segments = opened.placed_segments()
     lines = []
     with export_folder(out, "colmap", run) as folder:
         exported, note = export_images(opened, folder / "images", images)

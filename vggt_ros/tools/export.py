@@ -40,12 +40,8 @@ def export(
         fuse: move the depth of all frames to one surface, for points and depth.
     """
     opened = open_run(run)
-    segments = opened.segments()
-    if not segments:
-        raise UserError(f"{run} holds no frames; make some with: vggt run SOURCE --out {run}")
-    if not 0 <= segment < len(segments):
-        raise UserError(f"there is no segment {segment}; {run} has 0 to {len(segments) - 1}")
-    frames, note = segments[segment], ""
+    segments = opened.placed_segments()
+    frames, note = opened.segment(segment), ""
     surface = FusedRun.of(opened, frames) if fuse and to != "kitti" else opened
     if to == "glb":
         if out.suffix.lower() != ".glb" or out.is_dir():

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from vggt_ros.errors import UserError
 from vggt_ros.geometry import quaternion_from_rotation, transform, unproject
 from vggt_ros.tools.runs.format import RunFrame, open_run
 from vggt_ros.tools.runs.splat import MAX_DEPTH, bounds, cut_height, diagonal, perspective_camera
@@ -46,12 +45,8 @@ def view(
         segment: show the n-th largest segment of the map, from 0; mostly there is one.
     """
     opened = open_run(run)
-    segments = opened.segments()
-    if not segments:
-        raise UserError(f"{run} holds no frames; make some with: vggt run SOURCE --out {run}")
-    if not 0 <= segment < len(segments):
-        raise UserError(f"there is no segment {segment}; {run} has 0 to {len(segments) - 1}")
-    indices = segments[segment]
+    segments = opened.placed_segments()
+    indices = opened.segment(segment)
     every = every if every > 0 else -(-len(indices) // MAX_FRAMES)
     frames = [opened.frame(index) for index in indices[::every]]
     metric = opened.summary.get("scale", {}).get("metric")

@@ -111,6 +111,23 @@ class Run(NamedTuple):
         ]
         return tuple(sorted(found, key=len, reverse=True))
 
+    def placed_segments(self) -> tuple[list[int], ...]:
+        """As `segments`; raises `UserError` for a run without any."""
+        if not (found := self.segments()):
+            raise UserError(
+                f"{self.path} holds no frames; make some with: vggt run SOURCE --out {self.path}"
+            )
+        return found
+
+    def segment(self, number: int) -> list[int]:
+        """Frames of the n-th largest segment, from 0; raises `UserError` if it is not there."""
+        segments = self.placed_segments()
+        if not 0 <= number < len(segments):
+            raise UserError(
+                f"there is no segment {number}; {self.path} has 0 to {len(segments) - 1}"
+            )
+        return segments[number]
+
     def _uncertain(self) -> Int64[np.ndarray, " n"]:
         listed = np.array(self.summary.get("uncertain_frames", ()), np.int64)
         return listed[listed < len(self.files)]

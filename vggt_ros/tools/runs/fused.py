@@ -74,20 +74,13 @@ class FusedRun(Run):
         return self.fusions[index].apply(frame) if index in self.fusions else frame
 
 
-def sample_cloud(
-    recorded: Run, chosen: Sequence[int], share: float, fusions: Sequence[Fusion] | None = None
-) -> Cloud:
-    """World points of this share of the frames' valid pixels; a fixed seed makes the choice.
-
-    `fusions`: one for each frame that is chosen; None: their depth as the network saw it.
-    """
+def sample_cloud(run: Run, chosen: Sequence[int], share: float) -> Cloud:
+    """World points of this share of the frames' valid pixels; a fixed seed makes the choice."""
     draw = np.random.default_rng(0)
     parts = [
         Cloud(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8), np.empty(0, np.float32))
     ]
-    for i, frame in enumerate(map(recorded.frame, chosen)):
-        if fusions is not None:
-            frame = fusions[i].apply(frame)
+    for frame in map(run.frame, chosen):
         valid = np.flatnonzero(np.isfinite(frame.depth))
         kept = np.unravel_index(
             draw.choice(valid, int(len(valid) * min(share, 1)), replace=False), frame.depth.shape

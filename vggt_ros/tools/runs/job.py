@@ -23,7 +23,7 @@ from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate
 from vggt_ros.tools.runs.format import OVERVIEW, POINTS, RunFrame, Tracks, open_run
-from vggt_ros.tools.runs.fused import fuse, sample_cloud
+from vggt_ros.tools.runs.fused import FusedRun, sample_cloud
 from vggt_ros.tools.runs.placement import PlacedFrames
 from vggt_ros.tools.runs.report import segments_line
 from vggt_ros.tools.runs.writer import RunWriter, defer_interrupt, writing
@@ -196,22 +196,17 @@ class Job:
         self.pieces = segments_line([len(each) for each in segments], self.placed.reasons()[1:])
         if self.pieces:
             self.source.note(self.pieces)
-        fusions = fuse(map(recorded.frame, shown)) if self.fuse else None
+        surface = FusedRun.of(recorded, shown) if self.fuse else recorded
         with writing(out / POINTS):
             share = self.max_points / max(sum(self.valid[index] for index in shown), 1)
-            cloud = sample_cloud(recorded, shown, share, fusions)
+            cloud = sample_cloud(surface, shown, share)
             write_ply(out / POINTS, *cloud)
         self.points = len(cloud.points)
         if overview:
             from vggt_ros.tools.runs.overview import save_overview
 
             every = -(-len(shown) // OVERVIEW_FRAMES) or 1
-            frames = [recorded.frame(index) for index in shown[::every]]
-            if fusions is not None:
-                frames = [
-                    fusion.apply(frame)
-                    for fusion, frame in zip(fusions[::every], frames, strict=True)
-                ]
+            frames = [surface.frame(index) for index in shown[::every]]
             caption = f"{self.source.path.name}, {self.engine.name}"
             if len(segments) > 1:
                 of = f"{len(shown)} of {len(self.stamps)} frames"
