@@ -25,7 +25,8 @@ class FakeHub:
     def __init__(self, files=(), fault=None):
         self.files, self.fault, self.requested = dict(files), fault, []
 
-    def __call__(self, repository, name, *, local_files_only=False, revision=None):
+    def __call__(self, repository, name, *, cache_dir=None, local_files_only=False, revision=None):
+        self.cache_dir = cache_dir
         self.requested.append(name if revision is None else f"{name} of {repository}@{revision}")
         if self.fault:
             raise self.fault
@@ -45,6 +46,15 @@ def test_a_repository_is_a_source(monkeypatch, tmp_path):
     fake = on_hub(monkeypatch, {"model.safetensors": official_file(tmp_path)})
     assert_equal_weights(open_weights("facebook/VGGT-1B")[1], flatten(weights()))
     assert fake.requested == ["model.safetensors"]
+
+
+def test_downloads_are_kept_where_the_caller_says(monkeypatch, tmp_path):
+    fake = on_hub(monkeypatch, {"model.safetensors": official_file(tmp_path)})
+    open_weights("facebook/VGGT-1B", heads=(), cache_dir=tmp_path / "mine")
+    assert fake.cache_dir == tmp_path / "mine"
+    on_hub(monkeypatch, fault=errors.LocalEntryNotFoundError("not cached"))
+    with pytest.raises(UserError, match=f"is not in {tmp_path / 'mine'}, and"):
+        open_weights("facebook/VGGT-1B", cache_dir=tmp_path / "mine")
 
 
 def test_a_revision_may_follow_the_name(monkeypatch, tmp_path):

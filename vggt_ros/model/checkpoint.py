@@ -41,6 +41,7 @@ def open_weights(
     *,
     optional: Sequence[str] = (),
     partial: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> tuple[Config, Weights, Report]:
     """Weights on the default device: matrices of encoder and aggregator in `dtype`, else float32.
 
@@ -49,10 +50,11 @@ def open_weights(
     `config` defaults to the one in the file, in a config.json beside it, or VGGT-1B; `heads` to
     all that are in the file; `dtype` to float32.  Heads that are `optional` are left out where the
     file has none.  With `partial`, weights that are missing or of another shape are drawn at
-    random.  Tensors are read one at a time: the host holds little more than the result.
+    random.  Downloads are kept in `cache_dir`, by default the hub's own.  Tensors are read one at a
+    time: the host holds little more than the result.
     Raises UserError for a source that does not exist, is damaged or does not fit.
     """
-    paths = locate(source)
+    paths = locate(source, cache_dir)
     files = open_files(paths)
     config = config or config_of(files, paths[0])
     heads = heads_of(files) if heads is None else _without(optional, heads, files)
@@ -112,7 +114,7 @@ def balance(config: Config, files: TensorFiles, heads: Sequence[str]) -> Report:
 # ---- where the files are ----------------------------------------------------------------------
 
 
-def locate(source: str | Path) -> list[Path]:
+def locate(source: str | Path, cache_dir: str | Path | None = None) -> list[Path]:
     """The weight file of a source; a hub repository is downloaded unless it is in the cache."""
     preset = PRESETS.get(str(source))
     if preset is not None and preset.weights is not None:
@@ -124,7 +126,7 @@ def locate(source: str | Path) -> list[Path]:
         return [path]
     if path.suffix in (".safetensors", ".json", *TORCH) or not hub.is_repository(str(source)):
         raise UserError(f"{source} does not exist, and is not a hub repository (owner/name) either")
-    return [hub.fetch(str(source))]
+    return [hub.fetch(str(source), cache_dir)]
 
 
 def _in_directory(directory: Path) -> Path:

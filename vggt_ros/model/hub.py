@@ -5,6 +5,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from vggt_ros.errors import UserError
 
@@ -26,24 +27,25 @@ def is_repository(source: str) -> bool:
     return NAME.fullmatch(source) is not None
 
 
-def fetch(repository: str) -> Path:
+def fetch(repository: str, cache_dir: str | Path | None = None) -> Path:
     """The weight file of a repository, from the cache or downloaded with a progress bar.
 
     A branch, tag or commit may follow the name: owner/name@revision.  An index of shards comes
-    with its shards beside it.  The client's own HF_HUB_OFFLINE, HF_HOME and HF_TOKEN apply.
+    with its shards beside it.  The client's own HF_HUB_OFFLINE, HF_HOME (where no `cache_dir` is
+    given) and HF_TOKEN apply.
     Raises UserError, in one sentence, for whatever prevents it.
     """
     unreachable: Exception | None = None
     for name in FILES:
         try:
-            path = _download(repository, name, only_cached=unreachable is not None)
+            path = _download(repository, name, cache_dir, only_cached=unreachable is not None)
         except _Unreachable as fault:
             unreachable = unreachable or fault
             continue
         if path is not None:
             if path.suffix == ".json":
                 for shard in sorted(set(json.loads(path.read_text())["weight_map"].values())):
-                    _download(repository, shard, only_cached=False)
+                    _download(repository, shard, cache_dir, only_cached=False)
             return path
     if unreachable:
         raise UserError(str(unreachable)) from unreachable.__cause__
@@ -54,15 +56,21 @@ class _Unreachable(Exception):
     """The file is not in the cache, and cannot be downloaded now."""
 
 
-def _download(source: str, name: str, *, only_cached: bool) -> Path | None:
+def _download(
+    source: str, name: str, cache_dir: str | Path | None, *, only_cached: bool
+) -> Path | None:
     """The file; None where the repository has none of this name."""
     import huggingface_hub as hub
     from huggingface_hub import constants, errors
 
     repository, _, revision = source.partition("@")
-    wanted = {"revision": revision} if revision else {}
+    wanted: dict[str, Any] = {"revision": revision} if revision else {}
+    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
     try:
-        return Path(hub.hf_hub_download(repository, name, local_files_only=only_cached, **wanted))
+        path = hub.hf_hub_download(
+            repository, name, cache_dir=cache, local_files_only=only_cached, **wanted
+        )
+        return Path(path)
     except errors.RevisionNotFoundError as fault:
         raise UserError(
             f"{repository} has no branch, tag or commit {revision!r}: "
@@ -84,15 +92,15 @@ def _download(source: str, name: str, *, only_cached: bool) -> Path | None:
             if constants.is_offline_mode()
             else "the hub cannot be reached; check the network, or give a local file"
         )
-        raise _Unreachable(f"{repository} is not in {constants.HF_HUB_CACHE}, and {why}") from fault
+        raise _Unreachable(f"{repository} is not in {cache}, and {why}") from fault
     except errors.EntryNotFoundError:
         return None
     except errors.HfHubHTTPError as fault:
         raise UserError(f"the hub refused {repository}: {_first_line(fault)}") from fault
     except PermissionError as fault:
         raise UserError(
-            f"the cache {constants.HF_HUB_CACHE} cannot be written ({fault.filename}); "
-            "set HF_HOME to a directory of your own"
+            f"the cache {cache} cannot be written ({fault.filename}); "
+            "set HF_HOME, or cache_dir, to a directory of your own"
         ) from fault
     except Exception as fault:  # a full disk, or any error of the client's transport
         raise UserError(f"downloading {repository} failed: {_first_line(fault)}") from fault

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -20,6 +20,9 @@ from vggt_ros.model.assembly import (
 )
 from vggt_ros.model.config import SMALL, TINY, VGGT_1B, Config
 from vggt_ros.model.layers import ConstantRngs
+
+if TYPE_CHECKING:
+    from vggt_ros.model.pretrained import PretrainedVGGT
 
 HEAD_MODULES = {  # name of a head in arguments, recipes and files: its attribute of `VGGT`
     "camera": "camera_head",
@@ -44,6 +47,7 @@ PRESETS = {
     "tiny": Preset(TINY, 224),
     "small": Preset(SMALL, 224, SHIPPED),
 }
+PRESETS |= {"vggt_base": PRESETS["vggt-1b"], "vggt_tiny": PRESETS["tiny"]}  # names of other ports
 
 
 class Prediction(NamedTuple):
@@ -91,6 +95,27 @@ class VGGT(nnx.Module):
         self.depth_head = new_dpt_head(config, "depth", rngs) if "depth" in heads else None
         self.point_head = new_dpt_head(config, "point", rngs) if "points" in heads else None
         self.track_head = new_track_head(config, rngs) if "tracks" in heads else None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str | Path,
+        *,
+        cache_dir: str | Path | None = None,
+        heads: Sequence[str] | None = None,
+        dtype: Any = jnp.float32,
+    ) -> "PretrainedVGGT":
+        """A model with weights, for calls from Python: `model(images)`, compiled, with known names.
+
+        `repo_id` is a Hugging Face id (owner/name, or owner/name@revision), a file, a folder or a
+        preset; those without weights get random ones, and a warning. A download is kept in
+        `cache_dir`, by default the hub's own. `heads` are by default all that the weights hold;
+        `dtype` is that of encoder and aggregator.
+        Raises `UserError` for weights that are not there or do not fit.
+        """
+        from vggt_ros.model.pretrained import open_pretrained
+
+        return open_pretrained(repo_id, cache_dir=cache_dir, heads=heads, dtype=dtype)
 
     def __call__(
         self,
