@@ -47,6 +47,7 @@ def test_a_loop_that_is_solved_at_the_very_end_moves_all_files(tmp_path):
     fused = scripted_run(tmp_path / "fused", updates, LOOP_CLOSED, fuse=True)
     assert_true(fused, range(6))
     assert np.ptp(fused.cloud().points[:, 0]) < 2.0, "the walls of neighbours are taken to be one"
+    assert done.keyframes() == [0, 2, 4] and done.loops() == [(0, 4)]
     points = done.cloud().points  # six walls, each two units ahead of its camera
     expected = np.repeat(2.0 + 0.5 * np.arange(6), 30 * 40)
     np.testing.assert_allclose(np.sort(points[:, 0]), expected, rtol=1e-5)
@@ -76,7 +77,9 @@ def test_frames_of_a_removed_keyframe_move_with_its_heir(tmp_path):
         update(1, 1, snapshot({0: DRIFT, 1: DRIFT}), DRIFT),
         update(2, 0, snapshot({0: FURTHER}, heirs={1: 0}), FURTHER),
     ]
-    assert_true(scripted_run(tmp_path / "out", updates, snapshot({0: STAY})), range(3))
+    done = scripted_run(tmp_path / "out", updates, snapshot({0: STAY}))
+    assert_true(done, range(3))
+    assert done.keyframes() == [0]
 
 
 def test_a_map_without_loops_leaves_frames_as_they_were_written(tmp_path):
@@ -156,6 +159,7 @@ def test_frames_of_an_earlier_map_stay_and_are_a_segment_of_their_own(tmp_path):
     assert (figures["noise"], figures["graph"]) == (0.012346, "no solver")
     assert map_line(done).endswith("; loops are off: no solver")
     assert done.summary["segment_reasons"] == ["", ""]
+    assert done.keyframes() == [0, 1], "of both maps"
 
 
 # ---- refused windows

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ from PIL import Image
 from run_frames import wall_frame
 
 from vggt_ros.errors import UserError
+from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.writer import RunWriter
-from vggt_ros.tools.viewer import Viewer, reachable, view
+from vggt_ros.tools.view import view
+from vggt_ros.tools.viewer import Viewer, reachable
+from vggt_ros.tools.viewer_map import map_graph
 from vggt_ros.tools.viewer_panel import strip
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -87,26 +91,88 @@ def test_the_strip_has_a_border_around_the_selected_image():
     assert row[0, 4 * 100 + 5].tolist() == [255, 138, 60] and row[0, 5].tolist() == [40, 40, 40]
 
 
-def test_one_segment_is_shown_without_uncertain_frames(tmp_path: Path, monkeypatch):
-    shown = []
+SEGMENTS = {"segments": [0, 2, 3], "segment_numbers": [0, 1, 0], "uncertain_frames": [4]}
 
-    def show(self, frames):
-        shown.append([round(float(frame.world_from_camera[0, 3])) for frame in frames])
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(Viewer, "show", show)
-    with RunWriter(tmp_path / "run", {}) as writer:
+def a_run(path: Path, **summary: Any) -> Run:
+    """Six frames, one unit and half a second from one to the next."""
+    with RunWriter(path, {}) as writer:
         for index in range(6):
-            writer.add(wall_frame(float(index)))
-        writer.summarise(
-            {"segments": [0, 2, 3], "segment_numbers": [0, 1, 0], "uncertain_frames": [4]}
-        )
-    for segment in (0, 1):
-        with pytest.raises(KeyboardInterrupt):
-            view(tmp_path / "run", port=0, segment=segment)
+            frame = wall_frame(float(index))
+            writer.add(frame._replace(stamp_ns=10**18 + index * 500_000_000))
+        writer.summarise(summary)
+    return open_run(path)
+
+
+def test_segments_are_shown_one_at_a_time_without_uncertain_frames(tmp_path: Path, monkeypatch):
+    """Nothing ties them together: side by side they would look like one scene."""
+    a_run(tmp_path / "run", **SEGMENTS)
+    shown = []
+    show = Viewer.show
+
+    def places(viewer: Viewer) -> list[int]:
+        return [round(float(frame.world_from_camera[0, 3])) for frame in viewer.frames]
+
+    def watched(self, frames, graph):
+        show(self, frames, graph)
+        shown.append(places(self))
+        if len(shown) == 1:
+            assert self.panel.segment.options == ("0: 4 frames", "1: 1 frames")
+            self.panel.segment.value = "1: 1 frames"  # as a user of the page does
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Viewer, "show", watched)
+    with pytest.raises(KeyboardInterrupt):
+        view(tmp_path / "run", port=0)
     assert shown == [[0, 1, 3, 5], [2]]
     with pytest.raises(UserError, match="there is no segment 2; .* has 0 to 1"):
         view(tmp_path / "run", segment=2)
+
+
+def test_keyframes_and_loops_of_a_segment_appear_with_time(viewer, tmp_path: Path):
+    run = a_run(tmp_path / "run", **SEGMENTS, keyframes=[0, 2, 3, 5], loops=[[0, 5], [2, 3]])
+    graph = map_graph(run, run.segments()[0])
+    assert np.round(graph.world_from_camera[:, 0, 3]).tolist() == [0, 3, 5]
+    assert graph.loops.tolist() == [[0, 2]], "keyframe 2 is of the other segment"
+    viewer.show([run.frame(index) for index in (0, 1, 3, 5)], graph)
+    cameras, loops = viewer.map.nodes
+    assert cameras.visible and loops.visible and cameras.points.shape == (3 * 8, 2, 3)
+    assert np.round(loops.points[0, :, 0]).tolist() == [0, 5]
+    viewer.panel.frame.value = 2
+    viewer.update_visibility()
+    assert len(cameras.points) == 2 * 8 and not loops.visible
+    viewer.panel.map.value = False
+    viewer.update_visibility()
+    assert not cameras.visible
+    viewer.show([run.frame(2)])
+    assert viewer.map.nodes == [] and len(viewer.clouds) == 1
+
+
+def test_the_run_of_an_earlier_version_has_no_keyframes(viewer, tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    viewer.show(list(run.frames()), map_graph(run, range(6)))
+    assert viewer.map.nodes == [] and not viewer.panel.map.visible
+
+
+def test_the_time_slider_selects_the_frame_of_that_time(viewer, tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    viewer.show([run.frame(index) for index in (0, 1, 4)])
+    assert viewer.panel.time.visible
+    assert viewer.panel.time.max == viewer.panel.time.value == pytest.approx(2.0)
+    for seconds, frame in ((1.9, 1), (0.5, 1), (0.3, 0), (2.0, 2)):
+        viewer.panel.time.value = seconds
+        assert viewer.panel.frame.value == frame and visible(viewer) == [
+            index <= frame for index in range(3)
+        ]
+    assert viewer.panel.time.value == 2.0, "it stays where it was put"
+    viewer.panel.frame.value = 1
+    assert viewer.panel.time.value == pytest.approx(0.5)
+
+
+def test_frames_of_one_time_have_no_time_slider(viewer):
+    viewer.show([wall_frame(0.0), wall_frame(1.0)])
+    assert not viewer.panel.time.visible and viewer.panel.frame.value == 1
 
 
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path):

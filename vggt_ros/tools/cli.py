@@ -36,7 +36,7 @@ COMMANDS = {
     "run": Command(
         "vggt_ros.tools.run", "run", "reconstruct a folder, video or bag into a directory", "source"
     ),
-    "view": Command("vggt_ros.tools.viewer", "view", "show a run directory in the browser", "run"),
+    "view": Command("vggt_ros.tools.view", "view", "show a run directory in the browser", "run"),
     "verify": Command("vggt_ros.tools.verify", "verify", "compare the network with a golden case"),
     "weights": Command(
         "vggt_ros.tools.weights",

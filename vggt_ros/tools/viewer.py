@@ -1,68 +1,28 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A run in the browser: coloured clouds, camera frusta, the images; also live, frame by frame.
+"""A page for the browser: clouds, cameras, images, keyframes, loops; also live, frame by frame.
 
 The world is z up.  The page is served on this machine only, unless another host is given.
 """
 
 import socket
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from vggt_ros.geometry import quaternion_from_rotation, transform, unproject
-from vggt_ros.tools.runs.format import RunFrame, open_run
+from vggt_ros.tools.runs.format import RunFrame
 from vggt_ros.tools.runs.splat import MAX_DEPTH, bounds, cut_height, diagonal, perspective_camera
+from vggt_ros.tools.viewer_map import MapGraph, MapLines
 from vggt_ros.tools.viewer_panel import EARLIER, SELECTED, Panel
 
 MAX_POINTS = 2_500_000  # that a browser on an ordinary laptop renders smoothly
-MAX_FRAMES = 300  # of a run; all of them are held in memory
 MAX_FRUSTA = 16  # visible at a time, besides that of the selected frame
 VIEW_HEIGHT = 660  # pixels; only the ratio to the focal length matters
-
-
-def view(
-    run: Path,
-    *,
-    port: int = 8080,
-    host: str = "127.0.0.1",
-    every: int = 0,
-    segment: int = 0,
-) -> None:
-    """Show the run that `vggt run --out RUN` wrote, in the browser, until Ctrl-C.
-
-    Args:
-        run: directory that `vggt run` wrote.
-        port: port of the page; the next free one is used if it is busy.
-        host: address to serve on; 0.0.0.0 makes the page visible to other machines.
-        every: show every n-th frame; 0 chooses n so that at most 300 are shown.
-        segment: show the n-th largest segment of the map, from 0; mostly there is one.
-    """
-    opened = open_run(run)
-    segments = opened.placed_segments()
-    indices = opened.segment(segment)
-    every = every if every > 0 else -(-len(indices) // MAX_FRAMES)
-    frames = [opened.frame(index) for index in indices[::every]]
-    metric = opened.summary.get("scale", {}).get("metric")
-    viewer = Viewer(port, host=host, title=run.name, unit="m" if metric else "")
-    viewer.show(frames)
-    which = f" of segment {segment} of {len(segments)}" if len(segments) > 1 else ""
-    print(f"{len(frames)} frames{which} at {viewer.address}   (Ctrl-C ends)")
-    if len(segments) > 1:
-        sizes = ", ".join(f"{len(frames)}" for frames in segments)
-        print(f"segments are not tied to each other: --segment 0 to {len(segments) - 1}, of"
-              f" {sizes} frames")  # fmt: skip
-    try:
-        while True:
-            time.sleep(3600)
-    finally:
-        viewer.close()
 
 
 class Viewer:
@@ -92,6 +52,7 @@ class Viewer:
         self.frames: list[RunFrame] = []
         self.clouds: list[Any] = []  # viser handles, one a frame
         self.frusta: list[Any] = []
+        self.map = MapLines(self._server.scene, MapGraph.empty(), 1.0)
         self._keep = keep
         self._stride = 1  # every n-th pixel becomes a point
         self._count = 0  # of frames so far: names of nodes never repeat
@@ -99,20 +60,37 @@ class Viewer:
         self._aimed = 0  # number of frames when the view was set
         self._lock = threading.RLock()
         self.panel.on_change(
+            time=self.update_time,
             visibility=self.update_visibility,
             points=self.update_points,
             point_size=self.update_point_size,
         )
 
-    def show(self, frames: Sequence[RunFrame]) -> None:
-        """Show all of these frames, and set the view so that the scene fits."""
-        self._stride = max(1, -(-sum(frame.depth.size for frame in frames) // MAX_POINTS))
+    def show(self, frames: Sequence[RunFrame], graph: MapGraph | None = None) -> None:
+        """Show these frames and no others, with their map, and set the view so that all fits."""
         with self._lock, self._server.atomic():
+            self._clear()
+            self._stride = max(1, -(-sum(frame.depth.size for frame in frames) // MAX_POINTS))
             self.panel.extend_confidence(frames)
-            self._aim(frames)
+            self._aim(frames, self._server.get_clients().values())
+            if graph is not None:
+                self.map = MapLines(self._server.scene, graph, 0.02 * self._extent)
+                self.panel.map.visible = len(self.map.nodes) > 0
             for frame in frames:
                 self._append(frame)
+            self.panel.set_frames([frame.stamp_ns for frame in self.frames])
             self._select_newest()
+
+    def offer_segments(
+        self, sizes: Sequence[int], chosen: int, show: Callable[[int], None]
+    ) -> None:
+        """Let the user choose a segment of the map; `show` is given its number."""
+
+        def changed(number: int) -> None:
+            with self._lock:  # one at a time
+                show(number)
+
+        self.panel.offer_segments(sizes, chosen, changed)
 
     def add(self, frame: RunFrame) -> None:
         """Show one more frame; the view is set again whenever the number of frames has doubled."""
@@ -121,8 +99,11 @@ class Viewer:
             newest = int(self.panel.frame.value) >= len(self.frames) - 1
             self.panel.extend_confidence([frame])
             self._append(frame)
+            self.panel.set_frames([frame.stamp_ns for frame in self.frames])
             if len(self.frames) >= 2 * self._aimed:
-                self._aim(self.frames)
+                # Views of open pages, until the second aim; later the user may have moved them.
+                early = len(self.frames) <= 2
+                self._aim(self.frames, self._server.get_clients().values() if early else ())
             if newest:
                 self._select_newest()
 
@@ -137,11 +118,17 @@ class Viewer:
 
     # ---- controls
 
+    def update_time(self) -> None:
+        """Select the frame of the time that the panel has."""
+        with self._lock:
+            self.panel.follow_time()
+
     def update_visibility(self) -> None:
-        """Show the clouds, frusta and images that the panel selects."""
+        """Show the clouds, frusta, images and keyframes that the panel selects."""
         with self._lock, self._server.atomic():
             if not self.frames:
                 return
+            self.panel.follow_frame()
             at = self.panel.selected(len(self.frames))
             every = -(-(at + 1) // MAX_FRUSTA)
             for index, (cloud, frustum) in enumerate(zip(self.clouds, self.frusta, strict=True)):
@@ -149,6 +136,7 @@ class Viewer:
                 omitted = index % every and index != at
                 frustum.visible = cloud.visible and self.panel.cameras.value and not omitted
                 frustum.color = SELECTED if index == at else EARLIER
+            self.map.show(self.frames[at].stamp_ns, visible=self.panel.map.value)
             self.panel.show_images(self.frames, at)
 
     def update_points(self) -> None:
@@ -164,8 +152,14 @@ class Viewer:
                 cloud.point_size = self._point_size(frame)
 
     def _select_newest(self) -> None:
-        self.panel.select_newest(len(self.frames))
+        self.panel.select_newest()
         self.update_visibility()
+
+    def _clear(self) -> None:
+        for node in (*self.clouds, *self.frusta, self.map):
+            node.remove()
+        self.frames, self.clouds, self.frusta = [], [], []
+        self.map = MapLines(self._server.scene, MapGraph.empty(), 1.0)
 
     # ---- scene
 
@@ -188,7 +182,6 @@ class Viewer:
             del self.frames[0]
             self.clouds.pop(0).remove()
             self.frusta.pop(0).remove()
-        self.panel.frame.max = max(len(self.frames) - 1, 1)
 
     def _frustum(self, frame: RunFrame) -> Any:
         height, width = frame.depth.shape
@@ -232,8 +225,11 @@ class Viewer:
         pixel = middle / frame.intrinsics[0, 0]
         return float(self.panel.point_size.value) * pixel * self._stride**0.5
 
-    def _aim(self, frames: Sequence[RunFrame]) -> None:
-        """Set the initial view: behind and above the cameras, with all of them in the image."""
+    def _aim(self, frames: Sequence[RunFrame], pages: Iterable[Any]) -> None:
+        """Set the initial view: behind and above the cameras, with all of them in the image.
+
+        So is that of these open pages.
+        """
         some = frames[:: max(1, len(frames) // 20)]
         points = np.concatenate([self._points(frame)[0][::7] for frame in some]).astype(float)
         poses = np.array([frame.world_from_camera for frame in frames])
@@ -256,14 +252,9 @@ class Viewer:
         start = perspective_camera(points, poses, box, int(1.3 * VIEW_HEIGHT), VIEW_HEIGHT)
         rotation = start.camera_from_world[:3, :3]
         position = -rotation.T @ start.camera_from_world[:3, 3]
-        for camera in (self._server.initial_camera, *self._open_cameras()):
+        for camera in (self._server.initial_camera, *(page.camera for page in pages)):
             camera.position, camera.look_at = position, position + self._extent * rotation[2]
             camera.up = (0.0, 0.0, 1.0)
-
-    def _open_cameras(self) -> list[Any]:
-        """Views of open pages, until the second aim; later the user may have moved them."""
-        clients = self._server.get_clients().values()
-        return [client.camera for client in clients] if self._aimed <= 2 else []
 
 
 def reachable(host: str) -> str:

@@ -16,7 +16,8 @@ Frames of one segment of the map are tied to each other, those of two are not. I
 `segment_numbers` of which one: [0, 40, 60] and [0, 1, 0] say that the camera came back to the first
 segment at frame 60; `segment_reasons` say why each segment began. The window of a frame in
 `uncertain_frames` was refused (its pose is predicted) or fitted the map badly: its depth is in no
-cloud. `map` counts keyframes, loops, segments and refused windows; its `noise` is the usual
+cloud. `keyframes` lists the frames that the map keeps, and `loops` the pairs of them that a closed
+loop joins; `map` counts keyframes, loops, segments and refused windows; its `noise` is the usual
 disagreement of a window's cameras with the map, as a share of the scene's depth, and its `graph` is
 empty or says why no loop could be closed.
 A run without these keys, of an earlier version, counts as one segment.
@@ -127,6 +128,15 @@ class Run(NamedTuple):
                 f"there is no segment {number}; {self.path} has 0 to {len(segments) - 1}"
             )
         return segments[number]
+
+    def keyframes(self) -> list[int]:
+        """Frames that the map keeps; none in a run of an earlier version."""
+        return [key for key in self.summary.get("keyframes", ()) if key < len(self.files)]
+
+    def loops(self) -> list[tuple[int, int]]:
+        """Pairs of keyframes that a closed loop joins."""
+        known = {*self.keyframes()}
+        return [(a, b) for a, b in self.summary.get("loops", ()) if {a, b} <= known]
 
     def _uncertain(self) -> Int64[np.ndarray, " n"]:
         listed = np.array(self.summary.get("uncertain_frames", ()), np.int64)

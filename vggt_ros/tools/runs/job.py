@@ -169,7 +169,7 @@ class Job:
             self.stamps.append(view.stamp_ns)
             self.valid.append(int(np.isfinite(frame.depth).sum()))
             self.placed.add(
-                view.keyframe, view.segment, uncertain=uncertain,
+                view.frame_id, view.keyframe, view.segment, uncertain=uncertain,
                 because=restarts[0] if restarts else self.refusal,
             )  # fmt: skip
         if update.tracks is not None:
@@ -260,6 +260,8 @@ class Job:
             "segment_numbers": segment_numbers,
             "segment_reasons": self.placed.reasons(),
             "uncertain_frames": self.placed.uncertain,
+            "keyframes": self.placed.keyframes(),
+            "loops": self.placed.loops(),
             "map": self.placed.figures() | {"windows_refused": self.windows_refused},
             "points": self.points,
             "scale": self.scale,

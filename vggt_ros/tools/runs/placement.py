@@ -35,6 +35,7 @@ class PlacedFrames:
         self._segments: list[tuple[int, int]] = []  # of each frame: map, segment in that map
         self._begun: set[tuple[int, int]] = set()
         self._because: dict[int, str] = {}  # why a segment began, by its first frame
+        self._index: dict[int, int] = {}  # on disk, by the frame's id in the pipeline
         self._members: dict[int, list[int]] = {}  # keyframe of this map: its frames
         self._newest = -1  # keyframe of the newest frame
 
@@ -56,13 +57,15 @@ class PlacedFrames:
             self._members.setdefault(heir, []).extend(self._members.pop(key, ()))
         self._newest = heirs.get(self._newest, self._newest)
 
-    def add(self, keyframe: int, segment: int, *, uncertain: bool, because: str = "") -> None:
+    def add(
+        self, frame_id: int, keyframe: int, segment: int, *, uncertain: bool, because: str = ""
+    ) -> None:
         """One more frame was written. One without a keyframe (-1) moves with the frame before.
 
         `because`: why a segment that it begins, began.
         """
         self._newest = keyframe if keyframe >= 0 else self._newest
-        index = len(self._moved)
+        self._index[frame_id] = index = len(self._moved)
         self._members.setdefault(self._newest, []).append(index)
         self._moved.append(Similarity.identity())
         self._segments.append((len(self._maps) - 1, segment))
@@ -95,6 +98,18 @@ class PlacedFrames:
         for first, number in zip(firsts, numbers, strict=True):
             first_of.setdefault(number, first)
         return [self._because.get(first, "") if first else "" for first in first_of.values()]
+
+    def keyframes(self) -> list[int]:
+        """The frames that the maps keep as keyframes."""
+        ids = (key for m in self._maps for key in m.keyframes.ids.tolist())
+        return sorted(self._index[key] for key in ids if key in self._index)
+
+    def loops(self) -> list[list[int]]:
+        """Pairs of keyframes that a closed loop joins, as frames."""
+        pairs = (pair for m in self._maps for pair in m.keyframes.loops.tolist())
+        return [
+            [self._index[key] for key in pair] for pair in pairs if self._index.keys() >= {*pair}
+        ]
 
     def figures(self) -> dict[str, Any]:
         """Of the map, for the summary: all maps of the run together."""
