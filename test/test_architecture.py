@@ -70,7 +70,7 @@ ONLY_IN = {  # foreign package: the areas that may import it
     "grain": {"train"},
     "gtsam": {"mapping"},
     "optax": {"train"},
-    "orbax": {"train"},
+    "orbax": {"model", "train"},
     "flax": {"engine", "model", "tools", "train"},
     "jax": {"engine", "model", "tools", "train"},
 }

@@ -114,7 +114,7 @@ def test_a_converted_file_is_complete(official, tmp_path, capsys):
     convert(str(own))
     assert "verify" not in capsys.readouterr().err
     assert verify(CONFIG, (own,)) == 0
-    with pytest.raises(UserError, match="end in .safetensors"):
+    with pytest.raises(UserError, match="end in .safetensors or .npz"):
         convert(str(official), tmp_path / "own.bin", config=CONFIG)
     with pytest.raises(UserError, match="no directory"):
         convert(str(official), tmp_path / "absent" / "own.safetensors", config=CONFIG)

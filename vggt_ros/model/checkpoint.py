@@ -2,16 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights from the hub, from official files and from our own; writing our own.
 
-Ours is a safetensors file with the stacked arrays under their paths ("aggregator/stages/0/...");
-its metadata hold the format's version, the configuration and the heads, so that no other file is
-needed.  Version 1 has other paths (`legacy_names.py`); it is read, and version 2 written.
+Ours holds the stacked arrays under their paths ("aggregator/stages/0/..."), as safetensors, npz or
+an Orbax checkpoint; its metadata hold the format's version, the configuration and the heads, so
+that no other file is needed.  Version 1 has other paths (`legacy_names.py`); it is read, and
+version 2 written.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,9 @@ from vggt_ros.model.config import VGGT_1B, Config
 from vggt_ros.model.legacy_names import current_names
 from vggt_ros.model.loading_report import Report, compare
 from vggt_ros.model.new_parts import initial
+from vggt_ros.model.npz_files import write_npz
 from vggt_ros.model.official_names import path_name
+from vggt_ros.model.orbax_files import tree_folder, write_orbax
 from vggt_ros.model.random_weights import random_weights
 from vggt_ros.model.tensor_files import TORCH, TensorFiles, open_files, write_safetensors
 from vggt_ros.model.vggt import HEAD_MODULES, HEADS, PRESETS, Weights, heads_in
@@ -45,8 +48,9 @@ def open_weights(
 ) -> tuple[Config, Weights, Report]:
     """Weights on the default device: matrices of encoder and aggregator in `dtype`, else float32.
 
-    `source` is a hub repository (owner/name, or owner/name@revision), a .safetensors or .pt file,
-    an index of shards, a directory with one of them, or a preset that comes with weights.
+    `source` is a hub repository (owner/name, or owner/name@revision), a .safetensors, .npz or .pt
+    file, an index of shards, a directory with one of them, the folder of an Orbax checkpoint, or a
+    preset that comes with weights.
     `config` defaults to the one in the file, in a config.json beside it, or VGGT-1B; `heads` to
     all that are in the file; `dtype` to float32.  Heads that are `optional` are left out where the
     file has none.  With `partial`, weights that are missing or of another shape are drawn at
@@ -124,19 +128,23 @@ def locate(source: str | Path, cache_dir: str | Path | None = None) -> list[Path
         return [_in_directory(path)]
     if path.exists():
         return [path]
-    if path.suffix in (".safetensors", ".json", *TORCH) or not hub.is_repository(str(source)):
+    if path.suffix in (".safetensors", ".json", ".npz", *TORCH) or not hub.is_repository(
+        str(source)
+    ):
         raise UserError(f"{source} does not exist, and is not a hub repository (owner/name) either")
     return [hub.fetch(str(source), cache_dir)]
 
 
 def _in_directory(directory: Path) -> Path:
-    for pattern in (*hub.FILES, "*.safetensors.index.json", "*.safetensors", "*.pt"):
+    if (tree := tree_folder(directory)) is not None:
+        return tree
+    for pattern in (*hub.FILES, "*.safetensors.index.json", "*.safetensors", "*.npz", "*.pt"):
         match sorted(directory.glob(pattern)):
             case [path]:
                 return path
             case [first, second, *_]:
                 raise UserError(f"{directory} holds {first.name}, {second.name}: name one of them")
-    raise UserError(f"{directory} holds no .safetensors and no .pt file")
+    raise UserError(f"{directory} holds no .safetensors, .npz or .pt file and no Orbax checkpoint")
 
 
 # ---- what they hold ----------------------------------------------------------------------------
@@ -197,7 +205,15 @@ def read_json(path: Path) -> dict[str, Any]:
 # ---- our own file -----------------------------------------------------------------------------
 
 
-def save(path: Path, config: Config, tree: Weights) -> None:
+Format = Literal["safetensors", "npz", "orbax"]
+WRITERS: dict[str, Callable[[Path, Mapping[str, Any], dict[str, str]], None]] = {
+    "safetensors": write_safetensors,
+    "npz": write_npz,
+    "orbax": write_orbax,
+}
+
+
+def save(path: Path, config: Config, tree: Weights, kind: Format = "safetensors") -> None:
     """Write weights, each in its own dtype, which may be less precise than the one in use.
 
     Raises UserError where the file cannot be written.
@@ -209,7 +225,17 @@ def save(path: Path, config: Config, tree: Weights) -> None:
         "heads": json.dumps(heads_in(tree)),
     }
     flat = weights.flatten(tree)
-    write_safetensors(path, {path_name(key): leaf for key, leaf in flat.items()}, metadata)
+    WRITERS[kind](path, {path_name(key): leaf for key, leaf in flat.items()}, metadata)
+
+
+def save_official(path: Path, config: Config, tree: Weights) -> None:
+    """Write safetensors under the official names and layouts, with a config.json beside.
+
+    Raises UserError where that fails.
+    """
+    write_safetensors(path, dict(weights.official(config, tree)), {"format": "pt"})
+    beside = path.parent / "config.json"
+    beside.write_text(json.dumps({"config": config.to_dict()}, indent=1) + "\n")
 
 
 def _named(config: Config, files: TensorFiles) -> foreign_names.Named:

@@ -20,6 +20,8 @@ import numpy as np
 
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.files import atomic_write
+from vggt_ros.model.npz_files import read_npz
+from vggt_ros.model.orbax_files import read_orbax, tree_folder
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -74,7 +76,7 @@ class TensorFiles(NamedTuple):
 
 
 def open_files(paths: Iterable[Path]) -> TensorFiles:
-    """Tensors of .safetensors files, of an index of shards, of .pt files; each name once.
+    """Tensors of .safetensors files and their index, of .pt, .npz and Orbax's; each name once.
 
     Raises UserError for a file that is missing, damaged or of another kind.
     """
@@ -92,16 +94,21 @@ def open_files(paths: Iterable[Path]) -> TensorFiles:
 
 
 def _open(path: Path) -> TensorFiles:
+    if (folder := tree_folder(path)) is not None:
+        return TensorFiles(*read_orbax(folder))
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
+    if path.suffix == ".npz":
+        return TensorFiles(*read_npz(path))
     if path.suffix == ".json":
         return open_files(_shards(path))
     if path.suffix in TORCH:
         return TensorFiles(_open_torch(path), {})
     raise UserError(
-        f"{path} is not a weight file: .safetensors, its .index.json and .pt are supported"
+        f"{path} is not a weight file: .safetensors, its .index.json, .pt, .npz and the folders of"
+        " Orbax are supported"
     )
 
 

@@ -1,17 +1,22 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt weights`: report on a checkpoint, and conversion into one file that loads faster."""
+"""`vggt weights`: report on a checkpoint, and conversion into formats that load faster."""
 
 import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vggt_ros.errors import UserError
 
+if TYPE_CHECKING:
+    from vggt_ros.model.config import Config
+
 Head = Literal["camera", "depth", "points", "tracks"]
+Target = Literal["auto", "safetensors", "npz", "orbax", "official"]
+SUFFIXES = {"safetensors": ".safetensors", "npz": ".npz", "official": ".safetensors"}
 
 
 def convert(
@@ -22,19 +27,22 @@ def convert(
     config: Path | None = None,
     partial: bool = False,
     layout: Literal["joint", "view_time", "dual_stream", "sparse_global"] | None = None,
+    format: Target = "auto",
 ) -> None:
     """Compare a checkpoint with the network; with --to, write it as one file that loads faster.
 
     The table counts, for every module, tensors loaded, missing, unexpected and of another shape;
     an official VGGT-1B has 1,797 of 1,797. Below it is a line for each kind with sample names and,
     where tensors may be missing, the reason. Prefixes (module., model.), nested states and the
-    names of Pi3 are recognised. The file written is safetensors with layers stacked; it includes
-    its configuration, so that `model:=FILE` is enough for a node.
+    names of Pi3 are recognised. What is written has layers stacked and includes its configuration,
+    so that `model:=FILE` is enough for a node; in every format it is the same bit for bit. An older
+    file is replaced once the new one is complete.
 
     Args:
         source: Hub repository (facebook/VGGT-1B, or with a revision owner/name@revision),
-            .safetensors or .pt file, index of shards, or directory with one of them.
-        to: Output file, ending in .safetensors; without it nothing is written.
+            .safetensors, .npz or .pt file, index of shards, directory with one of them, or the
+            folder of an Orbax checkpoint.
+        to: Output file, or folder for orbax; without it nothing is written.
         dtype: Stored precision of encoder and aggregator; heads, norms and tokens stay float32.
         heads: Heads to keep; points can also be computed from depth and camera.
         config: config.json of a model that is not VGGT-1B and whose files do not include one.
@@ -42,14 +50,15 @@ def convert(
             that the file is a start for training and nothing else.
         layout: How the images of a scene attend to each other, instead of the file's own layout
             (docs/layouts.md). New parts start as copies of the official ones, or without an effect.
+        format: Of the output: safetensors, npz (NumPy; bfloat16 as its bits), orbax (a folder), or
+            official (safetensors with the names and layouts of the official PyTorch network, and a
+            config.json beside it); auto goes by the suffix, .safetensors or .npz.
     """
     from vggt_ros.model import checkpoint
     from vggt_ros.model.tensor_files import open_files
+    from vggt_ros.model.weights import flatten
 
-    if to is not None and to.suffix != ".safetensors":
-        raise UserError(f"{to} must end in .safetensors")
-    if to is not None and not os.access(to.parent, os.W_OK):  # before the long read, not after
-        raise UserError(f"{to.parent} is no directory that can be written to")
+    kind = None if to is None else _kind(to, format)  # before the long read, not after
     paths = checkpoint.locate(source)
     files = open_files(paths)
     if config is not None:
@@ -62,14 +71,53 @@ def convert(
     heads = heads if partial else tuple(head for head in heads if head in there)
     report = checkpoint.balance(model, files, heads)
     print(report)
+    if to is not None and kind == "official":
+        _check_config(to.parent / "config.json", model)
     try:
         report.require(partial=partial)
     except UserError as fault:
         raise UserError(f"{source}: {fault}") from fault
-    if to is None:
+    if to is None or kind is None:
         return
     start = time.monotonic()
     _, weights, _ = checkpoint.open_weights(paths[0], model, heads, dtype, partial=partial)
-    checkpoint.save(to, model, weights)
-    seconds, size = time.monotonic() - start, to.stat().st_size
-    print(f"{to}: {size / 1e9:.2f} GB in {seconds:.0f} s", file=sys.stderr)
+    if kind == "official":
+        checkpoint.save_official(to, model, weights)
+    else:
+        checkpoint.save(to, model, weights, kind)
+    seconds, leaves = time.monotonic() - start, list(flatten(weights).values())
+    files = [to] if to.is_file() else [file for file in to.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    print(
+        f"{to}: {len(leaves):,} arrays, {sum(leaf.size for leaf in leaves):,} parameters,"
+        f" {size / 1e9:.2f} GB in {seconds:.0f} s", file=sys.stderr,
+    )  # fmt: skip
+
+
+def _kind(to: Path, wanted: Target) -> Literal["safetensors", "npz", "orbax", "official"]:
+    """The format to write.  Raises UserError for a name that does not fit, or cannot be written."""
+    if wanted == "auto":
+        match to.suffix:
+            case ".safetensors":
+                wanted = "safetensors"
+            case ".npz":
+                wanted = "npz"
+            case _:
+                raise UserError(
+                    f"{to} must end in .safetensors or .npz; for a folder say --format orbax"
+                )
+    if to.suffix != SUFFIXES.get(wanted, to.suffix):
+        raise UserError(f"{to} must end in {SUFFIXES[wanted]}")
+    if wanted == "orbax" and to.suffix in SUFFIXES.values():
+        raise UserError(f"{to} has the suffix of a file; Orbax writes a folder")
+    if not os.access(to.parent, os.W_OK):
+        raise UserError(f"{to.parent} is no directory that can be written to")
+    return wanted
+
+
+def _check_config(beside: Path, model: "Config") -> None:
+    """Raise UserError for a config.json of another network, which would be overwritten."""
+    from vggt_ros.model.checkpoint import read_config
+
+    if beside.exists() and read_config(beside) != model:
+        raise UserError(f"{beside} is of another network; write into another folder")

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a run: training states (Orbax), and weight files that other commands load."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from vggt_ros.errors import UserError
 from vggt_ros.model import checkpoint, weights
 from vggt_ros.model.config import Config
 from vggt_ros.model.legacy_names import version_1_name
-from vggt_ros.model.tensor_files import write_safetensors
 from vggt_ros.model.vggt import Weights
 from vggt_ros.train.trainer import State
 
@@ -97,9 +95,7 @@ def export_official(path: Path, config: Config, tree: Weights) -> None:
     Raises UserError where that fails.
     """
     _make_folder(path)
-    write_safetensors(path, dict(weights.official(config, tree)), {"format": "pt"})
-    beside = path.parent / "config.json"
-    beside.write_text(json.dumps({"config": config.to_dict()}, indent=1) + "\n")
+    checkpoint.save_official(path, config, tree)
 
 
 def _make_folder(path: Path) -> None:
