@@ -15,7 +15,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "vggt_ros"
 SHELLS = {"ros", "tools", "train"}
-PURE = {"imaging", "engine", "mapping", "model"}  # areas of the core that are folders
+PURE = {"imaging", "engine", "mapping", "model", "windows"}  # areas of the core that are folders
 ROOT = {"errors", "files", "frames", "geometry", "pipeline", "settings", "timeline", "tracking",
         "views"}  # and those that are one module  # fmt: skip
 CORE = PURE | ROOT
@@ -39,8 +39,19 @@ MAY_IMPORT = {  # area: the areas of ours that it may know, itself and `errors` 
         "imaging",
         "mapping",
         "tracking",
+        "windows.results",
     },
-    "pipeline": {"engine.interface", "imaging", "mapping"} | ROOT,
+    "windows": {
+        "engine.interface",
+        "frames",
+        "geometry",
+        "imaging",
+        "mapping",
+        "settings",
+        "timeline",
+        "tracking",
+    },
+    "pipeline": {"engine.interface", "imaging", "mapping", "windows"} | ROOT,
     "ros": CORE - {"model"},
     "tools": CORE,
     "train": CORE - {"engine", "pipeline"},

@@ -9,7 +9,7 @@ from engine_rig import QUERIES, SIZE, compare, compiled, golden, images_of, open
 
 from vggt_ros.engine.compiler import Compiler
 from vggt_ros.engine.engine import Engine
-from vggt_ros.engine.shapes import WindowProgram
+from vggt_ros.engine.shapes import EncoderProgram, WindowProgram
 
 pytestmark = pytest.mark.slow
 
@@ -100,3 +100,29 @@ def test_queries_are_padded_and_unpadded(engine):
     fewer = engine.infer((0, 1, 2), images, depth_frames=2, queries=QUERIES[:2])
     assert found.tracks.shape == (3, 3, 2) and fewer.tracks.shape == (3, 2, 2)
     np.testing.assert_array_equal(found.tracks[0], QUERIES)
+
+
+def test_the_images_of_an_instant_are_encoded_at_once():
+    """Three cameras: a window that slides by an instant equals the full pass, dead cameras too."""
+    encoders = []
+
+    def compile(shape):
+        program = compiled()(shape)
+
+        def run(*inputs):
+            encoders.append(shape.frames if isinstance(shape, EncoderProgram) else 0)
+            return program(*inputs)
+
+        return run
+
+    engine, images = opened(compile), images_of(9)
+    engine.selection.cameras = 3
+    for ids, at_once in (
+        ((0, 1, 2), [3]),
+        ((2, 3, 4), [1, 1]),  # one camera is dead
+        ((5, 6, 7), [3]),
+    ):
+        encoders.clear()
+        window = [images[key] for key in ids]
+        compare(engine.infer(ids, window, depth_frames=1), window, 1)
+        assert [count for count in encoders if count] == at_once

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Float32, UInt8, UInt32
 from vggt_ros.imaging.grid import Grid, to_network
 from vggt_ros.imaging.masks import Masked, Masking
 from vggt_ros.imaging.rectify import Rectification
-from vggt_ros.mapping.comparisons import MAX_KEPT
 from vggt_ros.mapping.corrections import Correction, KeyframePoses
 from vggt_ros.mapping.odometry import OdometryBuffer
 from vggt_ros.mapping.placement import Placement
+from vggt_ros.mapping.rig.report import RigReport
 from vggt_ros.mapping.scale import NO_ESTIMATE, Estimate
 from vggt_ros.mapping.segment import Registration
 from vggt_ros.mapping.status import NO_STATUS, MapStatus
@@ -42,6 +42,7 @@ class Frame(NamedTuple):
     intrinsics: Float[np.ndarray, "3 3"] | None = None  # calibrated K of it, once rectified
     rectification: Rectification | None = None  # None: it is used as it comes
     name: str = ""  # of its file or message, where it comes from one
+    camera_name: str = ""  # of a rig's camera; empty: there is one camera
 
 
 class ExtraView(NamedTuple):
@@ -79,6 +80,15 @@ class Observation(NamedTuple):
     depth_source: DepthSource | None = None  # where `sensor_depth` will come from, if it is late
 
 
+class Instant(NamedTuple):
+    """What the cameras of a rig saw at one moment: those that are there, each once."""
+
+    observations: tuple[Observation, ...]  # one at least; each camera has its own stamp
+    # `rig_from_camera` in metres by name, of one frame that is rigid with all of them; a camera
+    # that is missing here stands where the images say.
+    rig: Mapping[str, Float[np.ndarray, "4 4"]] = {}  # noqa: RUF012 (never written)
+
+
 class Needs(NamedTuple):
     """What the next observation should bring besides its frame, to be of use."""
 
@@ -108,36 +118,6 @@ class WindowFrame(NamedTuple):
         return depth if valid is None else np.where(valid, depth, np.float32(np.nan))
 
 
-class Depths:
-    """Another sensor's depth of the last frames, on the network's grid; each is given once."""
-
-    def __init__(self) -> None:
-        self._frames: dict[int, WindowFrame] = {}  # without their pixels
-        self._source: DepthSource | None = None
-
-    def add(self, frame_id: int, frame: WindowFrame, source: DepthSource | None) -> None:
-        """One more frame; its depth comes with it, or from the source at any time."""
-        # What came with a frame and was not asked for is of a window that was refused.
-        self._frames = {k: f for k, f in self._frames.items() if f.sensor_depth is None}
-        bare = WindowFrame(
-            frame.frame._replace(rgb=NO_PIXELS), frame.grid, NO_PIXELS, frame.sensor_depth
-        )
-        self._frames[frame_id], self._source = bare, source
-        while len(self._frames) > MAX_KEPT:
-            del self._frames[next(iter(self._frames))]
-
-    def at(self, frame_id: int) -> Float[np.ndarray, "h w"] | None:
-        """Metres on the network's grid; None: nothing came so far."""
-        held = self._frames.get(frame_id)
-        if held is None:
-            return None
-        if held.sensor_depth is None and self._source is not None:
-            held = held._replace(sensor_depth=self._source.depth_at(held.frame, held.grid))
-        if held.sensor_depth is not None:
-            del self._frames[frame_id]
-        return held.depth_on_grid()
-
-
 class View(NamedTuple):
     """One frame of the window, placed in the world (z up), on the network's pixel grid."""
 
@@ -153,6 +133,8 @@ class View(NamedTuple):
     input_rgb: UInt8[np.ndarray, "H W 3"]  # the image at the camera's own size
     segment: int = 0  # of the map in which it was placed
     keyframe: int = -1  # the keyframe that it belongs to and moves with; -1: none
+    camera_name: str = ""  # of a rig's camera; empty: there is one camera
+    instant: int = -1  # frame_id of the first that was taken at the same moment; -1: its own
 
     def masked_depth(self, min_confidence: float) -> Float32[np.ndarray, "h w"]:
         """Depth with NaN wherever it is not to be trusted."""
@@ -164,17 +146,22 @@ class View(NamedTuple):
 
 
 class Tracks(NamedTuple):
-    """Where the queried points are in each frame of the window, in pixels of the input image."""
+    """Where the queried points are in each frame of the window, in pixels of its input image."""
 
     ids: UInt32[np.ndarray, "n"]
     stamps_ns: tuple[int, ...]
     uv: Float32[np.ndarray, "s n 2"]
     visibility: Float32[np.ndarray, "s n"]
     confidence: Float32[np.ndarray, "s n"]
+    cameras: tuple[str, ...] = ()  # optical frame id of each frame
 
 
 class Update(NamedTuple):
-    """The result of one inference: the window's views oldest to newest, and its registration."""
+    """The result of one inference: the window's views oldest to newest, and its registration.
+
+    Of a rig, the views of an instant follow each other, and the camera that moves is its reference:
+    the first of its cameras, which has a pose even where it has no image.
+    """
 
     views: tuple[View, ...]
     fresh: int  # how many of the newest views were never published before
@@ -191,6 +178,26 @@ class Update(NamedTuple):
     odom_from_world: Float[np.ndarray, "4 4"] = IDENTITY  # rigid; absorbs what corrections moved
     status: MapStatus = NO_STATUS
     scale_about: Float[np.ndarray, "3"] = ORIGIN  # world; an error of the scale moves nothing there
+    rig: RigReport | None = None  # None: there is one camera
+    reference: Float[np.ndarray, "4 4"] | None = None  # its world_from_camera, of a rig
+
+    @property
+    def newest_views(self) -> tuple[View, ...]:
+        """The views of the newest instant; of a single camera its newest view."""
+        newest = self.views[-1]
+        if newest.instant < 0:
+            return (newest,)
+        return tuple(view for view in self.views if view.instant == newest.instant)
+
+    @property
+    def world_from_reference(self) -> Float[np.ndarray, "4 4"]:
+        """Where the newest camera is; of a rig its reference, image or not."""
+        return self.views[-1].world_from_camera if self.reference is None else self.reference
+
+    @property
+    def stamp_ns(self) -> int:
+        """Of that pose: of the first camera of the rig that has an image."""
+        return self.newest_views[0].stamp_ns
 
     @property
     def covariance(self) -> Float[np.ndarray, "6 6"]:
@@ -199,7 +206,7 @@ class Update(NamedTuple):
         Of a refused window it is that of the prediction, which grows with time.
         """
         away = np.zeros(6)
-        away[:3] = self.views[-1].world_from_camera[:3, 3] - self.scale_about
+        away[:3] = self.world_from_reference[:3, 3] - self.scale_about
         sigma = self.scale.sigma if self.metric else 1.0
         return self.registration.covariance + sigma**2 * np.outer(away, away)
 
@@ -229,6 +236,7 @@ def place_views(
     """
     unit = np.float32(placed.registration.world_from_window.scale)
     without_depth = len(window.frame_ids) - len(window.depth)
+    instants = window.instants or window.frame_ids
     views: dict[int, View] = {}
     for i, (key, frame) in enumerate(zip(window.frame_ids, frames, strict=True)):
         j = i - without_depth
@@ -247,7 +255,9 @@ def place_views(
             confidence=window.confidence[j] if j >= 0 else None,
             input_rgb=frame.frame.rgb,
             segment=placed.registration.segment,
-            keyframe=_keyframe(key, window.frame_ids, placed.keyframes),
+            keyframe=_keyframe(instants[i], window.frame_ids, placed.keyframes),
+            camera_name=frame.frame.camera_name,
+            instant=instants[i],
         )
     return views
 
@@ -266,6 +276,6 @@ def corrected(view: View, keyframes: KeyframePoses, correction: Correction) -> V
 
 
 def _keyframe(frame_id: int, window: Sequence[int], keyframes: KeyframePoses) -> int:
-    """The keyframe that a view moves with: its own, else the newest of the window."""
+    """The keyframe that a view moves with: its instant's, else the newest of the window."""
     stored = [key for key in window if key in keyframes]
     return frame_id if frame_id in stored else stored[-1] if stored else -1

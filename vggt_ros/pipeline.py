@@ -6,22 +6,20 @@ Node, command line, viewer and benchmark drive this very class, so what is measu
 robot runs.  No topics, no files; time is data (integer nanoseconds) and so is the stopwatch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt32
 
-from vggt_ros.engine.interface import Engine
+from vggt_ros.engine.interface import Engine, window_lengths
 from vggt_ros.frames import (
-    Depths,
-    Frame,
+    Instant,
     Needs,
     Observation,
     Update,
     View,
-    WindowFrame,
     place_views,
     window_frame,
 )
@@ -35,12 +33,12 @@ from vggt_ros.mapping.measuring import Outcomes, Priors, Sensors
 from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate, Window, push
 from vggt_ros.tracking import SeenFrame, Tracker
-from vggt_ros.views import (
-    WindowFrames,
-    WindowInference,
-    input_tracks,
-    window_geometry,
-)
+from vggt_ros.views import WindowFrames, WindowInference, window_geometry
+from vggt_ros.windows.cameras import Cameras, Taken
+from vggt_ros.windows.held import HeldFrames
+from vggt_ros.windows.late_depth import Depths
+from vggt_ros.windows.results import input_tracks, keep_tracks, whole_instants
+from vggt_ros.windows.sliding import without_newest
 
 Clock = Callable[[], float]
 
@@ -57,10 +55,13 @@ class Pipeline:
         background: bool = False,
         stream: StreamGate | None = None,
         fit: Fit | None = None,
+        cameras: Sequence[str] = (),
     ):
         """With `background` graphs are solved while the map goes on; `stream` judges frames.
 
-        With `fit` frames of any size come to one grid; else another size is another stream.
+        With `fit` frames of any size come to one grid; else another size is another stream. More
+        than one of `cameras`, by name, are a rig, and the first is its reference: windows are then
+        of that many instants, and a step takes an instant.
         """
         self.engine = engine
         self.settings = settings or Settings()
@@ -70,9 +71,13 @@ class Pipeline:
         self._priors = Priors(
             camera_height=self.settings.camera_height, fixed_scale=self.settings.fixed_scale
         )
-        depth_frames, window_size = self.settings.frames_with_depth, self.settings.window_size
-        self._network = WindowInference(engine, depth_frames, window_size, self._notify)
-        self._stream, self._background, self._fit = stream or StreamGate(), background, fit
+        self.cameras = Cameras(cameras, self._own_grid, self._notify, stream=stream, fit=fit)
+        count, instants = self.cameras.count, self.settings.window_size
+        self._network = WindowInference(
+            engine, count * self.settings.frames_with_depth, count * instants, self._notify
+        )
+        self._lengths = window_lengths(range(1, instants + 1), count)
+        self._background = background
         self.masking = self.settings.masking()
         self._older: OlderMap | None = None  # that was loaded
         self._frame_id = 0
@@ -82,7 +87,7 @@ class Pipeline:
 
     def reset(self) -> None:
         """Empty window, tracks and map; the compiled network stays, and so does a loaded map."""
-        self._stream.reset()
+        self.cameras.reset()
         self._restart()
 
     @property
@@ -103,56 +108,70 @@ class Pipeline:
     @property
     def window_stamps(self) -> tuple[int, ...]:
         """Stamps of the frames in the window, oldest first."""
-        return tuple(held.frame.stamp_ns for held in self._held.values())
+        return tuple(held.frame.stamp_ns for held in self._held.frames.values())
 
-    def query(self, ids: UInt32[np.ndarray, "n"], uv: Float[np.ndarray, "n 2"], stamp_ns: int = 0):
+    def query(
+        self, ids: UInt32[np.ndarray, "n"], uv: Float[np.ndarray, "n 2"], stamp_ns: int = 0,
+        camera: str = "",
+    ) -> None:  # fmt: skip
         """Track these pixels of the input image from now on; an empty list clears.
 
-        `stamp_ns` names the frame they were chosen in (0: the newest), which is kept until they
-        have been tracked.  Raises `UserError` as `Tracker.query`; what is tracked then goes on.
+        `stamp_ns` and `camera` (its optical frame id) name the frame they were chosen in (0, empty:
+        the newest), which is kept until they have been tracked.  Raises `UserError` as
+        `Tracker.query`; what is tracked then goes on.
         """
-        self._tracker.query(ids, uv, stamp_ns)
+        self._tracker.query(ids, uv, stamp_ns, camera)
 
     def needs(self, stamp_ns: int) -> Needs:
         """What an observation of that time should bring, for the sources of scale."""
         _, due = self._with(self._frame_id)
         extra = due and "baseline" in self.settings.sources and self._missing == 0  # else no room
+        extra = extra and not self.cameras.is_rig  # which has its own pairs
         extra = extra and self._network.baseline.is_due(stamp_ns, self.map.needs("baseline"))
         return Needs(level=not self.map.frame_ids, extra_view=extra)
 
-    def step(self, observation: Observation) -> Update | None:
-        """Take one frame; infer if it is time.  Raises `FrameError` for one that is refused."""
-        frame = observation.frame
-        self._check(frame)
+    def step(self, observation: Observation | Instant) -> Update | None:
+        """Take one frame, or those of an instant; infer if it is time.
+
+        Raises `FrameError` for a frame that is refused, or an instant of which all are; `Cameras`
+        keeps which others were left out. Raises `UserError` for an instant that is not the rig's.
+        """
+        instant = observation if isinstance(observation, Instant) else Instant((observation,))
+        taken = self._taken(instant)
+        robot = taken.robot
         self._priors = self._priors.observed(
-            observation.base_from_camera, observation.world_from_base, observation.up_in_camera
+            robot.base_from_camera, robot.world_from_base, robot.up_in_camera
         )
         self.map.set_priors(self._priors)
         times = {"start": self.clock()}
-        grid = self.grid(*frame.rgb.shape[1::-1])._replace(rectification=frame.rectification)
-        frame_id, self._frame_id = self._frame_id, self._frame_id + 1
-        held = self._held[frame_id] = window_frame(observation, grid, self.masking)
+        grids = [
+            self.grid(*o.frame.rgb.shape[1::-1])._replace(rectification=o.frame.rectification)
+            for o in taken.observations
+        ]
+        first, self._frame_id = self._frame_id, self._frame_id + len(grids)
+        pairs = zip(taken.observations, grids, strict=True)
+        held = self._held.add(first, [window_frame(*pair, self.masking) for pair in pairs])
         times["resize"] = self.clock()
-        self._window, due = self._with(frame_id)
-        self._held = {key: self._held[key] for key in self._window.frame_ids}
-        shown = held.shown  # what the network sees of it, whenever it does
-        self._tracker.arrived(SeenFrame(frame_id, frame.stamp_ns, grid, shown))
-        return self._update(times, observation) if due else None
+        self._window, due = self._with(first)
+        self._held.keep(self._window.frame_ids)
+        for key, frame in reversed(list(enumerate(held, first))):  # the first is the newest
+            ns, camera = frame.frame.stamp_ns, frame.frame.camera
+            self._tracker.arrived(SeenFrame(key, ns, frame.grid, frame.shown, camera))
+        return self._update(times, robot) if due else None
 
-    def _check(self, frame: Frame) -> None:
-        """Refuse what cannot follow the last frame; restart where the stream itself changed."""
-        size = (0, 0) if self._fit else frame.rgb.shape[1::-1]
-        change = self._stream.check(frame.stamp_ns, frame.camera, *size)
-        self.notices += filter(None, [change.notice])
-        if change.starts_map:
+    def _taken(self, instant: Instant) -> Taken:
+        """Refuse what cannot follow the last frames; restart where a stream itself changed."""
+        taken = self.cameras.take(instant)
+        if taken.starts_map:
             if self.is_tracking:
                 self.notices.append("tracks end with the window: send the points again")
             self._restart()
+        return taken
 
     def _restart(self) -> None:
         """All that `reset` does, but for the stamps."""
         self._window = Window()
-        self._held: dict[int, WindowFrame] = {}
+        self._held = HeldFrames()
         self._views: dict[int, View] = {}
         self._depths, self.outcomes = Depths(), Outcomes()  # of other sensors
         self._follower = KeyframeFollower()
@@ -160,7 +179,7 @@ class Pipeline:
         self._newest, self._missing = -1, 0
         self.map.close(0.0)
         self.map = self._empty_map()
-        self._tracker = Tracker(self._notify)
+        self._tracker = Tracker(self._notify, self.cameras.count)
         self._network.baseline.reset()
         self.engine.reset()
 
@@ -180,10 +199,12 @@ class Pipeline:
     def grid(self, width: int, height: int) -> Grid:
         """The network's pixel grid for an image of this size.
 
-        Raises `UserError` for one that leaves no row, or that a loaded map was not made for.
+        Raises `UserError` for one that leaves no row, or that a loaded map was not made for; of a
+        rig also for one that is too narrow for the grid of the others, which the first decides.
         """
-        if self._fit is not None:
-            return self._fit.grid(width, height)
+        return self.cameras.grid(width, height)
+
+    def _own_grid(self, width: int, height: int) -> Grid:
         grid = self.settings.grid(width, height, self.engine.default_width)
         if self._older is not None:
             self._older.check_grid(grid.height, grid.width)
@@ -197,7 +218,7 @@ class Pipeline:
         settings, engine = self.settings, self.engine
         settings.check_relocalises()
         older = open_map(folder, engine.fingerprint, settings.max_keyframes, extend=extend)
-        now = next(reversed(self._held.values())).grid.height if self._held else None
+        now = None if (newest := self._held.newest) is None else newest.grid.height
         older.check_grid(now, settings.network_width or engine.default_width)
         self._older, self._frame_id = older, max(self._frame_id, older.next_id)
         self._restart()
@@ -212,7 +233,8 @@ class Pipeline:
         Raises `UserError`, what `write_cloud` raises, and as `map_files.save_map` says.
         """
         part, keyframes = self.map.part(), self.map.keyframes.store.snapshot()
-        grid = next(reversed(self._held.values())).grid
+        assert (newest := self._held.newest) is not None
+        grid = newest.grid
         write = write_cloud and (lambda path: write_cloud(path, keyframes))
         part.save(folder, self.engine.fingerprint, self.engine.name, grid.height, grid.width, write)
         return len(part.store)
@@ -225,48 +247,34 @@ class Pipeline:
     def _with(self, frame_id: int) -> tuple[Window, bool]:
         """The window with one more frame, and whether an inference is due."""
         size, stride = self.settings.window_size, self.settings.stride
-        return push(self._without_newest(), frame_id, size=size, stride=stride)
+        tracker = self._tracker
+        before = without_newest(self._window, self.settings, self.map, tracker, self._held.of)
+        return push(before, frame_id, size=size, stride=stride)
 
-    def _without_newest(self) -> Window:
-        """The window that the next frame enters: a newest frame that showed nothing new leaves it.
-
-        A robot at rest, or a fast camera, so keeps the views that made the window worth inferring.
-        """
-        ids = self._window.frame_ids
-        if self.map.refused and self.settings.has_map:
-            # What was refused leaves the window; its frames before are the way back to the map.
-            known = () if self.map.lost else [key for key in ids if key in self.map.frame_ids]
-            return self._window._replace(frame_ids=tuple(known))
-        spare = len(ids) == self.settings.window_size > 1 and self.settings.stride == 1
-        if not (self.settings.keyframes and spare) or self.map.is_keyframe():
-            return self._window
-        if not self._tracker.are_known_in(ids[:-1]):
-            return self._window  # the queried points are known in that frame alone
-        return self._window._replace(frame_ids=ids[:-1])
-
-    def _update(self, times: dict[str, float], observation: Observation) -> Update:
-        ids = self._window.frame_ids
+    def _update(self, times: dict[str, float], robot: Observation) -> Update:
+        ids = self._held.shown(self._window.frame_ids, self._lengths)
         found = self._network.infer(
-            ids, self._held, self._tracker, self.map, self._missing, observation.extra_view
+            ids, self._held.frames, self._tracker, self.map, self._missing, robot.extra_view
         )
         result = found.result
         times["network"] = self.clock()
         if result.notice:
             self.notices.append(result.notice)
-        self._missing = len(ids) - len(result.pose_encoding)
-        ids = ids[self._missing :]
-        held = [self._held[key] for key in ids]
+        asked, ids, result = len(ids), *whole_instants(ids, self._held.instant, result)
+        self._missing = asked - len(ids)
+        held = [self._held.frames[key] for key in ids]
+        instants = tuple(self._held.instant(key) for key in ids)
         # The window started again, or is too small to share a frame with the last one.
         begin = not set(ids) & set(self.map.frame_ids) and (self.map.lost or self._missing > 0)
         window, focal = window_geometry(
-            ids, held, result, calibrated=self.settings.intrinsics != "model"
+            ids, instants, held, result, calibrated=self.settings.intrinsics != "model"
         )
-        self._depths.add(ids[-1], held[-1], observation.depth_source)
-        sensors = Sensors(self._depths, found.pair, observation.odom_from_base, self.outcomes)
-        frames = WindowFrames(self.engine, self._held)
+        newest = self._held.frames[instants[-1]]  # of a rig the first camera that is there
+        self._depths.add(instants[-1], newest, robot.depth_source)
+        sensors = Sensors(self._depths, found.pair, robot.odom_from_base, self.outcomes)
         placed = self.map.add(
-            window, held[-1].frame.stamp_ns, sensors, frames, found.loop,
-            begin=begin and self.settings.has_map,
+            window, newest.frame.stamp_ns, sensors, WindowFrames(self.engine, self._held.frames),
+            found.loop, begin=begin and self.settings.has_map,
         )  # fmt: skip
         fresh = sum(key > self._newest for key in ids)
         moved = self._follower.follow(placed.keyframes)
@@ -274,7 +282,7 @@ class Pipeline:
         self._newest = ids[-1]
         tracks = None
         if found.anchor is not None and result.tracks is not None:
-            self._tracker.tracked(ids, result.tracks, held[-1].shown)
+            keep_tracks(self._tracker, found.anchor.camera, ids, held, result.tracks)
             tracks = input_tracks(found.anchor.ids, held, result)
         times["geometry"] = self.clock()
         self._window_id += 1

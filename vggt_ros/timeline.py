@@ -112,6 +112,10 @@ class StreamGate:
         self._patience = patience
         self.reset()
 
+    def another(self) -> "StreamGate":
+        """One like this, for another camera."""
+        return StreamGate(self._patience)
+
     def reset(self) -> None:
         """Forget every frame."""
         self._stream: _Stream | None = None

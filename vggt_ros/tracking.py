@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, UInt8, UInt32
 from vggt_ros.errors import UserError
 from vggt_ros.imaging.grid import Grid
 
-RECENT = 30  # newest frames that a query may name; a network's image each, 0.1 to 0.6 MB
+RECENT = 30  # newest frames of a camera that a query may name; an image each, 0.1 to 0.6 MB
 
 
 class SeenFrame(NamedTuple):
@@ -28,6 +28,7 @@ class SeenFrame(NamedTuple):
     stamp_ns: int
     grid: Grid
     pixels: UInt8[np.ndarray, "h w 3"]  # on that grid
+    camera: str = ""  # its optical frame id
 
 
 class Pin(NamedTuple):
@@ -47,7 +48,9 @@ class TrackAnchor(NamedTuple):
     kept: (
         Pin  # the same, or where they were last tracked: shown where no frame of a window has them
     )
-    known: dict[int, Float32[np.ndarray, "n 2"]]  # last tracks by frame, network pixels
+    # Last tracks by frame of the camera that they are pinned in, network pixels.
+    known: dict[int, Float32[np.ndarray, "n 2"]]
+    camera: str = ""  # optical frame id of that camera
 
     def within(self, frame_ids: tuple[int, ...]) -> "TrackAnchor | None":
         """Pinned in a frame of this window: the old one, else the oldest with known tracks."""
@@ -66,20 +69,23 @@ class TrackAnchor(NamedTuple):
         self,
         frame_ids: tuple[int, ...],
         tracks: Float32[np.ndarray, "s n 2"],
-        newest: UInt8[np.ndarray, "h w 3"],
+        newest: UInt8[np.ndarray, "h w 3"] | None,
     ) -> "TrackAnchor":
-        """The same anchor with the points' places in each frame of this window."""
+        """The same anchor with the points' places in each frame of its camera in this window."""
         known = dict(zip(frame_ids, tracks, strict=True))
+        if newest is None:
+            return self._replace(known=known)
         return self._replace(known=known, kept=Pin(frame_ids[-1], tracks[-1], newest))
 
 
 class Tracker:
     """The pixels that are tracked, as the window slides.  `notify` is told of what is refused."""
 
-    def __init__(self, notify: Callable[[str], object]):
+    def __init__(self, notify: Callable[[str], object], cameras: int = 1):
         self._notify = notify
-        self._recent: deque[SeenFrame] = deque(maxlen=RECENT)
-        self._early: tuple[np.ndarray, np.ndarray] | None = None  # a query before the first frame
+        self._recent: deque[SeenFrame] = deque(maxlen=RECENT * cameras)
+        # A query before the first frame, and its camera.
+        self._early: tuple[np.ndarray, np.ndarray, str] | None = None
         self._anchor: TrackAnchor | None = None  # None: nothing is tracked
         self._without = 0  # inferences in a row without tracks,
         self._reason = ""  # and why
@@ -107,10 +113,12 @@ class Tracker:
         )
 
     def query(
-        self, ids: UInt32[np.ndarray, "n"], uv: Float[np.ndarray, "n 2"], stamp_ns: int
-    ) -> None:
+        self, ids: UInt32[np.ndarray, "n"], uv: Float[np.ndarray, "n 2"], stamp_ns: int,
+        camera: str = "",
+    ) -> None:  # fmt: skip
         """Track these pixels of the input image of that stamp (0: the newest); none: clear.
 
+        `camera`: its optical frame id, where there are several; empty: whichever comes first.
         Raises `UserError` for pixels that are not finite or lie outside the image, and for a frame
         that is not known; what is tracked then goes on.
         """
@@ -121,29 +129,36 @@ class Tracker:
         if bad.any():
             raise UserError(f"query {ids[bad][0]} is not finite; send finite pixel coordinates")
         ids, uv = np.asarray(ids, np.uint32), np.asarray(uv, np.float32)
-        frame = self._frame_at(stamp_ns)
+        frame = self._frame_at(stamp_ns, camera)
         self._set(None if frame is None else pinned(ids, uv, frame))
-        self._early = (ids, uv) if frame is None else None
+        self._early = (ids, uv, camera) if frame is None else None
 
     def _set(self, anchor: TrackAnchor | None) -> None:
         self._anchor, self._early, self._without = anchor, None, 0
 
-    def _frame_at(self, stamp_ns: int) -> SeenFrame | None:
+    def _frame_at(self, stamp_ns: int, camera: str) -> SeenFrame | None:
+        frames = [frame for frame in self._recent if camera in ("", frame.camera)]
+        if self._recent and not frames:
+            known = ", ".join(sorted({f"'{frame.camera}'" for frame in self._recent}))
+            raise UserError(
+                f"the query's frame_id '{camera}' is none of the cameras, which are {known}; take"
+                " the header of the image that the points were chosen in"
+            )
         if stamp_ns == 0:
-            return self._recent[-1] if self._recent else None
-        for frame in reversed(self._recent):
+            return frames[-1] if frames else None
+        for frame in reversed(frames):
             if frame.stamp_ns == stamp_ns:
                 return frame
         raise UserError(
-            f"the query's stamp {stamp_ns} is not one of the last {len(self._recent)} frames that"
+            f"the query's stamp {stamp_ns} is not one of the last {len(frames)} frames that"
             " were used; take the stamp of an output, or 0 for the newest frame"
         )
 
     def arrived(self, frame: SeenFrame) -> None:
         """A frame entered the window: points that wait for one are pinned in it."""
         self._recent.append(frame)
-        if self._early is not None:
-            (ids, uv), self._early = self._early, None
+        if self._early is not None and self._early[2] in ("", frame.camera):
+            (ids, uv, _), self._early = self._early, None
             try:
                 self._set(pinned(ids, uv, frame))
             except UserError as error:
@@ -173,9 +188,12 @@ class Tracker:
         self,
         frame_ids: tuple[int, ...],
         tracks: Float32[np.ndarray, "s n 2"],
-        newest: UInt8[np.ndarray, "h w 3"],
+        newest: UInt8[np.ndarray, "h w 3"] | None,
     ) -> None:
-        """An inference gave the points' places; `newest` is the image of the newest frame."""
+        """An inference gave the points' places in the frames of the camera they were chosen in.
+
+        `newest` is the image of the newest of these; None: the window has none.
+        """
         if self._anchor is not None:
             self._anchor, self._without = self._anchor.with_tracks(frame_ids, tracks, newest), 0
 
@@ -200,7 +218,8 @@ def pinned(
     given, uv = uv, grid.network_pixels(uv)
     if grid.rectification is not None:
         _check_rectified(ids, given, uv, grid)
-    return TrackAnchor(ids, uv, frame.frame_id, Pin(frame.frame_id, uv, frame.pixels), {})
+    pin = Pin(frame.frame_id, uv, frame.pixels)
+    return TrackAnchor(ids, uv, frame.frame_id, pin, {}, frame.camera)
 
 
 def _check_rectified(

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8, UInt32
+from jaxtyping import Float, Float32, UInt8
 
 from vggt_ros.engine.extra_views import infer_with_extra_view
 from vggt_ros.engine.interface import Engine, InferenceResult
 from vggt_ros.errors import UserError
-from vggt_ros.frames import ExtraView, Tracks, WindowFrame
+from vggt_ros.frames import ExtraView, WindowFrame
 from vggt_ros.geometry import (
     extrinsics_from_pose_encoding,
     homogeneous,
@@ -26,10 +26,12 @@ from vggt_ros.mapping.loops import LoopView
 from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.window import WindowGeometry
 from vggt_ros.tracking import TrackAnchor, Tracker
+from vggt_ros.windows.results import without_masked
 
 
 def window_geometry(
     frame_ids: tuple[int, ...],
+    instants: tuple[int, ...],
     frames: Sequence[WindowFrame],
     result: InferenceResult,
     *,
@@ -37,6 +39,7 @@ def window_geometry(
 ) -> tuple[WindowGeometry, float | None]:
     """Cameras and depth of a window in its own gauge, and the newest focal length ratio.
 
+    `instants`: the first frame of each frame's instant.
     With `calibrated`, K is that of the frames that have one, else the network's. The ratio is the
     network's focal length over the calibrated one; None without any.
     """
@@ -58,7 +61,8 @@ def window_geometry(
             depth = depth.copy() if depth is result.depth else depth
             depth[i][~valid] = np.nan  # black, or padding: the camera did not see it
     geometry = WindowGeometry(frame_ids, window_from_camera, intrinsics, depth, result.confidence)
-    return geometry, focal
+    names = tuple(frame.frame.camera_name for frame in frames)
+    return (geometry._replace(instants=instants, cameras=names) if any(names) else geometry), focal
 
 
 def camera_from_encoding(encoding: Float[np.ndarray, "9"]) -> Float[np.ndarray, "4 4"]:
@@ -213,31 +217,6 @@ class WindowFrames:
         """What the map keeps of it."""
         held = self._held[frame_id]
         return Appearance(held.frame.stamp_ns, held.frame.camera, compress(held.shown))
-
-
-def input_tracks(
-    ids: UInt32[np.ndarray, "n"], held: Sequence[WindowFrame], result: InferenceResult
-) -> Tracks:
-    """The network's tracks in pixels of the input image."""
-    assert result.tracks is not None
-    assert result.visibility is not None and result.track_confidence is not None
-    pairs = zip(held, result.tracks, strict=True)
-    uv = np.stack([h.grid.input_pixels(track) for h, track in pairs])
-    stamps = tuple(h.frame.stamp_ns for h in held)
-    seen = np.isfinite(uv).all(axis=-1)  # all, unless a lens is undone
-    return Tracks(ids, stamps, uv, result.visibility * seen, result.track_confidence)
-
-
-def without_masked(result: InferenceResult, frames: Sequence[WindowFrame]) -> InferenceResult:
-    """The result without depth at masked pixels: NaN with confidence 0, for all that follows."""
-    newest = frames[len(frames) - len(result.depth) :]
-    if all(frame.masked.mask is None for frame in newest):
-        return result
-    depth, confidence = result.depth.copy(), result.confidence.copy()
-    for i, frame in enumerate(newest):
-        if frame.masked.mask is not None:
-            depth[i][frame.masked.mask], confidence[i][frame.masked.mask] = np.nan, 0.0
-    return result._replace(depth=depth, confidence=confidence)
 
 
 def second_image(

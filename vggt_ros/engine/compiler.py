@@ -151,14 +151,16 @@ class Compiler:
         )
         number = jax.ShapeDtypeStruct((), jnp.int32)
         if isinstance(shape, EncoderProgram):
+            encode = stream.encode_frame if shape.frames == 1 else stream.encode_frames
 
             def encode_frame(weights, cache, image, slot):
                 tokens = stream.CachedTokens(*cache)
                 with unrolled(self._unrolled):
-                    return tuple(stream.encode_frame(network(weights), tokens, image, slot))
+                    return tuple(encode(network(weights), tokens, image, slot))
 
-            image = jax.ShapeDtypeStruct((*shape.size, 3), jnp.uint8)
-            return encode_frame, (weights, cache, image, number)
+            several = () if shape.frames == 1 else (shape.frames,)
+            image = jax.ShapeDtypeStruct((*several, *shape.size, 3), jnp.uint8)
+            return encode_frame, (weights, cache, image, jax.ShapeDtypeStruct(several, jnp.int32))
 
         def infer_window(weights, cache, slots, queries, mask, query_frame):
             with unrolled(self._unrolled):

@@ -29,13 +29,7 @@ from vggt_ros.engine.interface import Compiling, InferenceResult, OutOfMemory
 from vggt_ros.engine.network import open_network
 from vggt_ros.engine.programs import Program, Programs
 from vggt_ros.engine.selection import Selection
-from vggt_ros.engine.shapes import (
-    EncoderProgram,
-    WindowProgram,
-    for_tracks,
-    needed,
-    padded_queries,
-)
+from vggt_ros.engine.shapes import EncoderProgram, WindowProgram, needed, padded_queries, prepared
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import Config
 
@@ -114,16 +108,21 @@ class Engine:
         *,
         depth_frames: int,
         queries: Sequence[int] = (0,),
+        cameras: int = 1,
         progress: Progress = lambda line: None,
     ) -> None:
         """Compile what windows of `size` (height, width) network pixels will need, and wait.
 
-        The longest of `window_sizes` is how many frames will be cached.
+        The longest of `window_sizes` is how many frames will be cached; of a rig these sizes and
+        `depth_frames` count instants of `cameras` frames.
         """
-        self._slots = max(self._slots, *window_sizes)
+        self._slots = max(self._slots, *(cameras * s for s in window_sizes))
+        self.selection.cameras = cameras
         if self.selection.untracked:
             queries = (0,)
-        for shape in needed(size, window_sizes, depth_frames=depth_frames, queries=queries):
+        for shape in needed(
+            size, window_sizes, depth_frames=depth_frames, queries=queries, cameras=cameras
+        ):
             progress(f"compiling {self.name}: {shape}")
             with self._faults(str(shape)):
                 self.programs.get(shape._replace(slots=self._slots))
@@ -136,21 +135,21 @@ class Engine:
         depth_frames: int,
         extra_views: int = 0,
         track_queries: int = 0,
+        cameras: int = 1,
     ) -> None:
         """Have all that windows up to this size will need compiled in the background.
 
         `extra_views` frames more are now and then in a full window; what they need comes late, and
-        what tracks up to `track_queries` points comes last.
-        Raises `Compiling` until a window of one frame can be inferred.  Calling it again is cheap.
+        what tracks up to `track_queries` points comes last. Of a rig, `window_size` and
+        `depth_frames` count instants of `cameras` frames.
+        Raises `Compiling` until a window of one instant can be inferred.  Calling again is cheap.
         """
-        self.selection.window_size = window_size
-        track_queries = 0 if self.selection.untracked else track_queries
-        self._slots = max(self._slots, window_size + 1)
-        sizes = range(1, window_size + 1)
-        shapes = [
-            *needed(size, sizes, depth_frames=depth_frames, extra_views=extra_views),
-            *for_tracks(size, window_size, depth_frames=depth_frames, queries=track_queries),
-        ]
+        self.selection.window_size, self.selection.cameras = window_size * cameras, cameras
+        self._slots = max(self._slots, window_size * cameras + 1)
+        shapes = prepared(
+            size, window_size, depth_frames=depth_frames, extra_views=extra_views,
+            track_queries=0 if self.selection.untracked else track_queries, cameras=cameras,
+        )  # fmt: skip
         shapes = [shape._replace(slots=self._slots) for shape in shapes]
         at_once, later = shapes[:2], shapes[2:]
         self.programs.request(at_once, first=True)
@@ -211,15 +210,16 @@ class Engine:
     def _encode(
         self, frame_ids: Sequence[int], images: Sequence[UInt8[np.ndarray, "h w 3"]]
     ) -> Int32[np.ndarray, "s"]:
-        """The frames' slots in the cache, those that are new encoded."""
+        """The frames' slots in the cache, those that are new encoded: an instant's at once."""
         size = images[0].shape[:2]
         self.frame_cache.resize(size, self._slots)
-        shape = EncoderProgram(size, self._slots)
-        program = self.selection.find(shape)
-        if program is None:
+        new = self.frame_cache.count_missing(frame_ids)
+        chosen = self.selection.encoder(EncoderProgram(size, self._slots), new)
+        if chosen is None:
             raise _compiling(size)
+        shape, encode = chosen[0], partial(chosen[1], self._weights)
         with self._faults(str(shape)):
-            return self.frame_cache.slots_of(frame_ids, images, partial(program, self._weights))
+            return self.frame_cache.slots_of(frame_ids, images, encode, at_once=shape.frames > 1)
 
     def _run(
         self,

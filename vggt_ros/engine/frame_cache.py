@@ -53,24 +53,39 @@ class FrameCache:
                 )
         return self._arrays
 
+    def count_missing(self, frame_ids: Sequence[int]) -> int:
+        """How many of these frames are not in the cache."""
+        return sum(key not in self._slot_of for key in frame_ids)
+
     def slots_of(
         self,
         frame_ids: Sequence[int],
         images: Sequence[UInt8[np.ndarray, "h w 3"]],
-        encode: Callable[[tuple[Array, ...], np.ndarray, np.int32], tuple[Array, ...]],
+        encode: Callable[[tuple[Array, ...], np.ndarray, np.ndarray], tuple[Array, ...]],
+        *,
+        at_once: bool = False,
     ) -> Int32[np.ndarray, "s"]:
         """Slots of these frames; those that are missing are encoded, all others are dropped.
 
+        `encode` takes an image and its slot; `at_once`: all of those that are missing, stacked.
         Raises what `encode` raises; the cache is empty then.
         """
         self._slot_of = {key: slot for key, slot in self._slot_of.items() if key in frame_ids}
         free = [slot for slot in range(self.slots) if slot not in self._slot_of.values()]
+        new = {
+            key: (image, free.pop())
+            for key, image in zip(frame_ids, images, strict=True)
+            if key not in self._slot_of
+        }
         try:
-            for key, image in zip(frame_ids, images, strict=True):
-                if key not in self._slot_of:
-                    slot = free.pop()
+            if at_once:
+                stack = np.stack([image for image, _ in new.values()])
+                slots = np.array([slot for _, slot in new.values()], np.int32)
+                self._arrays = encode(self.arrays, stack, slots)
+            else:
+                for image, slot in new.values():
                     self._arrays = encode(self.arrays, image, np.int32(slot))
-                    self._slot_of[key] = slot
+            self._slot_of |= {key: slot for key, (_, slot) in new.items()}
         except Exception:
             self.clear()
             raise

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the pipeline asks of a network and receives from it, without the network: no JAX here."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -81,6 +82,18 @@ class Engine(Protocol):
     def reset(self) -> None:
         """Forget every cached frame; keep the compiled programs."""
         ...
+
+
+def window_lengths(instants: Sequence[int], cameras: int = 1) -> list[int]:
+    """Frames of the windows that programs are compiled for, the most useful first.
+
+    `instants` of `cameras` frames each: the shortest, then from long to short. Then those of fewer
+    cameras, for a rig of which some are dead: so many instants of one camera and more.
+    """
+    shortest, *longer = sorted(instants)
+    whole = [k * cameras for k in (shortest, *reversed(longer))]
+    fewer = {k * m for k in instants for m in range(1, cameras)} - set(whole)
+    return whole + sorted(fewer, reverse=True)
 
 
 def caution(name: str, random_weights: bool) -> str:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from vggt_ros.engine.interface import DeviceLost, OutOfMemory
 from vggt_ros.engine.programs import Program, Programs
-from vggt_ros.engine.shapes import Shape, WindowProgram
+from vggt_ros.engine.shapes import EncoderProgram, Shape, WindowProgram
 from vggt_ros.errors import UserError
 
 
@@ -30,12 +30,25 @@ class Selection:
         self.untracked = untracked
         self.programs, self.background, self._faults = programs, background, faults
         self.window_size = 0  # of a window that grows no further, once that is known
+        self.cameras = 1  # frames of an instant
         self._unfit: dict[WindowProgram, str] = {}  # what does not run, and why
 
     def find(self, shape: Shape) -> Program | None:
         """The program; in the background None while it is compiled."""
         with self._faults(str(shape)):
             return self.programs.find(shape) if self.background else self.programs.get(shape)
+
+    def encoder(self, shape: EncoderProgram, new: int) -> tuple[EncoderProgram, Program] | None:
+        """For so many new frames: all at once where they are those of an instant, else one by one.
+
+        None while neither is ready.
+        """
+        single = self.find(shape)
+        if new == self.cameras > 1:
+            several = shape._replace(frames=new)
+            if (program := self.find(several)) is not None:
+                return several, program
+        return None if single is None else (shape, single)
 
     def choices(
         self, wanted: WindowProgram, query_frame: int, failed: list[UserError]

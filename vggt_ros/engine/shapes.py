@@ -5,19 +5,22 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from vggt_ros.engine.interface import window_lengths
 from vggt_ros.errors import UserError
 
 QUERY_SIZES = (16, 64, 256, 1024)  # queries are padded to one of these, so that shapes are few
 
 
 class EncoderProgram(NamedTuple):
-    """Encodes one frame of `size` (height, width) into its slot of the cache."""
+    """Encodes frames of `size` (height, width) into their slots of the cache: one, or a rig's."""
 
     size: tuple[int, int]
     slots: int
+    frames: int = 1
 
     def __str__(self) -> str:
-        return f"encoder {self.size[1]}x{self.size[0]}"
+        several = f" of {self.frames}" if self.frames > 1 else ""
+        return f"encoder{several} {self.size[1]}x{self.size[0]}"
 
 
 class WindowProgram(NamedTuple):
@@ -65,6 +68,7 @@ def needed(
     depth_frames: int,
     queries: Iterable[int] = (0,),
     extra_views: int = 0,
+    cameras: int = 1,
 ) -> list[Shape]:
     """Programs for windows of `size` (height, width) network pixels, the most useful first.
 
@@ -74,32 +78,56 @@ def needed(
     first, should the longest not fit into the device's memory. `extra_views` are frames that are
     in the longest now and then, besides its own; what they need comes last. The cache has a slot
     for one in any case, so that points may be tracked from a frame that left the window.
+    Of a rig, `window_sizes` and `depth_frames` count instants of `cameras` frames each.
     """
-    shortest, *longer = sorted(window_sizes)
-    longest = max(window_sizes)
+    longest, depth_frames = max(window_sizes) * cameras, depth_frames * cameras
     slots = longest + max(extra_views, 1)
     shapes: list[Shape] = [EncoderProgram(size, slots)]
     for padded in sorted({padded_queries(count) for count in queries}):
-        for s in (shortest, *reversed(longer)):
+        for s in window_lengths(window_sizes, cameras):
             shapes.append(WindowProgram(size, slots, s, min(depth_frames, s), padded))
     for s in range(longest + 1, longest + extra_views + 1):
         shapes.append(WindowProgram(size, slots, s, min(depth_frames, s), 0))
+    if cameras > 1:  # what it saves is time: an instant can be encoded image by image
+        shapes.insert(3, EncoderProgram(size, slots, cameras))
     return shapes
 
 
 def for_tracks(
-    size: tuple[int, int], window_size: int, *, depth_frames: int, queries: int
+    size: tuple[int, int], window_size: int, *, depth_frames: int, queries: int, cameras: int = 1
 ) -> list[Shape]:
     """Programs that track up to `queries` points in full windows of `size` (height, width).
 
     The second has room for a frame that left the window before the points in it were tracked. No
     program is for shorter windows: a window passes through them while it fills, and tracks can
-    begin when it has.
+    begin when it has. Of a rig, `window_size` and `depth_frames` count instants.
     """
     if queries == 0:
         return []
-    slots, padded = window_size + 1, padded_queries(queries)
+    slots, padded = window_size * cameras + 1, padded_queries(queries)
+    depth_frames *= cameras
     return [WindowProgram(size, slots, s, min(depth_frames, s), padded) for s in (slots - 1, slots)]
+
+
+def prepared(
+    size: tuple[int, int],
+    window_size: int,
+    *,
+    depth_frames: int,
+    extra_views: int = 0,
+    track_queries: int = 0,
+    cameras: int = 1,
+) -> list[Shape]:
+    """Programs for all windows up to this size: those of `needed`, then `for_tracks`."""
+    sizes = range(1, window_size + 1)
+    return [
+        *needed(
+            size, sizes, depth_frames=depth_frames, extra_views=extra_views, cameras=cameras
+        ),
+        *for_tracks(
+            size, window_size, depth_frames=depth_frames, queries=track_queries, cameras=cameras
+        ),
+    ]  # fmt: skip
 
 
 def padded_queries(count: int) -> int:

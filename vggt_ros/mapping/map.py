@@ -124,6 +124,7 @@ class Map:
         """
         self.next_loop = None
         self.settle(wait=False)
+        whole, window = window, window.part(leading=True)
         before, mount = self._state.current, self.priors.base_from_camera
         metres = self._bridging.metres_per_unit(self._scale)
         predicted = self._motion.predict(stamp_ns, sensors.odom_from_base, mount, metres)
@@ -143,11 +144,11 @@ class Map:
         else:
             velocity, found = None, self._motion.at_prediction(found, window, predicted)
         if frames is not None and (now := self._state.current) is not None:
-            describe = partial(frames.describe, window.frame_ids[-1])
-            self.next_loop = self.loops.propose(now, describe, lost=self.is_relocalising)
+            seen_by = partial(frames.describe, window.frame_ids[-1])
+            self.next_loop = self.loops.propose(now, seen_by, lost=self.is_relocalising)
         return Placement(
             found,
-            recovery.placed(found, window),
+            recovery.placed(found, whole),
             scale.estimate(self._scale),
             self._scale.metric,
             velocity,
@@ -181,8 +182,7 @@ class Map:
         frames: Frames | None,
     ) -> None:
         """Measure the scale; keyframes enter and leave with the frames of the window."""
-        current = self._state.current
-        assert current is not None
+        assert (current := self._state.current) is not None
         self._scale = measuring.measured(
             self._scale, self._motion.comparisons, self.priors, sensors, stamp_ns, current
         )

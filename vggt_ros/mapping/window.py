@@ -21,6 +21,30 @@ class WindowGeometry(NamedTuple):
     intrinsics: Float[np.ndarray, "s 3 3"]
     depth: Float[np.ndarray, "k h w"]  # NaN or <= 0 where invalid
     confidence: Float[np.ndarray, "k h w"]  # from 1, "no evidence", upwards
+    # Of a rig: the first frame of each frame's instant, and the name of its camera.
+    instants: tuple[int, ...] = ()
+    cameras: tuple[str, ...] = ()
+
+    def part(self, *, leading: bool) -> "WindowGeometry":
+        """The frames of a rig that lead their instants, or the others; a single camera's all lead.
+
+        Depth is that of the newest of them.
+        """
+        if not self.instants:
+            return self if leading else self._replace(frame_ids=())
+        pairs = zip(self.frame_ids, self.instants, strict=True)
+        rows = [i for i, (key, first) in enumerate(pairs) if (key == first) == leading]
+        without = len(self.frame_ids) - len(self.depth)
+        dense = [i - without for i in rows if i >= without]
+        return WindowGeometry(
+            tuple(self.frame_ids[i] for i in rows),
+            self.window_from_camera[rows],
+            self.intrinsics[rows],
+            self.depth[dense],
+            self.confidence[dense],
+            tuple(self.instants[i] for i in rows),
+            tuple(self.cameras[i] for i in rows),
+        )
 
 
 def level_camera() -> Float[np.ndarray, "4 4"]:

@@ -57,13 +57,34 @@ def encode_frame(
     model: VGGT, cache: CachedTokens, image: UInt8[Array, "h w 3"], slot: Int[Array, ""]
 ) -> CachedTokens:
     """The cache with a frame encoded into its slot, in place of what was there."""
-    grid = model.grid(*image.shape[:2])
-    patches = model.encode(image[None, None].astype(jnp.float32) / 255)
-    tokens = model.aggregator.embed(jnp.concatenate([patches, patches], axis=1))[:, 1:]
-    tokens = _first_frame_block(model.aggregator, tokens, model.aggregator.rope(grid))
+    patches, tokens = _encoded(model, image[None])
     return CachedTokens(
-        cache.patch_tokens.at[slot].set(patches[0, 0]), cache.first_block.at[slot].set(tokens[0, 0])
+        cache.patch_tokens.at[slot].set(patches[0]), cache.first_block.at[slot].set(tokens[0])
     )
+
+
+def encode_frames(
+    model: VGGT, cache: CachedTokens, images: UInt8[Array, "n h w 3"], slots: Int[Array, "n"]
+) -> CachedTokens:
+    """The cache with the frames of an instant encoded at once, each into its slot.
+
+    What is cached of a frame depends on that frame alone, so that the law is that of single ones.
+    """
+    patches, tokens = _encoded(model, images)
+    return CachedTokens(
+        cache.patch_tokens.at[slots].set(patches), cache.first_block.at[slots].set(tokens)
+    )
+
+
+def _encoded(
+    model: VGGT, images: UInt8[Array, "n h w 3"]
+) -> tuple[Float[Array, "n t d"], Float[Array, "n p d"]]:
+    """What `CachedTokens` keeps of each frame."""
+    grid = model.grid(*images.shape[1:3])
+    patches = model.encode(images[None].astype(jnp.float32) / 255)
+    tokens = model.aggregator.embed(jnp.concatenate([patches[:, :1], patches], axis=1))[:, 1:]
+    tokens = _first_frame_block(model.aggregator, tokens, model.aggregator.rope(grid))
+    return patches[0], tokens[0]
 
 
 def infer_window(

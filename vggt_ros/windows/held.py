@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The frames of the window, and which of them form an instant."""
+
+from collections.abc import Collection, Sequence
+
+from vggt_ros.frames import WindowFrame
+
+
+class HeldFrames:
+    """Frames by number, oldest first; an instant has the number of its first frame."""
+
+    def __init__(self) -> None:
+        self.frames: dict[int, WindowFrame] = {}
+        self._instants: dict[int, tuple[int, ...]] = {}
+
+    @property
+    def newest(self) -> WindowFrame | None:
+        """The first frame of the newest instant."""
+        return self.frames[max(self._instants)] if self._instants else None
+
+    def add(self, first: int, frames: list[WindowFrame]) -> list[WindowFrame]:
+        """An instant whose frames are numbered from `first` on; they are returned."""
+        ids = tuple(range(first, first + len(frames)))
+        self._instants[first] = ids
+        self.frames |= zip(ids, frames, strict=True)
+        return frames
+
+    def keep(self, instants: Collection[int]) -> None:
+        """Drop all others."""
+        self._instants = {key: ids for key, ids in self._instants.items() if key in instants}
+        kept = {key for ids in self._instants.values() for key in ids}
+        self.frames = {key: frame for key, frame in self.frames.items() if key in kept}
+
+    def of(self, instants: Sequence[int]) -> tuple[int, ...]:
+        """The frames of these instants, oldest first."""
+        return tuple(key for instant in instants for key in self._instants[instant])
+
+    def instant(self, frame_id: int) -> int:
+        """The instant that a frame is of."""
+        return max(first for first in self._instants if first <= frame_id)
+
+    def shown(self, instants: Sequence[int], lengths: Collection[int]) -> tuple[int, ...]:
+        """The frames of these instants that the network is shown: as many as one of `lengths`.
+
+        Where cameras are missing there may be no program for so many. Then the last cameras of the
+        oldest instants are left out, but never the first of an instant.
+        """
+        ids = list(self.of(instants))
+        followers = [key for key in ids if key not in self._instants]
+        while len(ids) not in lengths and followers:
+            oldest = self.instant(followers[0])
+            left_out = max(key for key in followers if key in self._instants[oldest])
+            ids.remove(left_out)
+            followers.remove(left_out)
+        return tuple(ids)
