@@ -61,6 +61,7 @@ EXCEPTIONS = {
     ("tools.bench.train", "train"),  # and `vggt bench train` times it
     ("tools.evaluate", "train"),  # `vggt eval MODEL rooms` draws the rooms that it scores in
     ("tools.demo", "ros"),  # `vggt demo` listens to the node
+    ("ros.harness.player", "tools"),  # bags are read by one reader
 }
 ONLY_IN = {  # foreign package: the areas that may import it
     "rclpy": {"ros"},

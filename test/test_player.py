@@ -5,8 +5,10 @@
 import numpy as np
 import pytest
 from PIL import Image as Pillow
-from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CompressedImage
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CompressedImage, Image
+from test_bag_files import mcap
+from test_bags import IMAGES
 from test_encodings import compressed
 
 from vggt_ros.errors import UserError
@@ -16,8 +18,10 @@ from vggt_ros.ros.harness.player import (
     BagMessage,
     decompressed,
     header_stamp,
+    read,
     scheduled,
     time_reversed,
+    topics_of,
     with_stamp,
 )
 
@@ -72,6 +76,24 @@ def test_there_and_back_the_camera_does_not_jump():
 def test_an_empty_bag_is_refused():
     with pytest.raises(UserError, match="holds no messages"):
         list(scheduled([[]], 0))
+
+
+def test_foreign_channels_beside_the_camera_are_left_out_and_said(tmp_path):
+    path, notes = mcap(tmp_path / "robot.mcap", indexed=True), []
+    messages = list(read(path, notes))
+    assert topics_of(path) == {"/odd": "a_robot/msg/Odd", "/image": "sensor_msgs/msg/Image"}
+    assert [deserialize_message(m.raw, Image).data[0] for m in messages] == [
+        message.data[0] for message in IMAGES
+    ]
+    assert all(m.stamped and m.topic == "/image" for m in messages)
+    for topic in ("/log", "/thing", "/fb"):
+        assert f"{topic} is not played: its messages are not CDR" in notes
+    (tmp_path / "torn.mcap").write_bytes(path.read_bytes()[:-400])
+    assert len(list(read(tmp_path / "torn.mcap", notes))) > 0
+    assert any("truncated" in note for note in notes)
+    (tmp_path / "none.mcap").write_bytes(b"no bag at all, of any kind")
+    with pytest.raises(UserError, match="none.mcap cannot be read as a bag"):
+        topics_of(tmp_path / "none.mcap")
 
 
 def test_a_compressed_camera_is_played_with_its_bits_and_its_mosaic():

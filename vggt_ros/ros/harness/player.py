@@ -15,7 +15,6 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from itertools import count
@@ -33,10 +32,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.imaging.transport import unpack
+from vggt_ros.tools.sources import bag_reader
 
 Publish = Callable[[bytes], object]  # for the serialized messages of one topic
 STAMP = struct.Struct("<iI")  # sec and nanosec of a leading Header
 STAMP_AT = 4  # after the preamble of CDR
+MAX_WARNINGS = 20  # of one bag; in a loop they would repeat for ever
 
 
 class BagMessage(NamedTuple):
@@ -89,7 +90,8 @@ def play(
 ) -> None:
     """Publish every message of these topics of the bag at its time (None: all, as they are).
 
-    Playing backwards, which needs `loop`, holds the whole bag in memory.
+    Channels that hold no CDR (JSON, protobuf, ROS 1) are left out, and all that is amiss with the
+    bag is a warning. Playing backwards, which needs `loop`, holds the whole bag in memory.
 
     Raises `UserError` for a bag that cannot be read or has no messages, and for an invalid rate.
     """
@@ -97,11 +99,16 @@ def play(
         raise UserError(f"--rate is {rate:g}; give a number above 0")
     if topics is None:
         topics = all_topics(node, bag)
+    notes: list[str] = []
     laps = (
-        time_reversed(read(bag)) if there_and_back and lap % 2 else read(bag)
+        time_reversed(read(bag, notes)) if there_and_back and lap % 2 else read(bag, notes)
         for lap in (count() if loop else range(1))
     )
+    said = 0
     for message in scheduled(laps, time.time_ns(), rate):
+        for note in notes[said:MAX_WARNINGS]:
+            node.get_logger().warning(note)
+        said = len(notes)
         time.sleep(max(0, message.time_ns - time.time_ns()) / 1e9)
         if not node.context.ok():
             return
@@ -167,12 +174,24 @@ def with_stamp(raw: bytes, stamp_ns: int) -> bytes:
     return bytes(patched)
 
 
-def read(bag: Path) -> Iterator[BagMessage]:
-    """All messages of a rosbag2 in the order of their recording."""
-    with reading(bag) as reader:
-        for connection, time_ns, raw in reader.messages():
+def read(bag: Path, notes: list[str] | None = None) -> Iterator[BagMessage]:
+    """All messages of a bag that hold CDR, in the order of their recording.
+
+    What is left out or damaged is added to `notes`.
+    """
+    notes = [] if notes is None else notes
+    with bag_reader.reading(bag, notes) as reader:
+        played = _played(reader)
+        left_out = sorted({c.topic for c in reader.connections if c not in played})
+        for topic in (*left_out, *reader.other_topics):
+            notes.append(f"{topic} is not played: its messages are not CDR")
+        for connection, time_ns, raw in reader.messages(played):
             stamped = starts_with_header(connection.msgtype)
             yield BagMessage(connection.topic, time_ns, bytes(raw), stamped)
+
+
+def _played(reader: bag_reader.BagReader) -> list[bag_reader.Connection]:
+    return [c for c in reader.connections if c.channel.encoding == "cdr"]
 
 
 def all_topics(node: Node, bag: Path) -> dict[str, Publish]:
@@ -220,21 +239,9 @@ def decompressed(raw: bytes) -> Image:
 
 
 def topics_of(bag: Path) -> dict[str, str]:
-    """Message type of each topic."""
-    with reading(bag) as reader:
-        return {connection.topic: connection.msgtype for connection in reader.connections}
-
-
-@contextmanager
-def reading(bag: Path) -> Iterator[Any]:
-    """An open reader of the bag.  Raises `UserError` where it cannot be opened."""
-    from rosbags.highlevel import AnyReader, AnyReaderError  # of the extra [tools]
-
-    try:
-        with AnyReader([bag]) as reader:
-            yield reader
-    except (AnyReaderError, OSError) as error:
-        raise UserError(f"cannot play {bag}: {error}") from None
+    """Message type of each topic that can be played.  Raises `UserError` for an unreadable bag."""
+    with bag_reader.reading(bag, []) as reader:
+        return {connection.topic: connection.msgtype for connection in _played(reader)}
 
 
 @cache
