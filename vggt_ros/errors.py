@@ -10,6 +10,11 @@ class UserError(Exception):
     """
 
 
+def sentence(error: BaseException) -> str:
+    """What is said of any error: a `UserError` as it is, the type of all others first."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 class FrameError(UserError):
     """A frame that was refused; the window stays as it was."""
 

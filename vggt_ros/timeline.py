@@ -17,6 +17,7 @@ MIN_JUMP_NS = 2_000_000_000  # ahead; less is a camera that paused
 USUAL_GAPS = 10  # times the last gap between two frames, for cameras slower than that
 MAX_FIRST_GAP_NS = 60_000_000_000  # from the first frame to the second, when no gap is known
 ANY_GAP_NS = 2**63
+LATEST_NS = (2**31 - 3600) * 1_000_000_000  # a message has 31 bits for seconds; some are post-dated
 
 
 class Change(NamedTuple):
@@ -129,6 +130,11 @@ class StreamGate:
         if stamp_ns <= 0:
             raise FrameError(
                 f"the image's stamp is {'below ' if stamp_ns else ''}zero;"
+                " the driver must stamp its images with the time"
+            )
+        if stamp_ns >= LATEST_NS:
+            raise FrameError(
+                f"the image's stamp is beyond all that a message can hold: {stamp_ns};"
                 " the driver must stamp its images with the time"
             )
         found, known, other = _Stream(camera, (width, height), stamp_ns), self._stream, self._other

@@ -20,6 +20,7 @@ from vggt_ros.imaging.rectify import Rectification
 Matrix = Float64[np.ndarray, "3 3"]
 Rectify = Literal["auto", "on", "off"]
 
+FOCAL_LENGTHS = 1e-3, 1e7  # pixels; no camera is beyond, and nothing overflows between them
 SAME_SHAPE = 0.01  # by how much two ratios of width and height may differ
 
 
@@ -203,8 +204,9 @@ def _matrix(info: Any, name: str) -> Matrix | None:
     """K, or the left 3x3 of P; None where it is zero, not finite, or not of a camera."""
     rows = np.asarray(_field(info, name), np.float64)
     matrix = rows.reshape(3, -1)[:, :3] if rows.size else np.zeros((3, 3))
-    is_camera = matrix[0, 0] > 0 and matrix[1, 1] > 0 and list(matrix[2]) == [0, 0, 1]
-    return matrix if is_camera and np.isfinite(matrix).all() else None
+    low, high = FOCAL_LENGTHS
+    is_camera = min(matrix[0, 0], matrix[1, 1]) >= low and list(matrix[2]) == [0, 0, 1]
+    return matrix if is_camera and (np.abs(matrix) <= high).all() else None
 
 
 def _rotation(info: Any) -> Matrix:
@@ -213,6 +215,10 @@ def _rotation(info: Any) -> Matrix:
     if not rows.any():
         return np.eye(3)
     matrix = rows.reshape(3, 3)
-    if not np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3) or np.linalg.det(matrix) < 0:
+    if (
+        not (np.abs(matrix) < 2.0).all()
+        or not np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3)
+        or np.linalg.det(matrix) < 0
+    ):
         raise UserError("camera_info's R is not a rotation; calibrate the camera")
     return matrix

@@ -152,7 +152,7 @@ class Lens:
         ideal = np.tan(theta)
         with np.errstate(all="ignore"):
             seen = self._of_angle(theta) if self.is_fisheye else ideal * self._radial(ideal**2)
-        turns = np.flatnonzero(~(np.diff(seen) > 0))
+            turns = np.flatnonzero(~(np.diff(seen) > 0))
         last = int(turns[0]) if len(turns) else SAMPLES - 1
         return ideal[: last + 1], seen[: last + 1]
 

@@ -165,6 +165,7 @@ def _pixels(matrix: Matrix, xy: UV) -> UV:
 
 def _density(uv: UV, valid: Bool[np.ndarray, "h w"]) -> float:
     """Raw pixels from one target pixel to the next: the median over the image."""
+    uv = np.where(valid[..., None], uv, np.nan)  # others may be anything
     across = np.linalg.norm(np.diff(uv, axis=1), axis=-1)[valid[:, 1:] & valid[:, :-1]]
     down = np.linalg.norm(np.diff(uv, axis=0), axis=-1)[valid[1:] & valid[:-1]]
     steps = np.concatenate([across, down])

@@ -10,6 +10,9 @@ from vggt_ros.ros.frame_names import FrameNames, frame_name
 from vggt_ros.ros.input_topics import COMPRESSED, InputTopics
 
 
+KEPT = 32  # frames; a rig has fewer cameras
+
+
 class CameraInfos:
     """The newest camera_info of one sensor.  Callbacks store; `of` is called by any thread.
 
@@ -33,7 +36,9 @@ class CameraInfos:
         self._given = msg
 
     def _on_beside(self, msg: Any) -> None:
-        self._beside[self._names.of(f"camera_info beside {self._name}", msg.header.frame_id)] = msg
+        frame = self._names.of(f"camera_info beside {self._name}", msg.header.frame_id)
+        others = {other: info for other, info in self._beside.items() if other != frame}
+        self._beside = dict([(frame, msg), *others.items()][:KEPT])  # replaced whole: others read
 
     @property
     def frames(self) -> tuple[str, ...]:

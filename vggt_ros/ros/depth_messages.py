@@ -8,6 +8,7 @@ from sensor_msgs.msg import Image, PointCloud2, PointField
 
 from vggt_ros.errors import UserError
 
+FARTHEST = 1e6  # metres; what is beyond is no measurement
 NUMBERS = {  # PointField.datatype: NumPy type
     PointField.INT8: "i1",
     PointField.UINT8: "u1",
@@ -30,15 +31,19 @@ def depth_from_image(msg: Image) -> Float32[np.ndarray, "h w"]:
         raise UserError(f"scale_depth has encoding {msg.encoding}; use 32FC1 or 16UC1")
     kind, unit = kinds[msg.encoding]
     dtype = np.dtype((">" if msg.is_bigendian else "<") + kind)
+    if not msg.height * msg.width:
+        raise UserError("scale_depth has no pixels; check its publisher")
     if msg.step < msg.width * dtype.itemsize or len(msg.data) < msg.height * msg.step:
         raise UserError("scale_depth has less data than its size needs")
     rows = np.frombuffer(msg.data, np.uint8)[: msg.height * msg.step].reshape(msg.height, msg.step)
     depth = rows[:, : msg.width * dtype.itemsize].copy().view(dtype).astype(np.float32) * unit
-    return np.where(depth > 0, depth, np.nan).astype(np.float32)
+    return np.where((depth > 0) & (depth < FARTHEST), depth, np.nan).astype(np.float32)
 
 
 def points_from(msg: PointCloud2) -> Float[np.ndarray, "p 3"]:
-    """x, y, z of a cloud, of any numeric type; rows may be padded (`row_step`).
+    """x, y, z of a cloud in metres, of any numeric type; rows may be padded (`row_step`).
+
+    Numbers that no sensor measures become NaN.
 
     Raises `UserError` where a field is missing, or the data is shorter than its size needs.
     """
@@ -48,6 +53,18 @@ def points_from(msg: PointCloud2) -> Float[np.ndarray, "p 3"]:
         raise UserError(
             f"scale_points has no field {', '.join(missing)}; publish points with x, y and z"
         )
+    ends = [found[axis].offset + int(NUMBERS[found[axis].datatype][1]) for axis in "xyz"]
+    if max(ends) > msg.point_step:
+        raise UserError(
+            f"scale_points has points of {msg.point_step} bytes, but x, y and z end at byte"
+            f" {max(ends)}; check its publisher"
+        )
+    if not msg.height * msg.width:
+        return np.empty((0, 3))
+    used = msg.width * msg.point_step
+    row_step = msg.row_step if msg.height > 1 else used
+    if row_step < used or len(msg.data) < (msg.height - 1) * row_step + used:
+        raise UserError("scale_points has less data than its size needs; check its publisher")
     layout = np.dtype(
         {
             "names": list("xyz"),
@@ -56,11 +73,8 @@ def points_from(msg: PointCloud2) -> Float[np.ndarray, "p 3"]:
             "itemsize": msg.point_step,
         }
     )
-    used = msg.width * msg.point_step
-    row_step = msg.row_step if msg.height > 1 else used
-    if row_step < used or len(msg.data) < (msg.height - 1) * row_step + used:
-        raise UserError("scale_points has less data than its size needs; check its publisher")
     octets = np.frombuffer(msg.data, np.uint8)
     rows = [octets[i * row_step : i * row_step + used].view(layout) for i in range(msg.height)]
-    points = np.concatenate(rows) if rows else np.empty(0, layout)
-    return np.stack([points[axis].astype(np.float64) for axis in "xyz"], axis=-1)
+    points = np.concatenate(rows)
+    metres = np.stack([points[axis].astype(np.float64) for axis in "xyz"], axis=-1)
+    return np.where(np.abs(metres) < FARTHEST, metres, np.nan)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from sensor_msgs.msg import Image, PointCloud2
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, sentence
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import transform
 from vggt_ros.imaging.calibration import Calibration, is_rectified
@@ -138,8 +138,8 @@ class DepthSensor:
                 points = points_from(msg)
                 own = self._names.of("scale_points", msg.header.frame_id)
                 found = self._on_pixels("scale_points", own, points, frame, grid)
-        except UserError as error:
-            self._fault = str(error)
+        except Exception as error:  # whatever is wrong with it: the image is used without
+            self._fault = sentence(error)
             self._health.fail(self._fault)
             return None
         self._fault = ""

@@ -13,7 +13,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from vggt_ros.frames import Update
 from vggt_ros.ros.alarms import ERROR, WARN, Alarms, Problem
 from vggt_ros.ros.input_health import InputHealth
-from vggt_ros.ros.notices import ThrottledLog, kind_of
+from vggt_ros.ros.notices import ThrottledLog, kind_of, printable
 from vggt_ros.ros.reports import (
     RECENT,
     Part,
@@ -83,6 +83,11 @@ class Health:
         with self._lock:
             self._input.refused_in_a_row += 1
 
+    def refuse_image(self, text: str) -> None:
+        """The same of an image: each that is received is counted once, by what became of it."""
+        self.count("images refused")
+        self.refuse(text)
+
     def notice(self, text: str) -> None:
         """Something was accepted, with a limitation that the user should know of."""
         self._noticed.add(text)
@@ -93,6 +98,7 @@ class Health:
         It is logged as it begins, and shown in the status of its `part`: input, settings, network,
         timing, map, scale, tf, masks or outputs.
         """
+        text = printable(text)
         with self._lock:
             known = self._warnings.get(subject)
             if text:
@@ -105,7 +111,7 @@ class Health:
     def describe(self, part: str, row: str, text: str) -> None:
         """Set a row of the status of a part."""
         with self._lock:
-            self._described.setdefault(part, {})[row] = text
+            self._described.setdefault(part, {})[row] = printable(text)
 
     def progress(self, state: str) -> None:
         """What the worker is doing, until it is ready."""

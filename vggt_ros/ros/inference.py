@@ -16,7 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.engine.interface import Compiling, DeviceLost, caution
 from vggt_ros.engine.shapes import padded_queries
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, sentence
 from vggt_ros.files import write_ply
 from vggt_ros.frames import Frame, Update
 from vggt_ros.imaging.reader import ImageReader
@@ -87,6 +87,7 @@ class InferenceWorker:
         self._reader = ImageReader(parameters.mono16_bits, parameters.mono16_black)
         self._names = FrameNames(health.notice)
         self._loaded: LoadedMap | None = None
+        self._unpublished = 0  # updates in a row, for an error
         self._track_cost = TrackCost(parameters.window_size)
 
     def begin(self) -> None:
@@ -174,8 +175,8 @@ class InferenceWorker:
             ids, uv = queries_from(msg)
             padded_queries(len(ids))  # refuses too many, here and not at each inference
             self.pipeline.query(ids, uv, stamp_ns(msg.header.stamp))
-        except UserError as error:
-            self._health.refuse(str(error))
+        except Exception as error:  # of one message, which concerns no other
+            self._health.refuse(sentence(error))
         self._report_tracks()
 
     def _report_tracks(self) -> None:
@@ -207,19 +208,31 @@ class InferenceWorker:
         except DeviceLost:
             raise
         except UserError as error:
-            self._health.refuse(str(error))
+            self._health.refuse_image(str(error))
             return
         except Exception as error:  # errors of the device have no common class
-            self._health.refuse(f"an inference failed: {type(error).__name__}: {error}")
+            self._health.refuse_image(f"an inference failed: {type(error).__name__}: {error}")
             return
         if update is not None:
             self._sender.put_and_wait(Result(update, task.arrived, timeline))
 
     def publish(self, result: Result) -> None:
-        """In the sender's thread: publish an update, unless the node was reset since."""
+        """In the sender's thread: publish an update, unless the node was reset since.
+
+        One that fails is lost, and a warning lasts until one succeeds; the next is tried.
+        """
         if result.timeline != self._timeline:
             return
-        self._outputs.publish(result.update)
+        try:
+            self._outputs.publish(result.update)
+        except Exception as error:
+            self._unpublished += 1
+            text = f"the last {self._unpublished} updates were not published, or in part"
+            self._health.set_warning("publishing", f"{text}: {sentence(error)}", "outputs")
+            return
+        if self._unpublished:
+            self._unpublished = 0
+            self._health.set_warning("publishing", "", "outputs")
         self._health.describe("outputs", "agreement", self._outputs.surface.state)
         self._health.describe("outputs", "map points", self._outputs.map.state)
         self._health.describe("outputs", "occupancy", self._outputs.occupancy.state)

@@ -57,6 +57,8 @@ class InputHealth:
             "dropped lately": f"{self._dropped.share:.0%}",
             "skipped by max_rate_hz": counts["skipped"],
             "waiting for a program": counts["waiting for a program"],
+            "images refused": counts["images refused"],
+            "discarded by a reset": counts["discarded"],
             "refused": refused.counts.total(),
         }
 

@@ -19,7 +19,7 @@ from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CompressedImage, Image
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, sentence
 from vggt_ros.ros.arrivals import Arrivals
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
@@ -43,6 +43,7 @@ class InputTopic:
         name: str,
         receive: Receive,
         topics: Sequence[str],
+        warn: Warn,
         *,
         depth: int,
         reliability: Reliability,
@@ -57,6 +58,7 @@ class InputTopic:
         published before the start is read too.
         """
         self._node, self._receive, self._topics, self._depth = node, receive, topics, depth
+        self._warn, self._failed = warn, 0  # messages in a row that could not be taken in
         self.kind, self.name, self.topic, self.arrivals = kind, name, topics[0], Arrivals()
         self.publishers: list[TopicEndpointInfo] = []  # of any type, on one of the topics
         self._heard = self.topic  # where they are
@@ -170,9 +172,18 @@ class InputTopic:
         )
 
     def _on_message(self, msg: Any) -> None:
-        if self._watched:
-            self.arrivals.add(stamp_ns(msg.header.stamp))
-        self._receive(msg)
+        """Take a message in; one that nothing here expects costs itself, not the node."""
+        before, fault = self._failed, ""
+        try:
+            if self._watched:
+                self.arrivals.add(stamp_ns(msg.header.stamp))
+            self._receive(msg)
+        except Exception as error:
+            fault = sentence(error)
+        self._failed = self._failed + 1 if fault else 0
+        if fault or before:
+            text = f"the last {self._failed} messages on {self.topic} are not used: {fault}"
+            self._warn(f"messages on {self.name}", text if fault else "")
 
 
 class InputTopics:
@@ -196,7 +207,7 @@ class InputTopics:
         topics = (self.resolve(name),)
         self._check_types(kind, name, topics[0])
         topic = InputTopic(
-            self._node, kind, name, receive, topics,
+            self._node, kind, name, receive, topics, self._warn,
             depth=depth, reliability=reliability, kept=kept,
         )  # fmt: skip
         self._topics.append(topic)
@@ -216,7 +227,7 @@ class InputTopics:
             topics = (topic,) if topic.endswith(COMPRESSED) else (topic + COMPRESSED, topic)
         self._check_types(kind, name, topics[0])
         found = InputTopic(
-            self._node, kind, name, receive, topics,
+            self._node, kind, name, receive, topics, self._warn,
             depth=5, reliability=self._parameters.image_reliability, images=True, watched=watched,
         )  # fmt: skip
         self._topics.append(found)

@@ -187,8 +187,8 @@ STATUSES = (
         "input", "What arrives",
         (
             "images received", "image rate [Hz]", "stamp age [s]", "images used", "dropped",
-            "dropped lately", "skipped by max_rate_hz", "waiting for a program", "refused",
-            "camera",
+            "dropped lately", "skipped by max_rate_hz", "waiting for a program",
+            "images refused", "discarded by a reset", "refused", "camera",
         ),
     ),
     Status("settings", "What is not used as it was given", ()),

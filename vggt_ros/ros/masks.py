@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 from sensor_msgs.msg import Image
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, sentence
 from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.messages import stamp_ns
 
@@ -56,8 +56,8 @@ class MaskInput:
         else:
             try:
                 mask = mask_from(msg)
-            except UserError as error:
-                fault = str(error)
+            except Exception as error:  # whatever is wrong with it: the image is used without
+                fault = sentence(error)
         self._found.append(not fault)
         if fault:
             missing = self._found.count(False)

@@ -179,7 +179,7 @@ class VggtNode(Node):
             change = self._stream.check(ns, msg.header.frame_id.lstrip("/"))
         except FrameError as error:  # a stray message says nothing about the camera's clock
             self.health.image_arrived(self._stamp_age)
-            self.health.refuse(str(error))
+            self.health.refuse_image(str(error))
             return
         self._stamp_age = (self.get_clock().now().nanoseconds - ns) * 1e-9
         self.health.image_arrived(self._stamp_age)
@@ -217,7 +217,8 @@ class VggtNode(Node):
         if reason:
             self.health.notice(reason)
         self.inference.discard()
-        self.worker.clear()
+        if self.worker.clear():
+            self.health.count("discarded")
         self.worker.call_soon(self.inference.reset)
 
     def _publish_diagnostics(self) -> None:

@@ -11,6 +11,7 @@ from threading import Lock
 INTERVAL = 5.0, 300.0  # seconds before a kind is logged again: at first, and at most
 MAX_KINDS = 32  # that are counted by name
 KEPT_KINDS = 3  # whose newest text is kept
+LONGEST = 800  # characters of a text; it may quote a message, which anybody may have sent
 PLACES = "last", "second last", "third last"  # their keys in diagnostics
 
 
@@ -30,6 +31,7 @@ class ThrottledLog:
 
     def add(self, text: str) -> None:
         """One more entry; `text` starts with its kind, and the particulars follow."""
+        text = printable(text)
         kind, now = kind_of(text), self._clock()
         with self._lock:
             others = [(k, entry) for k, entry in self._newest.items() if k != kind]
@@ -62,6 +64,21 @@ class ThrottledLog:
             rows[f"{place} {name}"] = text
             rows[f"{place} {name} age [s]"] = f"{now - when:.1f}"
         return rows
+
+
+def printable(text: str) -> str:
+    """A text on one line and of bounded length, for the log and for diagnostics.
+
+    What a message has in it could otherwise pass for lines of the log, or fill it.
+    """
+    short = text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+    return (
+        short
+        if short.isprintable()
+        else "".join(
+            each if each.isprintable() else each.encode("unicode_escape").decode() for each in short
+        )
+    )
 
 
 def kind_of(text: str) -> str:

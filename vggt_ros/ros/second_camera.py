@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from sensor_msgs.msg import CompressedImage, Image
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, sentence
 from vggt_ros.frames import ExtraView, Frame
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.mapping.baseline import SAME_TIME_NS
@@ -93,8 +93,8 @@ class SecondCamera:
             self._reader.notices.clear()
             seen = self._read(seen, other, frame)
             return ExtraView(seen.rgb, seen.stamp_ns, mount, seen.rectification)
-        except UserError as error:
-            fault = f"baseline_image is not used: {error}"
+        except Exception as error:  # whatever is wrong with it: the image is used without
+            fault = f"baseline_image is not used: {sentence(error)}"
             return None
         finally:
             self._health.check(frame.stamp_ns, served=not fault, fault=fault)

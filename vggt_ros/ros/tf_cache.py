@@ -30,6 +30,7 @@ KEPT_NS = 10_000_000_000  # of moving transforms
 TF_STATIC = "/tf_static"
 KEPT_MESSAGES = 2000  # by the middleware, until they are taken: ten seconds of 200 Hz
 KEPT_OWN = 1000  # transforms that were sent and did not come back yet
+MAX_FRAMES = 4096  # with a parent; more are a publisher that makes up names
 MAX_OLD = 3  # transforms in a row that are older than all that is kept: the clock went back
 MAX_FAILED_WAITS = 5  # for one transform in a row, from which there is no wait for it
 
@@ -113,7 +114,7 @@ class TfCache:
         self.static_topic = TF_STATIC  # what that is remapped to, for advice
         self._links: dict[str, _Link] = {}
         self._own: dict[tuple[str, str, int], None] = {}  # parent, child, stamp; oldest first
-        self._names = FrameNames(notify)
+        self._names, self._notify = FrameNames(notify), notify
         self._lock = RLock()
 
     def add(self, transforms: Sequence[TransformStamped], *, is_static: bool) -> None:
@@ -150,6 +151,12 @@ class TfCache:
         if link is not None and link.parent == parent and link.is_static == is_static:
             return link
         if not child or not parent or child == parent or packed.pose() is None:
+            return None
+        if link is None and len(self._links) >= MAX_FRAMES:
+            self._notify(
+                f"/tf has more than {MAX_FRAMES} frames: new ones are left out; find the publisher"
+                f" that makes up names, such as '{child}'"
+            )
             return None
         link = self._links[child] = _Link(parent, is_static)
         return link

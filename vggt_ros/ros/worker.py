@@ -70,10 +70,11 @@ class Worker(Generic[Item]):
             self._calls.append(function)
             self._changed.notify_all()
 
-    def clear(self) -> None:
-        """Discard the waiting item."""
+    def clear(self) -> bool:
+        """Discard the waiting item; True if there was one."""
         with self._changed:
-            self._item = None
+            was_waiting, self._item = self._item is not None, None
+        return was_waiting
 
     @property
     def _is_idle(self) -> bool:
@@ -148,6 +149,8 @@ class _Question(Generic[Answer]):
             self._answers.append(self._function())
         except UserError as error:
             self._error = error
+        except Exception as error:  # it concerns who asked, not the thread
+            self._error = UserError(f"it failed: {type(error).__name__}: {error}")
         finally:
             self._done.set()
 
@@ -165,8 +168,8 @@ class _Question(Generic[Answer]):
 def ask(worker: Worker, function: Callable[[], Answer], seconds: float) -> Answer:
     """What a function returns in a worker's thread, where it is called before the next item.
 
-    Raises the `UserError` that it raises, or one after `seconds`: it is then not called any more,
-    unless it began.
+    Raises the `UserError` that it raises, one for any other error, or one after `seconds`: it is
+    then not called any more, unless it began.
     """
     question = _Question(function)
     worker.call_soon(question.call)
