@@ -84,7 +84,7 @@ def read_odometry(msg: Any) -> None:
 
 def read_transforms(msg: Any) -> None:
     tree = TfCache()
-    tree.add(WHOLE["transforms"]().transforms, is_static=True)
+    tree.add(WHOLE["transforms"].transforms, is_static=True)
     tree.add(msg.transforms, is_static=False)
     found = tree.lookup("odom", CAMERA, START)
     assert found is None or np.isfinite(found).all()
@@ -127,7 +127,7 @@ def check(name: str, count: int) -> None:
 
 @pytest.mark.parametrize("name", READ)
 def test_a_whole_message_is_read(name: str):
-    READ[name](WHOLE[name]())
+    READ[name](WHOLE[name])
 
 
 @pytest.mark.parametrize("name", READ)
@@ -148,6 +148,6 @@ def test_damaged_bytes_on_tf_cost_themselves(raws: list[bytes]):
     reader, tree = Reader(TFMessage), TfCache()
     for raw in raws:
         tree.add_received(reader.read(raw), is_static=False)
-    tree.add(WHOLE["transforms"]().transforms, is_static=True)
+    tree.add(WHOLE["transforms"].transforms, is_static=True)
     pose = tree.lookup("odom", CAMERA, START)
     assert pose is None or np.isfinite(pose).all()

@@ -30,7 +30,7 @@ class PlanarEngine:
     """
 
     device, dtype, random_weights, default_width = "none", "float32", False, WIDTH
-    fingerprint = "planar"
+    fingerprint, cache_fault = "planar", ""
 
     def __init__(self, *, name: str = "planar", vary_scale: bool = False, max_frames: int = 99):
         self.name, self.vary_scale, self.max_frames = name, vary_scale, max_frames

@@ -35,12 +35,12 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  #
 from rclpy.node import Node  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
-from soak import figures  # noqa: E402
-from soak.curve import draw  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 from tf2_msgs.msg import TFMessage  # noqa: E402
 from vggt_ros.msg import MapStatus  # noqa: E402
 
+from soak import figures  # noqa: E402
+from soak.curve import draw  # noqa: E402
 from vggt_ros.ros.harness.player import (  # noqa: E402
     decompressed,
     header_stamp,

@@ -68,7 +68,7 @@ class Compiler:
                 "streaming needs an aggregator that alternates frame and global blocks, one by one"
             )
         self._config, self._heads, self._dtype, self._device = config, tuple(heads), dtype, device
-        self._cache_dir = cache_dir
+        self._cache_dir, self.cache_fault = cache_dir, ""  # why the last program is not kept
         self._unrolled = unrolls_layers(device) if unrolled is None else unrolled
 
     def place_weights(self, weights: dict) -> list[Any]:
@@ -95,24 +95,30 @@ class Compiler:
             return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
 
     def _exported(self, shape: Shape) -> jax.export.Exported | None:
-        """The traced program from the cache directory, or into it; None without a directory."""
+        """The traced program from the cache directory, or into it; None without a directory.
+
+        A directory that cannot be read or written costs time at each start, and nothing else.
+        """
         if self._cache_dir is None:
             return None
         path = self._cache_dir / f"{self.fingerprint(shape)}.export"
-        if path.exists():
-            content = path.read_bytes()
-            digest, program = content[:32], content[32:]
-            if hashlib.sha256(program).digest() == digest:
-                return jax.export.deserialize(bytearray(program))
-            path.unlink()  # truncated, by a full disk or a kill: trace it again
+        if (found := _kept(path)) is not None:
+            return found
         function, arguments = self.trace(shape)
         try:
             exported = jax.export.export(jax.jit(function), disabled_checks=UNSTABLE)(*arguments)
         except ValueError:  # a kernel without a stable export: traced at each start
             return None
         program = bytes(exported.serialize())
-        with atomic_write(path) as file:
-            file.write(hashlib.sha256(program).digest() + program)
+        try:
+            with atomic_write(path) as file:
+                file.write(hashlib.sha256(program).digest() + program)
+            self.cache_fault = ""
+        except OSError as error:
+            self.cache_fault = (
+                f"compiled programs cannot be kept in {self._cache_dir} ({error.strerror}): each"
+                " start compiles again; make room there, or set cache_dir elsewhere"
+            )
         return exported
 
     def fingerprint(self, shape: Shape) -> str:
@@ -182,3 +188,15 @@ class Compiler:
             jax.ShapeDtypeStruct((shape.queries,), jnp.bool_),
             number,
         )
+
+
+def _kept(path: Path) -> jax.export.Exported | None:
+    """A traced program as it was written; None where it was not, or the file is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, program = content[:32], content[32:]
+    if hashlib.sha256(program).digest() != digest:  # truncated, by a full disk or a kill
+        return None
+    return jax.export.deserialize(bytearray(program))

@@ -64,7 +64,7 @@ class Engine:
         self.random_weights, self.default_width = random, default_width
         heads = [head for head in HEADS if head not in OPTIONAL_HEADS or "track_head" in weights]
         self._config = config
-        compiler = Compiler(config, dtype, device, cache_dir, heads=heads)
+        compiler = self._compiler = Compiler(config, dtype, device, cache_dir, heads=heads)
         self.selection = Selection(
             Programs(compiler),
             background=background,
@@ -86,6 +86,11 @@ class Engine:
     def compiling(self) -> tuple[str, ...]:
         """What is being compiled, then what will be, as text."""
         return self.programs.pending
+
+    @property
+    def cache_fault(self) -> str:
+        """Why compiled programs are not kept for the next start; empty: they are."""
+        return self._compiler.cache_fault
 
     @cached_property
     def fingerprint(self) -> str:
@@ -155,7 +160,7 @@ class Engine:
         self.programs.request(at_once, first=True)
         self.programs.request(later)
         if None in [self.selection.find(shape) for shape in at_once]:
-            raise _compiling(size)
+            raise Compiling.of(size)
 
     def obstacle(
         self, size: tuple[int, int], frames: int, *, depth_frames: int, queries: int
@@ -197,7 +202,7 @@ class Engine:
             if faults:
                 result = result._replace(notice=f"{faults[-1]}; until then a {shape} is used")
             return result
-        raise faults[-1] if faults else _compiling(size)
+        raise faults[-1] if faults else Compiling.of(size)
 
     def describe(self, frame_id: int) -> Float32[np.ndarray, "d"] | None:
         """What a frame of the last inference looks like: its encoder tokens, averaged; of length 1.
@@ -216,7 +221,7 @@ class Engine:
         new = self.frame_cache.count_missing(frame_ids)
         chosen = self.selection.encoder(EncoderProgram(size, self._slots), new)
         if chosen is None:
-            raise _compiling(size)
+            raise Compiling.of(size)
         shape, encode = chosen[0], partial(chosen[1], self._weights)
         with self._faults(str(shape)):
             return self.frame_cache.slots_of(frame_ids, images, encode, at_once=shape.frames > 1)
@@ -255,10 +260,6 @@ class Engine:
 
     def _faults(self, what: str) -> AbstractContextManager[None]:
         return readable_faults(what, self.device, self.dtype)
-
-
-def _compiling(size: tuple[int, int]) -> Compiling:
-    return Compiling(f"compiling for network images of {size[1]}x{size[0]}; images wait")
 
 
 def open_engine(

@@ -30,6 +30,11 @@ class InferenceResult(NamedTuple):
 class Compiling(UserError):
     """No program for such an image yet; one is being compiled in the background."""
 
+    @classmethod
+    def of(cls, size: tuple[int, int]) -> "Compiling":
+        """For images of this height and width in network pixels."""
+        return cls(f"compiling for network images of {size[1]}x{size[0]}; images wait")
+
 
 class OutOfMemory(UserError):
     """The device's memory does not hold this, nor anything smaller; the next inference may fit."""

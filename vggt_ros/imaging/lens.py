@@ -18,6 +18,7 @@ WIDEST = np.deg2rad(89.5)  # from the axis; a pinhole sees no ray at 90 degrees
 SAMPLES = 4096  # of the angle to the axis, for the first guess of the way back
 NEWTON_STEPS = 12
 EXACT = 1e-9  # of a focal length, at which the way back is found
+LARGEST = 1e6  # of a coefficient; no lens comes near it, and nothing overflows below
 FISHEYE = {"equidistant", "fisheye", "kannala_brandt4"}
 POLYNOMIAL = {"plumb_bob", "rational_polynomial", "radtan", ""}
 COUNTS = {4, 5, 8, 12, 14}  # of coefficients, each model with those of the one before
@@ -44,8 +45,10 @@ class Lens:
                 f"camera_info has {len(coefficients)} coefficients D for its distortion model"
                 f" '{self.model}', which has {' or '.join(map(str, sorted(counts)))}"
             )
-        if not np.isfinite(coefficients).all():
-            raise UserError("camera_info's D is not finite; calibrate the camera")
+        if not (np.abs(coefficients) < LARGEST).all():
+            raise UserError(
+                f"camera_info's D is not finite, or beyond {LARGEST:.0e}; calibrate the camera"
+            )
 
     def __str__(self) -> str:
         return f"{self.model}, {len(self.coefficients)} coefficients"

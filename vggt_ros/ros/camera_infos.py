@@ -9,7 +9,6 @@ from sensor_msgs.msg import CameraInfo
 from vggt_ros.ros.frame_names import FrameNames, frame_name
 from vggt_ros.ros.input_topics import COMPRESSED, InputTopics
 
-
 KEPT = 32  # frames; a rig has fewer cameras
 
 

@@ -180,7 +180,8 @@ class InferenceWorker:
         self._report_tracks()
 
     def _report_tracks(self) -> None:
-        """What is tracked, and why what was asked for is not."""
+        """What is tracked, and why what was asked for is not; and whether programs are kept."""
+        self._health.set_warning("cache", self._engine.cache_fault, "network")
         self._health.set_warning("tracks", self.pipeline.untracked, "network")
         self._health.network["tracks"] = self._track_cost.text(self.pipeline.tracked_points)
 

@@ -68,7 +68,7 @@ class InstantEngine:
 
     name, device, dtype, random_weights = "instant", "none", "float32", False
     fingerprint = "instant"
-    compiling = ()
+    compiling, cache_fault = (), ""
 
     def __init__(self, width: int):
         self.default_width = width
