@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from itertools import count
@@ -153,3 +153,19 @@ def rig() -> Iterator[Any]:
     rig = Rig()
     yield rig
     rig.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts the node, or another program, as a process (`process_rig.Process`)."""
+    from process_rig import Process
+
+    running: list[Process] = []
+
+    def start(*arguments: str, **options: Any) -> Process:
+        running.append(Process(tmp_path / f"log{len(running)}", *arguments, **options))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()

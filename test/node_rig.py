@@ -275,12 +275,12 @@ class Rig:
         self.wait_until(reported, f"diagnostics report {words} and {values}")
         return report
 
-    def wait_until(self, met: Callable[[], object], what: str) -> None:
+    def wait_until(self, met: Callable[[], object], what: str, within: float = TIMEOUT) -> None:
         """Wait for a condition; fails with the name of what did not happen."""
-        end = time.monotonic() + TIMEOUT
+        end = time.monotonic() + within
         while not met():
             assert not self.failures, self.failures
-            assert time.monotonic() < end, f"not within {TIMEOUT:.0f} s: {what}"
+            assert time.monotonic() < end, f"not within {within:.0f} s: {what}"
             time.sleep(0.002)
 
 

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kept programs: one is loaded only by the very code that wrote it."""
 
+import errno
 import shutil
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -70,3 +72,34 @@ def test_a_program_that_other_code_wrote_is_not_used(package, tmp_path, monkeypa
         file.write("# edited\n")
     compiler_in(cache)(SHAPE)
     assert traced == [SHAPE] and len(list(cache.glob("*.export"))) == 2
+
+
+def test_a_full_disk_costs_the_kept_program_and_is_said_until_one_is_kept(tmp_path, monkeypatch):
+    @contextmanager
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        yield
+
+    made = compiler_in(tmp_path)
+    with monkeypatch.context() as disk:
+        disk.setattr(compiler, "atomic_write", full)
+        assert callable(made(SHAPE))
+    assert f"cannot be kept in {tmp_path} (No space left on device)" in made.cache_fault
+    assert not list(tmp_path.glob("*.export"))
+    assert callable(made(SHAPE)) and made.cache_fault == ""
+    assert len(list(tmp_path.glob("*.export"))) == 1
+
+
+@pytest.mark.parametrize("damage", ["torn", "other bytes", "a folder"])
+def test_a_kept_program_that_is_damaged_is_made_again(tmp_path, damage):
+    compiler_in(tmp_path)(SHAPE)
+    (path,) = tmp_path.glob("*.export")
+    whole = path.read_bytes()
+    if damage == "a folder":  # as any file that cannot be read
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if damage == "torn" else whole[:-1] + b"?")
+    again = compiler_in(tmp_path)
+    assert callable(again(SHAPE))
+    assert bool(again.cache_fault) is (damage == "a folder")

@@ -2,27 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node as a process, on the real `tiny` network: it starts, works, and ends on request."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 
-import numpy as np
 import pytest
-from node_rig import START, Rig
+from node_rig import Rig
+from process_rig import ENVIRONMENT, TINY, publish_until
 from sensor_msgs.msg import Image
 
-from vggt_ros.ros.messages import header, image_message
-
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
-
-ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 120.0  # seconds; compiling on a busy machine
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 
 
 # The node on a device that fails during an inference: every window's program raises XLA's error.
@@ -50,79 +41,6 @@ from vggt_ros.ros.node import main
 Compiler.trace = None
 sys.exit(main())
 """
-
-
-class Process:
-    """`scripts/vggt_node`, or another program, with parameters; its output in a file."""
-
-    def __init__(self, log: Path, *arguments: str, program: tuple[str, ...] = ()):
-        self._log = log
-        program = program or (str(ROOT / "scripts/vggt_node"),)
-        command = [sys.executable, *program, "--ros-args", *arguments]
-        with log.open("wb") as output:
-            self._popen = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env=ENVIRONMENT
-            )
-
-    @property
-    def output(self) -> str:
-        return self._log.read_text()
-
-    @property
-    def fatal_lines(self) -> list[str]:
-        return [line for line in self.output.splitlines() if "[FATAL]" in line]
-
-    @property
-    def ended(self) -> bool:
-        return self._popen.poll() is not None
-
-    def end(self, number: int, within: float) -> int:
-        """Send a signal; the exit code, which must come within so many seconds."""
-        self._popen.send_signal(number)
-        return self._popen.wait(within)
-
-    def wait(self) -> int:
-        """The exit code of a process that ends by itself."""
-        return self._popen.wait(TIMEOUT)
-
-    def kill(self) -> None:
-        self._popen.kill()
-        self._popen.wait()
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator:
-    running: list[Process] = []
-
-    def start(*arguments: str, program: tuple[str, ...] = ()) -> Process:
-        running.append(Process(tmp_path / f"log{len(running)}", *arguments, program=program))
-        return running[-1]
-
-    yield start
-    for process in running:
-        process.kill()
-
-
-TINY = [
-    word
-    for argument in (
-        *("model:=tiny", "window_size:=2", "network_width:=56", "cache_dir:=''"),
-        "image_reliability:=reliable",
-    )
-    for word in ("-p", argument)
-]
-
-
-def publish_until(rig: Rig, process: Process, met: Callable[[], bool]) -> None:
-    """Publish images at 20 Hz until a condition is met."""
-    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    end = time.monotonic() + TIMEOUT
-    for i in count():
-        rig.images.publish(image_message(header(START + i * 10**8, "camera"), image))
-        time.sleep(0.05)
-        if met():
-            return
-        assert time.monotonic() < end, process.output
 
 
 # ---- signals and errors -------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from threading import Lock
 INTERVAL = 5.0, 300.0  # seconds before a kind is logged again: at first, and at most
 MAX_KINDS = 32  # that are counted by name
 KEPT_KINDS = 3  # whose newest text is kept
-LONGEST = 800  # characters of a text; it may quote a message, which anybody may have sent
+LONGEST = 2000  # characters of a text; it may quote a message, which anybody may have sent
 PLACES = "last", "second last", "third last"  # their keys in diagnostics
 
 
