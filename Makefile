@@ -4,6 +4,10 @@
 #   make demo   the node, a player of the bundled clip and the viewer   ARGS="--seconds 40 --headless"
 #   make test   all tests                                               ARGS="test/test_scale.py -k law"
 #   make test-fast  without those that take seconds: networks, processes, long drives
+#   make chaos  faults of whole processes and 10,000 damaged messages: half an hour
+#   make soak   the node for an hour at 30 Hz                            ARGS="--minutes 10 --busy"
+#   make test-matrix  the core on the oldest and newest versions         ARGS="oldest-3.11"
+#   make audit  versions, licences and advisories of what is depended on
 #   make lint   format, lint rules and types
 #   make clean  remove what builds and caches left; distclean: the local environment too
 #
@@ -16,7 +20,7 @@ PYTHON ?= $(or $(call works,.venv/bin/python),$(call works,python3.13),$(call wo
 	$(call works,python3.11),python3)
 bin := .venv/bin
 
-.PHONY: help demo test test-fast lint clean distclean
+.PHONY: help demo test test-fast chaos soak test-matrix audit lint clean distclean
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 
@@ -30,7 +34,22 @@ test:
 
 test-fast:
 	@$(PYTHON) -B scripts/environment.py test
-	@$(bin)/pytest -n auto --maxprocesses 4 --dist loadscope -m "not slow" $(ARGS)
+	@$(bin)/pytest -n auto --maxprocesses 4 --dist loadscope -m "not slow and not chaos" $(ARGS)
+
+chaos:
+	@$(PYTHON) -B scripts/environment.py test
+	@$(bin)/pytest -m chaos --durations=10 $(ARGS)
+
+soak:
+	@$(PYTHON) -B scripts/environment.py test
+	@$(bin)/python test/soak/run.py $(ARGS)
+
+test-matrix:
+	@$(PYTHON) -B scripts/matrix.py $(ARGS)
+
+audit:
+	@$(PYTHON) -B scripts/environment.py test
+	@$(bin)/python scripts/audit.py $(ARGS)
 
 lint:
 	@$(PYTHON) -B scripts/environment.py test

@@ -4,7 +4,7 @@
 # The node on ROS 2 Jazzy with JAX for NVIDIA GPUs; CUDA comes from pip, the driver from the host
 # (580 or newer, and the NVIDIA container toolkit). From the root of the repository:
 #   docker build -f docker/jazzy.Dockerfile -t vggt_ros:jazzy .
-# Checked with hadolint; not yet built and run.
+# Passes hadolint; not yet built and run.
 FROM ros:jazzy-ros-base
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
@@ -31,6 +31,7 @@ RUN . /opt/ros/jazzy/setup.bash && colcon build && rm -rf build log
 
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    FASTDDS_DEFAULT_PROFILES_FILE=/ws/install/vggt_ros/share/vggt_ros/config/fastdds.xml \
     FASTRTPS_DEFAULT_PROFILES_FILE=/ws/install/vggt_ros/share/vggt_ros/config/fastdds.xml
 # Shared memory is between processes of one user: 1000 (ubuntu) is the first one of most hosts.
 USER 1000
