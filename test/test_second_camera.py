@@ -225,19 +225,19 @@ def test_windows_that_share_no_frame_are_refused(settings):
 
 
 def test_noise_across_the_baseline_makes_it_no_longer():
-    random = np.random.default_rng(0)
+    random, known = np.random.default_rng(0), CAMERA_FROM_RIGHT[None, :3, 3]
     ratios = []
     for _ in range(400):
         seen = CAMERA_FROM_RIGHT.copy()
         seen[:3, 3] = seen[:3, 3] / 3.0 + 0.012 * random.standard_normal(3)
-        found = scale_sources.from_baseline(seen, CAMERA_FROM_RIGHT, scene_depth=1.0, stamp_ns=1)
-        assert found is not None
+        found = scale_sources.from_baselines(seen[None, :3, 3], known, scene_depth=1.0, stamp_ns=1)
+        assert isinstance(found, scale.Measurement)
         ratios.append(found.log_ratio)
     assert np.exp(np.median(ratios)) == pytest.approx(3.0, rel=0.03)
-    assert scale_sources.from_baseline(CAMERA_FROM_RIGHT, CAMERA_FROM_RIGHT, 100.0, 1) is None
-    away = CAMERA_FROM_RIGHT.copy()
-    away[:3, 3] = turn(np.array([0, 0, np.pi])) @ away[:3, 3]
-    assert scale_sources.from_baseline(away, CAMERA_FROM_RIGHT, 1.0, 1) is None
+    near = scale_sources.from_baselines(known, known, 100.0, 1)
+    assert isinstance(near, scale_sources.Unusable) and "0.2% of the scene's depth" in near.reason
+    away = known @ turn(np.array([0, 0, np.pi])).T
+    assert isinstance(scale_sources.from_baselines(away, known, 1.0, 1), scale_sources.Unusable)
 
 
 class Short(Oracle):

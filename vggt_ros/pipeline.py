@@ -30,6 +30,8 @@ from vggt_ros.mapping.loading import OlderMap, open_map
 from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.map_files import LoadedMap
 from vggt_ros.mapping.measuring import Outcomes, Priors, Sensors
+from vggt_ros.mapping.rig.rig import describe, rig_of
+from vggt_ros.mapping.scale import of_rig
 from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate, Window, push
 from vggt_ros.tracking import SeenFrame, Tracker
@@ -76,12 +78,10 @@ class Pipeline:
         self._network = WindowInference(
             engine, count * self.settings.frames_with_depth, count * instants, self._notify
         )
-        self._lengths = window_lengths(range(1, instants + 1), count)
-        self._background = background
+        self._lengths, self._background = window_lengths(range(1, instants + 1), count), background
         self.masking = self.settings.masking()
         self._older: OlderMap | None = None  # that was loaded
-        self._frame_id = 0
-        self._window_id = 0
+        self._frame_id = self._window_id = 0
         self.map = self._empty_map()
         self.reset()
 
@@ -143,14 +143,15 @@ class Pipeline:
             robot.base_from_camera, robot.world_from_base, robot.up_in_camera
         )
         self.map.set_priors(self._priors)
+        describe(self.map.rig, instant.rig, taken.optical_frames)
         times = {"start": self.clock()}
         grids = [
             self.grid(*o.frame.rgb.shape[1::-1])._replace(rectification=o.frame.rectification)
             for o in taken.observations
         ]
         first, self._frame_id = self._frame_id, self._frame_id + len(grids)
-        pairs = zip(taken.observations, grids, strict=True)
-        held = self._held.add(first, [window_frame(*pair, self.masking) for pair in pairs])
+        given = zip(taken.observations, grids, strict=True)
+        held = self._held.add(first, [window_frame(*each, self.masking) for each in given])
         times["resize"] = self.clock()
         self._window, due = self._with(first)
         self._held.keep(self._window.frame_ids)
@@ -186,12 +187,13 @@ class Pipeline:
     def _empty_map(self) -> Map:
         settings = self.settings
         made = Map(
-            settings.sources,
+            of_rig(settings.sources) if self.cameras.is_rig else settings.sources,
             self._priors,
             loop_period=settings.loop_period if settings.extra_views and settings.loops else 0,
             max_keyframes=settings.max_keyframes,
             background=self._background,
             older=self._older,
+            rig=rig_of(self.cameras.names),
         )
         made.loops.obstacles.set("settings", settings.no_loops)
         return made
@@ -206,7 +208,7 @@ class Pipeline:
 
     def _own_grid(self, width: int, height: int) -> Grid:
         grid = self.settings.grid(width, height, self.engine.default_width)
-        if self._older is not None:
+        if self._older:
             self._older.check_grid(grid.height, grid.width)
         return grid
 
@@ -271,7 +273,7 @@ class Pipeline:
         )
         newest = self._held.frames[instants[-1]]  # of a rig the first camera that is there
         self._depths.add(instants[-1], newest, robot.depth_source)
-        sensors = Sensors(self._depths, found.pair, robot.odom_from_base, self.outcomes)
+        sensors = Sensors(self._depths, found.pairs, robot.odom_from_base, self.outcomes)
         placed = self.map.add(
             window, newest.frame.stamp_ns, sensors, WindowFrames(self.engine, self._held.frames),
             found.loop, begin=begin and self.settings.has_map,

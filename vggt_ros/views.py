@@ -86,7 +86,7 @@ class Inferred(NamedTuple):
 
     result: InferenceResult
     anchor: TrackAnchor | None = None  # the points that were to be tracked
-    pair: CameraPair | None = None  # where a second camera stands
+    pairs: tuple[CameraPair, ...] = ()  # where a second camera stands
     loop: LoopView | None = None  # where an old keyframe stands
 
 
@@ -139,7 +139,8 @@ class WindowInference:
                 pair = checked_pair(self.baseline, encoding, result, extra, self._notify)
             if image is not None and len(result.pose_encoding) < len(ids):
                 self.baseline.pause()
-            return self._checked(Inferred(result, anchor, pair), len(ids), tracker)
+            pairs = () if pair is None else (pair,)
+            return self._checked(Inferred(result, anchor, pairs), len(ids), tracker)
         key, image = known.next_loop, None
         # All cameras of a short window would be measured by the keyframe's.
         if len(ids) > min(self._depth_frames, self._window_size - 1):
@@ -155,7 +156,7 @@ class WindowInference:
             loop = LoopView(key, camera_from_encoding(encoding))
         elif image is not None:
             known.loops.pause(len(ids))
-        return self._checked(Inferred(result, anchor, None, loop), len(ids), tracker)
+        return self._checked(Inferred(result, anchor, (), loop), len(ids), tracker)
 
     def _checked(self, found: Inferred, frames: int, tracker: Tracker) -> Inferred:
         """The same; `tracker` is told if there are no tracks in it."""

@@ -39,7 +39,6 @@ CAMERA_FROM_RIGHT = np.array(
         [0.0, 0.0, 0.0, 1.0],
     ]
 )
-RIG = (np.eye(4), CAMERA_FROM_RIGHT)  # `camera_from_each` of the images that there are
 
 
 # ---- truth --------------------------------------------------------------------------------------
@@ -53,6 +52,29 @@ def turn(axis_angle: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
     x, y, z = axis_angle / angle
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def facing(degrees: float, x: float, y: float) -> Float[np.ndarray, "4 4"]:
+    """base_from_camera of a level camera at (x, y) that is turned so far to the left."""
+    pose = BASE_FROM_CAMERA.copy()
+    pose[:3, :3] = turn(np.array([0.0, 0.0, np.deg2rad(degrees)])) @ WORLD_FROM_OPTICAL
+    pose[:2, 3] = x, y
+    return pose
+
+
+def _seen_from_first(base_from_camera: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:
+    return np.linalg.inv(BASE_FROM_CAMERA) @ base_from_camera
+
+
+# `camera_from_each` of the images that there are: the first, the second of a stereo rig, two that
+# hardly overlap with the first, and one 0.2 m beside it.
+RIG = (
+    np.eye(4),
+    CAMERA_FROM_RIGHT,
+    _seen_from_first(facing(72.0, 0.15, 0.15)),
+    _seen_from_first(facing(-72.0, 0.15, -0.15)),
+    _seen_from_first(facing(0.0, 0.25, -0.2)),
+)
 
 
 def drive(kind: str, frames: int = 300) -> Float[np.ndarray, "n 4 4"]:

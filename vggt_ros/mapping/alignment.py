@@ -22,14 +22,15 @@ from jaxtyping import Float
 from vggt_ros.geometry import Similarity, lever_arm_jacobian, rotation_angle
 from vggt_ros.mapping.map_frames import SAME_VIEW, MapFrame, ViewOverlap, median_depth, view_overlap
 from vggt_ros.mapping.noise import MIN_NOISE, NoiseEstimate
-from vggt_ros.mapping.registration import (
-    ScaleFit,
-    average_frames,
-    centre_spread,
-    estimate_gauge,
-    estimate_scale,
-)
+from vggt_ros.mapping.registration import ScaleFit, average_frames, estimate_gauge, estimate_scale
 from vggt_ros.mapping.segment import MapState, Registration, Segment
+from vggt_ros.mapping.sharing import (
+    other_depths,
+    placed_by,
+    shared,
+    spread_of,
+    subsampled_others,
+)
 from vggt_ros.mapping.window import WindowGeometry, subsampled
 
 MIN_INLIERS = 0.6  # share of pixels that must agree
@@ -50,18 +51,20 @@ def register(
     state: MapState,
     window: WindowGeometry,
     predicted: Float[np.ndarray, "4 4"] | None = None,
+    others: WindowGeometry | None = None,
 ) -> tuple[MapState, Registration]:
     """Place `window` in the map; one that contradicts it is refused and changes nothing.
 
     `predicted`: world_from_camera of the newest camera by its motion so far; None: not known.
+    `others`: what a rig's other cameras saw at those instants, for the scale by their depth.
     """
     number = state.number
     if not np.isfinite(window.window_from_camera).all():
         return _refuse(state, number, "the network's cameras are not finite")
     frames = subsampled(window)
     if state.current is None:
-        return start_segment(state, window, number, state.world_from_first, 1.0)
-    fitted = _fit(state.current, frames, state.noise, predicted)
+        return start_segment(state, window, number, state.world_from_first, 1.0, others=others)
+    fitted = _fit(state.current, frames, state.noise, predicted, subsampled_others(others))
     if isinstance(fitted, str):
         return _refuse(state, number, fitted)
     after, found, noise = fitted
@@ -75,6 +78,7 @@ def start_segment(
     world_from_first: Float[np.ndarray, "4 4"],
     unit: float,
     covariance: Float[np.ndarray, "6 6"] | None = None,
+    others: WindowGeometry | None = None,
 ) -> tuple[MapState, Registration]:
     """A new segment: the window's first camera stands at `world_from_first`.
 
@@ -83,7 +87,8 @@ def start_segment(
     frames = subsampled(window)
     gauge = Similarity.between(world_from_first, frames[0].world_from_camera, unit)
     known = 1e-8 * np.eye(6) if covariance is None else covariance
-    first, found = _insert(Segment(number, (), known), _placed(frames, gauge), gauge, Fit())
+    first, found = _insert(Segment(number, (), known), placed_by(frames, gauge), gauge, Fit())
+    first = first._replace(others=other_depths((), subsampled_others(others), gauge, ""))
     return replace(state, current=first, refusals=0), found
 
 
@@ -119,19 +124,21 @@ def _fit(
     frames: tuple[MapFrame, ...],
     noise: NoiseEstimate,
     predicted: Float[np.ndarray, "4 4"] | None,
+    others: tuple[MapFrame, ...],
 ) -> tuple[Segment, Registration, NoiseEstimate] | str:
     """The segment with these frames registered to it, or why they do not belong."""
-    pairs = _shared(segment, frames)
+    pairs = shared(segment.frames, frames)
     if not pairs:
         return NOTHING_SHARED
     scene_depth = median_depth(segment.frames)
-    spread = _spread(frames)[[frames.index(frame) for _, frame in pairs]]
-    fit = estimate_scale(pairs, spread, scene_depth, segment.unit, noise)
+    spread = spread_of(frames)[[frames.index(frame) for _, frame in pairs]]
+    also = shared(segment.others, others)
+    fit = estimate_scale(pairs, spread, scene_depth, segment.unit, noise, also)
     laid = estimate_gauge(pairs, spread, fit.scale, scene_depth, noise)
     residual = laid.residual
     if fit.inlier_share < MIN_INLIERS:
         return f"only {fit.inlier_share:.0%} of the shared pixels agree in depth"
-    placed = _placed(frames, laid.gauge)
+    placed = placed_by(frames, laid.gauge)
     seen = view_overlap(pairs[-1][0], placed[-1], max(SAME_VIEW, 2.5 * noise.view))
     checked = seen if seen is not None and seen.overlap > CHECKED_OVERLAP else None
     if not residual < _refused_from(noise, checked):
@@ -161,7 +168,8 @@ def _fit(
         scales=scales,
         view=None if checked is None else checked.spread,
     )
-    return after._replace(overlap=seen), found, noise
+    kept = other_depths(segment.others, others, laid.gauge, doubt)
+    return after._replace(overlap=seen, others=kept), found, noise
 
 
 def _refused_from(noise: NoiseEstimate, checked: ViewOverlap | None) -> float:
@@ -212,31 +220,6 @@ def _is_near(
     return turned < NEAR_TURN and moved < NEAR_SHIFT * scene_depth
 
 
-def _placed(frames: tuple[MapFrame, ...], gauge: Similarity) -> list[MapFrame]:
-    """The window's frames in the world, each observed once."""
-    poses = gauge.apply_to_poses(np.stack([frame.world_from_camera for frame in frames]))
-    return [
-        frame._replace(
-            world_from_camera=pose,
-            depth=None if frame.depth is None else gauge.scale * frame.depth,
-            depths=0.0 if frame.depth is None else 1.0,
-            centre=1.0 / float(spread) ** 2,
-        )
-        for frame, pose, spread in zip(frames, poses, _spread(frames), strict=True)
-    ]
-
-
-def _spread(frames: tuple[MapFrame, ...]) -> Float[np.ndarray, "s"]:
-    """`centre_spread` of a window's cameras, whose first is the network's reference."""
-    return centre_spread(frames, frames[0].world_from_camera[:3, 3], 1.0 / median_depth(frames))
-
-
-def _shared(segment: Segment, frames: tuple[MapFrame, ...]) -> list[tuple[MapFrame, MapFrame]]:
-    """Frames that segment and window both have: in the map, in the window."""
-    known = {frame.frame_id: frame for frame in segment.frames}
-    return [(known[frame.frame_id], frame) for frame in frames if frame.frame_id in known]
-
-
 def _insert(
     segment: Segment, observed: list[MapFrame], gauge: Similarity, fit: Fit
 ) -> tuple[Segment, Registration]:
@@ -248,8 +231,8 @@ def _insert(
         if before is not None:
             now = before if fit.doubt else average_frames(before, now)
         placed.append(now)
-    shared = sum(frame.frame_id in known for frame in observed)
-    kept, newest = _covariances(segment, placed, fit.residual, fit.scene_depth, shared)
+    common = sum(frame.frame_id in known for frame in observed)
+    kept, newest = _covariances(segment, placed, fit.residual, fit.scene_depth, common)
     after = Segment(segment.number, tuple(placed), kept, gauge.scale)
     cameras = np.stack([frame.world_from_camera for frame in placed])
     doubtful = fit.doubt != ""

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A second camera of the rig as a source of scale: when to measure, and which pairs count.
+"""Two cameras of a rig as a source of scale: which pairs count, and when to measure.
 
-Where the second camera stands is measured in the window's unit and known in metres. It is never
-part of the map, the path or the tracks.
+Where one stands to the other is measured in the window's unit and known in metres. A rig that is
+mapped has its pairs in every window (`rig`); a second camera that is never part of the map, the
+path or the tracks is shown in one inference now and then.
 """
 
 from typing import NamedTuple
@@ -23,10 +24,11 @@ SAME_DIRECTION = float(np.deg2rad(60))  # of the baseline: short ones are estima
 
 
 class CameraPair(NamedTuple):
-    """`camera_from_extra` of the newest camera, twice."""
+    """Where one camera of an instant stands, seen from another (camera_from_extra), twice."""
 
     estimated: Float[np.ndarray, "4 4"]  # in the window's unit
     mounted: Float[np.ndarray, "4 4"]  # in metres
+    weight: float = 1.0  # of its baseline among those of a window
 
 
 class BaselineSchedule:
@@ -78,9 +80,9 @@ def check_pair(pair: CameraPair, scene_depth: float) -> None:
 
     `scene_depth` is the newest camera's median depth in the window's unit.
     """
-    estimated, mounted = pair
+    estimated, mounted, _ = pair
     turned = rotation_angle(estimated[:3, :3].T @ mounted[:3, :3])
-    length, metres = (float(np.linalg.norm(pose[:3, 3])) for pose in pair)
+    length, metres = (float(np.linalg.norm(pose[:3, 3])) for pose in (estimated, mounted))
     if length < MIN_BASELINE * scene_depth:
         raise UserError(
             "baseline: the cameras are too close together for this scene:"

@@ -19,6 +19,7 @@ import numpy as np
 
 from vggt_ros.geometry import Similarity, inverse_rigid
 from vggt_ros.mapping import alignment, measuring, recovery, scale
+from vggt_ros.mapping import segment as segments
 from vggt_ros.mapping.bridging import NEW_UNIT_SIGMA, Bridging
 from vggt_ros.mapping.graph_updates import GraphUpdates
 from vggt_ros.mapping.keyframe_map import Frames, KeyframeMap
@@ -28,21 +29,16 @@ from vggt_ros.mapping.loops import LoopView
 from vggt_ros.mapping.measuring import Priors, Sensors
 from vggt_ros.mapping.placement import Placement, map_status
 from vggt_ros.mapping.recovery import Motion, Prediction
+from vggt_ros.mapping.rig import placing
+from vggt_ros.mapping.rig.rig import Rig
 from vggt_ros.mapping.scale import ScaleState
-from vggt_ros.mapping.segment import (
-    Registration,
-    Segment,
-    empty_map,
-    moved,
-    moved_registration,
-    renumbered,
-    started_at,
-)
+from vggt_ros.mapping.segment import Registration, Segment
+from vggt_ros.mapping.standing import Standing
 from vggt_ros.mapping.status import ESTABLISHED
 from vggt_ros.mapping.window import WindowGeometry
 
 
-class Map:
+class Map(Standing):
     """The map that windows are added to.  Not thread-safe."""
 
     def __init__(
@@ -54,18 +50,19 @@ class Map:
         max_keyframes: int = 2000,
         background: bool = False,
         older: OlderMap | None = None,
+        rig: Rig | None = None,
     ):
         """`loop_period`: inferences from one loop attempt to the next; 0: no loops. `background`:
         graphs are solved while the map goes on; else at once. `older`: a loaded map that the camera
-        is sought in.
+        is sought in. `rig`: the cameras that windows are of; None: one.
         """
-        self.priors, self._older = priors or Priors(), older
+        self.priors, self._older, self.rig = priors or Priors(), older, rig
         self.keyframes = older.keyframes(max_keyframes) if older else KeyframeMap(max_keyframes)
         self.loops = LoopSearch(self.keyframes, loop_period)
         self._graph = GraphUpdates(self.keyframes, self.loops, background=background)
         self.next_loop: int | None = None  # the keyframe to show beside the next window
         self._begun = older.next_segment if older else 0  # number of the present segment
-        self._state = empty_map(self.priors.world_from_camera, self._begun)
+        self._state = segments.empty_map(self.priors.world_from_camera, self._begun)
         self._scale = scale.with_given(ScaleState(sources), self.priors.fixed_scale)
         self._scales = older.scales(sources) if older else {}  # of segments when they were left
         self._motion = Motion()
@@ -73,36 +70,10 @@ class Map:
         self._kept_in_segment = 0  # keyframes of the present one, since the last loss
         self._odom_from_world = np.eye(4)
 
-    # ---- what the pipeline asks ---------------------------------------------------------------
-
-    def is_keyframe(self) -> bool:
-        """Whether the newest frame should stay in the window."""
-        return alignment.is_keyframe(self._state)
-
-    @property
-    def refused(self) -> int:
-        """How many windows in a row were refused, up to the newest."""
-        return self._state.refusals
-
-    @property
-    def lost(self) -> bool:
-        """Whether the window should start again: its frames do not lead back to the map."""
-        return self._state.refusals >= recovery.LOST_AFTER
-
-    @property
-    def frame_ids(self) -> tuple[int, ...]:
-        """The frames that the next window can be registered by."""
-        current = self._state.current
-        return () if current is None else tuple(frame.frame_id for frame in current.frames)
-
     def set_priors(self, priors: Priors) -> None:
         """They say how the first camera stands where the map has no window yet."""
         self.priors = priors
-        self._state = started_at(self._state, priors.world_from_camera)
-
-    def needs(self, source: str) -> bool:
-        """Whether measurements of this source, which cost something, are worth it just now."""
-        return scale.needs_measurement(self._scale, source)
+        self._state = segments.started_at(self._state, priors.world_from_camera)
 
     # ---- windows ------------------------------------------------------------------------------
 
@@ -124,43 +95,47 @@ class Map:
         """
         self.next_loop = None
         self.settle(wait=False)
-        whole, window = window, window.part(leading=True)
+        held = placing.hold(self.rig, window, self._state, self._scale, self._motion.unit_of)
+        window, sensors = held.leading, sensors._replace(pairs=held.pairs or sensors.pairs)
         before, mount = self._state.current, self.priors.base_from_camera
         metres = self._bridging.metres_per_unit(self._scale)
         predicted = self._motion.predict(stamp_ns, sensors.odom_from_base, mount, metres)
+        predicted = placing.of_leader(self.rig, window, self._scale, predicted)
+        self._state = placing.started(self.rig, window, self._state)
         sound = bool(np.isfinite(window.window_from_camera).all())
         if begin and sound and before is not None and predicted is not None:
-            found, before = self._begin_segment(window, predicted), None
+            found, before = self._begin_segment(held, predicted), None
         else:
             expected = predicted and predicted.world_from_camera
-            self._state, found = alignment.register(self._state, window, expected)
+            self._state, found = alignment.register(self._state, window, expected, held.others)
+        placing.learn(self.rig, held, found)
         if found.accepted:
             self._take_in(window, sensors, stamp_ns, before, frames)
             found = self._apply_scale(found)
             if seen is not None:
                 found = self._judge(seen, found)
-            assert self._state.current is not None
-            velocity = self._motion.observe(found, self._state.current, self._scale, stamp_ns)
+            now = self._of_reference(window)
+            velocity = self._motion.observe(found, now, self._scale, stamp_ns)
         else:
             velocity, found = None, self._motion.at_prediction(found, window, predicted)
         if frames is not None and (now := self._state.current) is not None:
             seen_by = partial(frames.describe, window.frame_ids[-1])
             self.next_loop = self.loops.propose(now, seen_by, lost=self.is_relocalising)
-        return Placement(
-            found,
-            recovery.placed(found, whole),
-            scale.estimate(self._scale),
-            self._scale.metric,
-            velocity,
-            self.keyframes.store.snapshot(),
-            self._odom_from_world,
-            map_status(
-                found, self._state, self.keyframes, self.loops, self.sought_in,
-                lost=self.lost, searching=self.is_relocalising, kept=self._kept_in_segment,
-                guessed=self._bridging.is_open,
-            ),
-            self._bridging.scale_about,
+        poses = recovery.placed(found, held.whole)
+        status = map_status(
+            found, self._state, self.keyframes, self.loops, self.sought_in,
+            lost=self.lost, searching=self.is_relocalising, kept=self._kept_in_segment,
+            guessed=self._bridging.is_open,
         )  # fmt: skip
+        return Placement(
+            found, poses, scale.estimate(self._scale), self._scale.metric, velocity,
+            self.keyframes.store.snapshot(), self._odom_from_world, status,
+            self._bridging.scale_about, *placing.placed_rig(self.rig, held, self._scale, poses),
+        )  # fmt: skip
+
+    def _of_reference(self, window: WindowGeometry) -> Segment:
+        assert self._state.current is not None
+        return placing.of_reference(self.rig, window.cameras, self._scale, self._state.current)
 
     def close(self, timeout: float) -> None:
         """End the thread that solves graphs."""
@@ -183,8 +158,15 @@ class Map:
     ) -> None:
         """Measure the scale; keyframes enter and leave with the frames of the window."""
         assert (current := self._state.current) is not None
+        reference = self._of_reference(window).frames[-1]
         self._scale = measuring.measured(
-            self._scale, self._motion.comparisons, self.priors, sensors, stamp_ns, current
+            self._scale,
+            self._motion.comparisons,
+            self.priors,
+            sensors,
+            stamp_ns,
+            current,
+            reference,
         )
         if frames is None:
             return
@@ -195,12 +177,12 @@ class Map:
 
     # ---- losses -------------------------------------------------------------------------------
 
-    def _begin_segment(self, window: WindowGeometry, predicted: Prediction) -> Registration:
+    def _begin_segment(self, held: placing.HeldWindow, predicted: Prediction) -> Registration:
         """The window where the camera is predicted to be.
 
         By odometry it is of the present segment, tied to what was before; else of another one.
         """
-        current, noise = self._state.current, self._state.noise
+        current, noise, window = self._state.current, self._state.noise, held.leading
         assert current is not None
         self.keyframes.leave(current, (), noise)
         self.loops.forget_candidates()
@@ -221,8 +203,9 @@ class Map:
         self._kept_in_segment = 0
         self._motion.reset()
         self._state, found = alignment.start_segment(
-            self._state, window, number, first, unit, covariance
+            self._state, window, number, first, unit, covariance, held.others
         )
+        placing.restart(self.rig)
         return found
 
     # ---- loops --------------------------------------------------------------------------------
@@ -238,10 +221,10 @@ class Map:
         self._kept_in_segment = ESTABLISHED
         if now_from_then is None:
             return found
-        self._state = renumbered(self._state, again.segment)
+        self._state = segments.renumbered(self._state, again.segment)
         joining, older = self._scale, self._scales.get(again.segment, ScaleState())
         self._move(now_from_then)
-        found = moved_registration(found, now_from_then)._replace(segment=again.segment)
+        found = segments.moved_registration(found, now_from_then)._replace(segment=again.segment)
         self._older = self._older.after(again.segment) if self._older else None
         self._bridging.forget()
         if self.keyframes.fixed or scale.is_to_keep(older, joining):
@@ -249,16 +232,6 @@ class Map:
         elif joining.metric:  # the older map takes up the metres of this one
             found = self._rescale(found, 1.0 / now_from_then.scale, at_once=True)
         return found
-
-    @property
-    def is_relocalising(self) -> bool:
-        """Whether there is an older segment that the present one may be a part of."""
-        return self.lost or self.keyframes.has_older(self._state.number)
-
-    @property
-    def sought_in(self) -> int | None:
-        """The segment of a loaded map that the camera is still to be found in; None: none."""
-        return self._older.sought_in(self._state.number) if self._older else None
 
     def part(self) -> Part:
         """What is to be saved: all that is tied to the newest window.  Raises `UserError`."""
@@ -271,12 +244,13 @@ class Map:
         """The window's map follows a correction; the continuous frame absorbs it."""
         assert self._state.current is not None
         then = self._state.current.frames[-1].world_from_camera
-        self._state = moved(self._state, now_from_then)
+        self._state = segments.moved(self._state, now_from_then)
         now = self._state.current.frames[-1].world_from_camera
         self._odom_from_world = self._odom_from_world @ then @ inverse_rigid(now)
         self._bridging.move(now_from_then)
         self._scale = scale.moved(self._scale, now_from_then.scale)
         self._motion.move(now_from_then)
+        placing.move(self.rig, now_from_then.scale)
 
     def _apply_scale(self, found: Registration) -> Registration:
         """Bring the map, and the registration just made, to the scale that is known now."""
@@ -297,4 +271,4 @@ class Map:
         assert self._state.current is not None
         scaling = self._bridging.rescale(self._state.current, factor, at_once=at_once, part=part)
         self._move(scaling)
-        return moved_registration(found, scaling)
+        return segments.moved_registration(found, scaling)

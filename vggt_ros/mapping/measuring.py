@@ -11,7 +11,7 @@ from jaxtyping import Float
 from vggt_ros.mapping import scale, scale_sources
 from vggt_ros.mapping.baseline import CameraPair
 from vggt_ros.mapping.comparisons import Comparisons, DepthLookup
-from vggt_ros.mapping.map_frames import median_depth, world_points
+from vggt_ros.mapping.map_frames import MapFrame, median_depth, world_points
 from vggt_ros.mapping.noise import MIN_NOISE
 from vggt_ros.mapping.odometry import OdometryBuffer
 from vggt_ros.mapping.scale import Measurement, ScaleState
@@ -78,7 +78,7 @@ class Sensors(NamedTuple):
     """What other sensors measured at a window's newest frame; None where there is nothing."""
 
     depth: DepthLookup | None = None  # of this frame, and late of those before
-    pair: CameraPair | None = None  # a second camera of the rig
+    pairs: tuple[CameraPair, ...] = ()  # cameras of one rig, each seen from another
     odom_from_base: OdometryBuffer | None = None
     outcomes: Outcomes | None = None  # where to note what came of it
 
@@ -90,22 +90,28 @@ def measured(
     sensors: Sensors,
     stamp_ns: int,
     segment: Segment,
+    reference: MapFrame | None = None,
 ) -> ScaleState:
-    """With a measurement from every source that has one, at a registered window."""
+    """With a measurement from every source that has one, at a registered window.
+
+    `reference`: the camera that the mount is of, where it is not the newest frame's.
+    """
     newest = segment.frames[-1]
     depth, pose = newest.depth, newest.world_from_camera
     scene_depth = median_depth((newest,))
     found: list[Found] = []
     if sensors.odom_from_base is not None:
         mount = priors.base_from_camera
-        found += comparisons.by_odometry(newest, stamp_ns, sensors.odom_from_base, mount)
+        moved = newest if reference is None else reference
+        found += comparisons.by_odometry(moved, stamp_ns, sensors.odom_from_base, mount)
     if sensors.depth is not None and "depth" in state.sources:
         found += comparisons.by_depth(newest, stamp_ns, sensors.depth)
-    if sensors.pair is not None:
-        estimated = sensors.pair.estimated.copy()
-        estimated[:3, 3] *= segment.unit
+    if sensors.pairs:
+        estimated, mounted = (
+            np.stack([pair.weight * pair[side][:3, 3] for pair in sensors.pairs]) for side in (0, 1)
+        )
         found.append(
-            scale_sources.from_baseline(estimated, sensors.pair.mounted, scene_depth, stamp_ns)
+            scale_sources.from_baselines(segment.unit * estimated, mounted, scene_depth, stamp_ns)
         )
     if priors.camera_height > 0 and depth is not None:
         points = world_points(newest)
@@ -126,10 +132,9 @@ def velocity(
     stamp_ns: int,
 ) -> Velocity | None:
     """How fast the newest camera moves, as far as the map's unit is known."""
-    assert found.world_from_camera is not None
     moving = estimator.add(
         tuple(frame.frame_id for frame in segment.frames),
-        found.world_from_camera,
+        np.stack([frame.world_from_camera for frame in segment.frames]),
         stamp_ns,
         noise=max(found.residual, MIN_NOISE) / np.sqrt(6.0),
         scene_depth=median_depth(segment.frames[-1:]),

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.mapping.keyframe_map import KeyframeMap
 from vggt_ros.mapping.loop_search import LoopSearch
+from vggt_ros.mapping.rig.report import RigReport
 from vggt_ros.mapping.scale import Estimate
 from vggt_ros.mapping.segment import MapState, Registration
 from vggt_ros.mapping.status import MapStatus, tracking_state
@@ -30,6 +31,8 @@ class Placement(NamedTuple):
     odom_from_world: Float[np.ndarray, "4 4"]  # rigid; absorbs what corrections moved
     status: MapStatus
     scale_about: Float[np.ndarray, "3"]  # world; an error of the scale moves nothing there
+    rig: RigReport | None = None  # None: there is one camera
+    reference: Float[np.ndarray, "4 4"] | None = None  # of a rig: its world_from_camera
 
     def shared(self) -> dict[str, Any]:
         """All but the poses of the window: what an `Update` says as it is said here."""

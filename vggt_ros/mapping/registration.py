@@ -69,13 +69,15 @@ def estimate_scale(
     scene_depth: float,
     last_scale: float,
     noise: NoiseEstimate,
+    also: Sequence[tuple[MapFrame, MapFrame]] = (),
 ) -> ScaleFit:
     """The scale by the depth of every shared frame and by the baselines between shared cameras.
 
-    `pairs` are shared frames, in the map and in the window. Each source counts by its variance;
+    `pairs` are shared frames, in the map and in the window; `also`: of a rig's other cameras, which
+    have depth to compare and no centre of their own. Each source counts by its variance;
     where there is neither depth nor a baseline worth its noise, `last_scale` is kept.
     """
-    by_depth, inliers = _scale_by_depth(pairs, noise)
+    by_depth, inliers = _scale_by_depth([*pairs, *also], noise)
     by_baseline = _scale_by_baselines(pairs, spread, scene_depth, noise)
     if by_baseline is not None and by_baseline[1] > MAX_BASELINE_SIGMA:
         by_baseline = None

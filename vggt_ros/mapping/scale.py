@@ -82,6 +82,14 @@ def parse_sources(text: str) -> tuple[str, ...]:
     return names
 
 
+def of_rig(sources: tuple[str, ...]) -> tuple[str, ...]:
+    """With the baselines of a rig, which are there anyway; a scale that was given comes first."""
+    if "baseline" in sources:
+        return sources
+    given = tuple(name for name in sources if name == "fixed")
+    return (*given, "baseline", *(name for name in sources if name not in given))
+
+
 def add_measurement(state: ScaleState, new: Measurement) -> ScaleState:
     """Take a measurement in, unless it is not finite or of a source that is not used.
 

@@ -28,20 +28,25 @@ class Unusable(NamedTuple):
 Found = Measurement | Unusable | None
 
 
-def from_baseline(
-    estimated: Float[np.ndarray, "4 4"],
-    mounted: Float[np.ndarray, "4 4"],
+def from_baselines(
+    estimated: Float[np.ndarray, "p 3"],
+    mounted: Float[np.ndarray, "p 3"],
     scene_depth: float,
     stamp_ns: int,
-) -> Measurement | None:
-    """Two cameras of one rig at one time: `camera_from_extra` in world units, and in metres.
+) -> Measurement | Unusable:
+    """Pairs of cameras of one rig at one time: from one to the other in world units, and in metres.
 
-    Only the part along the known direction counts: noise across it would lengthen every baseline.
+    Only the part along the known directions counts: noise across them would lengthen every
+    baseline. Longer ones count more, since all centres are equally uncertain: least squares.
     """
-    metres = float(np.linalg.norm(mounted[:3, 3]))
-    along = float(estimated[:3, 3] @ mounted[:3, 3]) / metres if metres > 0 else 0.0
+    metres = float(np.sqrt(np.vdot(mounted, mounted)))
+    along = float(np.vdot(estimated, mounted)) / metres if metres > 0 else 0.0
     if along < MIN_BASELINE * scene_depth:
-        return None
+        return Unusable(
+            "baseline",
+            f"the cameras are {along / scene_depth:.1%} of the scene's depth apart along the"
+            f" direction that /tf has, {MIN_BASELINE:.0%} are needed",
+        )
     sigma = CENTRE_NOISE * scene_depth / along
     return Measurement("baseline", float(np.log(metres / along)), sigma, stamp_ns)
 

@@ -38,6 +38,7 @@ class Segment(NamedTuple):
     covariance: Float[np.ndarray, "6 6"]  # of the newest frame, since the segment started
     unit: float = 1.0  # world units per unit of the last window
     overlap: ViewOverlap | None = None  # the newest frame against the last one known before
+    others: tuple[MapFrame, ...] = ()  # of a rig: what its other cameras saw, for their depth
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,26 @@ def moved(state: MapState, now_from_then: Similarity) -> MapState:
     segment = state.current
     if segment is None:
         return state
-    poses = now_from_then.apply_to_poses(np.stack([f.world_from_camera for f in segment.frames]))
     factor = now_from_then.scale
-    frames = tuple(
-        frame._replace(
-            world_from_camera=pose, depth=None if frame.depth is None else factor * frame.depth
-        )
-        for frame, pose in zip(segment.frames, poses, strict=True)
-    )
+    frames, others = (_moved(part, now_from_then) for part in (segment.frames, segment.others))
     turn = np.kron(np.eye(2), now_from_then.rotation)
     covariance = scale_covariance(turn @ segment.covariance @ turn.T, factor)
-    after = segment._replace(frames=frames, covariance=covariance, unit=factor * segment.unit)
+    unit = factor * segment.unit
+    after = segment._replace(frames=frames, covariance=covariance, unit=unit, others=others)
     return replace(state, current=after)
+
+
+def _moved(frames: tuple[MapFrame, ...], now_from_then: Similarity) -> tuple[MapFrame, ...]:
+    if not frames:
+        return ()
+    poses = now_from_then.apply_to_poses(np.stack([f.world_from_camera for f in frames]))
+    return tuple(
+        frame._replace(
+            world_from_camera=pose,
+            depth=None if frame.depth is None else now_from_then.scale * frame.depth,
+        )
+        for frame, pose in zip(frames, poses, strict=True)
+    )
 
 
 def renumbered(state: MapState, number: int) -> MapState:

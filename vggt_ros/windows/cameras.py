@@ -27,6 +27,11 @@ class Taken(NamedTuple):
     robot: Observation  # what was measured besides images, as the reference camera has it
     starts_map: bool
 
+    @property
+    def optical_frames(self) -> dict[str, str]:
+        """By the names of the cameras."""
+        return {each.frame.camera_name: each.frame.camera for each in self.observations}
+
 
 class Cameras:
     """One camera, or the cameras of a rig by name, the reference first.

@@ -46,6 +46,7 @@ class Options:
     reference: Path | None
     dtype: Literal["auto", "float32", "bfloat16"]
     plot: Path | None = None  # file for a plot of the times of `stream` and the cost model
+    cameras: tuple[int, ...] = ()  # of rigs whose steps `stream` times
 
 
 def bench(
@@ -60,6 +61,7 @@ def bench(
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     reference: Path | None = None,
     plot: Path | None = None,
+    cameras: tuple[int, ...] = (),
 ) -> None:
     """Run one benchmark and print its figures.
 
@@ -79,11 +81,14 @@ def bench(
         dtype: arithmetic; auto is float32 on a CPU and bfloat16 on an accelerator.
         reference: checkout of the official VGGT, to compare `full` with (needs PyTorch).
         plot: with `stream`, time only the step and write a plot of it and the cost model here.
+        cameras: with `stream`, time only steps of rigs of so many cameras; windows are instants.
     """
     module = f"vggt_ros.tools.bench.{name}"
     usual = (4, 8, 16, 32) if name == "layouts" else (1, 2, 4)
     windows = windows or (usual if plot is None else tuple(range(1, 17)))
-    options = Options(model, windows, width, height, repeats, reference, dtype, plot)
+    options = Options(model, windows, width, height, repeats, reference, dtype, plot, cameras)
+    if cameras and (name != "stream" or plot is not None or min(cameras) < 2):
+        raise UserError("--cameras takes numbers from 2 on: vggt bench stream --cameras 2 3 4")
     if repeats < 1 or min(windows) < 1:
         raise UserError("--repeats and --windows start at 1")
     if plot is not None and name != "stream":

@@ -80,6 +80,31 @@ class Stepper:
 
         return step
 
+    def at_instant(self, instants: int, cameras: int, *, at_once: bool) -> Callable[[], Any]:
+        """A step of a full window of a rig: all images of an instant are new, and get depth.
+
+        They are encoded `at_once`, or one by one.
+        """
+        s, together = instants * cameras, cameras if at_once else 1
+        encode = self.compile(EncoderProgram(self.size, s, together))
+        infer = self.compile(WindowProgram(self.size, s, s, cameras, 0))
+        images = np.random.default_rng(s).integers(0, 256, (cameras, *self.size, 3), np.uint8)
+        batches = np.split(images, cameras // together)
+        frames = [jax.device_put(b if at_once else b[0], self.device) for b in batches]
+        cache, count = self.empty_cache(s), 0
+        nothing = np.zeros((0, 2), np.float32), np.zeros(0, bool), np.int32(0)
+
+        def step() -> Any:
+            nonlocal cache, count
+            first, count = count % instants * cameras, count + 1
+            slots = first + np.arange(cameras, dtype=np.int32)
+            for frame, slot in zip(frames, [slots] if at_once else slots, strict=True):
+                cache = encode(self.weights, cache, frame, slot)
+            order = ((first + cameras + np.arange(s)) % s).astype(np.int32)
+            return jax.block_until_ready(infer(self.weights, cache, order, *nothing))
+
+        return step
+
     def empty_cache(self, s: int) -> tuple[jax.Array, ...]:
         """A frame cache for `s` frames."""
         cache = FrameCache(self.config, self.device)

@@ -13,6 +13,7 @@ from vggt_ros.tools.bench.dispatch import rows as dispatch_rows
 from vggt_ros.tools.bench.full import full_forward
 from vggt_ros.tools.bench.main import Options, Row, image_size, interleaved
 from vggt_ros.tools.bench.plot import rows as plot_rows
+from vggt_ros.tools.bench.rigs import rows as rig_rows
 from vggt_ros.tools.bench.start import measured
 from vggt_ros.tools.bench.step import Stepper
 
@@ -20,8 +21,11 @@ from vggt_ros.tools.bench.step import Stepper
 def rows(options: Options) -> Iterator[Row]:
     """Ratios and memory per window size, dispatch, and the time of a first and a second start.
 
-    With a plot: only the step.
+    With a plot: only the step; with cameras: only the steps of rigs.
     """
+    if options.cameras:
+        yield from rig_rows(options)
+        return
     if options.plot is not None:
         yield from plot_rows(options)
         return
