@@ -118,8 +118,8 @@ def test_programs_of_a_rig_are_finite_and_its_first_instant_comes_first():
     shapes = needed(SIZE, range(1, 5), depth_frames=3, extra_views=1, cameras=3)
     assert shapes[0] == EncoderProgram(SIZE, 13) and shapes[3] == EncoderProgram(SIZE, 13, 3)
     windows = [shape for shape in shapes if isinstance(shape, WindowProgram)]
-    assert [w.frames for w in windows] == [3, 12, 9, 6, 8, 4, 2, 1, 13]
-    assert [w.depth_frames for w in windows] == [3, 9, 9, 6, 8, 4, 2, 1, 9]
+    assert [w.frames for w in windows] == [3, 12, 9, 6, 8, 4, 2, 1, 13, 5]
+    assert [w.depth_frames for w in windows] == [3, 9, 9, 6, 8, 4, 2, 1, 9, 5]
     assert str(shapes[3]) == "encoder of 3 56x56"
     tracks = for_tracks(SIZE, 4, depth_frames=3, queries=20, cameras=3)
     assert [(w.frames, w.depth_frames) for w in tracks] == [(12, 9), (13, 9)]

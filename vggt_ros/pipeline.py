@@ -76,7 +76,7 @@ class Pipeline:
         self.cameras = Cameras(cameras, self._own_grid, self._notify, stream=stream, fit=fit)
         count, instants = self.cameras.count, self.settings.window_size
         self._network = WindowInference(
-            engine, count * self.settings.frames_with_depth, count * instants, self._notify
+            engine, count * self.settings.frames_with_depth, count * instants, self._notify, count
         )
         self._lengths, self._background = window_lengths(range(1, instants + 1), count), background
         self.masking = self.settings.masking()

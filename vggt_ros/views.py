@@ -103,7 +103,10 @@ class WindowInference:
         depth_frames: int,
         window_size: int,
         notify: Callable[[str], object],
+        cameras: int = 1,
     ):
+        """`depth_frames` and `window_size` are of all `cameras` together."""
+        self._cameras = cameras
         self._engine, self._notify = engine, notify
         self._depth_frames, self._window_size = depth_frames, window_size
         self.baseline = BaselineSchedule()
@@ -142,8 +145,7 @@ class WindowInference:
             pairs = () if pair is None else (pair,)
             return self._checked(Inferred(result, anchor, pairs), len(ids), tracker)
         key, image = known.next_loop, None
-        # All cameras of a short window would be measured by the keyframe's.
-        if len(ids) > min(self._depth_frames, self._window_size - 1):
+        if self._may_show_keyframe(len(ids)):
             reason = ""
             if anchor is not None and known.loops.is_on and not known.is_relocalising:
                 # No gap in the tracks while the program with room for one more is compiled.
@@ -157,6 +159,15 @@ class WindowInference:
         elif image is not None:
             known.loops.pause(len(ids))
         return self._checked(Inferred(result, anchor, (), loop), len(ids), tracker)
+
+    def _may_show_keyframe(self, frames: int) -> bool:
+        """Not where it would come first: a short window would be measured by its camera alone.
+
+        Of a rig: beside as many instants as are in a full window, of whichever cameras are there.
+        """
+        if self._cameras == 1:
+            return frames > min(self._depth_frames, self._window_size - 1)
+        return frames % (self._window_size // self._cameras) == 0
 
     def _checked(self, found: Inferred, frames: int, tracker: Tracker) -> Inferred:
         """The same; `tracker` is told if there are no tracks in it."""
@@ -190,6 +201,8 @@ class WindowInference:
         query_frame = ids.index(anchor.frame_id) if anchor and inside else None
         queries = anchor.uv if anchor else None
         depth_frames = min(self._depth_frames, len(ids))
+        if image is not None and self._cameras > 1:
+            depth_frames = min(depth_frames, len(ids) - 1)  # it never comes first
         if image is None:
             result = self._engine.infer(
                 ids, images, depth_frames=depth_frames,

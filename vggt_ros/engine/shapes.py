@@ -76,7 +76,7 @@ def needed(
     window has filled by the time that it is compiled. The others are passed while a window fills
     again after a reset; they follow from long to short, so that the next shorter one is there
     first, should the longest not fit into the device's memory. `extra_views` are frames that are
-    in the longest now and then, besides its own; what they need comes last. The cache has a slot
+    in a full window now and then, besides its own; what they need comes last. The cache has a slot
     for one in any case, so that points may be tracked from a frame that left the window.
     Of a rig, `window_sizes` and `depth_frames` count instants of `cameras` frames each.
     """
@@ -86,8 +86,10 @@ def needed(
     for padded in sorted({padded_queries(count) for count in queries}):
         for s in window_lengths(window_sizes, cameras):
             shapes.append(WindowProgram(size, slots, s, min(depth_frames, s), padded))
-    for s in range(longest + 1, longest + extra_views + 1):
-        shapes.append(WindowProgram(size, slots, s, min(depth_frames, s), 0))
+    full = [max(window_sizes) * m for m in range(cameras, 0, -1)]  # also while cameras are dead
+    for s in [length + extra for extra in range(1, extra_views + 1) for length in full]:
+        program = WindowProgram(size, slots, s, min(depth_frames, s), 0)
+        shapes += [] if program in shapes else [program]
     if cameras > 1:  # what it saves is time: an instant can be encoded image by image
         shapes.insert(3, EncoderProgram(size, slots, cameras))
     return shapes

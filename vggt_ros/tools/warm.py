@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from vggt_ros.engine.shapes import for_tracks, needed
+from vggt_ros.engine.shapes import prepared
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
 
@@ -21,6 +21,7 @@ def warm(
     network_width: int = Settings.network_width,
     input_size: tuple[int, int] = (640, 480),
     track_queries: int = Settings.track_queries,
+    cameras: int = 1,
     baseline: bool = False,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str = "auto",
@@ -33,7 +34,8 @@ def warm(
 
     Args:
         model: Preset, Hugging Face id, file or folder.
-        input_size: Width and height of the camera's images in pixels.
+        input_size: Width and height of the camera's images in pixels; of a rig the reference's.
+        cameras: How many a rig has; windows are then of so many instants.
         baseline: The node's scale_source includes baseline: an inference may have an image of the
             second camera.
         dtype: Number format of the network; auto is bfloat16 on accelerators.
@@ -48,6 +50,8 @@ def warm(
         track_queries=track_queries,
         scale_source="baseline" if baseline else "none",
     )
+    if cameras < 1:
+        raise UserError(f"--cameras {cameras}: give a number of cameras, 1 or more")
     if track_queries < 0:
         raise UserError(f"--track-queries {track_queries}: give a number of points, or 0 for none")
 
@@ -70,14 +74,13 @@ def warm(
     for caution in settings.cautions:
         print(caution, file=sys.stderr)
     size, with_depth = (grid.height, grid.width), settings.frames_with_depth
-    windows = range(1, window_size + 1)
     if "tracks" not in heads and track_queries:
         print(f"{model} has no track head: nothing is compiled for tracks", file=sys.stderr)
         track_queries = 0
-    shapes = [
-        *needed(size, windows, depth_frames=with_depth, extra_views=settings.extra_views),
-        *for_tracks(size, window_size, depth_frames=with_depth, queries=track_queries),
-    ]
+    shapes = prepared(
+        size, window_size, depth_frames=with_depth, extra_views=settings.extra_views,
+        track_queries=track_queries, cameras=cameras,
+    )  # fmt: skip
     compile = Compiler(config, number, chosen, cache_dir, heads=heads)
     print(f"{model} in {number} for {chosen.device_kind}", file=sys.stderr)
     for i, shape in enumerate(shapes, 1):

@@ -96,6 +96,10 @@ class Cameras:
         camera that is none of the rig's or is in it twice.
         """
         if not self.is_rig:
+            if len(instant.observations) != 1:
+                raise UserError(
+                    f"an instant of {len(instant.observations)} frames is a rig's: name its cameras"
+                )
             (observation,) = instant.observations
             return Taken((observation,), observation, self._follows(observation, ""))
         taken, starts_map, fault = [], False, None

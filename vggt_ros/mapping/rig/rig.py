@@ -4,7 +4,7 @@
 
 The motion between every two cameras is measured in every window (`relative`). Cameras that the
 description contradicts are named, and stand where the images say until it is corrected. So do
-cameras of which it says nothing; after some windows their place is held constant.
+cameras of which it says nothing; after some windows the shape that they form is held constant.
 
 Everything is told from one camera, the anchor: the first of those that agree with the description,
 or the reference. Lengths are in world units and follow the map's corrections.
@@ -133,6 +133,7 @@ class Rig:
         (1 before there is any).
         """
         metres = metres or self._metres_by_images() or 1.0
+        grown = self._growth()
         mounts = {self._anchor: np.eye(4)}
         for name in self._agreeing:
             mounts[name] = scaled(between(self._described, self._anchor, name), 1.0 / metres)
@@ -140,7 +141,7 @@ class Rig:
             if name in mounts:
                 continue
             if name in self._held and name not in self._described:
-                mounts[name] = self._held[name]
+                mounts[name] = scaled(self._held[name], grown)
                 continue
             seen = ((known, self._mean(known, name)) for known in tuple(mounts))
             for known, pose in seen:
@@ -235,6 +236,19 @@ class Rig:
                 metres += float(known[:3, 3] @ known[:3, 3])
                 along += float(seen[:3, 3] @ known[:3, 3])
         return metres / along if along > 0 else None
+
+    def _growth(self) -> float:
+        """By how much the held places grew as the images have them: what is held is their shape.
+
+        A map without metres drifts in scale, and they drift along.
+        """
+        now = before = 0.0
+        for name, pose in self._held.items():
+            seen = self._mean(self._anchor, name)
+            if seen is not None:
+                now += float(seen[:3, 3] @ pose[:3, 3])
+                before += float(pose[:3, 3] @ pose[:3, 3])
+        return now / before if before > 0 and now > 0 else 1.0
 
     def _mounted(self, name: str) -> Pose:
         return between(self._described, self.names[0], name)
