@@ -8,11 +8,13 @@ from fakes.planar_engine import SIZE, PlanarEngine
 
 from vggt_ros.engine.interface import window_lengths
 from vggt_ros.errors import FrameError, UserError
-from vggt_ros.frames import Frame, Instant, Observation, Update
+from vggt_ros.frames import Frame, Instant, Observation, Update, window_frame
+from vggt_ros.imaging.masks import Masking
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 from vggt_ros.windows.held import HeldFrames
 
+MASKING = Masking()
 START, PERIOD = 1_700_000_000_123_456_789, 100_000_000
 
 
@@ -65,29 +67,34 @@ def test_an_instant_of_one_camera_is_the_frame_alone():
 
 
 def test_windows_have_as_many_frames_as_programs_are_compiled_for():
-    """Cameras come and go: few lengths, and the leader of every instant is always shown."""
+    """Cameras come and go: few lengths, and all of the newest instant is always shown."""
     engine, names = PlanarEngine(), ("a", "b", "c")
     pipeline, random = rig(engine, names), np.random.default_rng(0)
     for i in range(60):
         there = [name for name in names if random.random() < 0.7] or ["b"]
         update = step(pipeline, instant(i, *there))
-        assert len(update.newest_views) == len(there) or len(update.views) < len(there)
-        assert update.newest_views[0].camera_name == there[0]
+        assert [view.camera_name for view in update.newest_views] == there
     lengths = {len(ids) for ids in engine.inferences}
     assert lengths <= set(window_lengths(range(1, 5), 3)) == {1, 2, 3, 4, 6, 8, 9, 12}
 
 
-def test_what_is_left_out_are_the_last_cameras_of_the_oldest_instants():
-    held = HeldFrames()
-    frame = [None]  # what is held does not matter here
-    for first, count in ((0, 3), (3, 3), (6, 2), (8, 2)):
-        held.add(first, frame * count)
-    lengths = window_lengths(range(1, 5), 3)
-    assert held.shown((0, 3, 6, 8), lengths) == (0, 1, 3, 4, 5, 6, 7, 8, 9)[:2] + tuple(
-        range(3, 10)
-    )
-    assert held.shown((3, 6, 8), lengths) == (3, 4, 6, 7, 8, 9)
-    assert held.instant(7) == 6 and held.of((3, 8)) == (3, 4, 5, 8, 9)
+def test_what_is_left_out_is_of_the_oldest_instants():
+    """Their last cameras, then an instant of which the first is alone."""
+
+    def shown(*counts: int) -> list[int]:
+        held, pipeline = HeldFrames(), rig(names=("a", "b", "c"))
+        firsts = [sum(counts[:i]) for i in range(len(counts))]
+        for first, count in zip(firsts, counts, strict=True):
+            update = step(pipeline, instant(first, *"abc"[:count]))
+            held.add(first, [window_frame(seen("a", 0), update.views[0].grid, MASKING)] * count)
+        assert held.of(firsts) == tuple(range(sum(counts)))
+        assert [held.instant(first + counts[i] - 1) for i, first in enumerate(firsts)] == firsts
+        ids = held.shown(firsts, window_lengths(range(1, 5), 3))
+        return [sum(key in ids for key in held.of([first])) for first in firsts]
+
+    assert shown(3, 3, 3, 3) == [3, 3, 3, 3] and shown(2, 2, 2, 2) == [2, 2, 2, 2]
+    assert shown(3, 3, 2, 2) == [2, 3, 2, 2] and shown(3, 3, 3, 2) == [1, 3, 3, 2]
+    assert shown(1, 1, 3) == [0, 1, 3] and shown(1, 3, 3, 3) == [0, 3, 3, 3]
 
 
 def test_a_device_with_too_little_memory_leaves_whole_instants():

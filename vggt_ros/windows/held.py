@@ -43,14 +43,15 @@ class HeldFrames:
     def shown(self, instants: Sequence[int], lengths: Collection[int]) -> tuple[int, ...]:
         """The frames of these instants that the network is shown: as many as one of `lengths`.
 
-        Where cameras are missing there may be no program for so many. Then the last cameras of the
-        oldest instants are left out, but never the first of an instant.
+        Where cameras are missing there may be no program for so many. Then the oldest instants
+        lose cameras, the last first, and go when their first is alone.
         """
-        ids = list(self.of(instants))
-        followers = [key for key in ids if key not in self._instants]
-        while len(ids) not in lengths and followers:
-            oldest = self.instant(followers[0])
-            left_out = max(key for key in followers if key in self._instants[oldest])
-            ids.remove(left_out)
-            followers.remove(left_out)
+        ids, oldest = list(self.of(instants)), 0
+        while len(ids) not in lengths:
+            followers = [key for key in self._instants[instants[oldest]] if key in ids][1:]
+            if followers:
+                ids.remove(followers[-1])
+            else:
+                ids.remove(instants[oldest])
+                oldest += 1
         return tuple(ids)
