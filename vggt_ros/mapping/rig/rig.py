@@ -78,8 +78,7 @@ class Rig:
         """The window was registered, its unit being so many times what `hold` was told."""
         for pair, pose in self._now.items():
             self._kept[pair].append(scaled(pose, factor))
-        self._now = {}
-        self._solve()
+        self._now = {}  # the means have it already
         mounts = self.mounts(None)
         for name in self.names:
             known = self._count(self._anchor, name)
@@ -89,6 +88,7 @@ class Rig:
     def drop(self) -> None:
         """The window was refused: it measured nothing."""
         self._now = {}
+        self._solve()
 
     def move(self, factor: float) -> None:
         """The world was rescaled."""
