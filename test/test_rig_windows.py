@@ -141,6 +141,18 @@ def test_a_stamp_that_repeats_costs_that_camera_only():
         pipeline.step(Instant((again,)))
 
 
+def test_a_camera_that_was_dead_is_taken_again_at_once():
+    """Its stamps jump by ten seconds, but another camera says that this is the time."""
+    pipeline = rig()
+    step(pipeline, instant(0, "a", "b"))
+    for i in range(1, 100):
+        step(pipeline, instant(i, "a"))
+    assert len(step(pipeline, instant(100, "a", "b")).newest_views) == 2
+    assert not pipeline.cameras.refused and not pipeline.notices
+    with pytest.raises(FrameError, match="camera b: the image's stamp jumps ahead"):
+        pipeline.step(instant(5000, "b", "a"))  # both at once: a clock, or another recording
+
+
 def test_equal_stamps_of_two_cameras_are_the_usual_case():
     pipeline = rig()
     for i in range(3):

@@ -17,7 +17,7 @@ from vggt_ros.frames import Instant, Observation
 from vggt_ros.geometry import inverse_rigid
 from vggt_ros.imaging.fit import Fit
 from vggt_ros.imaging.grid import Grid
-from vggt_ros.timeline import StreamGate
+from vggt_ros.timeline import MIN_JUMP_NS, StreamGate
 
 
 class Taken(NamedTuple):
@@ -61,6 +61,8 @@ class Cameras:
         self._streams = {name: gate.another() for name in names} if self.is_rig else {"": gate}
         self._own_grid, self._given, self._fit = own_grid, fit, fit
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._last: dict[str, int] = {}  # stamps of each camera's last frame
+        self._together: frozenset[str] = frozenset()  # cameras of the last instant
 
     @property
     def is_rig(self) -> bool:
@@ -77,6 +79,7 @@ class Cameras:
         for stream in self._streams.values():
             stream.reset()
         self._sizes, self._fit = {}, self._given
+        self._last, self._together = {}, frozenset()
 
     def grid(self, width: int, height: int) -> Grid:
         """The network's grid for an image of this size.
@@ -103,7 +106,9 @@ class Cameras:
             (observation,) = instant.observations
             return Taken((observation,), observation, self._follows(observation, ""))
         taken, starts_map, fault = [], False, None
-        for name, observation in self._sorted(instant.observations).items():
+        given = self._sorted(instant.observations)
+        for name, observation in given.items():
+            self._welcome_back(name, given)
             try:
                 starts_map |= self._follows(observation, name)
             except FrameError as error:
@@ -111,9 +116,20 @@ class Cameras:
                 self.refused.append((name, str(error)))
             else:
                 taken.append(observation)
+                self._last[name] = observation.frame.stamp_ns
+        self._together = frozenset(each.frame.camera_name for each in taken) or self._together
         if not taken:
             raise fault or UserError("an instant has no frame; give at least one camera's")
         return Taken(tuple(taken), seen_by(taken, instant.rig, self.names[0]), starts_map)
+
+    def _welcome_back(self, name: str, given: Mapping[str, Observation]) -> None:
+        """A camera that paused is no jump in time where one that did not has the same time."""
+        last, ns = self._last.get(name), given[name].frame.stamp_ns
+        if last is None or name in self._together:
+            return
+        others = [given[other].frame.stamp_ns for other in given if other in self._together]
+        if last < ns and any(abs(ns - other) < MIN_JUMP_NS for other in others):
+            self._streams[name].reset()
 
     def _sorted(self, observations: Sequence[Observation]) -> dict[str, Observation]:
         named = {each.frame.camera_name: each for each in observations}
