@@ -183,7 +183,7 @@ def test_points_are_tracked_from_the_camera_they_were_chosen_in_into_all():
     engine = PlanarEngine()
     pipeline = rig(engine, window_size=3)
     step(pipeline, instant(0, "a", "b"))
-    pipeline.query(np.array([7]), np.array([[10.0, 10.0]]), camera="b_optical")
+    pipeline.query(np.uint32([7]), np.float32([[10.0, 10.0]]), camera="b_optical")
     for i in range(1, 8):
         tracks = step(pipeline, instant(i, "a", "b")).tracks
         assert tracks is not None
@@ -191,7 +191,7 @@ def test_points_are_tracked_from_the_camera_they_were_chosen_in_into_all():
         pinned = engine.inferences[-1][engine.queries[-1][1]]
         assert pinned % 2 == 1  # always in an image of camera b
     with pytest.raises(UserError, match="frame_id 'x' is none of the cameras"):
-        pipeline.query(np.array([7]), np.array([[10.0, 10.0]]), camera="x")
+        pipeline.query(np.uint32([7]), np.float32([[10.0, 10.0]]), camera="x")
 
 
 def test_points_of_a_dead_camera_wait_in_its_last_image():
@@ -199,7 +199,7 @@ def test_points_of_a_dead_camera_wait_in_its_last_image():
     engine = PlanarEngine()
     pipeline = rig(engine, window_size=2)
     step(pipeline, instant(0, "a", "b"))
-    pipeline.query(np.array([7]), np.array([[10.0, 10.0]]), camera="b_optical")
+    pipeline.query(np.uint32([7]), np.float32([[10.0, 10.0]]), camera="b_optical")
     step(pipeline, instant(1, "a", "b"))
     for i in range(2, 6):
         update = step(pipeline, instant(i, "a"))
