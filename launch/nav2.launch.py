@@ -66,6 +66,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The two launch files, with the values of the arguments."""
     arguments = dict(context.launch_configurations)
     ours = {name: value for name, value in arguments.items() if name not in OURS}
+    ours["autostart"] = ""  # that of the node is as in params_file: nav2's manager leaves it alone
     changed = [f"{name}:={arguments[name]}" for name in OURS if arguments[name] != OURS[name]]
     ours["launch_line"] = shlex.join(["ros2", "launch", "vggt_ros", "nav2.launch.py", *changed])
     own = arguments.get("namespace", "")

@@ -49,6 +49,10 @@ RVIZ_TOPICS = (
 # They override params_file where they are given. Types and descriptions as in the table of the
 # parameters (vggt_ros/ros/parameters.py), which may not be importable where launch is.
 PARAMETERS = {
+    "autostart": (
+        bool,
+        "Configure and activate at the start; false: when a manager asks (ros2 lifecycle, nav2)",
+    ),
     "model": (str, "Preset, Hugging Face id, file or folder"),
     "window_size": (int, "Frames in one inference; its cost grows faster than linearly"),
     "stride": (int, "New frames between two inferences"),
@@ -241,9 +245,13 @@ def matches(key: str, node: str) -> bool:
     return re.fullmatch("".join(parts), node) is not None
 
 
-def typed(name: str, text: str) -> int | float | ParameterValue:
+def typed(name: str, text: str) -> bool | int | float | ParameterValue:
     """The value of a parameter in its own type: 518 may be a string, and 1 a float."""
     kind, _ = PARAMETERS[name]
+    if kind is bool:
+        if text not in BOOLEANS:
+            raise RuntimeError(f"{name}:={text}: must be one of {', '.join(BOOLEANS)}")
+        return text.lower() == "true"
     if kind is str:
         return ParameterValue(text, value_type=str)
     try:

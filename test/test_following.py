@@ -12,9 +12,10 @@ from vggt_ros.mapping.map_files import LoadedMap
 from vggt_ros.mapping.status import MapStatus
 from vggt_ros.mapping.voxels import OwnedCloud
 from vggt_ros.ros.following import MapFollower
+from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.messages import stamp_ns
-from vggt_ros.ros.parameters import LiveParameters, Parameters
+from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.path_output import PathOutput
 
 pytestmark = pytest.mark.ros

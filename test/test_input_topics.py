@@ -90,7 +90,7 @@ def test_a_topic_of_another_type_is_named_with_the_cure(
     name, kind, parameters, cure = OTHER_TYPES[case]
     monkeypatch.setattr("vggt_ros.ros.no_image.TIMEOUT", 0.0 if name == "image" else np.inf)
     topic = "/robot/image/compressed" if kind is CompressedImage else "/robot/sensor"
-    log = rig.subscribe("/rosout", Log)
+    log = rig.subscribe("/rosout", Log, latched=True)
     publisher = driver.create_publisher(kind, topic, 10)
     rig.open(arguments=remapped(**{name: topic}), **parameters)
     carried = f"{name} is of another type: {topic} carries sensor_msgs/msg/{kind.__name__}"

@@ -222,6 +222,15 @@ def test_an_invalid_number_is_an_error(launch: Start):
         launch(window_size="many")
 
 
+def test_autostart_is_a_truth_value_and_as_in_the_file_where_it_is_not_given(launch: Start):
+    (node,) = launch()
+    assert "autostart" not in node.parameters[1]
+    (node,) = launch(autostart="False")
+    assert node.parameters[1]["autostart"] is False
+    with pytest.raises(RuntimeError, match="autostart:=no: must be one of true, false"):
+        launch(autostart="no")
+
+
 @pytest.mark.skipif(not find_spec("launch_ros"), reason="needs launch_ros of apt ROS")
 def test_the_launch_description_is_accepted_by_launch():
     from launch import LaunchContext

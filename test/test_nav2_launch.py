@@ -89,7 +89,8 @@ def test_the_node_and_nav2_s_own_launch_file_are_started(launch: Start, share: P
     assert ours == ROOT / "launch/vggt.launch.py"
     assert arguments["image"] == "/camera/image_raw"
     assert arguments["params_file"] == str(ROOT / "config/nav2_robot.yaml")
-    assert not {"nav2", "nav2_params_file", "autostart"} & set(arguments)
+    assert not {"nav2", "nav2_params_file"} & set(arguments)
+    assert arguments["autostart"] == "", "as in params_file, whatever nav2's is"
     assert theirs == share / "launch/navigation_launch.py"
     assert (of_nav2["use_sim_time"], of_nav2["autostart"]) == ("true", "true")
 

@@ -17,9 +17,10 @@ from sensor_msgs.msg import LaserScan
 from vggt_ros.errors import UserError
 from vggt_ros.ros.flat_outputs import OccupancyOutput
 from vggt_ros.ros.following import MapFollower
+from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.messages import stamp_ns
-from vggt_ros.ros.parameters import LiveParameters, Parameters
+from vggt_ros.ros.parameters import Parameters
 
 pytestmark = pytest.mark.ros
 

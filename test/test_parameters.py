@@ -13,7 +13,8 @@ from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros import interface_files
-from vggt_ros.ros.parameters import LiveParameters, Parameters, choices, markdown
+from vggt_ros.ros.live_parameters import LiveParameters
+from vggt_ros.ros.parameters import Parameters, choices, markdown
 from vggt_ros.settings import Settings
 
 pytestmark = pytest.mark.ros

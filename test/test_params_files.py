@@ -12,7 +12,7 @@ from launch_rig import vggt_launch
 from node_rig import Rig
 from rclpy.node import Node
 
-from vggt_ros.ros.parameters import LiveParameters
+from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.params_files import files_in, matches, sections, unreached
 
 pytestmark = pytest.mark.ros

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node's state for /diagnostics: counted by any thread, reported once a second."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from statistics import fmean
 from threading import Lock
 from typing import NamedTuple
 
@@ -12,12 +11,13 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from vggt_ros.frames import Update
 from vggt_ros.ros.alarms import ERROR, WARN, Alarms, Problem
+from vggt_ros.ros.inference_health import InferenceHealth
 from vggt_ros.ros.input_health import InputHealth
+from vggt_ros.ros.lifecycle import ACTIVE, CONFIGURING
 from vggt_ros.ros.notices import ThrottledLog, kind_of, printable
 from vggt_ros.ros.reports import (
     RECENT,
     Part,
-    rate,
     scale_of,
     scale_values,
     statuses,
@@ -47,7 +47,7 @@ class Health:
         self._counts: Counter[str] = Counter()
         self._refused, self._noticed = ThrottledLog(clock, warn), ThrottledLog(clock, warn)
         self._input = InputHealth(clock)
-        self._inferences: deque[tuple[float, float]] = deque(maxlen=1000)  # when done, latency
+        self._inferences = InferenceHealth(clock)
         self.seconds: dict[str, float] = {}  # by part, of the last inference
         self._update: Update | None = None
         self._map = MapHealth(clock)
@@ -55,6 +55,7 @@ class Health:
         self._described: dict[str, dict[str, str]] = {}  # more rows, by part
         self.tf = "nothing sent yet"
         self.state = "starting"
+        self._stage = ACTIVE
         self._compiling: tuple[str, ...] = ()
         self._logged_states: set[str] = set()
         self._failure = ""
@@ -134,8 +135,14 @@ class Health:
             self._inform(f"compiling {shapes[0]}" if shapes else "all that is needed is compiled")
         self._compiling = shapes
 
+    def enter(self, stage: str) -> None:
+        """The state of the life cycle; that no image arrives is counted from here."""
+        with self._lock:
+            self._stage = stage
+            self._input.restart()
+
     def fail(self, reason: str) -> None:
-        """A thread ended with an error; the process is about to end."""
+        """Nothing comes out: a thread or a transition ended with an error; empty ends it."""
         self._failure = reason
 
     def inferred(self, update: Update, latency: float, seconds: dict[str, float]) -> None:
@@ -143,7 +150,7 @@ class Health:
         with self._lock:
             self._update = update
             self.seconds = seconds
-            self._inferences.append((self._clock(), latency))
+            self._inferences.add(latency)
             self._counts["inferences"] += 1
             self._map.add(update)
             found = update.registration
@@ -177,7 +184,7 @@ class Health:
         """
         with self._lock:
             refused = self._refused.newest(within=RECENT)
-            found = self._input.problems(no_image, refused, self._inference_rate())
+            found = self._input.problems(no_image, refused, self._inferences.rate)
             found += [*self._network_problems(), *self._map.problems(is_noise=self._is_noise)]
             found += [*self._scale_and_tf_problems(), *self._warnings.values()]
             problems = self._alarms.update(found)
@@ -185,7 +192,7 @@ class Health:
             parts = [
                 Part("input", "images arrive", self._input.values(self._counts, self._refused)),
                 Part("settings", "all are used as given", {}),
-                Part("network", self.state, self._network()),
+                Part("network", self._shown_state, self._network()),
                 Part("timing", "of the last inference", self._timing()),
                 Part("map", self._map.state, self._map.values()),
                 Part("scale", scale_of(self._update), self._scale()),
@@ -210,11 +217,11 @@ class Health:
         if self._last_problem is not None:
             text, when = self._last_problem
             problem = f"{text} ({self._clock() - when:.0f} s ago)"
-        latency = self._latency()
+        latency = self._inferences.latency
         return {
-            "state": self.state,
+            "state": self._shown_state,
             "image rate [Hz]": self._input.rate,
-            "inference rate [Hz]": self._inference_rate(),
+            "inference rate [Hz]": self._inferences.rate,
             "latency mean [ms]": latency.get("latency mean [ms]", "no inference lately"),
             "map state": self._map.state,
             "scale": scale_of(self._update),
@@ -235,29 +242,17 @@ class Health:
     def _network(self) -> dict[str, object]:
         return {
             **self.network,
-            "state": self.state,
+            "lifecycle": self._stage,
+            "state": self._shown_state,
             "compiling": ", ".join(self._compiling) or "nothing",
             "inferences": self._counts["inferences"],
-            "inference rate [Hz]": self._inference_rate(),
+            "inference rate [Hz]": self._inferences.rate,
             "window": window_of(self._update) if self._update else "no inference yet",
-        }
-
-    def _inference_rate(self) -> str:
-        return rate([when for when, _ in self._inferences], self._clock())
-
-    def _latency(self) -> dict[str, object]:
-        now = self._clock()
-        recent = [latency for when, latency in self._inferences if now - when < RECENT]
-        if not recent:
-            return {}
-        return {
-            "latency mean [ms]": f"{1e3 * fmean(recent):.1f}",
-            "latency max [ms]": f"{1e3 * max(recent):.1f}",
         }
 
     def _timing(self) -> dict[str, object]:
         parts = {f"{part} [ms]": f"{1e3 * seconds:.1f}" for part, seconds in self.seconds.items()}
-        return {**self._latency(), **parts}
+        return {**self._inferences.latency, **parts}
 
     def _scale(self) -> dict[str, object]:
         return scale_values(self._update) if self._update else {}
@@ -268,6 +263,8 @@ class Health:
         level, text = WARN, ""
         if self._failure:
             level, text = ERROR, self._failure
+        elif self._stage != ACTIVE:
+            text = ""  # as it was asked for
         elif self.state != "ready":
             text = self.state
         elif self._update is not None and self._update.missing:
@@ -285,6 +282,12 @@ class Health:
             Problem("scale", "conflict", WARN, conflict),
             Problem("tf", "state", WARN, self.tf if off else ""),
         ]
+
+    @property
+    def _shown_state(self) -> str:
+        if self._stage == CONFIGURING:
+            return f"{self._stage}: {self.state}"
+        return self.state if self._stage == ACTIVE else self._stage
 
     @property
     def _is_noise(self) -> bool:

@@ -5,6 +5,7 @@
 An update is published in a thread of its own, while the network computes the next one.
 """
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.inputs import CameraInput, frame_from
 from vggt_ros.ros.messages import queries_from, stamp_ns
+from vggt_ros.ros.opening import close_engine, described
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.robot import Robot
@@ -83,6 +85,7 @@ class InferenceWorker:
         self._robot, self._sender, self.camera = robot, sender, camera
         self._sizes = SizeGate()
         self._engine: Any = None
+        self._pipeline: Pipeline | None = None
         self._timeline = 0
         self._reader = ImageReader(parameters.mono16_bits, parameters.mono16_black)
         self._names = FrameNames(health.notice)
@@ -93,26 +96,39 @@ class InferenceWorker:
     def begin(self) -> None:
         """Open the network.  Raises `UserError` where there is none."""
         engine = self._engine = self._open_engine(self._parameters, self._progress)
-        self.pipeline = Pipeline(
+        self._pipeline = Pipeline(
             engine,
             self._parameters.settings(),
             time.perf_counter,
             background=True,
             stream=StreamGate(patience=0),  # frames were judged as they arrived; see node.py
         )
-        noise = "random: the geometry is noise" if engine.random_weights else "loaded"
-        self._health.network = {
-            "model": engine.name,
-            "device": str(engine.device),
-            "dtype": str(engine.dtype),
-            "weights": noise,
-            "tracks": "none",
-        }
+        self._health.network = described(engine)
         if text := caution(engine.name, engine.random_weights):
             self._health.notice(text)
         if self._parameters.map:
             self.load_map(Path(self._parameters.map))
         self._progress("waiting for the first image")
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Raises `UserError` while there is no network."""
+        if self._pipeline is None:
+            raise UserError("no network is loaded: ros2 lifecycle set NODE configure loads it")
+        return self._pipeline
+
+    def release(self) -> None:
+        """Free network, map and device memory, once no program is compiled any more."""
+        self.discard()
+        engine, self._engine, self._pipeline = self._engine, None, None
+        self._loaded, self._sizes = None, SizeGate()
+        self._track_cost = TrackCost(self._parameters.window_size)
+        self._sender.call_soon(self._outputs.reset)
+        self._health.network = {}
+        if engine is not None:
+            close_engine(engine, self._stopping, self._health.progress)
+        del engine
+        gc.collect()  # arrays on the device are held by objects that refer to each other
 
     def discard(self) -> None:
         """From any thread: results that are not yet published never will be."""
@@ -120,7 +136,9 @@ class InferenceWorker:
 
     def reset(self) -> None:
         """Empty window, tracks, map and path; compiled programs and a loaded map stay."""
-        self.pipeline.reset()
+        if self._pipeline is None:
+            return
+        self._pipeline.reset()
         self._report_tracks()
         self._sender.call_soon(self._show_empty_map)
 

@@ -36,10 +36,15 @@ class InputHealth:
         if what in ("used", "waiting for a program"):
             self.refused_in_a_row = 0
 
+    def restart(self) -> None:
+        """Images are awaited from now on."""
+        self._began = self._clock()
+
     @property
     def seconds_without_image(self) -> float:
-        """Seconds since the last image, or since the start."""
-        return self._clock() - (self._arrivals[-1] if self._arrivals else self._began)
+        """Seconds since the last image, or since images are awaited."""
+        newest = self._arrivals[-1] if self._arrivals else self._began
+        return self._clock() - max(newest, self._began)
 
     @property
     def rate(self) -> str:

@@ -8,9 +8,8 @@ periodically, and a subscription that no longer fits is replaced.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
@@ -23,12 +22,12 @@ from vggt_ros.errors import UserError, sentence
 from vggt_ros.ros.arrivals import Arrivals
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.qos import Reliability, is_kept, is_reliable, overridden
 from vggt_ros.ros.topic_types import mismatch, type_name
 
 COMPRESSED = "/compressed"  # what image_transport appends
 MIN_ARRIVED = 0.6  # share of the images below which it is a warning
 
-Reliability = Literal["auto", "best_effort", "reliable"]
 Receive = Callable[[Any], object]
 Warn = Callable[[str, str], object]  # subject and text; an empty text ends the warning
 
@@ -63,11 +62,23 @@ class InputTopic:
         self.publishers: list[TopicEndpointInfo] = []  # of any type, on one of the topics
         self._heard = self.topic  # where they are
         self._images, self._watched, self._asks_for_kept = images, watched, kept
-        self._asked = _overridden(node, topics[0], reliability) if images else reliability
+        self._asked = overridden(node, topics[0], reliability) if images else reliability
         self.is_reliable = self._asked == "reliable"
         self._read_graph()
-        self._live = self._subscribe()
+        self._live: Subscription | None = None
         self._kept: Subscription | None = None
+
+    def switch(self, *, is_on: bool) -> None:
+        """Subscribe, or end that."""
+        if is_on:
+            self._read_graph()
+            self._live = self._subscribe()
+            return
+        for subscription in (self._live, self._kept):
+            if subscription is not None:
+                self._node.destroy_subscription(subscription)
+        self._live = self._kept = None
+        self.arrivals = Arrivals()
 
     @property
     def is_remapped(self) -> bool:
@@ -101,7 +112,7 @@ class InputTopic:
                 f"{self.name} has {len(self.matching)} publishers on {self.topic} ({nodes}), whose"
                 " messages are mixed: end all but one, or remap them to topics of their own"
             )
-        offered = all(_is_reliable(p) for p in self.matching)
+        offered = all(is_reliable(p) for p in self.matching)
         if self.is_reliable:
             cure = (
                 "the driver, the network or this computer loses them: lower the camera's rate or"
@@ -123,7 +134,7 @@ class InputTopic:
         """Read who publishes, and subscribe again where something else is offered now."""
         before = self.topic, self.is_reliable
         self._read_graph()
-        if before != (self.topic, self.is_reliable):
+        if self._live is not None and before != (self.topic, self.is_reliable):
             self._node.destroy_subscription(self._live)
             self._live = self._subscribe()
         if self._asks_for_kept:
@@ -139,7 +150,7 @@ class InputTopic:
         self._heard = self.topic if found[self.topic] else next(heard, self.topic)
         self.publishers = found[self._heard]
         if self._asked == "auto" and self.matching:
-            self.is_reliable = all(_is_reliable(p) for p in self.matching)
+            self.is_reliable = all(is_reliable(p) for p in self.matching)
 
     def _follow_kept(self) -> None:
         """A second subscription beside the live one while a publisher offers kept messages.
@@ -147,7 +158,7 @@ class InputTopic:
         It alone gets those, and nothing from other publishers.  What is published while both
         exist arrives twice.
         """
-        offered = any(is_kept(p) and _is_reliable(p) for p in self.matching)
+        offered = any(is_kept(p) and is_reliable(p) for p in self.matching)
         if offered and self._kept is None:
             self._kept = self._subscribe(DurabilityPolicy.TRANSIENT_LOCAL)
         elif not offered and self._kept is not None:
@@ -189,9 +200,27 @@ class InputTopic:
 class InputTopics:
     """All of them.  `warn` is told of faults that last, and of their end."""
 
-    def __init__(self, node: Node, parameters: Parameters, warn: Warn):
+    def __init__(self, node: Node, parameters: Parameters, warn: Warn, *, is_on: bool = True):
+        """`is_on`: topics are subscribed as they are named; else by `switch`."""
         self._node, self._parameters, self._warn = node, parameters, warn
         self._topics: list[InputTopic] = []
+        self._is_on = is_on
+
+    def switch(self, *, is_on: bool) -> None:
+        """Subscribe to all topics, or end that and its warnings."""
+        if is_on == self._is_on:
+            return
+        self._is_on = is_on
+        for topic in self._topics:
+            topic.switch(is_on=is_on)
+            if not is_on:
+                self._report(topic, "", "")
+
+    def _add(self, topic: InputTopic) -> InputTopic:
+        self._topics.append(topic)
+        if self._is_on:
+            topic.switch(is_on=True)
+        return topic
 
     def subscribe(
         self,
@@ -206,12 +235,12 @@ class InputTopics:
         """Read a topic of small messages."""
         topics = (self.resolve(name),)
         self._check_types(kind, name, topics[0])
-        topic = InputTopic(
-            self._node, kind, name, receive, topics, self._warn,
-            depth=depth, reliability=reliability, kept=kept,
+        return self._add(
+            InputTopic(
+                self._node, kind, name, receive, topics, self._warn,
+                depth=depth, reliability=reliability, kept=kept,
+            )
         )  # fmt: skip
-        self._topics.append(topic)
-        return topic
 
     def subscribe_to_images(
         self, name: str, receive: Receive, *, raw: bool = False, watched: bool = True
@@ -226,12 +255,12 @@ class InputTopics:
             kind = CompressedImage
             topics = (topic,) if topic.endswith(COMPRESSED) else (topic + COMPRESSED, topic)
         self._check_types(kind, name, topics[0])
-        found = InputTopic(
-            self._node, kind, name, receive, topics, self._warn,
-            depth=5, reliability=self._parameters.image_reliability, images=True, watched=watched,
+        return self._add(
+            InputTopic(
+                self._node, kind, name, receive, topics, self._warn, depth=5,
+                reliability=self._parameters.image_reliability, images=True, watched=watched,
+            )
         )  # fmt: skip
-        self._topics.append(found)
-        return found
 
     def resolve(self, name: str) -> str:
         """The topic that an input is remapped to."""
@@ -251,29 +280,11 @@ class InputTopics:
 
     def follow(self) -> None:
         """Read the graph; called once a second or so, in the thread of the callbacks."""
-        for topic in self._topics:
+        for topic in self._topics if self._is_on else ():
             topic.follow()
             # That no image comes has its own status.
-            self._warn(f"type of {topic.name}", "" if topic.name == "image" else topic.mismatch)
-            self._warn(f"losses of {topic.name}", topic.losses)
+            self._report(topic, "" if topic.name == "image" else topic.mismatch, topic.losses)
 
-
-def is_kept(publisher: TopicEndpointInfo) -> bool:
-    """Whether its last messages are kept for subscribers that come later (transient local)."""
-    return publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
-
-
-def _is_reliable(publisher: TopicEndpointInfo) -> bool:
-    return publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE
-
-
-def _overridden(node: Node, topic: str, reliability: Reliability) -> Reliability:
-    """The reliability that the user asks for: by ROS's parameter for this topic, else by ours."""
-    name = f"qos_overrides.{topic}.subscription.reliability"
-    if not node.has_parameter(name):
-        about = ParameterDescriptor(read_only=True, description="auto, best_effort or reliable")
-        node.declare_parameter(name, reliability, about)
-    found = node.get_parameter(name).value
-    if found not in ("auto", "best_effort", "reliable"):
-        raise UserError(f"{name} is '{found}'; choose one of: auto, best_effort, reliable")
-    return found
+    def _report(self, topic: InputTopic, mismatch: str, losses: str) -> None:
+        self._warn(f"type of {topic.name}", mismatch)
+        self._warn(f"losses of {topic.name}", losses)

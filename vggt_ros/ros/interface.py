@@ -126,8 +126,15 @@ OUTPUTS = (
         "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "reliable", 10, "Every second"
     ),
 )  # fmt: skip
-# Of every node of rclpy; a security policy must allow them too.
+# Of every managed node of rclpy; a security policy must allow them too.
 RCLPY_OUTPUTS = (
+    Topic(
+        "~/transition_event",
+        "lifecycle_msgs/msg/TransitionEvent",
+        "reliable",
+        10,
+        "Every change of the life cycle's state",
+    ),
     Topic("/parameter_events", "rcl_interfaces/msg/ParameterEvent", "reliable", 1000, "Changes"),
     Topic("/rosout", "rcl_interfaces/msg/Log", "reliable", 1000, "The log", kept=True),
 )
@@ -154,6 +161,16 @@ RCLPY_SERVICES = (
         "~/get_type_description",
         "type_description_interfaces/srv/GetTypeDescription",
         "Types of messages",
+    ),
+    *(
+        Service(f"~/{name}", f"lifecycle_msgs/srv/{kind}", "Life cycle")
+        for name, kind in (
+            ("change_state", "ChangeState"),
+            ("get_state", "GetState"),
+            ("get_available_states", "GetAvailableStates"),
+            ("get_available_transitions", "GetAvailableTransitions"),
+            ("get_transition_graph", "GetAvailableTransitions"),
+        )
     ),
 )
 
@@ -195,15 +212,15 @@ STATUSES = (
     Status(
         "network", "Model, device and what is compiled",
         (
-            "model", "device", "dtype", "weights", "tracks", "state", "compiling", "inferences",
-            "inference rate [Hz]", "window",
+            "model", "device", "dtype", "weights", "tracks", "lifecycle", "state", "compiling",
+            "inferences", "inference rate [Hz]", "window",
         ),
     ),
     Status(
         "timing", "Of the last inference, by part and by topic",
         (
-            "latency mean [ms]", "latency max [ms]", "resize [ms]", "network [ms]",
-            "geometry [ms]",
+            "latency mean [ms]", "latency p99 [ms]", "latency max [ms]", "resize [ms]",
+            "network [ms]", "geometry [ms]",
             *(f"{topic.name[2:]} [ms]" for topic in OUTPUTS if topic.name.startswith("~/")),
         ),
     ),

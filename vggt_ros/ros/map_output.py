@@ -16,7 +16,7 @@ from vggt_ros.mapping.voxel_sweep import CloudSweep, Parts
 from vggt_ros.mapping.voxels import OwnedCloud, VoxelMap
 from vggt_ros.ros import messages
 from vggt_ros.ros.following import Change
-from vggt_ros.ros.parameters import LiveParameters
+from vggt_ros.ros.live_parameters import LiveParameters
 
 READ_AT_ONCE = 15_000  # points of a message that one update reads, at least
 

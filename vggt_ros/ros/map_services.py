@@ -15,8 +15,8 @@ from std_srvs.srv import Trigger
 from vggt_ros.errors import UserError
 from vggt_ros.ros.inference import InferenceWorker
 from vggt_ros.ros.input_topics import InputTopics
+from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.outputs import Outputs
-from vggt_ros.ros.parameters import LiveParameters
 from vggt_ros.ros.tf_cache import pose_of
 from vggt_ros.ros.worker import Worker, ask
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 
-from vggt_ros.ros.input_topics import COMPRESSED, InputTopic, is_kept
+from vggt_ros.ros.input_topics import COMPRESSED, InputTopic
+from vggt_ros.ros.qos import is_kept
 from vggt_ros.ros.topic_types import COMPRESSED as COMPRESSED_IMAGE
 from vggt_ros.ros.topic_types import IMAGE, type_name
 

@@ -2,19 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node: callbacks store messages, one thread infers, another publishes."""
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockChange, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
-from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
@@ -25,55 +22,30 @@ from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.inference import InferenceWorker, OpenEngine, Result, Task
 from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.inputs import first_camera
+from vggt_ros.ros.lifecycle import ACTIVE, UNCONFIGURED, ManagedNode
+from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.map_services import MapServices
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.no_image import MissingImages
+from vggt_ros.ros.opening import cautions, open_engine
 from vggt_ros.ros.outputs import Outputs
-from vggt_ros.ros.parameters import LiveParameters, Parameters
 from vggt_ros.ros.params_files import files_in, unreached
 from vggt_ros.ros.process import run
 from vggt_ros.ros.robot import Robot
 from vggt_ros.ros.source_health import Warnings
 from vggt_ros.ros.tf_cache import open_frames
 from vggt_ros.ros.transforms import open_transforms
-from vggt_ros.ros.worker import Worker
+from vggt_ros.ros.worker import Worker, ask_patiently
 from vggt_ros.timeline import RateLimit, StreamGate
 
 DIAGNOSTICS_PERIOD = 1.0  # seconds
-MEMORY_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX's, which the user may have set
 
 
-def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
-    """Open the network that the parameters name."""
-    # Read by JAX when it first touches the accelerator, which is within this call.
-    os.environ.setdefault(MEMORY_VARIABLE, str(parameters.memory_fraction))
-    from vggt_ros.engine.engine import open_engine
-
-    return open_engine(
-        parameters.model,
-        dtype=parameters.dtype,
-        device=parameters.device,
-        cache_dir=Path(parameters.cache_dir).expanduser() if parameters.cache_dir else None,
-        seed=parameters.seed,
-        background=True,
-        progress=progress,
-        layout=parameters.layout,
-    )
-
-
-def cautions(parameters: Parameters) -> list[str]:
-    """What is not used as it was given, for the user."""
-    found, given = list(parameters.settings().cautions), os.environ.get(MEMORY_VARIABLE)
-    if given is not None and given != str(parameters.memory_fraction):
-        found.append(
-            f"memory_fraction is {parameters.memory_fraction:g}, but not used: the environment has"
-            f" {MEMORY_VARIABLE}={given}, which comes first"
-        )
-    return found
-
-
-class VggtNode(Node):
+class VggtNode(ManagedNode):
     """Image in; depth, clouds, poses and tracks out.  Raises `UserError` for wrong parameters.
+
+    With `autostart` it is active at once, and the network is opened meanwhile; that there is none
+    ends the process. Else transitions wait for it, and fail where there is none.
 
     `open_engine` opens the network (tests pass a fake one); `on_failure` is called with the error
     that ended a thread; `diagnostics_period` is in seconds; other options go to `Node`.
@@ -104,7 +76,7 @@ class VggtNode(Node):
         for name, frame in self.parameters.slashed.items():
             names.of(f"parameter {name}", frame)
         frames = open_frames(self, self.parameters.now.tf_wait, notify)
-        self._inputs = InputTopics(self, self.parameters.now, self.health.set_warning)
+        self._inputs = InputTopics(self, self.parameters.now, self.health.set_warning, is_on=False)
         warnings = Warnings(
             partial(self.health.set_warning, part="scale"),
             notify,
@@ -150,8 +122,59 @@ class VggtNode(Node):
         self.create_timer(diagnostics_period, self._inputs.follow, clock=steady)
         self.create_timer(diagnostics_period, self._publish_diagnostics, clock=steady)
         self._on_failure = on_failure or (lambda error: log.fatal(str(error)))
+        self._period, self._waits = diagnostics_period, False
+        self.outputs.switch(is_on=False)
+        self.health.enter(self.stage)
         self.sender.start(lambda: None, self.inference.publish, self._fail)
-        self.worker.start(self.inference.begin, self.inference.infer, self._fail)
+        self.worker.start(lambda: None, self.inference.infer, self._fail)
+        if self.parameters.now.autostart:
+            self.start_now()
+        self._waits = True
+
+    def configure(self) -> None:
+        """Open the network; its programs are compiled once the size of the images is known."""
+        if not self._waits:
+            self.worker.call_soon(self.inference.begin)
+            return
+        try:
+            self._ask(self.worker, self.inference.begin)
+        except Exception:
+            self._ask(self.worker, self.inference.release)
+            raise
+
+    def activate(self) -> None:
+        """Subscribe and publish; the map of the time before goes on."""
+        self._reset_stream()
+        self._ask(self.sender, lambda: self.outputs.switch(is_on=True))
+        self._inputs.switch(is_on=True)
+
+    def deactivate(self) -> None:
+        """Read and publish no more; what is being inferred still reaches the map."""
+        self._inputs.switch(is_on=False)
+        if self.worker.clear():
+            self.health.count("discarded")
+        self._ask(self.sender, lambda: self.outputs.switch(is_on=False))
+
+    def release(self) -> None:
+        """Free network and map, after the inference and the compilation that run."""
+        self._ask(self.worker, self.inference.release)
+
+    def entered(self, stage: str, problem: str) -> None:
+        """Show the state of the life cycle, and why it is not another one."""
+        self.health.fail(problem)
+        self.health.enter(stage)
+        if problem:
+            self.get_logger().error(problem)
+        elif self._waits:
+            self.get_logger().info(stage)
+
+    def refused(self, reason: str) -> None:
+        """Show why a transition was not begun."""
+        self.health.refuse(reason)
+
+    def _ask(self, worker: Worker, function: Callable[[], object]) -> None:
+        """Have a function called in a thread, which may be busy; diagnostics go on meanwhile."""
+        ask_patiently(worker, function, self._publish_diagnostics, self._period)
 
     def _check_params_files(self, arguments: list[str]) -> None:
         name = self.get_fully_qualified_name()
@@ -200,8 +223,10 @@ class VggtNode(Node):
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._reset_stream()
         self._reset("")
-        response.success = True
+        response.success = self.stage != UNCONFIGURED
         response.message = "window, tracks and path are empty; the compiled network stays"
+        if not response.success:
+            response.message = "the node is unconfigured: there is nothing to empty"
         return response
 
     def _on_jump(self, jump: TimeJump) -> None:
@@ -224,7 +249,9 @@ class VggtNode(Node):
     def _publish_diagnostics(self) -> None:
         self.health.tf = self.transforms.state
         self.health.set_compiling(self.inference.compiling)
-        no_image = self._missing_images.diagnose(self.health.seconds_without_image)
+        no_image = ""
+        if self.stage == ACTIVE:
+            no_image = self._missing_images.diagnose(self.health.seconds_without_image)
         message = DiagnosticArray(
             status=self.health.report(self.get_fully_qualified_name(), no_image)
         )

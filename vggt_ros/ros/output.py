@@ -36,12 +36,13 @@ class Output:
             event_callbacks=PublisherEventCallbacks(matched=matched),
         )
         self.name = topic.removeprefix("~/")
+        self.is_on = True  # while the node is active
         self.seconds = 0.0  # to build and publish the last message
         self._kept: Any = None
 
     @property
     def has_subscribers(self) -> bool:
-        return self._publisher.get_subscription_count() > 0
+        return self.is_on and self._publisher.get_subscription_count() > 0
 
     def send(self, build: Callable[[Any], Any]) -> None:
         """Publish `build(kept)`; `kept` is this topic's last message, to be reused."""

@@ -24,9 +24,10 @@ from vggt_ros.ros.depth_output import DepthOutput, Surface
 from vggt_ros.ros.flat_outputs import OccupancyOutput, ScanOutput
 from vggt_ros.ros.following import Change, MapFollower
 from vggt_ros.ros.keyframes_output import keyframes_message
+from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.output import Output
-from vggt_ros.ros.parameters import LiveParameters, Parameters
+from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.path_output import PathOutput
 from vggt_ros.ros.pose_output import PoseOutput
 from vggt_ros.ros.robot import Robot
@@ -121,6 +122,18 @@ class Outputs:
                     head, tracks, update.window_id, update.registration.segment
                 )
             )
+
+    def switch(self, *, is_on: bool) -> None:
+        """Publish from now on, first what late subscribers wait for; or no more.
+
+        Updates that are published meanwhile reach path and cloud, and no topic.
+        """
+        for output in (*self._all, self.transforms):
+            output.is_on = is_on
+        if is_on:
+            self._send_path_if_any()
+            self._send_map_if_any()
+            self._send_status_if_any()
 
     def reset(self) -> None:
         """Start an empty map and an empty path, which is published."""

@@ -6,14 +6,9 @@ from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from rcl_interfaces.msg import SetParametersResult
-from rclpy.node import Node
-from rclpy.parameter import Parameter
-
 from vggt_ros.errors import UserError
 from vggt_ros.imaging.calibration import Rectify
-from vggt_ros.ros.declaring import declare
-from vggt_ros.ros.frame_names import FRAMES, check_frames, frame_name
+from vggt_ros.ros.frame_names import FRAMES, check_frames
 from vggt_ros.settings import Settings, setting, settings_field
 
 
@@ -29,6 +24,12 @@ class Parameters:
 
     Raises `UserError` for values that contradict each other.
     """
+
+    # The life cycle.
+    autostart: bool = setting(
+        True,
+        "Configure and activate at the start; false: when a manager asks (ros2 lifecycle, nav2)",
+    )
 
     # The network.
     model: str = setting("small", "Preset, Hugging Face id, file or folder")
@@ -224,45 +225,6 @@ class Parameters:
         """The pipeline's settings.  Raises `UserError` where they contradict each other."""
         shared = {row.name for row in fields(Settings)} & {row.name for row in fields(self)}
         return Settings(**{name: getattr(self, name) for name in shared})
-
-
-class LiveParameters:
-    """The parameters of a running node; `now` is replaced whole whenever a change is accepted.
-
-    Names of frames have no leading slash in it; `slashed` are those that were given with one.
-    """
-
-    def __init__(self, node: Node):
-        given = {row.name: declare(node, row, choices(row)) for row in fields(Parameters)}
-        self.now = _validated(given)
-        self.slashed = {name: given[name] for name in FRAMES if given[name].startswith("/")}
-        node.add_on_set_parameters_callback(self._validate)
-        node.add_post_set_parameters_callback(self._apply)
-
-    def _validate(self, changes: list[Parameter]) -> SetParametersResult:
-        try:
-            self._changed(changes)
-        except UserError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True)
-
-    def _apply(self, changes: list[Parameter]) -> None:
-        self.now = self._changed(changes)
-
-    def _changed(self, changes: list[Parameter]) -> Parameters:
-        ours = {row.name for row in fields(Parameters)}
-        return _validated(vars(self.now) | {p.name: p.value for p in changes if p.name in ours})
-
-
-def _validated(values: dict[str, Any]) -> Parameters:
-    """The parameters.  Raises `UserError` for a text that is none of its choices."""
-    for row in fields(Parameters):
-        allowed, value = choices(row), values[row.name]
-        if isinstance(value, bool) and "on" in allowed:  # as YAML reads a plain on or off
-            value = values[row.name] = "on" if value else "off"
-        if allowed and value not in allowed:
-            raise UserError(f"{row.name} is '{value}'; choose one of: {', '.join(allowed)}")
-    return Parameters(**values | {name: frame_name(values[name]) for name in FRAMES})
 
 
 @cache

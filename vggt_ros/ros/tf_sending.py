@@ -22,6 +22,7 @@ class Transforms:
 
     def __init__(self, state: str):
         self.state = state  # for /diagnostics
+        self.is_on = True  # while the node is active
 
     @property
     def parents(self) -> Mapping[str, str]:
@@ -91,6 +92,8 @@ class SendingTransforms(Transforms):
         raise NotImplementedError
 
     def _publish(self, transforms: list[TransformStamped]) -> None:
+        if not self.is_on:
+            return
         self._frames.expect(transforms)
         self._publisher.publish(self._message(transforms=transforms))
 

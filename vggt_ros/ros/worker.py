@@ -134,11 +134,13 @@ class Worker(Generic[Item]):
 class _Question(Generic[Answer]):
     """A call whose result another thread waits for."""
 
-    def __init__(self, function: Callable[[], Answer]):
+    def __init__(
+        self, function: Callable[[], Answer], expected: type[Exception] = UserError
+    ):  # other exceptions than the expected ones end the thread
         self._function, self._lock, self._done = function, Lock(), Event()
-        self._begun = self._given_up = False
+        self._expected, self._begun, self._given_up = expected, False, False
         self._answers: list[Answer] = []
-        self._error: UserError | None = None
+        self._error: Exception | None = None
 
     def call(self) -> None:
         with self._lock:
@@ -147,15 +149,18 @@ class _Question(Generic[Answer]):
             self._begun = True
         try:
             self._answers.append(self._function())
-        except UserError as error:
+        except self._expected as error:
             self._error = error
         except Exception as error:  # it concerns who asked, not the thread
             self._error = UserError(f"it failed: {type(error).__name__}: {error}")
         finally:
             self._done.set()
 
+    def is_done(self, seconds: float) -> bool:
+        return self._done.wait(seconds)
+
     def wait(self, seconds: float) -> Answer:
-        if not self._done.wait(seconds):
+        if not self.is_done(seconds):
             with self._lock:
                 self._given_up = not self._begun
             late = "it goes on" if self._begun else "it was not begun, and will not be"
@@ -174,3 +179,19 @@ def ask(worker: Worker, function: Callable[[], Answer], seconds: float) -> Answe
     question = _Question(function)
     worker.call_soon(question.call)
     return question.wait(seconds)
+
+
+def ask_patiently(
+    worker: Worker, function: Callable[[], Answer], meanwhile: Call, period: float
+) -> Answer:
+    """The same however long it takes; `meanwhile` is called every `period` seconds.
+
+    Raises what the function raises, or `UserError` where the thread ends before it.
+    """
+    question = _Question(function, Exception)
+    worker.call_soon(question.call)
+    while not question.is_done(period):
+        if worker.stopping:
+            raise UserError("the node ends")
+        meanwhile()
+    return question.wait(0.0)

@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The network of the node: opened as its parameters say, with JAX's own environment."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vggt_ros.ros.parameters import Parameters
+
+MEMORY_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX's, which the user may have set
+CLOSE_PERIOD = 1.0  # seconds of each wait for the compiler
+
+
+def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
+    """Open the network that the parameters name."""
+    # Read by JAX when it first touches the accelerator, which is within this call.
+    os.environ.setdefault(MEMORY_VARIABLE, str(parameters.memory_fraction))
+    from vggt_ros.engine.engine import open_engine
+
+    return open_engine(
+        parameters.model,
+        dtype=parameters.dtype,
+        device=parameters.device,
+        cache_dir=Path(parameters.cache_dir).expanduser() if parameters.cache_dir else None,
+        seed=parameters.seed,
+        background=True,
+        progress=progress,
+        layout=parameters.layout,
+    )
+
+
+def cautions(parameters: Parameters) -> list[str]:
+    """What is not used as it was given, for the user."""
+    found, given = list(parameters.settings().cautions), os.environ.get(MEMORY_VARIABLE)
+    if given is not None and given != str(parameters.memory_fraction):
+        found.append(
+            f"memory_fraction is {parameters.memory_fraction:g}, but not used: the environment has"
+            f" {MEMORY_VARIABLE}={given}, which comes first"
+        )
+    return found
+
+
+def described(engine: Any) -> dict[str, str]:
+    """What was opened, for /diagnostics."""
+    return {
+        "model": engine.name,
+        "device": str(engine.device),
+        "dtype": str(engine.dtype),
+        "weights": "random: the geometry is noise" if engine.random_weights else "loaded",
+        "tracks": "none",
+    }
+
+
+def close_engine(
+    engine: Any, stopping: Callable[[], bool], progress: Callable[[str], None]
+) -> None:
+    """End its compilations: the one that runs has no end before its own, or that of the node."""
+    while not engine.close(CLOSE_PERIOD) and not stopping():
+        progress("waiting for the compiler")

@@ -1,0 +1,36 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Quality of service: what publishers offer, and what users override by parameters."""
+
+from typing import Literal
+
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+from vggt_ros.errors import UserError
+
+Reliability = Literal["auto", "best_effort", "reliable"]
+
+
+def is_kept(publisher: TopicEndpointInfo) -> bool:
+    """Whether its last messages are kept for subscribers that come later (transient local)."""
+    return publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+
+
+def is_reliable(publisher: TopicEndpointInfo) -> bool:
+    """Whether it sends again what a subscriber lacks."""
+    return publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
+def overridden(node: Node, topic: str, reliability: Reliability) -> Reliability:
+    """The reliability that the user asks for: by ROS's parameter for this topic, else by ours."""
+    name = f"qos_overrides.{topic}.subscription.reliability"
+    if not node.has_parameter(name):
+        about = ParameterDescriptor(read_only=True, description="auto, best_effort or reliable")
+        node.declare_parameter(name, reliability, about)
+    found = node.get_parameter(name).value
+    if found not in ("auto", "best_effort", "reliable"):
+        raise UserError(f"{name} is '{found}'; choose one of: auto, best_effort, reliable")
+    return found
