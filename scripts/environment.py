@@ -40,6 +40,7 @@ REQUIREMENTS = {
 }
 MESSAGES = {  # package: its folder, and what its build reads
     "tf2_msgs": ("cmake/tf2_msgs", ("cmake", "requirements/ros-jazzy.txt")),
+    "bond": ("cmake/bond", ("cmake", "requirements/ros-jazzy.txt")),
     "vggt_ros": (
         ".",
         ("cmake/drop_missing_includes.cmake", "CMakeLists.txt", "package.xml", "msg", "config")

@@ -221,7 +221,7 @@ RUN = ["pip core", "pip graph", "pip tools", "pip ros-jazzy", "pip ros-build"]
 
 def test_set_up_redoes_only_what_changed(checkout, monkeypatch):
     set_up = Recorded(checkout, monkeypatch)
-    assert set_up("run") == [*RUN, "build tf2_msgs", "build vggt_ros", "pip "]
+    assert set_up("run") == [*RUN, "build tf2_msgs", "build bond", "build vggt_ros", "pip "]
     assert set_up("run") == []
     assert set_up("test") == ["pip train", "pip dev"]
     assert set_up("run") == []
@@ -244,7 +244,7 @@ def test_set_up_that_broke_off_goes_on_where_it_was(checkout, monkeypatch):
         broken.setattr(set_up.module, "build", fail)
         with pytest.raises(set_up.module.BuildError):
             set_up("run")
-    assert set_up("run") == ["build tf2_msgs", "build vggt_ros", "pip "]
+    assert set_up("run") == ["build tf2_msgs", "build bond", "build vggt_ros", "pip "]
 
 
 @pytest.mark.slow

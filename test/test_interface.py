@@ -20,6 +20,7 @@ from vggt_ros.ros.topic_types import type_name
 pytestmark = pytest.mark.ros
 
 ALL = {"scale_source": "fixed,baseline,depth", "fixed_scale": 2.0, "use_sim_time": True}
+ALL |= {"autostart": False}  # with a bond; such a node is started by `start_now`
 REMAPPED = {"scale_depth": "/sensor/depth", "baseline_image": "/right/image"}
 BESIDE = {"/sensor/camera_info", "/right/camera_info"}  # calibrations beside those images
 ARGUMENTS = tuple(x for name, topic in REMAPPED.items() for x in ("-r", f"{name}:={topic}"))
@@ -44,7 +45,8 @@ def in_graph(found: list[tuple[str, list[str]]]) -> dict[str, str]:
 
 
 def test_a_running_node_has_exactly_the_declared_topics_and_services(rig: Rig):
-    node = rig.start(arguments=ARGUMENTS, **ALL)
+    node = rig.open(arguments=ARGUMENTS, **ALL)
+    node.start_now()
     read = in_graph(node.get_subscriber_names_and_types_by_node("vggt", "/"))
     published = in_graph(node.get_publisher_names_and_types_by_node("vggt", "/"))
     answered = in_graph(node.get_service_names_and_types_by_node("vggt", "/"))
@@ -62,7 +64,7 @@ def test_topics_whose_condition_is_not_met_do_not_exist(rig: Rig):
     named = {"tf2_msgs is installed", ""}
     assert read == types(topic for topic in INPUTS if topic.needs in named)
     published = in_graph(node.get_publisher_names_and_types_by_node("vggt", "/"))
-    assert published == types(t for t in (*OUTPUTS, *RCLPY_OUTPUTS) if t.name != "/tf")
+    assert published == types(t for t in (*OUTPUTS, *RCLPY_OUTPUTS) if not t.needs)
 
 
 def test_compressed_images_are_read_below_the_declared_topics(rig: Rig):
@@ -74,7 +76,8 @@ def test_compressed_images_are_read_below_the_declared_topics(rig: Rig):
 
 
 def test_quality_of_service_is_as_declared(rig: Rig):
-    node = rig.start(arguments=ARGUMENTS, image_reliability="auto", **ALL)
+    node = rig.open(arguments=ARGUMENTS, image_reliability="auto", **ALL)
+    node.start_now()
     heard = {"/image", "/camera_info"}  # the peer's publishers, which are reliable
 
     def declared(topic: Topic) -> tuple:
@@ -166,6 +169,7 @@ def allowed(text: str) -> dict[str, set[str]]:
 
 def test_the_security_policy_allows_exactly_what_a_running_node_has(rig: Rig):
     node = rig.open(arguments=("-r", "__ns:=/left", *ARGUMENTS), **ALL)
+    node.start_now()
     found = allowed(interface_files.policy("/left/vggt", REMAPPED))
     read = node.get_subscriber_names_and_types_by_node("vggt", "/left")
     compressed = {"/left/image/compressed", "/right/image/compressed"}

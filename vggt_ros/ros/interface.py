@@ -65,6 +65,10 @@ DEPTH = "scale_source has depth"
 COMPRESSED = (
     "with image_transport compressed: sensor_msgs/msg/CompressedImage on <topic>/compressed"
 )
+BOND = Topic(
+    "bond", "bond/msg/Status", "reliable", 100, "Heartbeats of node and manager",
+    needs="autostart is false, bond_timeout above 0, and bond is installed",
+)  # fmt: skip
 INPUTS = (
     Topic("image", IMAGE, "auto", 5, f"The camera, {COMPRESSED}"),
     Topic("camera_info", INFO, "best_effort", 1, "Its calibration, of a latched topic too"),
@@ -94,6 +98,7 @@ INPUTS = (
         "/tf_static", TF, "reliable", 100, "The robot's fixed frames", kept=True,
         needs="tf2_msgs is installed",
     ),
+    BOND,
     Topic(
         "/clock", "rosgraph_msgs/msg/Clock", "best_effort", 1, "Simulated time",
         needs="use_sim_time",
@@ -125,6 +130,7 @@ OUTPUTS = (
     Topic(
         "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "reliable", 10, "Every second"
     ),
+    BOND._replace(depth=5),
 )  # fmt: skip
 # Of every managed node of rclpy; a security policy must allow them too.
 RCLPY_OUTPUTS = (

@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 
 from vggt_ros.errors import FrameError, UserError
 from vggt_ros.msg import QueryPoints
+from vggt_ros.ros.bond import open_bond
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.inference import InferenceWorker, OpenEngine, Result, Task
@@ -122,6 +123,10 @@ class VggtNode(ManagedNode):
         self.create_timer(diagnostics_period, self._inputs.follow, clock=steady)
         self.create_timer(diagnostics_period, self._publish_diagnostics, clock=steady)
         self._on_failure = on_failure or (lambda error: log.fatal(str(error)))
+        self._bond = open_bond(
+            self, self.parameters.now,
+            lambda text: self.health.set_warning("bond", text, "settings"),
+        )  # fmt: skip
         self._period, self._waits = diagnostics_period, False
         self.outputs.switch(is_on=False)
         self.health.enter(self.stage)
@@ -147,9 +152,13 @@ class VggtNode(ManagedNode):
         self._reset_stream()
         self._ask(self.sender, lambda: self.outputs.switch(is_on=True))
         self._inputs.switch(is_on=True)
+        if self._bond is not None:
+            self._bond.begin()
 
     def deactivate(self) -> None:
         """Read and publish no more; what is being inferred still reaches the map."""
+        if self._bond is not None:
+            self._bond.end()
         self._inputs.switch(is_on=False)
         if self.worker.clear():
             self.health.count("discarded")

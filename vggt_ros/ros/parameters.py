@@ -31,6 +31,13 @@ class Parameters:
         "Configure and activate at the start; false: when a manager asks (ros2 lifecycle, nav2)",
     )
 
+    bond_timeout: float = setting(
+        4.0,
+        "Without autostart: seconds without the manager's heartbeat on topic bond until that is a"
+        " warning; 0: no bond",
+        between=(0.0, 3600.0),
+    )  # fmt: skip
+
     # The network.
     model: str = setting("small", "Preset, Hugging Face id, file or folder")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
