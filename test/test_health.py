@@ -16,7 +16,8 @@ pytestmark = pytest.mark.ros
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 PARTS = (
-    "input", "settings", "network", "timing", "map", "scale", "tf", "masks", "outputs", "events",
+    "input", "topics", "settings", "network", "timing", "map", "scale", "tf", "masks", "outputs",
+    "events",
 )  # fmt: skip
 
 

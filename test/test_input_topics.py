@@ -236,7 +236,9 @@ def test_a_reliable_subscription_to_a_weak_publisher_is_named(
     monkeypatch.setattr("vggt_ros.ros.no_image.TIMEOUT", 0.0)
     rig.peer.create_publisher(Image, "/weak", QoSProfile(depth=1, reliability=BEST_EFFORT))
     rig.open(arguments=remapped(image="/weak"), image_reliability="reliable")
-    rig.wait_for_diagnostics("peer (best_effort), but subscribed as reliable; set image_reliab")
+    rig.wait_for_diagnostics(
+        "(best_effort, volatile), but subscribed as reliable; set image_reliab"
+    )
 
 
 # ---- losses -------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def test_a_network_that_cannot_be_opened_ends_the_node(rig: Rig):
 def test_missing_images_are_explained(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("vggt_ros.ros.no_image.TIMEOUT", 0.0)
     rig.start()
-    report = rig.wait_for_diagnostics("on /image: published by peer (reliable)")
+    report = rig.wait_for_diagnostics("on /image: published by peer (reliable, volatile)")
     assert report["/vggt: input"].startswith("no image for")
     assert "ros2 topic hz /image" in report["/vggt: input"]
     assert rig.level("/vggt") == DiagnosticStatus.ERROR

@@ -191,6 +191,7 @@ class Health:
             self._remember(problems)
             parts = [
                 Part("input", "images arrive", self._input.values(self._counts, self._refused)),
+                Part("topics", "what is read", {}),
                 Part("settings", "all are used as given", {}),
                 Part("network", self._shown_state, self._network()),
                 Part("timing", "of the last inference", self._timing()),

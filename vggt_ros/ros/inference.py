@@ -9,11 +9,10 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.engine.interface import Compiling, DeviceLost, caution
 from vggt_ros.engine.shapes import padded_queries
@@ -34,6 +33,7 @@ from vggt_ros.ros.opening import close_engine, described
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.robot import Robot
+from vggt_ros.ros.tasks import Result, Stopped, Task
 from vggt_ros.ros.track_status import TrackCost
 from vggt_ros.ros.worker import Worker, ask
 from vggt_ros.timeline import SizeGate, StreamGate
@@ -41,25 +41,6 @@ from vggt_ros.timeline import SizeGate, StreamGate
 PUBLISHED_WITHIN = 10.0  # seconds in which the sender takes up what is done
 
 OpenEngine = Callable[[Parameters, Callable[[str], None]], Any]
-
-
-class Task(NamedTuple):
-    """An image message, and when it arrived (seconds of the steady clock)."""
-
-    msg: Image | CompressedImage
-    arrived: float
-
-
-class Result(NamedTuple):
-    """An update to be published, unless the node is reset before that."""
-
-    update: Update
-    arrived: float
-    timeline: int
-
-
-class Stopped(Exception):
-    """The node ends while the network is still being opened."""
 
 
 class InferenceWorker:
@@ -179,9 +160,9 @@ class InferenceWorker:
         known.loops.expect_at(world_from_base @ (level_camera() if mount is None else mount))
 
     @property
-    def compiling(self) -> tuple[str, ...]:
-        """From any thread: what is being compiled, then what will be."""
-        return self._engine.compiling if self._engine else ()
+    def engine(self) -> Any:
+        """From any thread: the network; None while there is none."""
+        return self._engine
 
     def close(self, timeout: float) -> bool:
         """From any thread, once the worker has ended: True if nothing is compiled any more."""

@@ -1,200 +1,20 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The topics that the node reads: subscribed as their publishers offer them, and watched.
+"""All topics that the node reads, and the faults of each as a warning."""
 
-A subscription that requests more than a publisher offers receives nothing from it, and one that
-requests less loses large messages.  Publishers may come later or change, so the graph is read
-periodically, and a subscription that no longer fits is replaced.
-"""
+import time
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.subscription import Subscription
-from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CompressedImage, Image
 
-from vggt_ros.errors import UserError, sentence
-from vggt_ros.ros.arrivals import Arrivals
-from vggt_ros.ros.messages import stamp_ns
+from vggt_ros.errors import UserError
+from vggt_ros.ros.input_topic import InputTopic, Receive, Warn
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.qos import Reliability, is_kept, is_reliable, overridden
-from vggt_ros.ros.topic_types import mismatch, type_name
+from vggt_ros.ros.qos import Reliability
+from vggt_ros.ros.topic_types import type_name
 
 COMPRESSED = "/compressed"  # what image_transport appends
-MIN_ARRIVED = 0.6  # share of the images below which it is a warning
-
-Receive = Callable[[Any], object]
-Warn = Callable[[str, str], object]  # subject and text; an empty text ends the warning
-
-
-class InputTopic:
-    """One topic, subscribed; `name` is the node's name for it, `topic` what it is remapped to."""
-
-    def __init__(
-        self,
-        node: Node,
-        kind: type,
-        name: str,
-        receive: Receive,
-        topics: Sequence[str],
-        warn: Warn,
-        *,
-        depth: int,
-        reliability: Reliability,
-        images: bool = False,
-        watched: bool = False,
-        kept: bool = False,
-    ):
-        """`topics` are alternatives: the first that carries the type is read.
-
-        Of `images` users may override QoS by parameters (`UserError` for one that is no
-        reliability). If it is `watched`, losses are counted by stamps, and with `kept` what was
-        published before the start is read too.
-        """
-        self._node, self._receive, self._topics, self._depth = node, receive, topics, depth
-        self._warn, self._failed = warn, 0  # messages in a row that could not be taken in
-        self.kind, self.name, self.topic, self.arrivals = kind, name, topics[0], Arrivals()
-        self.publishers: list[TopicEndpointInfo] = []  # of any type, on one of the topics
-        self._heard = self.topic  # where they are
-        self._images, self._watched, self._asks_for_kept = images, watched, kept
-        self._asked = overridden(node, topics[0], reliability) if images else reliability
-        self.is_reliable = self._asked == "reliable"
-        self._read_graph()
-        self._live: Subscription | None = None
-        self._kept: Subscription | None = None
-
-    def switch(self, *, is_on: bool) -> None:
-        """Subscribe, or end that."""
-        if is_on:
-            self._read_graph()
-            self._live = self._subscribe()
-            return
-        for subscription in (self._live, self._kept):
-            if subscription is not None:
-                self._node.destroy_subscription(subscription)
-        self._live = self._kept = None
-        self.arrivals = Arrivals()
-
-    @property
-    def is_remapped(self) -> bool:
-        """Whether the user gave it a topic."""
-        node = self._node
-        return node.resolve_topic_name(self.name) != node.resolve_topic_name(
-            self.name, only_expand=True
-        )
-
-    @property
-    def matching(self) -> list[TopicEndpointInfo]:
-        """Publishers of the right type."""
-        return [p for p in self.publishers if p.topic_type == type_name(self.kind)]
-
-    @property
-    def mismatch(self) -> str:
-        """What is published instead, and what to do; empty where nothing else is."""
-        if self.matching or not self.publishers:
-            return ""
-        return mismatch(self.name, type_name(self.kind), self._heard, self.publishers)
-
-    @property
-    def losses(self) -> str:
-        """How many messages do not arrive, and what to do; empty where most do."""
-        found = self.arrivals.found
-        if found is None or found.count >= MIN_ARRIVED * found.sent or not self.matching:
-            return ""
-        if len(self.matching) > 1:  # their stamps interleave, and say nothing of losses
-            nodes = ", ".join(sorted(p.node_name for p in self.matching))
-            return (
-                f"{self.name} has {len(self.matching)} publishers on {self.topic} ({nodes}), whose"
-                " messages are mixed: end all but one, or remap them to topics of their own"
-            )
-        offered = all(is_reliable(p) for p in self.matching)
-        if self.is_reliable:
-            cure = (
-                "the driver, the network or this computer loses them: lower the camera's rate or"
-                " size, or set image_transport to compressed"
-            )
-        elif offered:
-            cure = "their publisher is reliable: set image_reliability to auto"
-        else:
-            cure = (
-                "have them published as reliable, or give the publisher's process the Fast DDS"
-                " profile config/fastdds.xml"
-            )
-        return (
-            f"{self.name} is received in part: {found.count} of {found.sent} messages arrived on"
-            f" {self.topic}, by their stamps ({found.period_ns * 1e-6:.0f} ms apart); {cure}"
-        )
-
-    def follow(self) -> None:
-        """Read who publishes, and subscribe again where something else is offered now."""
-        before = self.topic, self.is_reliable
-        self._read_graph()
-        if self._live is not None and before != (self.topic, self.is_reliable):
-            self._node.destroy_subscription(self._live)
-            self._live = self._subscribe()
-        if self._asks_for_kept:
-            self._follow_kept()
-
-    def _read_graph(self) -> None:
-        """Which topic to read, and how, by who publishes."""
-        found = {topic: self._node.get_publishers_info_by_topic(topic) for topic in self._topics}
-        kind = type_name(self.kind)
-        fits = (t for t in self._topics if any(p.topic_type == kind for p in found[t]))
-        heard = (t for t in self._topics if found[t])
-        self.topic = next(fits, self.topic)
-        self._heard = self.topic if found[self.topic] else next(heard, self.topic)
-        self.publishers = found[self._heard]
-        if self._asked == "auto" and self.matching:
-            self.is_reliable = all(is_reliable(p) for p in self.matching)
-
-    def _follow_kept(self) -> None:
-        """A second subscription beside the live one while a publisher offers kept messages.
-
-        It alone gets those, and nothing from other publishers.  What is published while both
-        exist arrives twice.
-        """
-        offered = any(is_kept(p) and is_reliable(p) for p in self.matching)
-        if offered and self._kept is None:
-            self._kept = self._subscribe(DurabilityPolicy.TRANSIENT_LOCAL)
-        elif not offered and self._kept is not None:
-            self._node.destroy_subscription(self._kept)
-            self._kept = None
-
-    def _subscribe(self, durability=DurabilityPolicy.VOLATILE) -> Subscription:
-        kept = durability == DurabilityPolicy.TRANSIENT_LOCAL
-        policies = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
-        reliability = policies[0] if kept or self.is_reliable else policies[1]
-        overridden = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH) if self._images else ()
-        return self._node.create_subscription(
-            self.kind,
-            self.topic,
-            self._on_message,
-            QoSProfile(depth=self._depth, reliability=reliability, durability=durability),
-            qos_overriding_options=QoSOverridingOptions(overridden),
-            # What does not match is replaced here; only what the user asked for is worth a warning.
-            event_callbacks=SubscriptionEventCallbacks(
-                use_default_callbacks=self._asked == "reliable" and not kept
-            ),
-        )
-
-    def _on_message(self, msg: Any) -> None:
-        """Take a message in; one that nothing here expects costs itself, not the node."""
-        before, fault = self._failed, ""
-        try:
-            if self._watched:
-                self.arrivals.add(stamp_ns(msg.header.stamp))
-            self._receive(msg)
-        except Exception as error:
-            fault = sentence(error)
-        self._failed = self._failed + 1 if fault else 0
-        if fault or before:
-            text = f"the last {self._failed} messages on {self.topic} are not used: {fault}"
-            self._warn(f"messages on {self.name}", text if fault else "")
+START_UP = 5.0  # seconds in which other nodes start
 
 
 class InputTopics:
@@ -204,17 +24,17 @@ class InputTopics:
         """`is_on`: topics are subscribed as they are named; else by `switch`."""
         self._node, self._parameters, self._warn = node, parameters, warn
         self._topics: list[InputTopic] = []
-        self._is_on = is_on
+        self._is_on, self._began = is_on, time.monotonic()
 
     def switch(self, *, is_on: bool) -> None:
         """Subscribe to all topics, or end that and its warnings."""
         if is_on == self._is_on:
             return
-        self._is_on = is_on
+        self._is_on, self._began = is_on, time.monotonic()
         for topic in self._topics:
             topic.switch(is_on=is_on)
             if not is_on:
-                self._report(topic, "", "")
+                self._report(topic)
 
     def _add(self, topic: InputTopic) -> InputTopic:
         self._topics.append(topic)
@@ -258,7 +78,7 @@ class InputTopics:
         return self._add(
             InputTopic(
                 self._node, kind, name, receive, topics, self._warn, depth=5,
-                reliability=self._parameters.image_reliability, images=True, watched=watched,
+                reliability=self._parameters.image_reliability, watched=watched,
             )
         )  # fmt: skip
 
@@ -282,9 +102,18 @@ class InputTopics:
         """Read the graph; called once a second or so, in the thread of the callbacks."""
         for topic in self._topics if self._is_on else ():
             topic.follow()
-            # That no image comes has its own status.
-            self._report(topic, "" if topic.name == "image" else topic.mismatch, topic.losses)
+            found = {"losses": topic.losses}
+            if topic.name != "image":  # that no image comes has its own status
+                found |= {"type": topic.mismatch, "qos": topic.unmatched}
+                if time.monotonic() - self._began > START_UP:
+                    found["silence"] = topic.silence
+            self._report(topic, **found)
 
-    def _report(self, topic: InputTopic, mismatch: str, losses: str) -> None:
-        self._warn(f"type of {topic.name}", mismatch)
-        self._warn(f"losses of {topic.name}", losses)
+    def _report(self, topic: InputTopic, **faults: str) -> None:
+        for kind in ("type", "qos", "silence", "losses"):
+            self._warn(f"{kind} of {topic.name}", faults.get(kind, ""))
+
+    @property
+    def traffic(self) -> dict[str, str]:
+        """Rate and age of what arrives, by topic, for /diagnostics."""
+        return {key: text for topic in self._topics for key, text in topic.traffic.rows(topic.name)}

@@ -214,12 +214,16 @@ STATUSES = (
             "images refused", "discarded by a reset", "refused", "camera",
         ),
     ),
+    Status(
+        "topics", "Rate and age of what is read, by the node's names of its inputs",
+        (), ("INPUT rate [Hz]", "INPUT age [s]"),
+    ),
     Status("settings", "What is not used as it was given", ()),
     Status(
         "network", "Model, device and what is compiled",
         (
             "model", "device", "dtype", "weights", "tracks", "lifecycle", "state", "compiling",
-            "inferences", "inference rate [Hz]", "window",
+            "inferences", "inference rate [Hz]", "window", "memory",
         ),
     ),
     Status(

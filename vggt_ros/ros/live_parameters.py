@@ -15,6 +15,35 @@ from vggt_ros.ros.frame_names import FRAMES, frame_name
 from vggt_ros.ros.parameters import Parameters, choices
 
 
+def refusal(node: Node, changes: list[Parameter]) -> str:
+    """Why parameters that are read at the start are not changed; empty where none of these is.
+
+    rclpy names the parameter and neither reason nor cure.
+    """
+    fixed = [p.name for p in changes if _is_fixed(node, p) and not _is_equal(node, p)]
+    if not fixed:
+        return ""
+    return (
+        f"read-only: {', '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} read at the start of"
+        " the node, for what is compiled, subscribed or sent by it; set it in params_file or as a"
+        " launch argument, and start the node again"
+    )
+
+
+def to_apply(node: Node, changes: list[Parameter]) -> list[Parameter]:
+    """Without what is read at the start and as it was: so `ros2 param load` takes any dump."""
+    return [p for p in changes if not (_is_fixed(node, p) and _is_equal(node, p))]
+
+
+def _is_fixed(node: Node, change: Parameter) -> bool:
+    return node.has_parameter(change.name) and node.describe_parameter(change.name).read_only
+
+
+def _is_equal(node: Node, change: Parameter) -> bool:
+    known = node.get_parameter(change.name)
+    return (known.type_, known.value) == (change.type_, change.value)
+
+
 class LiveParameters:
     """The parameters of a running node; `now` is replaced whole whenever a change is accepted.
 

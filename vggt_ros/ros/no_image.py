@@ -7,13 +7,14 @@ from collections.abc import Callable
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 
-from vggt_ros.ros.input_topics import COMPRESSED, InputTopic
-from vggt_ros.ros.qos import is_kept
+from vggt_ros.ros.graph_names import listed, publishing
+from vggt_ros.ros.input_topic import InputTopic
+from vggt_ros.ros.input_topics import COMPRESSED
+from vggt_ros.ros.qos import is_kept, offered
 from vggt_ros.ros.topic_types import COMPRESSED as COMPRESSED_IMAGE
 from vggt_ros.ros.topic_types import IMAGE, type_name
 
 TIMEOUT = 3.0  # seconds without an image
-NAMED = 3  # topics with images that are named
 
 
 class MissingImages:
@@ -40,9 +41,7 @@ class MissingImages:
         if not image.publishers:
             return self._without_publisher()
         publishers = image.matching
-        offers = "published by " + ", ".join(
-            f"{p.node_name} ({p.qos_profile.reliability.name.lower()})" for p in publishers
-        )
+        offers = "published by " + ", ".join(map(offered, publishers))
         weak = any(p.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for p in publishers)
         if image.is_reliable and weak:
             return f"{offers}, but subscribed as reliable; set image_reliability to auto"
@@ -62,22 +61,16 @@ class MissingImages:
     def _without_publisher(self) -> str:
         """What else could be meant: the other transport of the same camera, or another topic."""
         topic = self._image.topic
-        own = self._node.get_fully_qualified_name().rstrip("/") + "/"
-        graph = self._node.get_topic_names_and_types()
-        known = {topic: types for topic, types in graph if not topic.startswith(own)}
+        known = dict(self._node.get_topic_names_and_types())
         is_compressed = type_name(self._image.kind) == COMPRESSED_IMAGE
         other, kind, transport = topic + COMPRESSED, COMPRESSED_IMAGE, "compressed"
         if is_compressed:
             other, kind, transport = topic.removesuffix(COMPRESSED), IMAGE, "raw"
         if kind in known.get(other, []) and self._node.count_publishers(other):
             return f"it has no publisher, but {other} has; set image_transport to {transport}"
-        topics = [
-            topic for topic, types in sorted(known.items())
-            if type_name(self._image.kind) in types and self._node.count_publishers(topic)
-        ]  # fmt: skip
+        topics = publishing(self._node, self._image.kind)
         if not topics:
             return "it has no publisher; remap image to the camera's topic"
         if is_compressed:
             topics = [topic.removesuffix(COMPRESSED) for topic in topics]
-        named = ", ".join(topics[:NAMED]) + (" and more" if len(topics) > NAMED else "")
-        return f"it has no publisher; remap image to one that has: {named}"
+        return f"it has no publisher; remap image to one that has: {listed(topics)}"

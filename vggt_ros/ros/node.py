@@ -9,9 +9,13 @@ from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockChange, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
@@ -24,11 +28,11 @@ from vggt_ros.ros.inference import InferenceWorker, OpenEngine, Result, Task
 from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.inputs import first_camera
 from vggt_ros.ros.lifecycle import ACTIVE, UNCONFIGURED, ManagedNode
-from vggt_ros.ros.live_parameters import LiveParameters
+from vggt_ros.ros.live_parameters import LiveParameters, refusal, to_apply
 from vggt_ros.ros.map_services import MapServices
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.no_image import MissingImages
-from vggt_ros.ros.opening import cautions, open_engine
+from vggt_ros.ros.opening import cautions, memory, open_engine
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.params_files import files_in, unreached
 from vggt_ros.ros.process import run
@@ -117,7 +121,12 @@ class VggtNode(ManagedNode):
             self, self.parameters, self.inference, self.outputs, self.worker, self.sender,
             self._inputs, self.health.refuse,
         )  # fmt: skip
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics = self.create_publisher(
+            DiagnosticArray,
+            "/diagnostics",
+            QoSProfile(depth=10),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
         # Simulated time may be paused; diagnostics are not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(diagnostics_period, self._inputs.follow, clock=steady)
@@ -184,6 +193,14 @@ class VggtNode(ManagedNode):
     def _ask(self, worker: Worker, function: Callable[[], object]) -> None:
         """Have a function called in a thread, which may be busy; diagnostics go on meanwhile."""
         ask_patiently(worker, function, self._publish_diagnostics, self._period)
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As rclpy's, with a reason that helps, and none for what stays as it is."""
+        if reason := refusal(self, parameter_list):
+            return SetParametersResult(successful=False, reason=reason)
+        if changes := to_apply(self, parameter_list):
+            return super().set_parameters_atomically(changes)
+        return SetParametersResult(successful=True)
 
     def _check_params_files(self, arguments: list[str]) -> None:
         name = self.get_fully_qualified_name()
@@ -257,7 +274,11 @@ class VggtNode(ManagedNode):
 
     def _publish_diagnostics(self) -> None:
         self.health.tf = self.transforms.state
-        self.health.set_compiling(self.inference.compiling)
+        engine = self.inference.engine
+        self.health.set_compiling(engine.compiling if engine else ())
+        self.health.describe("network", "memory", memory(engine))
+        for row, text in self._inputs.traffic.items():
+            self.health.describe("topics", row, text)
         no_image = ""
         if self.stage == ACTIVE:
             no_image = self._missing_images.diagnose(self.health.seconds_without_image)

@@ -53,6 +53,20 @@ def described(engine: Any) -> dict[str, str]:
     }
 
 
+def memory(engine: Any) -> str:
+    """Memory of the device that is in use, as its backend tells; else that of the process."""
+    tell = getattr(getattr(engine, "device", None), "memory_stats", None)
+    found = (tell() if tell else None) or {}
+    if "bytes_in_use" not in found:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return f"process: {pages * os.sysconf('SC_PAGE_SIZE') / 1e9:.2f} GB"
+    texts = [f"{found['bytes_in_use'] / 1e9:.2f} GB"]
+    for key, word in (("bytes_limit", "of"), ("peak_bytes_in_use", "at most")):
+        if key in found:
+            texts.append(f"{word} {found[key] / 1e9:.2f} GB")
+    return f"device: {', '.join(texts)}"
+
+
 def close_engine(
     engine: Any, stopping: Callable[[], bool], progress: Callable[[str], None]
 ) -> None:

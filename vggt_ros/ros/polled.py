@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 
 class _NeverExecuted(CallbackGroup):
@@ -30,7 +31,13 @@ class PolledSubscription:
         # The node holds groups weakly.
         self._group = _NeverExecuted()
         self._subscription = node.create_subscription(
-            kind, topic, lambda _: None, qos, callback_group=self._group, raw=True
+            kind,
+            topic,
+            lambda _: None,
+            qos,
+            callback_group=self._group,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            raw=True,
         )
         self.topic = self._subscription.topic_name
         self.taken = 0  # messages so far

@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Quality of service: what publishers offer, and what users override by parameters."""
+"""Quality of service: what publishers offer, and what users override by parameters.
+
+Every topic of the node has `qos_overrides.<topic>.<subscription or publisher>.<policy>`, with the
+policies reliability, history and depth.
+"""
 
 from typing import Literal
 
@@ -17,6 +21,13 @@ Reliability = Literal["auto", "best_effort", "reliable"]
 def is_kept(publisher: TopicEndpointInfo) -> bool:
     """Whether its last messages are kept for subscribers that come later (transient local)."""
     return publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+
+
+def offered(publisher: TopicEndpointInfo) -> str:
+    """A publisher and its settings, for people; `ros2 topic info -v` has the same."""
+    qos = publisher.qos_profile
+    durability = "transient local" if is_kept(publisher) else "volatile"
+    return f"{publisher.node_name} ({qos.reliability.name.lower()}, {durability})"
 
 
 def is_reliable(publisher: TopicEndpointInfo) -> bool:

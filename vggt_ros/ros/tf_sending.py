@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from vggt_ros.frames import Update, View
 from vggt_ros.ros.parameters import Parameters
@@ -57,7 +58,12 @@ class SendingTransforms(Transforms):
         self._last_ns = -1  # of the images
         self._problems: list[str] = []  # of the update that is being sent
         self._warned = ""
-        self._publisher = node.create_publisher(message, "/tf", QoSProfile(depth=100))
+        self._publisher = node.create_publisher(
+            message,
+            "/tf",
+            QoSProfile(depth=100),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
         clock, rate = node.get_clock(), parameters.transform_rate_hz
         self._slow = SlowTransform(
             lambda: clock.now().nanoseconds,

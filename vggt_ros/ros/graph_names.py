@@ -1,0 +1,26 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Topics of a type that other nodes publish, as advice where a name is not published."""
+
+from collections.abc import Sequence
+
+from rclpy.node import Node
+
+from vggt_ros.ros.topic_types import type_name
+
+NAMED = 3  # topics that are named
+
+
+def publishing(node: Node, kind: type) -> list[str]:
+    """Topics of a type that have a publisher, without those of the node itself, sorted."""
+    own = node.get_fully_qualified_name().rstrip("/") + "/"
+    return [
+        topic
+        for topic, types in sorted(node.get_topic_names_and_types())
+        if type_name(kind) in types and not topic.startswith(own) and node.count_publishers(topic)
+    ]
+
+
+def listed(topics: Sequence[str]) -> str:
+    """The first few, and that there are more; empty for none."""
+    return ", ".join(topics[:NAMED]) + (" and more" if len(topics) > NAMED else "")
