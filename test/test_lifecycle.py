@@ -17,6 +17,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Path
 from node_rig import CAMERA, INPUT, PERIOD, START, TIMEOUT, Rig
+from rcl_interfaces.msg import Log
 from sensor_msgs.msg import Image
 
 from vggt_ros.errors import UserError
@@ -195,6 +196,20 @@ def test_shutdown_is_possible_in_each_state_and_final(rig: Rig):
     assert (manager.state, manager.subscribed) == ("finalized", False)
     assert not manager.ask(CONFIGURE)
     assert manager.state == "finalized"
+
+
+def test_a_node_that_is_destroyed_leaves_the_graph_and_its_name_to_another(rig: Rig):
+    """While it is still referred to, as a node in a cycle of references is."""
+    old = rig.open()
+    rig.wait_until(lambda: ("vggt", "/") in rig.peer.get_node_names_and_namespaces(), "it is seen")
+    assert old.close(TIMEOUT)
+    rig.executors[-1].shutdown()
+    old.destroy_node()
+    names = rig.peer.get_node_names_and_namespaces
+    rig.wait_until(lambda: ("vggt", "/") not in names(), "it is seen no more")
+    log = rig.subscribe("/rosout", Log, latched=True)
+    rig.open().get_logger().info("of the second one")
+    rig.wait_until(lambda: any("of the second one" in line.msg for line in log), "its log is heard")
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------

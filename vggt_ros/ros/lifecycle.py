@@ -92,6 +92,11 @@ class ManagedNode(LifecycleNode):
         self.entered(self.stage, f"{_text(cause)}; the node is {self.stage} now")
         return FAILURE if self.stage == FINALIZED else SUCCESS
 
+    def destroy_node(self) -> None:
+        """Leave the graph; rclpy forgets its state machine, which would keep the node there."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     def _end(self) -> None:
         if self.stage == ACTIVE:
             self.deactivate()
