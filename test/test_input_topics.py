@@ -15,6 +15,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, PointCloud2
+from vggt_ros.msg import QueryPoints
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.arrivals import Arrivals
@@ -104,6 +105,41 @@ def test_a_topic_of_another_type_is_named_with_the_cure(
     assert sum(cure in line.msg for line in log) == 1
     driver.destroy_publisher(publisher)
     rig.wait_until(lambda: carried not in messages(rig), "the warning ends")
+
+
+def test_rate_and_age_of_each_topic_are_reported(rig: Rig):
+    node = rig.start()
+    rig.publish_camera_info()
+    report = rig.wait_for_diagnostics("camera_info age [s] 0.")
+    assert report["odom age [s]"] == "none yet" and report["odom rate [Hz]"] == "0.0"
+    assert "image rate [Hz]" in report and "imu rate [Hz]" in report
+    assert node.health.snapshot().refusals.total() == 0
+
+
+def test_a_weak_publisher_of_what_must_not_be_lost_is_named_with_its_settings(rig: Rig):
+    weak = QoSProfile(depth=1, reliability=BEST_EFFORT)
+    publisher = rig.peer.create_publisher(QueryPoints, "/asked", weak)
+    rig.open(arguments=remapped(**{"~/query_points": "/asked"}))
+    rig.wait_for_diagnostics(
+        "~/query_points is subscribed as reliable, and of peer (best_effort, volatile) on /asked",
+        "qos_overrides./asked.subscription.reliability to best_effort",
+    )
+    rig.peer.destroy_publisher(publisher)
+    rig.wait_until(lambda: "is subscribed as reliable" not in messages(rig), "the warning ends")
+
+
+def test_a_topic_that_is_remapped_and_silent_is_named_with_those_that_are_there(
+    rig: Rig, driver: Node, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("vggt_ros.ros.input_topics.START_UP", 0.0)
+    driver.create_publisher(Odometry, "/wheel/odometry", 10)
+    rig.open(arguments=remapped(odom="/odometry"))
+    rig.wait_for_diagnostics(
+        "odom is remapped to /odometry, which has no publisher; topics of nav_msgs/msg/Odometry"
+        " with one: /wheel/odometry"
+    )
+    driver.create_publisher(Odometry, "/odometry", 10)
+    rig.wait_until(lambda: "which has no publisher" not in messages(rig), "the warning ends")
 
 
 def test_two_inputs_of_different_types_on_one_topic_are_refused_by_name(rig: Rig):
