@@ -23,8 +23,8 @@ and are not renamed. This page is made from the node's tables
 """
 QOS = """QoS: the history is keep last, and durability volatile where nothing else is said. `auto`:
 reliable where every publisher is, else best effort, and the subscription follows when that changes;
-parameter `image_reliability` sets it for images. A `camera_info` that its publisher keeps (transient
-local) is read too. Every topic but `/clock` has the parameters
+parameter `image_reliability` sets it for images. A `camera_info` that its publisher keeps
+(transient local) is read too. Every topic but `/clock` has the parameters
 `qos_overrides.<topic>.<subscription or publisher>.reliability`, `.history` and `.depth`; the
 reliability of a subscription to another topic than /tf may be `auto`.
 """
