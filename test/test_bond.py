@@ -83,9 +83,9 @@ class FakeManager:
     def say(self, active: bool, name: str = "vggt") -> None:
         self._publisher.publish(Status(id=name, instance_id="manager", active=active))
 
-    def wait_for(self, active: bool) -> Status:
-        """The node's next message, which must say this."""
-        count = len(self.heard)
+    def wait_for(self, active: bool, since: int | None = None) -> Status:
+        """The node's next message that says this, or the first since so many were heard."""
+        count = len(self.heard) if since is None else since
 
         def found() -> list[Status]:
             new = self.heard[count:]
@@ -105,8 +105,9 @@ def test_the_node_sends_heartbeats_while_it_is_active(rig: Rig):
     manager.say(active=True)
     manager.say(active=False, name="planner_server")  # another bond
     assert manager.wait_for(active=True).instance_id == found.instance_id
+    before = len(manager.heard)
     manager.node.trigger_deactivate()
-    manager.wait_for(active=False)
+    manager.wait_for(active=False, since=before)
     manager.node.trigger_activate()
     assert manager.wait_for(active=True).instance_id != found.instance_id, "another bond"
 
@@ -117,10 +118,11 @@ def test_a_manager_that_falls_silent_or_leaves_is_a_lasting_warning(rig: Rig):
     manager.wait_for(active=True)
     manager.say(active=True)
     rig.wait_for_diagnostics("the manager of the life cycle has sent no heartbeat on bond")
+    before = len(manager.heard)
     manager.say(active=True)
     manager.say(active=False)
     rig.wait_for_diagnostics("the manager of the life cycle has ended the bond")
-    manager.wait_for(active=False)
+    manager.wait_for(active=False, since=before)
     assert not rig.failures
 
 
