@@ -19,7 +19,7 @@ pytestmark = pytest.mark.ros
 
 OTHERS = {  # than the defaults
     "window_size": 3, "min_confidence": 2.5, "world_frame": "site", "loops": False,
-    "rectify": "off", "map_voxel": 0.2, "scale_source": "odometry, height", "track_queries": 4,
+    "rectify": "off", "map_voxel": 0.2, "scale_source": "odometry", "track_queries": 4,
 }  # fmt: skip
 
 
