@@ -234,7 +234,7 @@ def set_map(rig: Rig, folder: Path) -> None:
 def test_a_running_node_loads_a_map(open_rig, saved: Saved, tmp_path):
     rig = open_rig()
     robot = open_robot(rig)
-    robot.start(tf_mode="none")
+    robot.start(tf_mode="none", map_directory="/")
     response = rig.call("load_map")
     assert not response.success and "set the parameter map" in response.message
     run = drive(robot, SECOND[:6])

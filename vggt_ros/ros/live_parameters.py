@@ -11,6 +11,7 @@ from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.declaring import declare
+from vggt_ros.ros.file_parameters import check_files
 from vggt_ros.ros.frame_names import FRAMES, frame_name
 from vggt_ros.ros.parameters import Parameters, choices
 
@@ -52,13 +53,14 @@ class LiveParameters:
 
     def __init__(self, node: Node):
         given = {row.name: declare(node, row, choices(row)) for row in fields(Parameters)}
-        self.now = validated(given)
+        self.now = self._start = validated(given)
         self.slashed = {name: given[name] for name in FRAMES if given[name].startswith("/")}
         node.add_on_set_parameters_callback(self._validate)
         node.add_post_set_parameters_callback(self._apply)
 
     def _validate(self, changes: list[Parameter]) -> SetParametersResult:
         try:
+            check_files(self._start, self.now, {p.name: p.value for p in changes})
             self._changed(changes)
         except UserError as error:
             return SetParametersResult(successful=False, reason=str(error))

@@ -71,14 +71,12 @@ def printable(text: str) -> str:
 
     What a message has in it could otherwise pass for lines of the log, or fill it.
     """
-    short = text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
-    return (
-        short
-        if short.isprintable()
-        else "".join(
-            each if each.isprintable() else each.encode("unicode_escape").decode() for each in short
+    said = text[: LONGEST + 1]
+    if not said.isprintable():
+        said = "".join(
+            each if each.isprintable() else each.encode("unicode_escape").decode() for each in said
         )
-    )
+    return said if len(said) <= LONGEST else f"{said[: LONGEST - 4]} ..."
 
 
 def kind_of(text: str) -> str:

@@ -163,6 +163,11 @@ class Parameters:
         "Folder that ~/save_map writes, for parameter map; if it ends in .ply: the cloud alone",
         live=True,
     )
+    map_directory: str = setting(
+        "",
+        "Folder below which map_path and map must lie when they are set at run time; empty: those"
+        " that hold them at the start; none: they cannot be set",
+    )
     map: str = setting(
         "",
         "Folder of a saved map to start in: the camera is sought in it; empty: none. ~/load_map"
