@@ -136,6 +136,7 @@ def test_a_damaged_message_is_read_or_refused_in_a_sentence(name: str):
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READ)
 def test_many_damaged_messages_are_read_or_refused(name: str):
     check(name, IN_A_LONG_ONE)

@@ -46,7 +46,7 @@ def run(
         signal.signal(number, lambda *_: end.set())
     ended_in_time = True
     try:
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        _initialise()
         node = open_node(fail)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
@@ -70,6 +70,17 @@ def run(
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _initialise() -> None:
+    """Raises `UserError` where ROS does not start, most often for the folder of its log."""
+    try:
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:
+        raise UserError(
+            f"ROS cannot be initialised: {error}; if that is the folder of the log, set"
+            " ROS_LOG_DIR to one that can be written"
+        ) from error
 
 
 def _spin(spin: Callable[[], None], fail: OnFailure) -> None:
