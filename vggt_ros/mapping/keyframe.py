@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from vggt_ros.geometry import Similarity
+from vggt_ros.mapping.medians import median
 
 
 class Keyframe(NamedTuple):
@@ -42,4 +43,4 @@ def packed(depth: Float[np.ndarray, "h w"] | None) -> Float[np.ndarray, "h w"] |
 
 def scene_depth(depth: Float[np.ndarray, "h w"] | None) -> float:
     known = depth[np.isfinite(depth)] if depth is not None else np.zeros(0)
-    return float(np.median(known.astype(np.float32))) if known.size else 1.0
+    return median(known.astype(np.float32)) if known.size else 1.0

@@ -214,9 +214,9 @@ class KeyframeStore:
 
     def _most_redundant(self, keep: set[int]) -> int | None:
         poses = self._poses
-        old = [row for row, key in enumerate(self.ids[:-NEWEST].tolist()) if key not in keep]
-        every = -(-len(old) // CANDIDATES)
-        rows = np.array(old[self._removed % every :: every] if old else (), np.int64)
+        old = np.flatnonzero(np.isin(self.ids[:-NEWEST], list(keep), invert=True))
+        every = max(-(-len(old) // CANDIDATES), 1)
+        rows = old[self._removed % every :: every]
         if not len(rows):
             return None
         depth = poses.scale * self._scene
@@ -273,8 +273,11 @@ def _squared_distances(
     points: Float[np.ndarray, "n 3"], rows: Int[np.ndarray, "m"]
 ) -> Float[np.ndarray, "m n"]:
     """Of some to all.  No BLAS: its threads wait for each other where the network has all cores."""
-    x, y, z = (column[rows, None] - column for column in np.ascontiguousarray(points.T))
-    return x * x + y * y + z * z
+    found = np.zeros((len(rows), len(points)))
+    for column in np.ascontiguousarray(points.T):
+        away = column[rows, None] - column
+        found += np.square(away, out=away)
+    return found
 
 
 def _with(array: np.ndarray, rows: Any, values: Any) -> np.ndarray:

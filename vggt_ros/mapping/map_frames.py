@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.geometry import inverse_rigid, transform, unproject
+from vggt_ros.mapping.medians import median
 
 SAME_VIEW = 0.15  # the same between two views of a window, whose errors are correlated
 MIN_PIXELS = 32  # from which a share of pixels means something
@@ -39,8 +40,8 @@ class ViewOverlap(NamedTuple):
 def median_depth(frames: tuple[MapFrame, ...]) -> float:
     """The scene's median depth in the frames' own unit; 1 where no depth is known."""
     known = [frame.depth[np.isfinite(frame.depth)] for frame in frames if frame.depth is not None]
-    middles = [float(np.median(depth)) for depth in known if depth.size]
-    return float(np.median(middles)) if middles else 1.0
+    middles = [median(depth) for depth in known if depth.size]
+    return median(np.array(middles)) if middles else 1.0
 
 
 def have_comparable_depth(a: MapFrame, b: MapFrame) -> bool:
@@ -63,7 +64,7 @@ def view_overlap(older: MapFrame, newer: MapFrame, same: float = SAME_VIEW) -> V
     a = of_newer - older.world_from_camera[:3, 3]
     b = of_newer - newer.world_from_camera[:3, 3]
     sine = np.linalg.norm(np.cross(a, b), axis=-1)
-    parallax = float(np.median(np.arctan2(sine, np.sum(a * b, axis=-1))))
+    parallax = median(np.arctan2(sine, np.sum(a * b, axis=-1)))
     return ViewOverlap(
         overlap,
         min(agreement, agreement_back),
@@ -101,6 +102,6 @@ def _agreement(
     share = float(inside.sum()) / everything
     if len(change) < MIN_PIXELS:
         return share, 1.0, 0.0, 0.0
-    ratio = float(np.median(change))
-    spread = 1.4826 * float(np.median(np.abs(change - ratio)))
+    ratio = median(change)
+    spread = 1.4826 * median(np.abs(change - ratio))
     return share, float(np.mean(np.abs(change) < same)), spread, ratio

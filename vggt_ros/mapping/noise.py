@@ -109,4 +109,4 @@ def _with(values: tuple[float, ...], new: float | None, kept: int = KEPT) -> tup
 
 def _variance(squares: tuple[float, ...]) -> float:
     """Of a normal variable of mean 0 with these squares, half of which may be anything."""
-    return float(np.median(squares)) / CHI2_MEDIAN
+    return median(squares) / CHI2_MEDIAN

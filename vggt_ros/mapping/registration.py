@@ -29,6 +29,7 @@ from jaxtyping import Float
 
 from vggt_ros.geometry import Similarity, nearest_rotation
 from vggt_ros.mapping.map_frames import MIN_PIXELS, MapFrame, have_comparable_depth
+from vggt_ros.mapping.medians import median
 from vggt_ros.mapping.noise import NoiseEstimate
 
 SAME_SURFACE = 0.25  # log ratio up to which two depths of one pixel are the same surface
@@ -45,8 +46,8 @@ def robust_mean(
 
     What lies beyond 4.7 spreads has no weight at all: outliers of one sign must not pull it.
     """
-    mean = float(np.median(values))
-    spread = max(1.4826 * float(np.median(np.abs(values - mean))), least_spread)
+    mean = median(values)
+    spread = max(1.4826 * median(np.abs(values - mean)), least_spread)
     for _ in range(5):
         away = (values - mean) / (4.685 * spread)
         pull = np.maximum(1.0 - away**2, 0.0) ** 2
@@ -198,7 +199,7 @@ def estimate_gauge(
     gauge, error = _kabsch(in_map, in_window, turn, shift, scale, scene_depth, noise)
     for _ in range(3):
         size = np.sqrt(error.sum(axis=-1))
-        trust = 1.0 / (1.0 + (size / (2.0 * np.median(size) + 1e-9)) ** 2)
+        trust = 1.0 / (1.0 + (size / (2.0 * median(size) + 1e-9)) ** 2)
         gauge, error = _kabsch(
             in_map, in_window, turn / trust, shift / trust, scale, scene_depth, noise
         )

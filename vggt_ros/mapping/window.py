@@ -7,8 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.geometry import WORLD_FROM_OPTICAL
+from vggt_ros.geometry import (
+    WORLD_FROM_OPTICAL,
+    extrinsics_from_pose_encoding,
+    homogeneous,
+    inverse_rigid,
+)
 from vggt_ros.mapping.map_frames import MapFrame
+from vggt_ros.mapping.medians import quantile
 
 MAX_PIXELS = 3000  # of one frame that take part; more change nothing but the time
 
@@ -47,6 +53,12 @@ class WindowGeometry(NamedTuple):
         )
 
 
+def camera_from_encoding(encoding: Float[np.ndarray, "9"]) -> Float[np.ndarray, "4 4"]:
+    """window_from_camera of one pose encoding."""
+    from_window = homogeneous(extrinsics_from_pose_encoding(encoding[None].astype(np.float64)))
+    return inverse_rigid(from_window)[0]
+
+
 def level_camera() -> Float[np.ndarray, "4 4"]:
     """world_from_camera of a camera at the origin, held level, facing along x (REP 103)."""
     world_from_camera = np.eye(4)
@@ -82,7 +94,7 @@ def subsampled(window: WindowGeometry) -> tuple[MapFrame, ...]:
             trust = window.confidence[i - without, ::step, ::step]
             sound = np.isfinite(depth) & (depth > 0) & np.isfinite(trust)
             if sound.any():
-                sound &= trust >= np.quantile(trust[sound], 0.2)
+                sound &= trust >= quantile(trust[sound], 0.2)
             depth = np.where(sound, depth, np.nan)
         frames.append(MapFrame(key, pose, coarse @ window.intrinsics[i], depth))
     return tuple(frames)
