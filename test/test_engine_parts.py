@@ -47,9 +47,8 @@ def test_needed_programs_are_in_the_order_of_their_use():
     assert all(shape.slots == 5 for shape in shapes)
     windows = [shape for shape in shapes[1:] if isinstance(shape, WindowProgram)]
     assert [(s.frames, s.depth_frames, s.queries) for s in windows] == [
-        (1, 1, 0), (4, 2, 0), (3, 2, 0), (2, 2, 0),
+        (1, 1, 0), (4, 2, 0), (5, 2, 0), (3, 2, 0), (2, 2, 0),
         (1, 1, 64), (4, 2, 64), (3, 2, 64), (2, 2, 64),
-        (5, 2, 0),
     ]  # fmt: skip
 
 
@@ -114,12 +113,12 @@ def test_a_layout_that_does_not_stream_is_refused_by_name(layout, tmp_path):
 
 
 def test_programs_of_a_rig_are_finite_and_its_first_instant_comes_first():
-    """Windows of whole instants, then those of fewer cameras; no other length is compiled."""
+    """Whole instants, with a keyframe beside them, then fewer cameras; no other is compiled."""
     shapes = needed(SIZE, range(1, 5), depth_frames=3, extra_views=1, cameras=3)
     assert shapes[0] == EncoderProgram(SIZE, 13) and shapes[3] == EncoderProgram(SIZE, 13, 3)
     windows = [shape for shape in shapes if isinstance(shape, WindowProgram)]
-    assert [w.frames for w in windows] == [3, 12, 9, 6, 8, 4, 2, 1, 13, 5]
-    assert [w.depth_frames for w in windows] == [3, 9, 9, 6, 8, 4, 2, 1, 9, 5]
+    assert [w.frames for w in windows] == [3, 12, 13, 9, 6, 8, 4, 2, 1, 5]
+    assert [w.depth_frames for w in windows] == [3, 9, 9, 9, 6, 8, 4, 2, 1, 5]
     assert str(shapes[3]) == "encoder of 3 56x56"
     tracks = for_tracks(SIZE, 4, depth_frames=3, queries=20, cameras=3)
     assert [(w.frames, w.depth_frames) for w in tracks] == [(12, 9), (13, 9)]

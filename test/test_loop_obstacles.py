@@ -83,6 +83,19 @@ def test_an_engine_without_room_for_a_keyframe():
     assert drive.on().says == ""
 
 
+def test_no_frame_is_lost_to_a_keyframe_whose_program_is_not_compiled():
+    """It is shown in the first inference after that, and until then windows are whole."""
+    engine = PlanarEngine()
+    engine.unready = {WINDOW + 1}
+    drive = Drive(engine).on(8)
+    drive.show(0)
+    assert "no loop is sought: a window of 5 is not compiled yet" in drive.on().says
+    assert all(len(frames) == WINDOW for frames in engine.inferences[WINDOW - 1 :])
+    engine.unready = set()
+    drive.show(0)
+    assert drive.on().says == "" and len(engine.inferences[-1]) == WINDOW + 1
+
+
 def test_an_engine_without_room_for_the_window():
     engine = PlanarEngine()
     drive = Drive(engine).on(6)

@@ -14,8 +14,7 @@ from vggt_ros.mapping.map_frames import MapFrame
 from vggt_ros.mapping.noise import NoiseEstimate
 from vggt_ros.mapping.registration import CENTRE_FLOOR, estimate_scale
 from vggt_ros.mapping.segment import empty_map
-from vggt_ros.mapping.window import WindowGeometry
-from vggt_ros.views import camera_from_encoding
+from vggt_ros.mapping.window import WindowGeometry, camera_from_encoding
 
 
 def learnt(faults: Faults, frames: int = 120) -> NoiseEstimate:

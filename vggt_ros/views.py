@@ -20,11 +20,16 @@ from vggt_ros.geometry import (
 )
 from vggt_ros.imaging.compressed import compress, decompress
 from vggt_ros.imaging.grid import to_same_grid
-from vggt_ros.mapping.baseline import BaselineSchedule, CameraPair, check_simultaneous
+from vggt_ros.mapping.baseline import (
+    BaselineSchedule,
+    CameraPair,
+    camera_pair,
+    check_simultaneous,
+)
 from vggt_ros.mapping.keyframe_map import Appearance
 from vggt_ros.mapping.loops import LoopView
 from vggt_ros.mapping.map import Map
-from vggt_ros.mapping.window import WindowGeometry
+from vggt_ros.mapping.window import WindowGeometry, camera_from_encoding
 from vggt_ros.tracking import TrackAnchor, Tracker
 from vggt_ros.windows.results import without_masked
 
@@ -63,22 +68,6 @@ def window_geometry(
     geometry = WindowGeometry(frame_ids, window_from_camera, intrinsics, depth, result.confidence)
     names = tuple(frame.frame.camera_name for frame in frames)
     return (geometry._replace(instants=instants, cameras=names) if any(names) else geometry), focal
-
-
-def camera_from_encoding(encoding: Float[np.ndarray, "9"]) -> Float[np.ndarray, "4 4"]:
-    """window_from_camera of one pose encoding."""
-    from_window = homogeneous(extrinsics_from_pose_encoding(encoding[None].astype(np.float64)))
-    return inverse_rigid(from_window)[0]
-
-
-def camera_pair(
-    extra: Float[np.ndarray, "9"],
-    newest: Float[np.ndarray, "9"],
-    camera_from_extra: Float[np.ndarray, "4 4"],
-) -> CameraPair:
-    """Where a second camera stands, by the pose encodings of one window and as mounted."""
-    estimated = inverse_rigid(camera_from_encoding(newest)) @ camera_from_encoding(extra)
-    return CameraPair(estimated, camera_from_extra)
 
 
 class Inferred(NamedTuple):
@@ -126,7 +115,7 @@ class WindowInference:
         """
         anchor = tracker.find(ids, missing)
         if anchor is not None and anchor.frame_id not in ids:
-            reason = self._obstacle(len(ids) + 1, anchor)
+            reason = self._obstacle(len(ids) + 1, anchor.kept.pixels, len(anchor.ids))
             if not reason:
                 found = Inferred(self._ask(ids, held, anchor, anchor.kept.pixels)[0], anchor)
                 return self._checked(found, len(ids) + 1, tracker)
@@ -149,9 +138,12 @@ class WindowInference:
             reason = ""
             if anchor is not None and known.loops.is_on and not known.is_relocalising:
                 # No gap in the tracks while the program with room for one more is compiled.
-                reason = self._obstacle(len(ids) + 1, anchor)
+                reason = self._obstacle(len(ids) + 1, newest.pixels, len(anchor.ids))
                 reason = reason and f"while {len(anchor.ids)} points are tracked: {reason}"
             key, image = keyframe_to_show(known, newest, reason, missing)
+            if image is not None and (reason := self._no_room(len(ids) + 1, newest, anchor)):
+                known.loops.obstacles.set("room", f"no loop is sought: {reason}")
+                key = image = None
         result, encoding = self._ask(ids, held, anchor, image)
         loop = None
         if key is not None and encoding is not None and len(result.pose_encoding) == len(ids):
@@ -172,16 +164,22 @@ class WindowInference:
     def _checked(self, found: Inferred, frames: int, tracker: Tracker) -> Inferred:
         """The same; `tracker` is told if there are no tracks in it."""
         if found.anchor is not None and found.result.tracks is None:
-            reason = self._obstacle(frames, found.anchor)
+            reason = self._obstacle(frames, found.anchor.kept.pixels, len(found.anchor.ids))
             tracker.not_tracked(reason or "the network could not run with them")
         return found
 
-    def _obstacle(self, frames: int, anchor: TrackAnchor) -> str:
-        """Why these points are not tracked in an inference of so many frames; empty: they are."""
-        height, width = anchor.kept.pixels.shape[:2]
+    def _no_room(self, frames: int, newest: WindowFrame, anchor: TrackAnchor | None) -> str:
+        """Why no image fits into so many frames, with the points or without; empty: it does."""
+        if anchor and not self._obstacle(frames, newest.pixels, len(anchor.ids)):
+            return ""
+        return self._obstacle(frames, newest.pixels)
+
+    def _obstacle(self, frames: int, pixels: UInt8[np.ndarray, "h w 3"], points: int = 0) -> str:
+        """Why so many points are not tracked in an inference of `frames`; empty: they are."""
+        height, width = pixels.shape[:2]
         depth_frames = min(self._depth_frames, frames)
         return self._engine.obstacle(
-            (height, width), frames, depth_frames=depth_frames, queries=len(anchor.ids)
+            (height, width), frames, depth_frames=depth_frames, queries=points
         )
 
     def _ask(

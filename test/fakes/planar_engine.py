@@ -26,7 +26,8 @@ class PlanarEngine:
     `vary_scale`: every inference has a unit of its own, as those of a real network have.
     `max_frames`: an inference covers no more, as on a device whose memory is full.
     `missing`: sizes whose programs are still being compiled. `untracked`: lengths of windows whose
-    programs for tracks are. While `gate` is cleared, `infer` waits, and has set `inside`.
+    programs for tracks are; `unready`: whose programs without are. While `gate` is cleared, `infer`
+    waits, and has set `inside`.
     """
 
     device, dtype, random_weights, default_width = "none", "float32", False, WIDTH
@@ -42,6 +43,7 @@ class PlanarEngine:
         self.prepared: list[tuple[tuple[int, int], int]] = []  # size and window size
         self.missing: set[tuple[int, int]] = set()
         self.untracked: set[int] = set()
+        self.unready: set[int] = set()
         self.track_queries = 0  # of the last `prepare`
         self.compiling: tuple[str, ...] = ()
         self.resets = 0
@@ -68,7 +70,8 @@ class PlanarEngine:
         self, size: tuple[int, int], frames: int, *, depth_frames: int, queries: int
     ) -> str:
         """As `Engine.obstacle`."""
-        return f"a window of {frames} is not compiled yet" if frames in self.untracked else ""
+        missing = self.untracked if queries else self.unready
+        return f"a window of {frames} is not compiled yet" if frames in missing else ""
 
     def warm(self, *_: object, **__: object) -> None:
         """Nothing to compile."""

@@ -73,7 +73,7 @@ class Engine(Protocol):
     ) -> str:
         """Why `queries` points are not tracked in a window of `frames` now; empty: they would be.
 
-        `size` is (height, width) in network pixels.
+        Of none: why the window is not inferred whole. `size` is (height, width) in network pixels.
         """
         ...
 

@@ -73,18 +73,22 @@ def needed(
     """Programs for windows of `size` (height, width) network pixels, the most useful first.
 
     The shortest window (of one frame) is used at once. The longest is used from then on: the
-    window has filled by the time that it is compiled. The others are passed while a window fills
-    again after a reset; they follow from long to short, so that the next shorter one is there
-    first, should the longest not fit into the device's memory. `extra_views` are frames that are
-    in a full window now and then, besides its own; what they need comes last. The cache has a slot
-    for one in any case, so that points may be tracked from a frame that left the window.
+    window has filled by the time that it is compiled. `extra_views` are frames that are in a
+    full window now and then, besides its own; they come next, since without them a camera that was
+    lost is not found again. The others are passed while a window fills again after a reset; they
+    follow from long to short, so that the next shorter one is there first, should the longest not
+    fit into the device's memory. The cache has a slot for one in any case, so that points may be
+    tracked from a frame that left the window.
     Of a rig, `window_sizes` and `depth_frames` count instants of `cameras` frames each.
     """
     longest, depth_frames = max(window_sizes) * cameras, depth_frames * cameras
     slots = longest + max(extra_views, 1)
+    extended = range(longest + 1, longest + extra_views + 1)
     shapes: list[Shape] = [EncoderProgram(size, slots)]
-    for padded in sorted({padded_queries(count) for count in queries}):
-        for s in window_lengths(window_sizes, cameras):
+    for i, padded in enumerate(sorted({padded_queries(count) for count in queries})):
+        shortest, *longer = window_lengths(window_sizes, cameras)
+        order = (shortest, *longer[:1], *(() if i else extended), *longer[1:])
+        for s in order:
             shapes.append(WindowProgram(size, slots, s, min(depth_frames, s), padded))
     full = [max(window_sizes) * m for m in range(cameras, 0, -1)]  # also while cameras are dead
     for s in [length + extra for extra in range(1, extra_views + 1) for length in full]:

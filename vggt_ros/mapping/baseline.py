@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.errors import UserError
-from vggt_ros.geometry import rotation_angle
+from vggt_ros.geometry import inverse_rigid, rotation_angle
 from vggt_ros.mapping.scale_sources import MIN_BASELINE
+from vggt_ros.mapping.window import camera_from_encoding
 
 SAME_TIME_NS = 5_000_000  # between the two images: 5 mm of a robot at a metre a second
 PERIOD_NS = 5_000_000_000  # between two measurements, once more of them would add little
@@ -29,6 +30,16 @@ class CameraPair(NamedTuple):
     estimated: Float[np.ndarray, "4 4"]  # in the window's unit
     mounted: Float[np.ndarray, "4 4"]  # in metres
     weight: float = 1.0  # of its baseline among those of a window
+
+
+def camera_pair(
+    extra: Float[np.ndarray, "9"],
+    newest: Float[np.ndarray, "9"],
+    camera_from_extra: Float[np.ndarray, "4 4"],
+) -> CameraPair:
+    """Where a second camera stands, by the pose encodings of one window and as mounted."""
+    estimated = inverse_rigid(camera_from_encoding(newest)) @ camera_from_encoding(extra)
+    return CameraPair(estimated, camera_from_extra)
 
 
 class BaselineSchedule:
