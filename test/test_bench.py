@@ -87,6 +87,6 @@ def test_the_rows_of_the_map_are_of_an_empty_and_of_a_full_one(monkeypatch):
         "map_ms/join", "map_ms/insert", "map_ms/agreement",
         "map_mb/keyframes", "map_ms/step", "map_ms/step_p99",
         "map_ms/loop_step", "map_s/graph_loop", "map_ms/occupancy_part", "map_ms/occupancy_p99",
-        "map_ms/occupancy", "map_ms/follow", "map_ms/follow_p99",
+        "map_ms/occupancy", "map_ms/follow", "map_ms/follow_p99", "map_ms/coarser_max",
     ]  # fmt: skip
     assert all(row.value > 0 for name, row in rows.items() if not name.startswith("map_mb"))

@@ -1,15 +1,15 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The map cloud: one point per voxel, averaged, bounded, and readable by others."""
+"""The map cloud: one point per voxel, averaged and bounded."""
 
 import numpy as np
 import pytest
 from fakes.room import BASE_FROM_CAMERA, FURNITURE, INTRINSICS, ROOM, drive, true_depth
 
-from vggt_ros.files import read_ply, write_ply
 from vggt_ros.geometry import Similarity, rotation_from_quaternion
 from vggt_ros.mapping import voxels
 from vggt_ros.mapping.corrections import Correction
+from vggt_ros.mapping.voxel_table import VoxelTable
 from vggt_ros.mapping.voxels import VoxelMap
 
 
@@ -48,6 +48,54 @@ def test_memory_is_bounded_by_coarser_voxels():
         entered(cloud, random.uniform(-2, 2, (1000, 3)))
     assert len(cloud) <= 2000 and cloud.voxel > 0.05
     assert np.abs(cloud.cloud().points).max() <= 2.0 + cloud.voxel
+
+
+def grown(capacity: int, settles: bool) -> tuple[VoxelMap, list[int]]:
+    """A map with more points than it may hold, and how many voxels moved in each call."""
+    cloud, random, moved = VoxelMap(0.05, capacity), np.random.default_rng(0), []
+    move = VoxelTable.move_into
+
+    def counted(table: VoxelTable, other: VoxelTable, slots: slice) -> None:
+        moved[-1] += len(table.voxels(slots))
+        move(table, other, slots)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VoxelTable, "move_into", counted)
+        for i in range(120):
+            moved.append(0)
+            entered(cloud, random.uniform(-1, 1, (60, 3)), keyframe=i)
+            moved.append(0)
+            cloud.follow(Correction({}, {}))
+            while settles and cloud.is_moving:
+                cloud.follow(Correction({}, {}))
+    return cloud, moved
+
+
+def test_a_full_map_becomes_coarser_a_part_at_a_time(monkeypatch):
+    """No call moves all voxels, and in the end they are those of a map that stops for it."""
+    monkeypatch.setattr(voxels, "MOVED_AT_ONCE", 300)
+    cloud, moved = grown(3000, settles=False)
+    settle(cloud)
+    assert max(moved) < 450 and sum(moved) > 3000, "of some 3000 voxels"
+    assert cloud.voxel > 0.05 and len(cloud) <= 3000
+    monkeypatch.setattr(voxels, "MOVED_AT_ONCE", 10**9)
+    at_once, moved = grown(3000, settles=True)
+    assert max(moved) >= 3000 and at_once.voxel == cloud.voxel
+    one, other = (each.cloud() for each in (cloud, at_once))
+    np.testing.assert_allclose(in_order(one.points), in_order(other.points), atol=1e-5)
+    assert one.colours.min() == one.colours.max() == 100
+    for column in (one.confidence, other.confidence):
+        column.sort()
+    np.testing.assert_allclose(one.confidence, other.confidence, rtol=1e-5)
+
+
+def test_a_map_that_nobody_lets_follow_has_room_all_the_same(monkeypatch):
+    monkeypatch.setattr(voxels, "MOVED_AT_ONCE", 10)
+    cloud, random = VoxelMap(0.01, capacity=2000), np.random.default_rng(0)
+    for _ in range(60):
+        entered(cloud, random.uniform(-2, 2, (1000, 3)))
+    assert len(cloud) < 4096, "slots that its tables have"
+    assert settle(cloud) and len(cloud) == len(cloud.cloud().points)
 
 
 def test_what_is_not_a_number_or_out_of_reach_stays_out():
@@ -212,45 +260,3 @@ def test_a_drive_through_the_room_maps_its_surfaces():
     off_surface = np.where(inside, gap.min(-1), np.inf).min(-1)
     assert len(points) > 5000
     assert np.mean(off_surface < 0.03) > 0.995  # mixed pixels at edges stay home
-
-
-@pytest.mark.parametrize("confidence", (None, np.array([1.5, 2.5], np.float32)))
-def test_ply_reads_back(tmp_path, confidence):
-    points = np.array([[1, 2, 3], [-1, 0, 0.5]], np.float32)
-    colours = np.array([[255, 0, 1], [2, 3, 4]], np.uint8)
-    write_ply(tmp_path / "map.ply", points, colours, confidence)
-    head, body = (tmp_path / "map.ply").read_bytes().split(b"end_header\n")
-    assert head.startswith(b"ply\nformat binary_little_endian 1.0\nelement vertex 2\n")
-    fields = [(n, "<f4") for n in "xyz"] + [(n, "u1") for n in ("r", "g", "b")]
-    fields += [("confidence", "<f4")] if confidence is not None else []
-    rows = np.frombuffer(body, fields)
-    np.testing.assert_array_equal(np.stack([rows[n] for n in "xyz"], 1), points)
-    np.testing.assert_array_equal(np.stack([rows[n] for n in "rgb"], 1), colours)
-    assert [path.name for path in tmp_path.iterdir()] == ["map.ply"]
-
-
-def test_a_cloud_with_its_owners_is_written_read_and_goes_on_moving(tmp_path):
-    points = np.array([[1.5, 0.5, 0.5], [2.5, 0.5, 0.5], [9.5, 0.5, 0.5]], np.float32)
-    colours = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]], np.uint8)
-    confidence = np.array([2.0, 3.0, 4.0], np.float32)
-    cloud = VoxelMap(1.0)
-    cloud.add(points, colours, confidence, keyframe=np.array([7, -1, 3]), segment=2)
-    assert (cloud.count(2), cloud.count(0)) == (3, 0)
-    write_ply(tmp_path / "cloud.ply", *cloud.owned_cloud(2))
-    columns = read_ply((tmp_path / "cloud.ply").read_bytes())
-    owner_at = dict(zip(columns["x"].tolist(), columns["keyframe"].tolist(), strict=True))
-    assert owner_at == {1.5: 7, 2.5: -1, 9.5: 3}
-    red_at = dict(zip(columns["x"].tolist(), columns["red"].tolist(), strict=True))
-    assert red_at == {1.5: 10, 2.5: 40, 9.5: 70}
-    up = Similarity(1.0, np.eye(3), np.array([0.0, 0.0, 5.0]))
-    cloud.follow(Correction({7: up}, {}))
-    heights = {p[0]: p[2] for p in cloud.cloud(2).points.tolist()}
-    assert heights == {1.5: 5.5, 2.5: 0.5, 9.5: 0.5}
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"ply", b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n", b"\xff" * 9]
-)
-def test_only_our_own_ply_is_read(content: bytes):
-    with pytest.raises(ValueError):
-        read_ply(content)

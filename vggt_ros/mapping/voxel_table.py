@@ -35,6 +35,7 @@ class Owners:
         self.shift = np.zeros((0, 3))
         self.moved = np.zeros(0, bool)
         self._unmoved: dict[tuple[int, int], int] = {}  # keyframe and segment: its row
+        self.changes = 0  # of the rows by keyframe and segment
 
     def rows(self, owners: Sequence[tuple[int, int]]) -> Int32[np.ndarray, "n"]:
         """The rows of keyframes, each given with its segment, that are in their place now."""
@@ -74,6 +75,7 @@ class Owners:
             ]
             self.segments = np.array(now, np.int64)
         if rows or correction.heirs or segments:
+            self.changes += 1
             self._unmoved = {
                 (key, int(self.segments[row])): row
                 for row, key in enumerate(self.keyframes)
@@ -120,6 +122,8 @@ class VoxelTable:
         """Voxels of this side, in a table without any."""
         self.voxel = voxel
         self.owners = Owners()
+        self._rows_there = np.zeros(0, np.int32)  # in the table to which voxels move; -1: not known
+        self._changes = -1  # of the owners when these rows were
         self.taken = 0  # slots, also by voxels that were cleared
         self._cleared = 0  # how many of them
 
@@ -210,17 +214,19 @@ class VoxelTable:
         if self._cleared:
             found = found[self._sums[found, 7] > 0.0]
         if segment is not None and len(found):
-            found = found[(self.owners.segments == segment)[self._row[found]]]
+            is_of_it = self.owners.segments == segment
+            if not is_of_it.all():
+                found = found[is_of_it.take(self._row.take(found))]
         return found
 
     def read_at(
         self, slots: Int[np.ndarray, "p"]
     ) -> tuple[Float32[np.ndarray, "p 3"], Float32[np.ndarray, "p 8"], Int32[np.ndarray, "p"]]:
         """`read` of slots that hold a voxel."""
-        sums, rows = self._sums.take(slots, axis=0), self._row[slots]
+        sums, rows = self._sums.take(slots, axis=0), self._row.take(slots)
         points = np.empty((len(slots), 3), np.float32)
         weight = np.ascontiguousarray(sums[:, 6])
-        for i, centre in enumerate(self._centres(self._keys[slots])):
+        for i, centre in enumerate(self._centres(self._keys.take(slots))):
             points[:, i] = centre + sums[:, i] / weight
         return self.owners.apply(rows, points), sums, rows
 
@@ -238,13 +244,15 @@ class VoxelTable:
         points, sums, rows = self.read(slots)
         owners = self.owners
         leaving = np.bincount(rows, minlength=len(owners.counts))
-        used = np.flatnonzero(leaving)
-        keyframes = [owners.keyframes[row] for row in used.tolist()]
-        row_there = np.zeros(len(leaving), np.int32)
-        row_there[used] = other.owners.rows(
-            list(zip(keyframes, owners.segments[used].tolist(), strict=True))
-        )
-        other.insert(points, sums, row_there[rows], all_vote=True)
+        if self._changes != owners.changes:  # which those of the other table follow too
+            self._changes, self._rows_there = owners.changes, np.full(len(leaving), -1, np.int32)
+        new = np.flatnonzero((self._rows_there < 0) & (leaving > 0))
+        if len(new):
+            keyframes = [owners.keyframes[row] for row in new.tolist()]
+            self._rows_there[new] = other.owners.rows(
+                list(zip(keyframes, owners.segments[new].tolist(), strict=True))
+            )
+        other.insert(points, sums, self._rows_there[rows], all_vote=True)
         owners.counts -= leaving
 
     def sample_motion(self) -> tuple[Bool[np.ndarray, "p"], Float[np.ndarray, "p"]]:

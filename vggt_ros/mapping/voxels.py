@@ -55,10 +55,10 @@ class VoxelMap:
     place halves its votes, and with less than one the voxel is cleared. A view is compared with
     some of the voxels, in turn, so that its cost does not grow with the map.
 
-    When more than `capacity` voxels are taken, their side doubles: far or near, nothing is dropped,
-    only stored more coarsely. It halves again where a correction shrinks the map as much, and is
-    never less than `voxel`. Memory stays at about 220 bytes times `capacity`, half of it for the
-    cells to which voxels are moved, which are laid out beforehand.
+    When more than `capacity` voxels are taken, their side doubles, also a part at a time: far or
+    near, nothing is dropped, only stored more coarsely. It halves again where a correction shrinks
+    the map as much, and is never less than `voxel`. Memory stays at about 220 bytes times
+    `capacity`, half of it for the cells to which voxels are moved, which are laid out beforehand.
     """
 
     def __init__(self, voxel: float = 0.05, capacity: int = 500_000):
@@ -162,15 +162,20 @@ class VoxelMap:
         return new
 
     def _make_room(self) -> None:
-        """Coarser voxels where there are too many; and give back the slots of cleared ones."""
-        if len(self) > self.capacity or self._table.taken > MAX_TAKEN * self._table.slots:
-            self._finish()
-        if self._table.taken > MAX_TAKEN * self._table.slots:  # by those that were cleared
-            self._begin(self.voxel)
-            self._finish()
-        while len(self) > self.capacity:
-            self._begin(2.0 * self.voxel)
-            self._finish()
+        """Coarser voxels where there are too many; and give back the slots of cleared ones.
+
+        A part moves at once, the others in `follow`, as long as the table has room meanwhile.
+        """
+        while True:
+            waiting = 0 if self._old is None else int(self._old.owners.counts.sum())
+            is_full = self._table.taken + waiting > MAX_TAKEN * self._table.slots
+            if self._old is not None and is_full:
+                self._advance(self._old.slots)
+            elif self._old is None and (is_full or len(self) > self.capacity):
+                self._begin(self.voxel * (2.0 if len(self) > self.capacity else 1.0))
+                self._advance()
+            else:
+                return
 
     def _see_through(
         self,
@@ -235,8 +240,7 @@ class VoxelMap:
         for table in self._tables():
             table.owners.follow(correction, segments)
         if self._old is not None:
-            share = MOVED_AT_ONCE / max(self._old.taken, 1)
-            self._advance(max(int(share * self._old.slots), 1))
+            self._advance()
             return
         owners = self._table.owners
         if len(owners.keyframes) > max(MAX_ROWS, 2 * len(set(owners.keyframes))):
@@ -273,17 +277,15 @@ class VoxelMap:
         self._old, self._table, self._spare = self._table, table, None
         self._done = self._examined = 0
 
-    def _advance(self, slots: int) -> None:
-        """Move the voxels of the next slots."""
+    def _advance(self, slots: int | None = None) -> None:
+        """Move the voxels of the next slots; None: of so many that `MOVED_AT_ONCE` are moved."""
         assert self._old is not None
+        if slots is None:
+            slots = max(int(MOVED_AT_ONCE / max(self._old.taken, 1) * self._old.slots), 1)
         self._old.move_into(self._table, slice(self._done, self._done + slots))
         self._done += slots
         if self._done >= self._old.slots:
             self._old, self._spare, self._erased = None, self._old, 0
-
-    def _finish(self) -> None:
-        if self._old is not None:
-            self._advance(self._old.slots)
 
 
 def _owned(table: VoxelTable, slots: slice, segment: int | None) -> OwnedCloud:
