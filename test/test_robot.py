@@ -16,7 +16,8 @@ from tf2_msgs.msg import TFMessage
 from vggt_ros.msg import PointTracks, QueryPoints
 
 from vggt_ros.errors import UserError
-from vggt_ros.geometry import inverse_rigid, rigid_logarithm
+from vggt_ros.geometry import inverse_rigid
+from vggt_ros.mapping.velocity import rigid_logarithm
 from vggt_ros.mapping.window import upright_camera
 from vggt_ros.ros import tf_cache
 from vggt_ros.ros.depth_messages import depth_from_image, points_from

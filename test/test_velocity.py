@@ -10,10 +10,15 @@ from fakes.oracle import NONE, Faults, Oracle
 from fakes.room import BASE_FROM_CAMERA, INTRINSICS, drive, numbered_image, turn
 
 from vggt_ros.frames import Frame, Observation
-from vggt_ros.geometry import inverse_rigid, rigid_logarithm
+from vggt_ros.geometry import inverse_rigid
 from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.odometry import OdometryBuffer
-from vggt_ros.mapping.velocity import LONGEST_NS, Velocity, VelocityEstimator
+from vggt_ros.mapping.velocity import (
+    LONGEST_NS,
+    Velocity,
+    VelocityEstimator,
+    rigid_logarithm,
+)
 from vggt_ros.mapping.window import WindowGeometry
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings

@@ -7,7 +7,7 @@ Every function takes any leading axes and keeps its input's precision. Names rea
 docs/conventions.md has the whole of it.
 """
 
-from math import pi
+from math import pi, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,26 +40,36 @@ def rotation_from_quaternion(quaternion: Float[Array, "*b 4"]) -> Float[Array, "
 def quaternion_from_rotation(rotation: Float[Array, "*b 3 3"]) -> Float[Array, "*b 4"]:
     """Unit quaternion (x, y, z, w) with w >= 0, well conditioned for every angle."""
     xp = rotation.__array_namespace__()
-    m = [[rotation[..., i, j] for j in range(3)] for i in range(3)]
-    squares = xp.stack(  # four times the square of x, y, z, w
-        [
-            1 + m[0][0] - m[1][1] - m[2][2],
-            1 - m[0][0] + m[1][1] - m[2][2],
-            1 - m[0][0] - m[1][1] + m[2][2],
-            1 + m[0][0] + m[1][1] + m[2][2],
-        ],
-        axis=-1,
-    )
-    xy, xz, yz = m[1][0] + m[0][1], m[0][2] + m[2][0], m[2][1] + m[1][2]
-    xw, yw, zw = m[2][1] - m[1][2], m[0][2] - m[2][0], m[1][0] - m[0][1]
-    sx, sy, sz, sw = (squares[..., i] for i in range(4))
-    products = [[sx, xy, xz, xw], [xy, sy, yz, yw], [xz, yz, sz, zw], [xw, yw, zw, sw]]
+    squares, products = _quaternions([[rotation[..., i, j] for j in range(3)] for i in range(3)])
     table = xp.stack([xp.stack(row, axis=-1) for row in products], axis=-2)
     # Each row is the quaternion times four times one of its parts; the largest divides best.
-    largest = xp.argmax(squares, axis=-1)[..., None, None]
+    largest = xp.argmax(xp.stack(squares, axis=-1), axis=-1)[..., None, None]
     row = xp.take_along_axis(table, largest, axis=-2)[..., 0, :]
     quaternion = row / xp.sqrt(xp.sum(row * row, axis=-1, keepdims=True))
     return xp.where(quaternion[..., 3:] < 0, -quaternion, quaternion)
+
+
+def one_quaternion(rotation: Float[np.ndarray, "3 3"]) -> list[float]:
+    """`quaternion_from_rotation` of a single float64 matrix: the same, in a tenth of the time."""
+    squares, products = _quaternions(rotation.tolist())
+    row = products[squares.index(max(squares))]
+    length = sqrt(sum(part * part for part in row))
+    length = -length if row[3] < 0 else length
+    return [part / length for part in row]
+
+
+def _quaternions(m: list[list[Any]]) -> tuple[list[Any], list[list[Any]]]:
+    """Four times the squares of x, y, z and w of a matrix; and by those four, times each other."""
+    squares = [
+        1 + m[0][0] - m[1][1] - m[2][2],
+        1 - m[0][0] + m[1][1] - m[2][2],
+        1 - m[0][0] - m[1][1] + m[2][2],
+        1 + m[0][0] + m[1][1] + m[2][2],
+    ]
+    xy, xz, yz = m[1][0] + m[0][1], m[0][2] + m[2][0], m[2][1] + m[1][2]
+    xw, yw, zw = m[2][1] - m[1][2], m[0][2] - m[2][0], m[1][0] - m[0][1]
+    sx, sy, sz, sw = squares
+    return squares, [[sx, xy, xz, xw], [xy, sy, yz, yw], [xz, yz, sz, zw], [xw, yw, zw, sw]]
 
 
 def rotation_angle(rotation: Float[np.ndarray, "3 3"]) -> float:
@@ -121,26 +131,6 @@ def interpolate_rigid(
     u, _, vt = np.linalg.svd(pose[:3, :3])
     pose[:3, :3] = u @ vt
     return pose
-
-
-def rigid_logarithm(motion: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "6"]:
-    """The twist (linear, angular) that makes this motion in a unit of time; turns below pi.
-
-    A robot on an arc moves by a constant twist, so an arc is measured as exactly as a line.
-    The logarithm of SE(3): Murray, Li and Sastry, A Mathematical Introduction to Robotic
-    Manipulation, 1994, section 2.3.
-    """
-    quaternion = quaternion_from_rotation(motion[:3, :3])
-    sine = float(np.linalg.norm(quaternion[:3]))
-    angle = 2.0 * float(np.arctan2(sine, quaternion[3]))
-    turn = quaternion[:3] * (angle / sine if sine > 1e-12 else 2.0)
-    cross = cross_product_matrix(turn)
-    # 1/angle^2 - (1 + cos) / (2 angle sin), whose limit at rest is 1/12
-    bend = 1.0 / 12.0
-    if angle > 1e-3:
-        bend = (1.0 - 0.5 * angle / np.tan(0.5 * angle)) / angle**2
-    shift = (np.eye(3) - 0.5 * cross + bend * cross @ cross) @ motion[:3, 3]
-    return np.concatenate([shift, turn])
 
 
 def cross_product_matrix(vector: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:

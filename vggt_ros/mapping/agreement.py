@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8, UInt32
 
 from vggt_ros.geometry import inverse_rigid
 
@@ -131,17 +131,21 @@ class _Pixels(NamedTuple):
 
 def _remove_edges(seen: Bool[np.ndarray, "h w"], depth: Float32[np.ndarray, "h w"]) -> None:
     """Leave out a pixel with a step to its right or lower neighbour, if that one was seen too."""
+    width = depth.shape[1]
     for row in range(0, len(depth), ROWS):
-        some, part = seen[row : row + ROWS + 1], depth[row : row + ROWS + 1]
+        # As one row, since that takes half the time.
+        some = seen[row : row + ROWS + 1].reshape(-1)
+        part = depth[row : row + ROWS + 1].ravel()
         limit = np.float32(EDGE) * part
-        right, down = part[:, 1:] - part[:, :-1], part[1:] - part[:-1]
-        right = np.abs(right, out=right) >= limit[:, :-1]
-        down = np.abs(down, out=down) >= limit[:-1]
-        right &= some[:, 1:]
-        down &= some[1:]
-        kept = some[:ROWS]
-        np.greater(kept[:, :-1], right[:ROWS], out=kept[:, :-1])  # seen, and no step
-        np.greater(kept[: len(down)], down, out=kept[: len(down)])
+        right, down = part[1:] - part[:-1], part[width:] - part[:-width]
+        right = np.abs(right, out=right) >= limit[:-1]
+        down = np.abs(down, out=down) >= limit[:-width]
+        right &= some[1:]
+        right[width - 1 :: width] = False  # the last pixel of a row has none
+        down &= some[width:]
+        for steps in (right[: ROWS * width], down):
+            kept = some[: len(steps)]
+            np.greater(kept, steps, out=kept)  # seen, and no step
 
 
 class Projection:
@@ -206,21 +210,26 @@ class Projection:
         depth: Float32[np.ndarray, "*p"],
     ) -> Float32[np.ndarray, "*p"]:
         """The other depth at the points' pixels over theirs; NaN or below 0 where there is none."""
+        depth = np.ascontiguousarray(depth)  # arithmetic on a part of an image takes twice as long
         x, y, z = (row[0] * u + (row[1] * v + row[2]) for row in self._turn)
         for axis, shift in zip((x, y, z), self._shift, strict=True):
             axis *= depth
             axis += shift
+        height, width = self._known.shape
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             inverse = np.divide(np.float32(1.0), z, out=z)
             x *= inverse
             y *= inverse
-        height, width = self._known.shape
-        for axis, last in ((x, width - 1), (y, height - 1)):
-            np.fmax(axis, np.float32(0), out=axis)  # of NaN it makes 0
-            np.fmin(axis, np.float32(last), out=axis)
-        index = y.astype(np.int32)
-        index *= np.int32(width)
-        index += x.astype(np.int32)
-        ratio = self._known.ravel().take(index)
+            column, row = _on_rim(x, width - 1), _on_rim(y, height - 1)
+        row *= np.uint32(width)
+        row += column
+        # Without a check of each index, since all of them are in the image.
+        ratio = self._known.ravel().take(row.view(np.int32), mode="clip")
         ratio *= inverse
         return ratio
+
+
+def _on_rim(places: Float32[np.ndarray, "*p"], last: int) -> UInt32[np.ndarray, "*p"]:
+    """Whole numbers from 0 to `last`, which also takes what is negative, larger, or NaN."""
+    whole = places.astype(np.int32).view(np.uint32)  # what is negative is large as this
+    return np.minimum(whole, np.uint32(last), out=whole)

@@ -46,7 +46,7 @@ class KeyframePoses(NamedTuple):
         return self._row(frame_id) is not None
 
     def _row(self, frame_id: object) -> int | None:
-        row = int(np.searchsorted(self.ids, frame_id))  # type: ignore[call-overload]
+        row = int(self.ids.searchsorted(frame_id))  # type: ignore[call-overload]
         return row if row < len(self.ids) and self.ids[row] == frame_id else None
 
     def world_from_keyframe(self, frame_id: int) -> Similarity:
@@ -100,14 +100,15 @@ class KeyframeFollower:
             return Correction({}, {})
         heirs = {key: heir for key, heir in now.heirs.items() if key in then}
         before, after = shared_rows(then, now)
-        change = np.maximum.reduce(
-            [
-                np.abs(then.scale[before] - now.scale[after]),
-                np.abs(then.rotation[before] - now.rotation[after]).max(axis=(1, 2), initial=0.0),
-                np.abs(then.translation[before] - now.translation[after]).max(axis=1, initial=0.0),
-            ]
-        )
-        other = change > SAME
+        other = np.zeros(len(before), bool)
+        for one, two in (
+            (then.scale, now.scale),
+            (then.rotation, now.rotation),
+            (then.translation, now.translation),
+        ):
+            change = np.abs(one[before] - two[after])
+            numbers = change.size // max(len(before), 1)  # of each keyframe
+            other[np.flatnonzero(change.ravel() > SAME) // max(numbers, 1)] = True
         moved = _motions(then, before[other], now, after[other])
         # What belonged to a keyframe that is gone moves as its heir does, which was there before.
         moved |= {key: moved[heir] for key, heir in heirs.items() if heir in moved}

@@ -64,17 +64,20 @@ def scan(
     free = np.bincount(_beam(rays, far, beams), minlength=beams)
     ranges = np.where(free >= MIN_POINTS, np.inf, np.nan)
     hits = np.flatnonzero(rays.is_hit & is_near)
-    beam, distance = _beam(rays, hits, beams), distance[hits]
+    beam, distance = _beam(rays, hits, beams), distance.take(hits)
     some = np.flatnonzero(np.bincount(beam, minlength=beams))  # beams with an obstacle
     row = np.zeros(beams, np.int64)
     row[some] = CELLS * np.arange(len(some))
-    cell = (distance * np.float32(CELLS / band.reach)).astype(np.int32)
-    index = row[beam] + np.minimum(cell, CELLS - 1)
+    index = (distance * np.float32(CELLS / band.reach)).astype(np.int64)
+    np.minimum(index, CELLS - 1, out=index)
+    index += row.take(beam)
     counts = np.bincount(index, minlength=CELLS * len(some)).reshape(-1, CELLS)
-    sums = np.bincount(index, weights=distance, minlength=counts.size).reshape(-1, CELLS)
     met = np.cumsum(counts, axis=1) >= MIN_POINTS
     first, each = met.argmax(axis=1), np.arange(len(some))
-    found = sums[each, first] / np.maximum(counts[each, first], 1)
+    row[some] += first
+    ends = np.flatnonzero(index == row.take(beam))
+    sums = np.bincount(beam.take(ends), weights=distance.take(ends), minlength=beams)
+    found = sums[some] / np.maximum(counts[each, first], 1)
     hit = met.any(axis=1)
     ranges[some[hit]] = np.where(found < nearest, -np.inf, found)[hit]
     return Scan(2 * np.pi / beams, ranges.astype(np.float32))
@@ -89,10 +92,11 @@ def length(x: Float32[np.ndarray, "n"], y: Float32[np.ndarray, "n"]) -> Float32[
 
 def _beam(rays: Rays, some: Int[np.ndarray, "n"], beams: int) -> Int[np.ndarray, "n"]:
     """The beam, of this number on a full circle, in which the ends of some of the rays lie."""
-    turn = np.arctan2(rays.y[some], rays.x[some])
-    turn = np.rint((turn + np.float32(np.pi)) * np.float32(beams / (2 * np.pi)))
-    beam = turn.astype(np.int64)
-    beam *= beam != beams  # a full turn is none
+    turn = np.arctan2(rays.y.take(some), rays.x.take(some))
+    turn += np.float32(np.pi)
+    turn *= np.float32(beams / (2 * np.pi))
+    beam = np.rint(turn, out=turn).astype(np.int64)
+    beam[beam == beams] = 0  # a full turn is none
     return beam
 
 
@@ -124,10 +128,9 @@ def cut(
     """Rays from one eye, or from one each, to points, up to where they leave the band."""
     ex, ey, ez = (axis.astype(np.float32) for axis in eye.T)
     low, high = np.float32(band.low), np.float32(band.high)
-    below, above = z < low, z > high
-    is_hit = (z >= low) & (z <= high)  # of NaN all three are False
-    crosses = is_hit | (below & (ez >= low)) | (above & (ez <= high))
+    is_hit = (z >= low) & (z <= high)  # of NaN both are False
+    crosses = (np.maximum(z, ez) >= low) & (np.minimum(z, ez) <= high)
     with np.errstate(divide="ignore", invalid="ignore"):
         part = (np.clip(z, low, high) - ez) / (z - ez)
-    np.copyto(part, 1.0, where=is_hit)
-    return Rays(ex + part * (x - ex), ey + part * (y - ey), is_hit, crosses)
+        np.copyto(part, 1.0, where=is_hit)
+        return Rays(ex + part * (x - ex), ey + part * (y - ey), is_hit, crosses)

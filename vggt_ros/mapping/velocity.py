@@ -13,7 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.geometry import Similarity, inverse_rigid, lever_arm_jacobian, rigid_logarithm
+from vggt_ros.geometry import (
+    Similarity,
+    cross_product_matrix,
+    inverse_rigid,
+    lever_arm_jacobian,
+    one_quaternion,
+)
 
 SPAN_NS = 400_000_000  # of poses that are fitted: shorter is noisier, longer lags behind
 LONGEST_NS = 2_000_000_000  # between two poses where inferences are rare; beyond, unknown
@@ -84,6 +90,26 @@ class VelocityEstimator:
     def reset(self) -> None:
         """The next pose belongs to another map."""
         self._poses = {}
+
+
+def rigid_logarithm(motion: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "6"]:
+    """The twist (linear, angular) that makes this motion in a unit of time; turns below pi.
+
+    A robot on an arc moves by a constant twist, so an arc is measured as exactly as a line.
+    The logarithm of SE(3): Murray, Li and Sastry, A Mathematical Introduction to Robotic
+    Manipulation, 1994, section 2.3.
+    """
+    quaternion = np.array(one_quaternion(motion[:3, :3]))
+    sine = float(np.linalg.norm(quaternion[:3]))
+    angle = 2.0 * float(np.arctan2(sine, quaternion[3]))
+    turn = quaternion[:3] * (angle / sine if sine > 1e-12 else 2.0)
+    cross = cross_product_matrix(turn)
+    # 1/angle^2 - (1 + cos) / (2 angle sin), whose limit at rest is 1/12
+    bend = 1.0 / 12.0
+    if angle > 1e-3:
+        bend = (1.0 - 0.5 * angle / np.tan(0.5 * angle)) / angle**2
+    shift = (np.eye(3) - 0.5 * cross + bend * cross @ cross) @ motion[:3, 3]
+    return np.concatenate([shift, turn])
 
 
 def _fit(poses: list[_Pose], noise: float, scene_depth: float) -> Velocity:

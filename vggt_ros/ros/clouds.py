@@ -15,25 +15,32 @@ from vggt_ros.frames import View
 
 FIELDS = ("x", "y", "z", "rgb", "confidence")
 POINT_STEP = 4 * len(FIELDS)  # bytes
-AT_ONCE = 16_000  # points whose records are written together
+AT_ONCE = 30_000  # points whose records are written together
 
 
 def camera_points(
-    depth: Float32[np.ndarray, "h w"], intrinsics: Float[np.ndarray, "3 3"], first_row: int = 0
+    depth: Float32[np.ndarray, "h w"], intrinsics: Float[np.ndarray, "3 3"]
 ) -> Float32[np.ndarray, "h w 3"]:
     """`geometry.unproject` for one image, laid out plane by plane (the result is a view of it).
 
-    NaN depth gives NaN in all three coordinates. The depth may be that of some rows of the image.
+    NaN depth gives NaN in all three coordinates.
     """
-    height, width = depth.shape
-    (fx, _, cx), (_, fy, cy) = intrinsics[:2]
-    x = ((np.arange(width) - cx) / fx).astype(np.float32)
-    y = ((np.arange(first_row, first_row + height) - cy) / fy).astype(np.float32)
-    planes = np.empty((3, height, width), np.float32)
+    x, y = _rays(depth.shape, intrinsics)
+    planes = np.empty((3, *depth.shape), np.float32)
     np.multiply(depth, x, out=planes[0])
     np.multiply(depth, y[:, None], out=planes[1])
     planes[2] = depth
     return planes.transpose(1, 2, 0)
+
+
+def _rays(
+    shape: tuple[int, ...], intrinsics: Float[np.ndarray, "3 3"]
+) -> tuple[Float32[np.ndarray, "w"], Float32[np.ndarray, "h"]]:
+    """x / z of each column of an image, and y / z of each row."""
+    height, width = shape
+    (fx, _, cx), (_, fy, cy) = intrinsics[:2]
+    x, y = (np.arange(width) - cx) / fx, (np.arange(height) - cy) / fy
+    return x.astype(np.float32), y.astype(np.float32)
 
 
 def packed(rgb: UInt8[np.ndarray, "*p 3"]) -> UInt32[np.ndarray, "*p"]:
@@ -71,10 +78,14 @@ def write_image_records(
     Some rows at a time, so that what is needed in between stays in the cache.
     """
     some = max(AT_ONCE // depth.shape[1], 1)
+    x, y = _rays(depth.shape, intrinsics)
     for first in range(0, len(depth), some):
         rows = slice(first, first + some)
-        points = camera_points(depth[rows], intrinsics, first)
-        write_records(data[rows], points, packed(rgb[rows]), confidence[rows])
+        floats, z = data[rows].view("<f4"), depth[rows]
+        np.multiply(z, x, out=floats[..., 0])
+        np.multiply(z, y[rows, None], out=floats[..., 1])
+        floats[..., 2], floats[..., 4] = z, confidence[rows]
+        data[rows].view("<u4")[..., 3] = packed(rgb[rows])
 
 
 class WindowCloud:
@@ -82,37 +93,45 @@ class WindowCloud:
 
     def __init__(self) -> None:
         self._cached: dict[int, tuple[tuple, UInt8[np.ndarray, "p 20"]]] = {}
+        # By frame: its image, packed at every so manieth pixel. It stays, while depth changes.
+        self._colours: dict[int, tuple[np.ndarray, int, UInt32[np.ndarray, "h w"]]] = {}
 
     def records(
         self, views: Sequence[View], min_confidence: float, step: int
     ) -> list[UInt8[np.ndarray, "p 20"]]:
         """Records of each view that has depth, from every `step`-th row and column."""
-        cached = {}
+        cached, colours = {}, {}
         for view in views:
             if view.depth is None:
                 continue
+            rgb, packed_at, pixels = self._colours.get(view.frame_id, (None, 0, None))
+            if pixels is None or rgb is not view.rgb or packed_at != step:
+                pixels = packed(view.rgb[::step, ::step])
+            colours[view.frame_id] = view.rgb, step, pixels
             made_of = (view, min_confidence, step)
             known = self._cached.get(view.frame_id)
-            if known is not None and known[0][0] is view and known[0][1:] == made_of[1:]:
-                cached[view.frame_id] = known
-            else:
-                cached[view.frame_id] = made_of, world_records(view, min_confidence, step)
-        self._cached = cached
+            if known is None or known[0][0] is not view or known[0][1:] != made_of[1:]:
+                known = made_of, world_records(view, min_confidence, step, pixels)
+            cached[view.frame_id] = known
+        self._cached, self._colours = cached, colours
         return [records for _, records in cached.values()]
 
 
-def world_records(view: View, min_confidence: float, step: int) -> UInt8[np.ndarray, "p 20"]:
-    """One view's confident points in the world."""
+def world_records(
+    view: View, min_confidence: float, step: int, colours: UInt32[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "p 20"]:
+    """One view's confident points in the world, of every `step`-th pixel, with its colours."""
     assert view.depth is not None and view.confidence is not None
     coarse = np.s_[::step, ::step]
     confidence = np.ascontiguousarray(view.confidence[coarse])
     depth = np.ascontiguousarray(view.depth[coarse])
     depth = view._replace(depth=depth, confidence=confidence).masked_depth(min_confidence)
-    kept = np.isfinite(depth)
+    is_known = np.isfinite(depth).ravel()
+    kept = slice(None) if is_known.all() else np.flatnonzero(is_known)
     points = camera_points(depth, view.intrinsics / np.array([[step], [step], [1]]))
-    in_camera = np.stack([points[..., i][kept] for i in range(3)])
+    in_camera = points.transpose(2, 0, 1).reshape(3, -1)[:, kept]
     world_from_camera = view.world_from_camera.astype(np.float32)
     in_world = world_from_camera[:3, :3] @ in_camera + world_from_camera[:3, 3:]
     records = np.empty((in_world.shape[1], POINT_STEP), np.uint8)
-    write_records(records, in_world.T, packed(view.rgb[coarse])[kept], confidence[kept])
+    write_records(records, in_world.T, colours.ravel()[kept], confidence.ravel()[kept])
     return records

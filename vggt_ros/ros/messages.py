@@ -20,7 +20,7 @@ from std_msgs.msg import Header
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Tracks
-from vggt_ros.geometry import lever_arm_jacobian, quaternion_from_rotation
+from vggt_ros.geometry import lever_arm_jacobian, one_quaternion
 from vggt_ros.imaging.encodings import UnknownEncoding
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE, Velocity
@@ -293,5 +293,5 @@ def _resized(msg: Image | PointCloud2, size: int) -> UInt8[np.ndarray, "n"]:
 
 def _fill(position, orientation, parent_from_child: Float[np.ndarray, "4 4"]) -> None:
     position.x, position.y, position.z = parent_from_child[:3, 3].tolist()
-    quaternion = quaternion_from_rotation(parent_from_child[:3, :3])
-    orientation.x, orientation.y, orientation.z, orientation.w = np.asarray(quaternion).tolist()
+    quaternion = one_quaternion(parent_from_child[:3, :3])
+    orientation.x, orientation.y, orientation.z, orientation.w = quaternion

@@ -18,7 +18,12 @@ from nav_msgs.msg import Path
 from rclpy.serialization import deserialize_message
 
 from vggt_ros.frames import Update
-from vggt_ros.geometry import Similarity, quaternion_from_rotation, rotation_from_quaternion
+from vggt_ros.geometry import (
+    Similarity,
+    one_quaternion,
+    quaternion_from_rotation,
+    rotation_from_quaternion,
+)
 from vggt_ros.ros.following import Change
 from vggt_ros.ros.serialised import PathBytes
 
@@ -99,7 +104,7 @@ class PathOutput:
         record = self._records[at]
         record["seconds"], record["nanoseconds"] = divmod(entry[0], 10**9)
         record["position"] = world_from_camera[:3, 3]
-        record["quaternion"] = quaternion_from_rotation(world_from_camera[:3, :3])
+        record["quaternion"] = one_quaternion(world_from_camera[:3, :3])
         self._end += 1
         self.has_changed = True
 

@@ -47,7 +47,8 @@ class PoseOutput:
         """Pose and velocity of the robot's base; of the camera, where its mount is not known."""
         newest, odom_from_world = update.views[-1], update.odom_from_world
         mount = self._find_mount(newest.camera, newest.stamp_ns)
-        turn = np.kron(np.eye(2), odom_from_world[:3, :3])
+        turn = np.zeros((6, 6))
+        turn[:3, :3] = turn[3:, 3:] = odom_from_world[:3, :3]
         msg = messages.odometry_message(
             messages.header(newest.stamp_ns, self._parameters.odometry_frame),
             newest.camera if mount is None else self._parameters.base_frame,

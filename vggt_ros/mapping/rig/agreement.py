@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vggt_ros.geometry import rigid_logarithm, rotation_angle
+from vggt_ros.geometry import rotation_angle
 from vggt_ros.mapping.baseline import SAME_DIRECTION, SAME_ORIENTATION
 from vggt_ros.mapping.rig.relative import Pose, between
+from vggt_ros.mapping.velocity import rigid_logarithm
 
 NAMED_TURN = float(np.deg2rad(5))  # between the axes, from which a camera is named
 NAMED_ASIDE = float(
