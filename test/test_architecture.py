@@ -73,6 +73,7 @@ ONLY_IN = {  # foreign package: the areas that may import it
     "av": {"tools"},
     "evo": {"tools"},
     "matplotlib": {"tools", "train"},
+    "open3d": {"tools"},
     "pillow_heif": {"tools"},
     "pycolmap": {"tools"},
     "tqdm": {"tools", "train"},

@@ -3,19 +3,28 @@
 """Runs in the formats of other programs, read back by their libraries or by their conventions."""
 
 import json
+import sys
+from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from evo.tools import file_interface
 from PIL import Image
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
 from run_frames import wall_frame
 
 from vggt_ros.errors import UserError
+from vggt_ros.geometry import rotation_from_quaternion
 from vggt_ros.imaging.fit import Fit
+from vggt_ros.ros.interface import OUTPUTS
 from vggt_ros.tools.cli import call
+from vggt_ros.tools.colmap import colmap
 from vggt_ros.tools.export import export
-from vggt_ros.tools.runs.format import read_ply
+from vggt_ros.tools.exports.ros_messages import POINT
+from vggt_ros.tools.runs.format import open_run, read_ply
 from vggt_ros.tools.runs.whole_images import depth_on_image
 from vggt_ros.tools.runs.writer import RunWriter
 
@@ -43,6 +52,15 @@ def made(tmp_path) -> Path:
         parts = {"segments": [0, 3], "segment_numbers": [0, 1]}
         writer.summarise(parts | {"source": {"path": str(source), "kind": "images"}})
     return tmp_path / "run"
+
+
+def matrix(message) -> np.ndarray:
+    """Parent from child, of a TransformStamped."""
+    move, turn = message.transform.translation, message.transform.rotation
+    pose = np.eye(4)
+    pose[:3, :3] = rotation_from_quaternion(np.array([turn.x, turn.y, turn.z, turn.w]))
+    pose[:3, 3] = move.x, move.y, move.z
+    return pose
 
 
 def test_nerfstudio_s_cameras_see_the_points_where_the_images_and_depths_have_them(made, tmp_path):
@@ -109,6 +127,125 @@ def test_a_glb_is_read_by_trimesh_y_up_with_its_cameras(made, tmp_path):
     assert world[:, 2].max() > 1.2 and world[:, 2].min() < 0.8  # around the camera's height, one
 
 
+def test_a_bag_has_the_node_s_topics_and_is_read_by_rosbags_and_by_the_player(made, tmp_path):
+    out = export(made, tmp_path / "out", to="rosbag2", fuse=False)
+    store, found = get_typestore(Stores.ROS2_JAZZY), defaultdict(list)
+    with AnyReader([out], default_typestore=store) as reader:
+        for connection, time, raw in reader.messages():
+            found[connection.topic].append((time, store.deserialize_cdr(raw, connection.msgtype)))
+    promised = {topic.name.replace("~", "/vggt"): topic.kind for topic in OUTPUTS}
+    kinds = {topic: messages[0][1].__msgtype__ for topic, messages in found.items()}
+    assert {topic: promised[topic] for topic in kinds if "/vggt" in topic}.items() <= kinds.items()
+    assert set(kinds) >= {"/tf", "/tf_static", "/vggt/points", "/vggt/odometry", "/vggt/path"}
+    run = open_run(made)
+    frames = run.segment(0)
+    assert len(found["/vggt/path"][0][1].poses) == len(found["/tf"]) == len(frames)
+    for number, index in enumerate(frames):
+        frame = run.frame(index)
+        time, image = found["/vggt/depth/image"][number]
+        stamp = image.header.stamp
+        assert time == stamp.sec * 10**9 + stamp.nanosec == frame.stamp_ns
+        depth = np.frombuffer(image.data, np.float32).reshape(image.height, image.width)
+        np.testing.assert_array_equal(depth, frame.depth)
+        info = found["/vggt/depth/camera_info"][number][1]
+        np.testing.assert_array_equal(info.k.reshape(3, 3), frame.intrinsics)
+        tree = {t.child_frame_id: t for t in found["/tf"][number][1].transforms}
+        base, camera = (matrix(tree[name]) for name in ("base_link", "camera_optical_frame"))
+        np.testing.assert_allclose(base @ camera, frame.world_from_camera, atol=1e-9)
+        np.testing.assert_allclose(base[:3, 2], [0, 0, 1], atol=1e-12)  # level
+        cloud = found["/vggt/points"][number][1]
+        assert cloud.header.frame_id == "camera_optical_frame" and cloud.point_step == 20
+        points = np.frombuffer(cloud.data, POINT).reshape(image.height, image.width)
+        np.testing.assert_allclose(points["z"], frame.depth, rtol=1e-6)
+        assert (points["rgb"][0] == 0xC8C8C8).all()
+    (static,) = found["/tf_static"][0][1].transforms
+    assert (static.header.frame_id, static.child_frame_id) == ("map", "odom")
+    text = (out / "metadata.yaml").read_text()
+    assert "transient_local" in text or "durability: 1" in text
+
+
+@pytest.mark.ros
+def test_the_demo_s_player_plays_an_exported_bag(made, tmp_path):
+    from vggt_ros.ros.harness.player import read, scheduled, topics_of
+
+    out, notes = export(made, tmp_path / "out", to="rosbag2"), []
+    played = list(scheduled([read(out, notes)], 10**18))
+    assert not notes and {m.topic for m in played} == set(topics_of(out))
+    assert all(m.stamped for m in played if m.topic == "/vggt/points")
+
+
+def test_a_bag_of_metres_has_a_scan_and_one_without_says_so(made, tmp_path, capsys):
+    export(made, tmp_path / "out", to="rosbag2", fuse=False)
+    assert "units are arbitrary" in capsys.readouterr().out
+    summary = json.loads((made / "summary.json").read_text())
+    summary |= {"scale": {"metric": True, "source": "height"}, "settings": {"camera_height": 1.0}}
+    (made / "summary.json").write_text(json.dumps(summary))
+    out = export(made, tmp_path / "out", to="rosbag2", fuse=False)
+    assert "units are arbitrary" not in capsys.readouterr().out
+    store = get_typestore(Stores.ROS2_JAZZY)
+    with AnyReader([out], default_typestore=store) as reader:
+        wanted = [c for c in reader.connections if c.topic == "/vggt/scan"]
+        scans = [store.deserialize_cdr(raw, c.msgtype) for c, _, raw in reader.messages(wanted)]
+    assert len(scans) == 3 and scans[0].header.frame_id == "base_link"
+    ahead = scans[0].ranges[len(scans[0].ranges) // 2]
+    assert ahead == pytest.approx(2.0, abs=0.1)  # the wall
+
+
+def test_what_was_masked_is_a_mask_file_where_programs_look_for_it(made, tmp_path, capsys):
+    frames = made / "frames"
+    for path in frames.iterdir():
+        with np.load(path) as file:
+            arrays = dict(file)
+        arrays["confidence"][:10, :5] = 0.0  # grid pixels; two of the image each
+        arrays["depth"][:10, :5] = np.nan
+        np.savez(path, **arrays)
+    out = export(made, tmp_path / "nerf", to="nerfstudio")
+    rows = json.loads((out / "transforms.json").read_text())["frames"]
+    for row in rows:
+        with Image.open(out / row["mask_path"]) as mask:
+            pixels = np.array(mask)
+        assert pixels.shape == (60, 80) and set(np.unique(pixels)) == {0, 255}
+        assert (pixels[:20, :10] == 0).all() and (pixels == 0).sum() <= 21 * 11
+    colmap(made, tmp_path / "colmap", depth=True, fuse=False)
+    assert "masks of 4 images" in capsys.readouterr().out
+    for name in ("right/0.png", "left/3.png"):
+        with Image.open(tmp_path / "colmap" / "masks" / f"{name}.png") as mask:
+            assert mask.size == (80, 60)
+    params = json.loads((tmp_path / "colmap/sparse/0/depth_params.json").read_text())
+    assert set(params) == {"right/0", "left/1", "right/2"}
+    run = open_run(made)
+    for index, (name, row) in enumerate(params.items()):
+        with Image.open(tmp_path / "colmap" / "depths" / f"{name}.png") as file:
+            steps = np.array(file).astype(float)
+        depth = 1 / np.where(steps > 0, steps / 65536 * row["scale"] + row["offset"], np.nan)
+        expected = run.frame(index).depth
+        assert np.isnan(depth).any() and np.nanmedian(expected) == pytest.approx(
+            np.nanmedian(depth), rel=1e-3
+        )
+
+
+@pytest.mark.skipif(not find_spec("open3d"), reason="a mesh needs the extra [mesh]")
+def test_a_mesh_is_the_wall_and_is_read_by_open3d_and_trimesh(made, tmp_path):
+    import open3d
+    import trimesh
+
+    for name in ("wall.ply", "wall.glb"):
+        out = export(made, tmp_path / name, to="mesh", fuse=False)
+        assert len(open3d.io.read_triangle_mesh(str(out)).triangles) > 1000
+        mesh = trimesh.load(out, force="mesh")
+        assert np.abs(np.asarray(mesh.vertices)[:, 0] - 2.0).max() < 0.02
+        assert [path.name for path in tmp_path.glob("*wall*")].count(name) == 1
+
+
+def test_a_mesh_without_its_library_is_refused_in_one_sentence(made, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open3d", None)
+    with pytest.raises(UserError, match=r"open3d is missing; install it .*mesh"):
+        export(made, tmp_path / "wall.ply", to="mesh")
+    with pytest.raises(UserError, match="no name of a mesh file"):
+        export(made, tmp_path / "wall", to="mesh")
+    assert not list(tmp_path.glob("*wall*"))
+
+
 def test_a_segment_is_chosen_and_the_others_are_said(made, tmp_path, capsys):
     line = f"export {made} --to kitti --out {tmp_path / 'out'} --segment 1"
     assert call(line.split()) == 0
@@ -126,3 +263,6 @@ def test_places_that_do_not_fit_are_refused(made, tmp_path):
     with pytest.raises(UserError, match="not empty and no export"):
         export(made, tmp_path / "mine", to="kitti")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["file"]
+    (tmp_path / "mine" / "sparse").mkdir()
+    with pytest.raises(UserError, match="early version have no vggt.json: delete such a folder"):
+        export(made, tmp_path / "mine", to="kitti")

@@ -50,7 +50,10 @@ COMMANDS = {
     "bench": Command("vggt_ros.tools.bench.main", "bench", "run one of the benchmarks", "name"),
     "colmap": Command("vggt_ros.tools.colmap", "colmap", "write a run as COLMAP files", "run"),
     "export": Command(
-        "vggt_ros.tools.export", "export", "write a run for nerfstudio, as GLB, as KITTI", "run"
+        "vggt_ros.tools.export",
+        "export",
+        "write a run for nerfstudio, as GLB, mesh, KITTI, rosbag2",
+        "run",
     ),
     "train": Command("vggt_ros.train.run", "train", "train or fine-tune a network", "config"),
     "eval": Command(

@@ -5,6 +5,8 @@
     DIR/images/...                               the original images, by their names
     DIR/sparse/0/{cameras,images,points3D}.txt   the model, and the same as .bin
     DIR/sparse/1/...                             a model of each further segment of the map
+    DIR/masks/NAME.png                           0 where the run ignored a pixel of images/NAME
+    DIR/depths/..., sparse/0/depth_params.json   with --depth: inverse depth for 3DGS
     DIR/sparse/0/trajectory.tum                  with --adjust: the adjusted cameras
     DIR/vggt.json                                says that the folder is such an export
 
@@ -18,14 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
+from vggt_ros.errors import UserError
 from vggt_ros.tools.exports.adjusting import CameraModel, adjusted
 from vggt_ros.tools.exports.colmap_files import write_model
 from vggt_ros.tools.exports.folder import export_folder
 from vggt_ros.tools.exports.images import ExportedImage, Images, export_images
+from vggt_ros.tools.exports.masks import write_depths, write_masks
 from vggt_ros.tools.exports.measured_tracks import ENOUGH, measure_tracks
+from vggt_ros.tools.exports.progress import fused, progress
 from vggt_ros.tools.exports.sparse_model import build_model
 from vggt_ros.tools.runs.format import Run, open_run
-from vggt_ros.tools.runs.fused import FusedRun
 from vggt_ros.tools.runs.writer import tum_line
 
 
@@ -39,6 +43,7 @@ def colmap(
     adjust: bool = False,
     camera: CameraModel = "PINHOLE",
     shared_camera: bool = True,
+    depth: bool = False,
     cache_dir: Path | None = Path("~/.cache/vggt_ros"),
 ) -> Path:
     """Write the run as a COLMAP workspace; returns the folder of the largest sparse model.
@@ -57,8 +62,12 @@ def colmap(
             points instead of those of the depth.
         camera: COLMAP's camera model, with adjust.
         shared_camera: with adjust: images of one size have one camera, else each has its own.
+        depth: also write the depth of every image, as the official code of 3D Gaussian Splatting
+            reads it (-d depths): inverse, 16 bits, 0 where it is not known.
         cache_dir: directory of compiled programs.
     """
+    if adjust and depth:
+        raise UserError("--depth is of the run, and --adjust moves its cameras: leave one out")
     opened = open_run(run)
     segments = opened.placed_segments()
     lines = []
@@ -66,15 +75,20 @@ def colmap(
         exported, note = export_images(opened, folder / "images", images)
         adjuster = _Adjuster(opened, camera, shared_camera, cache_dir) if adjust else None
         quota = max_points // sum(map(len, segments))
-        lengths = []
+        lengths, masks = [], 0
         for number, frames in enumerate(segments):
             place = folder / "sparse" / str(number)
+            masks += write_masks(folder / "masks", opened, frames, exported)
             if adjuster is not None and len(frames) >= ENOUGH:
                 lines.append(adjuster.write(place, frames, exported))
                 continue
-            surface = FusedRun.of(opened, frames) if fuse else opened
-            model = build_model(surface, frames, exported, quota)
+            surface = fused(opened, frames) if fuse else opened
+            with progress(len(frames), "points") as advance:
+                model = build_model(surface, frames, exported, quota, advance)
             write_model(place, model)
+            if depth:
+                params = place / "depth_params.json"
+                write_depths(folder / "depths", params, surface, frames, exported)
             lengths += model.points.lengths.tolist()
     if note:
         print(note)
@@ -87,6 +101,8 @@ def colmap(
         points = "; no points, since its frames contradict each other (--no-fuse keeps all)"
     apart = "s that nothing ties together" if len(segments) > 1 else ""
     print(f"{registered} of {len(exported)} images in {len(segments)} model{apart}{points}: {out}")
+    if masks:
+        print(f"masks of {masks} images: {out / 'masks'}")
     for line in lines:
         print(line)
     return out / "sparse" / "0"

@@ -25,10 +25,15 @@ def write_model(folder: Path, model: Model) -> None:
         ("images", _view_lines),
         ("points3D", _point_lines),
     ):
-        (folder / f"{name}.txt").write_text("".join(lines(model)))
-    (folder / "cameras.bin").write_bytes(_camera_bytes(model))
-    (folder / "images.bin").write_bytes(_view_bytes(model))
-    (folder / "points3D.bin").write_bytes(_point_bytes(model))
+        with (folder / f"{name}.txt").open("w") as file:  # gigabytes of a thousand images
+            file.writelines(lines(model))
+    for name, parts in (
+        ("cameras", _camera_bytes),
+        ("images", _view_bytes),
+        ("points3D", _point_bytes),
+    ):
+        with (folder / f"{name}.bin").open("wb") as file:
+            file.writelines(parts(model))
 
 
 # ---- text
@@ -58,13 +63,13 @@ def _point_lines(model: Model) -> Iterator[str]:
     yield "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)\n"
     points = model.points
     ends = np.cumsum(points.lengths).tolist()
-    tracks = np.stack([points.views, points.pixels], -1)
     first = 0
     for number, (position, colour, end) in enumerate(
         zip(points.positions.tolist(), points.colours.tolist(), ends, strict=True), 1
     ):
         (x, y, z), (r, g, b) = position, colour
-        track = " ".join(map(str, tracks[first:end].ravel().tolist()))
+        track = np.stack([points.views[first:end], points.pixels[first:end]], -1)
+        track = " ".join(map(str, track.ravel().tolist()))
         yield f"{number} {x!r} {y!r} {z!r} {r} {g} {b} 0 {track}\n"
         first = end
 
@@ -72,34 +77,32 @@ def _point_lines(model: Model) -> Iterator[str]:
 # ---- binary, little-endian
 
 
-def _camera_bytes(model: Model) -> bytes:
-    rows = [
-        struct.pack("<iiQQ4d", number, PINHOLE, camera.width, camera.height, *camera.parameters)
-        for number, camera in enumerate(model.cameras, 1)
-    ]
-    return struct.pack("<Q", len(rows)) + b"".join(rows)
+def _camera_bytes(model: Model) -> Iterator[bytes]:
+    yield struct.pack("<Q", len(model.cameras))
+    for number, camera in enumerate(model.cameras, 1):
+        yield struct.pack(
+            "<iiQQ4d", number, PINHOLE, camera.width, camera.height, *camera.parameters
+        )
 
 
-def _view_bytes(model: Model) -> bytes:
-    parts = [struct.pack("<Q", len(model.views))]
+def _view_bytes(model: Model) -> Iterator[bytes]:
+    yield struct.pack("<Q", len(model.views))
     for number, view in enumerate(model.views, 1):
         pose = (*view.quaternion_wxyz, *view.translation)
         pixels = np.empty(len(view.pixels), [("uv", "<f8", 2), ("point", "<i8")])
         pixels["uv"], pixels["point"] = view.pixels, view.points
-        parts.append(struct.pack("<i7di", number, *pose, view.camera))
-        parts.append(view.name.encode() + b"\0" + struct.pack("<Q", len(pixels)) + pixels.tobytes())
-    return b"".join(parts)
+        yield struct.pack("<i7di", number, *pose, view.camera)
+        yield view.name.encode() + b"\0" + struct.pack("<Q", len(pixels)) + pixels.tobytes()
 
 
-def _point_bytes(model: Model) -> bytes:
+def _point_bytes(model: Model) -> Iterator[bytes]:
     points = model.points
-    track = np.stack([points.views, points.pixels], -1).astype("<i4")
-    ends = np.cumsum(points.lengths)
-    parts, first = [struct.pack("<Q", len(points.positions))], 0
+    ends, first = np.cumsum(points.lengths), 0
+    yield struct.pack("<Q", len(points.positions))
     for number, (position, colour, end) in enumerate(
         zip(points.positions.tolist(), points.colours.tolist(), ends.tolist(), strict=True), 1
     ):
-        parts.append(struct.pack("<Q3d3BdQ", number, *position, *colour, 0.0, end - first))
-        parts.append(track[first:end].tobytes())
+        track = np.stack([points.views[first:end], points.pixels[first:end]], -1).astype("<i4")
+        yield struct.pack("<Q3d3BdQ", number, *position, *colour, 0.0, end - first)
+        yield track.tobytes()
         first = end
-    return b"".join(parts)

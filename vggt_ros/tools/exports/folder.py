@@ -24,8 +24,12 @@ def export_folder(out: Path, kind: str, run: Path) -> Iterator[Path]:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give --out a folder")
     if out.is_dir() and any(out.iterdir()) and not _is_ours(out):
+        early = ""
+        if (out / "sparse").is_dir():  # a project of the user must never be taken for one of ours
+            early = f" (exports of an early version have no {MARK}: delete such a folder yourself)"
         raise UserError(
-            f"{out} is not empty and no export of this command; choose another --out, or empty it"
+            f"{out} is not empty and no export of this command{early}; choose another --out, or"
+            " empty it"
         )
     with writing(out), atomic_folder(out) as folder:
         yield folder

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""transforms.json of nerfstudio: cameras, images, depth, and points to start a splat with.
+"""transforms.json of nerfstudio: cameras, images, masks, depth, and points to start a splat with.
 
 Conventions (https://docs.nerf.studio/quickstart/data_conventions.html): a camera looks along its
 negative z axis, y is up; the centre of the first pixel is (0.5, 0.5); depth files hold thousandths
@@ -8,7 +8,7 @@ of the world's unit.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from vggt_ros.files import write_ply
 from vggt_ros.tools.exports.images import ExportedImage
+from vggt_ros.tools.exports.masks import write_mask
 from vggt_ros.tools.exports.sparse_model import PIXEL_CENTRE, build_model
 from vggt_ros.tools.runs.format import Run, RunFrame
 from vggt_ros.tools.runs.whole_images import depth_on_image
@@ -25,9 +26,17 @@ THOUSANDTHS = 1000.0
 
 
 def write_nerfstudio(
-    folder: Path, run: Run, frames: Sequence[int], images: Sequence[ExportedImage], quota: int
+    folder: Path,
+    run: Run,
+    frames: Sequence[int],
+    images: Sequence[ExportedImage],
+    quota: int,
+    advance: Callable[[], object],
 ) -> int:
-    """transforms.json, points.ply and depth/ beside images/; returns the number of points."""
+    """transforms.json, points.ply, masks/ and depth/ beside images/; returns the number of points.
+
+    `advance()` is called for each frame.
+    """
     points = build_model(run, frames, images, quota).points
     write_ply(folder / "points.ply", points.positions.astype(np.float32), points.colours)
     rows = []
@@ -37,7 +46,12 @@ def write_nerfstudio(
         (folder / "depth").mkdir(exist_ok=True)
         depth = depth_on_image(frame, image.image_from_grid, (image.width, image.height))
         np.save(folder / name, np.nan_to_num(depth * np.float32(THOUSANDTHS)))
-        rows.append(_row(frame, image) | {"depth_file_path": name})
+        row = _row(frame, image) | {"depth_file_path": name}
+        mask = f"masks/{image.name}.png"
+        if write_mask(folder / mask, frame, image):
+            row["mask_path"] = mask
+        rows.append(row)
+        advance()
     document = {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": rows}
     (folder / "transforms.json").write_text(json.dumps(document, indent=1) + "\n")
     return len(points.positions)

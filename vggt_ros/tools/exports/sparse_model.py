@@ -10,7 +10,7 @@ Points that one image alone sees are left out, since adjustments refuse them; a 
 other has them, as a start for splatting.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,17 +71,24 @@ class _Samples(NamedTuple):
 
 
 def build_model(
-    run: Run, frames: Sequence[int], images: Sequence[ExportedImage], quota: int
+    run: Run,
+    frames: Sequence[int],
+    images: Sequence[ExportedImage],
+    quota: int,
+    advance: Callable[[], object] = lambda: None,
 ) -> Model:
     """The model of these frames, with at most `quota` points of each.
 
     `images`: the exported image of each frame of the run.  Frames of equal size and intrinsics
-    share a camera.
+    share a camera.  `advance()` is called for each frame.
     """
     samples = _samples(run, frames, quota)
     cameras: dict[Camera, int] = {}
     views: list[View] = []
-    observed = [_observed(run.frame(i), samples, number) for number, i in enumerate(frames)]
+    observed = []
+    for number, index in enumerate(frames):
+        observed.append(_observed(run.frame(index), samples, number))
+        advance()
     lengths = np.bincount(
         np.concatenate([seen for seen, _ in observed]), minlength=len(samples.positions)
     )

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cloud of a run, and frames whose depth is moved to one surface (`mapping/consensus`)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,10 +31,11 @@ class Fusion(NamedTuple):
         return frame._replace(depth=np.where(seen, depth, np.float32(np.nan)))
 
 
-def fuse(frames: Iterable[RunFrame]) -> list[Fusion]:
+def fuse(frames: Iterable[RunFrame], advance: Callable[[], object] = lambda: None) -> list[Fusion]:
     """How the depth of each frame is to move so that all see one surface.
 
-    It costs about 0.03 s a frame; frames that no other overlaps stay as they are.
+    It costs about 0.03 s a frame; frames that no other overlaps stay as they are.  `advance()` is
+    called `ROUNDS` times for each.
     """
     views = [thinned(f.depth, f.intrinsics, f.world_from_camera) for f in frames]
     first = [view.depth.copy() for view in views]
@@ -49,6 +50,7 @@ def fuse(frames: Iterable[RunFrame]) -> list[Fusion]:
             depth = view.depth * np.exp(found.log_shift)
             seen[i] = found.seen
             moved.append(DepthView.of(depth, view.intrinsics, view.world_from_camera))
+            advance()
         views = moved
     return [
         Fusion(np.nan_to_num(view.depth / depth, nan=1.0), is_seen.astype(np.float32))
@@ -62,10 +64,12 @@ class FusedRun(Run):
     fusions: dict[int, Fusion]
 
     @classmethod
-    def of(cls, run: Run, frames: Sequence[int]) -> "FusedRun":
-        """The run with these frames fused with each other."""
+    def of(
+        cls, run: Run, frames: Sequence[int], advance: Callable[[], object] = lambda: None
+    ) -> "FusedRun":
+        """The run with these frames fused with each other; for `advance` see `fuse`."""
         made = cls(*run)
-        made.fusions = dict(zip(frames, fuse(map(run.frame, frames)), strict=True))
+        made.fusions = dict(zip(frames, fuse(map(run.frame, frames), advance), strict=True))
         return made
 
     def frame(self, index: int) -> RunFrame:
