@@ -88,7 +88,7 @@ def test_a_user_error_is_one_line_and_exit_code_1(command, capsys):
 
 def test_an_unknown_command_lists_the_known_ones(capsys):
     assert cli.call(["vew"]) == 1
-    assert "choose from: demo, run, view" in capsys.readouterr().err
+    assert "choose from: demo, run, fleet" in capsys.readouterr().err
 
 
 def test_another_exception_keeps_its_traceback(command):

@@ -29,12 +29,20 @@ class Command(NamedTuple):
     function: str
     summary: str
     positional: str = ""
+    python_only: str = ""  # arguments that are no options
 
 
 COMMANDS = {
     "demo": Command("vggt_ros.tools.demo", "demo", "node, player and viewer on the bundled clip"),
     "run": Command(
-        "vggt_ros.tools.run", "run", "reconstruct a folder, video or bag into a directory", "source"
+        "vggt_ros.tools.run",
+        "run",
+        "reconstruct a folder, video or bag into a directory",
+        "source",
+        "engine",
+    ),
+    "fleet": Command(
+        "vggt_ros.tools.fleet", "fleet", "reconstruct many sources, on several workers", "sources"
     ),
     "view": Command("vggt_ros.tools.view", "view", "show a run directory in the browser", "run"),
     "verify": Command("vggt_ros.tools.verify", "verify", "compare the network with a golden case"),
@@ -109,11 +117,13 @@ def _tyro_cli(command: Command, prog: str, arguments: list[str]) -> Any:
     except ModuleNotFoundError:
         raise UserError(f"tyro is missing; install it {install_extra('tools')}") from None
     function = getattr(import_module(command.module), command.function)
-    function = _with_hints(function, command.positional.split())
+    function = _with_hints(function, command.positional.split(), command.python_only.split())
     return tyro.cli(function, prog=prog, args=arguments)
 
 
-def _with_hints(function: Callable[..., Any], positional: Sequence[str]) -> Callable[..., Any]:
+def _with_hints(
+    function: Callable[..., Any], positional: Sequence[str], python_only: Sequence[str]
+) -> Callable[..., Any]:
     """The function with hints for tyro: positional arguments, and descriptions of settings."""
     import tyro
 
@@ -129,6 +139,7 @@ def _with_hints(function: Callable[..., Any], positional: Sequence[str]) -> Call
     parameters = [
         parameter.replace(annotation=hints.get(key, parameter.annotation))
         for key, parameter in signature.parameters.items()
+        if key not in python_only
     ]
     called.__annotations__ = hints
     called.__dict__["__signature__"] = signature.replace(parameters=parameters)

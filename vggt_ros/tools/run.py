@@ -18,9 +18,10 @@ from vggt_ros.frames import Frame
 from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.settings import Settings
 from vggt_ros.tools.runs.format import Run, open_run
-from vggt_ros.tools.runs.job import Job
-from vggt_ros.tools.runs.report import map_line
+from vggt_ros.tools.runs.job import Engine, Job
+from vggt_ros.tools.runs.report import map_line, times_line
 from vggt_ros.tools.runs.writer import RunWriter, make_run_directory
+from vggt_ros.tools.sources.ahead import ReadAhead
 from vggt_ros.tools.sources.fitting import Fitting, choose_fit
 from vggt_ros.tools.sources.images import Order
 from vggt_ros.tools.sources.open import open_source
@@ -69,6 +70,7 @@ def run(
     cache_dir: Path | None = Path("~/.cache/vggt_ros"),
     seed: int = 0,
     quiet: bool = False,
+    engine: Engine | None = None,
 ) -> Run:
     """Reconstruct a folder of images, a video or a bag, and write a run directory.
 
@@ -101,6 +103,7 @@ def run(
         cache_dir: Directory of compiled programs, reused by later starts.
         seed: Seed of random weights, for presets without trained ones.
         quiet: Print neither progress nor messages.
+        engine: From Python, for several runs: one that is open, instead of `model` and its options.
     """
     settings = Settings(
         window_size=window_size,
@@ -121,12 +124,7 @@ def run(
         mask_network=mask_network,
     )
     settings.masking()  # of a file that is there
-    for name in settings.sources:
-        if name not in OFFLINE_SCALES:
-            raise UserError(
-                f"scale source '{name}' needs a robot: it is measured by the node only; here use"
-                f" {' or '.join(OFFLINE_SCALES)}"
-            )
+    check_offline(settings)
     opened = open_source(
         source,
         topic=topic,
@@ -142,37 +140,48 @@ def run(
     if out.resolve() == opened.path.resolve():
         raise UserError(f"--out {out} is the source itself; choose another directory")
     make_run_directory(out, overwrite=overwrite)
-    frames = iter(opened)
-    first = next(frames)
-    if intrinsics == "camera_info" and first.intrinsics is None:
-        raise UserError(
-            "--intrinsics camera_info, but there is none that fits the images"
-            f" ({'; '.join(opened.notes) or 'the source has none'}); give --camera-info"
-        )
-    if pixels is not None:
-        check_inside(pixels, first)
-
-    from vggt_ros.engine.engine import open_engine
-
-    cache_dir = cache_dir and cache_dir.expanduser()
     log = (lambda _: None) if quiet else (lambda line: print(line, file=sys.stderr))
-    engine = open_engine(
-        model, dtype=dtype, device=device, cache_dir=cache_dir, seed=seed, progress=log,
-        tracks=pixels is not None,
-    )  # fmt: skip
-    if warning := caution(engine.name, engine.random_weights):
-        log(warning)
-    with RunWriter(out, {"interrupted": True}, overwrite=overwrite) as writer:
-        width = network_width or engine.default_width
-        one_grid = choose_fit(fit, opened, first.rgb.shape[1::-1], width)
-        job = Job(engine, settings, opened, writer, pixels, max_points, one_grid, fuse=fuse)
-        job.run(chain([first], frames), overview=picture, quiet=quiet)
+    with ReadAhead(opened) as frames:
+        first = next(frames)
+        if intrinsics == "camera_info" and first.intrinsics is None:
+            raise UserError(
+                "--intrinsics camera_info, but there is none that fits the images"
+                f" ({'; '.join(opened.notes) or 'the source has none'}); give --camera-info"
+            )
+        if pixels is not None:
+            check_inside(pixels, first)
+        if engine is None:
+            from vggt_ros.engine.engine import open_engine
+
+            cache_dir = cache_dir and cache_dir.expanduser()
+            engine = open_engine(
+                model, dtype=dtype, device=device, cache_dir=cache_dir, seed=seed, progress=log,
+                tracks=pixels is not None,
+            )  # fmt: skip
+        if warning := caution(engine.name, engine.random_weights):
+            log(warning)
+        with RunWriter(out, {"interrupted": True}, overwrite=overwrite) as writer:
+            width = network_width or engine.default_width
+            one_grid = choose_fit(fit, opened, first.rgb.shape[1::-1], width)
+            job = Job(engine, settings, opened, writer, pixels, max_points, one_grid, fuse=fuse)
+            job.run(chain([first], frames), overview=picture, quiet=quiet)
     done = open_run(out)
     log(map_line(done))
+    log(times_line(done.summary["times"]))
     if job.pieces:
         log(f"warning: {job.pieces}")
     log(f"{len(done.files)} frames, {job.points:,} points; to view them: vggt view {out}")
     return done
+
+
+def check_offline(settings: Settings) -> None:
+    """Raises `UserError` for settings that need more than images."""
+    for name in settings.sources:
+        if name not in OFFLINE_SCALES:
+            raise UserError(
+                f"scale source '{name}' needs a robot: it is measured by the node only; here use"
+                f" {' or '.join(OFFLINE_SCALES)}"
+            )
 
 
 def read_queries(path: Path) -> Float32[np.ndarray, "n 2"]:

@@ -27,6 +27,7 @@ from vggt_ros.tools.runs.fused import FusedRun, sample_cloud
 from vggt_ros.tools.runs.placement import PlacedFrames
 from vggt_ros.tools.runs.report import segments_line
 from vggt_ros.tools.runs.writer import RunWriter, defer_interrupt, writing
+from vggt_ros.tools.sources.ahead import awaited
 from vggt_ros.tools.sources.source import Source
 
 OVERVIEW_FRAMES = 48  # frames at most in the overview image
@@ -85,7 +86,11 @@ class Job:
         from tqdm import tqdm
 
         bar = tqdm(
-            frames, total=self.source.total, unit=" frames", disable=quiet, dynamic_ncols=True
+            awaited(frames, self.seconds),
+            total=self.source.total,
+            unit=" frames",
+            disable=quiet,
+            dynamic_ncols=True,
         )
         try:
             for frame in bar:
@@ -270,6 +275,7 @@ class Job:
                 "last_stamp_ns": stamps[-1] if stamps else 0,
                 "total_s": round(total, 3),
                 "frames_per_s": round(len(stamps) / total, 3),
+                "waiting_share": round(self.seconds["waiting"] / total, 4),
                 **{f"{name}_s": round(value, 3) for name, value in self.seconds.items()},
             },
             "interrupted": interrupted,

@@ -4,7 +4,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vggt_ros.tools.runs.format import Run
 
@@ -23,6 +23,19 @@ def map_line(done: Run) -> str:
         parts.append(f"{_counted(uncertain, 'frame')} uncertain and in no cloud")
     line = f"map: {', '.join(parts)}"
     return f"{line}; loops are off: {figures['graph']}" if figures["graph"] else line
+
+
+def times_line(times: Mapping[str, float | int]) -> str:
+    """Where the time of a run went, in one line; a large share of waiting says: read faster."""
+    total = times["total_s"]
+    parts = {
+        "network": times.get("network_s", 0.0),
+        "map and geometry": times.get("geometry_s", 0.0),
+        "waiting for images": times["waiting_s"],
+    }
+    parts["files, cloud and picture"] = max(total - sum(parts.values()), 0.0)
+    shares = (f"{name} {seconds / total:.0%}" for name, seconds in parts.items())
+    return f"time: {total:.1f} s, {times['frames_per_s']:.3g} frames/s; {', '.join(shares)}"
 
 
 def segments_line(sizes: Sequence[int], reasons: Sequence[str]) -> str:

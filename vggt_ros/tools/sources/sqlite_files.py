@@ -24,7 +24,9 @@ class SqliteFile:
         page = int.from_bytes(head[16:18], "big")
         stated = int.from_bytes(head[28:32], "big") * (65536 if page == 1 else page)
         self.cut = f"it has {size} of {stated} bytes" if size < stated else ""
-        self._rows = sqlite3.connect(f"file:{quote(str(path.absolute()))}?immutable=1", uri=True)
+        where = f"file:{quote(str(path.absolute()))}?immutable=1"
+        # One thread at a time, but not always the one that opened it.
+        self._rows = sqlite3.connect(where, uri=True, check_same_thread=False)
         self._rows.execute("PRAGMA writable_schema=ON")  # without it SQLite refuses a short file
         definitions: dict[str, tuple[str, bytes]] = {}
         with suppress(sqlite3.DatabaseError):  # they are recorded since Iron

@@ -1,0 +1,44 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A command that takes the options of another one, described once."""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, get_type_hints
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def with_options_of(
+    other: Callable[..., Any], without: Sequence[str]
+) -> Callable[[Command], Command]:
+    """Give a function with `**options` the keyword arguments of `other` in its signature.
+
+    They keep their defaults, types and descriptions, and come last; those of `without` are left
+    out.
+    """
+
+    def extend(function: Command) -> Command:
+        mine, theirs = inspect.signature(function), inspect.signature(other)
+        own = [row for row in mine.parameters.values() if row.kind is not row.VAR_KEYWORD]
+        added = [row for name, row in theirs.parameters.items() if name not in without]
+        hints = get_type_hints(other, include_extras=True)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        vars(function)["__signature__"] = mine.replace(
+            parameters=[*own, *(row.replace(kind=keyword) for row in added)]
+        )
+        function.__annotations__ |= {row.name: hints[row.name] for row in added}
+        function.__doc__ = (function.__doc__ or "").rstrip() + "\n" + "".join(
+            text for name, text in descriptions(other).items() if name not in without
+        )  # fmt: skip
+        return function
+
+    return extend
+
+
+def descriptions(function: Callable[..., Any]) -> dict[str, str]:
+    """The entries of the docstring's Args, by name, with their lines as they are."""
+    _, _, entries = (function.__doc__ or "").partition("    Args:\n")
+    found = re.findall(r"^( {8}(\w+): .*\n(?: {12,}.*\n)*)", entries, re.MULTILINE)
+    return {name: text for text, name in found}
