@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node under a manager: each transition does what it says, and none ends the process."""
 
-import os
 import random
 import time
 import weakref
@@ -25,7 +24,7 @@ from vggt_ros.ros.messages import header, image_message
 
 pytestmark = pytest.mark.ros
 
-WALKS = int(os.environ.get("VGGT_LIFECYCLE_WALKS", "5"))
+WALKS = 5
 GREY = np.full((*INPUT, 3), 128, np.uint8)
 STEPS = 12  # requests of a walk
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
@@ -315,9 +314,24 @@ def test_the_process_ends_while_a_network_is_being_opened(rig: Rig):
 
 @pytest.mark.parametrize("seed", range(WALKS))
 def test_random_walks_are_those_of_the_standard_life_cycle(rig: Rig, seed: int):
+    walk_at_random(rig, seed)
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_a_thousand_random_walks_are_those_of_the_standard_life_cycle():
+    for seed in range(WALKS, 1000):
+        rig = Rig()
+        try:
+            walk_at_random(rig, seed)
+        finally:
+            rig.close()
+
+
+def walk_at_random(rig: Rig, seed: int) -> None:
     """Requests at random, with images in between: the answers are those of the state machine."""
     chance = random.Random(seed)
-    manager = Manager(rig, name="/vggt")
+    manager = Manager(rig)
     state, stamp = "unconfigured", 0
     for _ in range(STEPS):
         possible = [n for (before, n) in GOALS if before == state and n not in SHUTDOWNS.values()]

@@ -182,6 +182,21 @@ def test_qos_can_be_overridden_by_parameters(rig: Rig):
     assert publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
 
 
+def test_a_subscriber_that_asks_for_more_than_is_offered_is_named(rig: Rig):
+    rig.start()
+    latched = rig.subscribe("/vggt/depth/image", Image, latched=True)
+    rig.wait_for_diagnostics(
+        "nothing of /vggt/depth/image arrives at peer (reliable, transient local): it is published"
+        " as reliable, volatile"
+    )
+    rig.infer(0)
+    assert latched == []
+    (subscription,) = [s for s in rig.peer.subscriptions if s.topic_name == "/vggt/depth/image"]
+    rig.peer.destroy_subscription(subscription)
+    rig.wait_for_status("outputs", lambda status: status.message == "all that are asked for are"
+                        " published")  # fmt: skip
+
+
 def test_outputs_without_subscribers_are_not_built(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     def never(*_args, **_options):
         raise AssertionError("built without a subscriber")

@@ -199,10 +199,8 @@ class InputTopic:
             self._on_message,
             QoSProfile(depth=self._depth, reliability=reliability, durability=durability),
             qos_overriding_options=QoSOverridingOptions(POLICIES),
-            # What does not match is replaced here; only what the user asked for is worth a warning.
-            event_callbacks=SubscriptionEventCallbacks(
-                use_default_callbacks=self._asked == "reliable" and not kept
-            ),
+            # What does not match is replaced here, or a warning of this file's.
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
         )
 
     def _on_message(self, msg: Any) -> None:

@@ -13,6 +13,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockChange, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -126,6 +127,7 @@ class VggtNode(ManagedNode):
             "/diagnostics",
             QoSProfile(depth=10),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
         )
         # Simulated time may be paused; diagnostics are not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -279,6 +281,8 @@ class VggtNode(ManagedNode):
         self.health.describe("network", "memory", memory(engine))
         for row, text in self._inputs.traffic.items():
             self.health.describe("topics", row, text)
+        for name, text in self.outputs.unserved.items():
+            self.health.set_warning(f"subscribers of {name}", text, "outputs")
         no_image = ""
         if self.stage == ACTIVE:
             no_image = self._missing_images.diagnose(self.health.seconds_without_image)

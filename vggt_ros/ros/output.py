@@ -11,6 +11,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
+from vggt_ros.ros.qos import offered, settings, unserved
+
 
 class Output:
     """A publisher whose message is built only for subscribers."""
@@ -33,8 +35,10 @@ class Output:
             topic,
             qos,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=PublisherEventCallbacks(matched=matched),
+            # rclpy's default ones are waited for at every wake-up; `unserved` says the same.
+            event_callbacks=PublisherEventCallbacks(matched=matched, use_default_callbacks=False),
         )
+        self._node = node
         self.name = topic.removeprefix("~/")
         self.is_on = True  # while the node is active
         self.seconds = 0.0  # to build and publish the last message
@@ -43,6 +47,20 @@ class Output:
     @property
     def has_subscribers(self) -> bool:
         return self.is_on and self._publisher.get_subscription_count() > 0
+
+    @property
+    def unserved(self) -> str:
+        """Subscribers that ask for more than is offered, and how to cure it; empty: none."""
+        topic = self._publisher.topic_name
+        if self._node.count_subscribers(topic) == self._publisher.get_subscription_count():
+            return ""
+        found = unserved(self._publisher, self._node.get_subscriptions_info_by_topic(topic))
+        if not found:
+            return ""
+        return (
+            f"nothing of {topic} arrives at {', '.join(map(offered, found))}: it is published as"
+            f" {settings(self._publisher.qos_profile)}; subscribe with no more than that"
+        )
 
     def send(self, build: Callable[[Any], Any]) -> None:
         """Publish `build(kept)`; `kept` is this topic's last message, to be reused."""

@@ -100,6 +100,11 @@ class Outputs:
         """Time to build and publish the last message, by topic."""
         return {output.name: output.seconds for output in self._all}
 
+    @property
+    def unserved(self) -> dict[str, str]:
+        """From any thread: by topic, subscribers that ask for more than is offered, or nothing."""
+        return {output.name: output.unserved for output in self._all}
+
     def publish(self, update: Update) -> None:
         """Publish all that is new; transforms first, so that depth never waits for one."""
         parameters = self._parameters.now

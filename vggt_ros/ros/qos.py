@@ -6,11 +6,13 @@ Every topic of the node has `qos_overrides.<topic>.<subscription or publisher>.<
 policies reliability, history and depth.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from vggt_ros.errors import UserError
@@ -23,11 +25,28 @@ def is_kept(publisher: TopicEndpointInfo) -> bool:
     return publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
 
 
-def offered(publisher: TopicEndpointInfo) -> str:
-    """A publisher and its settings, for people; `ros2 topic info -v` has the same."""
+def offered(endpoint: TopicEndpointInfo) -> str:
+    """The node of a publisher or subscription, and its settings; see `ros2 topic info -v`."""
+    return f"{endpoint.node_name} ({settings(endpoint.qos_profile)})"
+
+
+def settings(qos: QoSProfile) -> str:
+    """Reliability and durability, for people."""
+    durability = "transient local" if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL else ""
+    return f"{ReliabilityPolicy(qos.reliability).name.lower()}, {durability or 'volatile'}"
+
+
+def unserved(
+    publisher: Publisher, subscriptions: Sequence[TopicEndpointInfo]
+) -> list[TopicEndpointInfo]:
+    """Subscriptions that ask for more than is offered, and so receive nothing."""
     qos = publisher.qos_profile
-    durability = "transient local" if is_kept(publisher) else "volatile"
-    return f"{publisher.node_name} ({qos.reliability.name.lower()}, {durability})"
+    is_strong = qos.reliability == ReliabilityPolicy.RELIABLE
+    keeps = qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    return [
+        s for s in subscriptions
+        if (is_reliable(s) and not is_strong) or (is_kept(s) and not keeps)
+    ]  # fmt: skip
 
 
 def is_reliable(publisher: TopicEndpointInfo) -> bool:

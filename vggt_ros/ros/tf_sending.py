@@ -5,6 +5,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from geometry_msgs.msg import TransformStamped
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -63,6 +64,7 @@ class SendingTransforms(Transforms):
             "/tf",
             QoSProfile(depth=100),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
         )
         clock, rate = node.get_clock(), parameters.transform_rate_hz
         self._slow = SlowTransform(
