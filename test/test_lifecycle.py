@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from fakes.planar_engine import PlanarEngine
+from fakes.planar_engine import SIZE, PlanarEngine
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Path
@@ -19,6 +19,7 @@ from node_rig import CAMERA, INPUT, PERIOD, START, TIMEOUT, Rig
 from rcl_interfaces.msg import Log
 from sensor_msgs.msg import Image
 
+from vggt_ros.engine.interface import OutOfMemory
 from vggt_ros.errors import UserError
 from vggt_ros.ros.messages import header, image_message
 
@@ -255,6 +256,33 @@ def test_a_transition_that_there_is_not_is_refused(rig: Rig, number: int, label:
     assert manager.state == "unconfigured"
     assert not rig.failures
     manager.walk(CONFIGURE)
+
+
+def test_configure_compiles_for_the_size_that_is_given(rig: Rig):
+    rig.engine.missing.add(SIZE)
+    manager = Manager(rig, image_size=f"{INPUT[1]}x{INPUT[0]}")
+    future = manager.begin(CONFIGURE)
+    rig.wait_for_diagnostics("/vggt: network configuring: compiling for")
+    assert not future.done()
+    rig.engine.missing.clear()
+    rig.wait_until(future.done, "configure")
+    assert future.result().success
+    assert {size for size, _ in rig.engine.prepared} == {SIZE}
+    manager.walk(ACTIVATE)
+    manager.wait_for_subscription()
+    rig.infer(0)
+    assert rig.count("waiting for a program") == 0
+
+
+def test_a_program_that_cannot_be_compiled_fails_configure_with_its_reason(rig: Rig, monkeypatch):
+    def prepare(*_: object, **__: object) -> None:
+        raise OutOfMemory("the device's memory does not hold a window of one frame")
+
+    monkeypatch.setattr(rig.engine, "prepare", prepare)
+    manager = Manager(rig, image_size="640x480")
+    assert not manager.ask(CONFIGURE)
+    rig.wait_for_diagnostics("does not hold a window of one frame", lifecycle="unconfigured")
+    assert manager.node.inference.engine is None
 
 
 def test_cleanup_and_shutdown_wait_for_the_inference_that_runs(rig: Rig):

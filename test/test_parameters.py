@@ -90,6 +90,7 @@ def test_a_wrong_change_is_refused_with_its_reason(make_node, name, value, words
         ("tf_mode", "map", "tf_mode is 'map'; choose one of: auto, none, camera"),
         ("stride", 5, "stride is 5"),
         ("network_width", 500, "not a valid step"),
+        ("image_size", "640*480", "image_size is .640.480.; give width and height"),
     ],
 )
 def test_a_wrong_value_at_the_start_is_one_error(make_node, name, value, words):

@@ -14,9 +14,9 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 
+from vggt_ros.ros.output import open_publisher
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.polled import PolledSubscription
 
@@ -96,12 +96,7 @@ class Bond:
     def __init__(self, node: Node, kind: type, timeout: float, warn: Callable[[str], object]):
         """`kind` is bond/msg/Status; `warn` is told of faults that last, and of their end."""
         self._node, self._kind, self._timeout, self._warn = node, kind, timeout, warn
-        self._publisher = node.create_publisher(
-            kind,
-            TOPIC,
-            QoSProfile(depth=5),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
+        self._publisher = open_publisher(node, kind, TOPIC, QoSProfile(depth=5))
         self._messages = PolledSubscription(node, kind, TOPIC, QoSProfile(depth=100))
         self._side: Side | None = None
         self._timer = node.create_timer(

@@ -8,6 +8,7 @@ An update is published in a thread of its own, while the network computes the ne
 import gc
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import FrameNames
 from vggt_ros.ros.inputs import CameraInput, frame_from
 from vggt_ros.ros.messages import queries_from, stamp_ns
-from vggt_ros.ros.opening import close_engine, described
+from vggt_ros.ros.opening import close_engine, compile_ahead, described, prepare
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.robot import Robot
@@ -271,6 +272,12 @@ class InferenceWorker:
             fault = self.pipeline.outcomes.fault(source)
             self._health.set_warning(f"measurements of {source}", fault, "scale")
 
+    def compile_ahead(self, *, waits: bool) -> None:
+        """Compile for images of `image_size`; with `waits` until a window can run, or it raises."""
+        if (size := self._parameters.image_shape) is not None:
+            begin = partial(self._prepare, *size)
+            compile_ahead(begin, self._stopping, self._progress, waits=waits)
+
     def _make_ready(self, frame: Frame) -> None:
         """Start to compile for images of this size; raises `Compiling` until a window can run.
 
@@ -279,15 +286,11 @@ class InferenceWorker:
         """
         height, width = frame.rgb.shape[:2]
         self._sizes.check(width, height)
-        settings, grid = self.pipeline.settings, self.pipeline.grid(width, height)
-        self._engine.prepare(
-            (grid.height, grid.width),
-            settings.window_size,
-            depth_frames=settings.frames_with_depth,
-            extra_views=settings.extra_views,
-            track_queries=settings.track_queries,
-        )
+        self._prepare(width, height)
         self._sizes.use(width, height)
+
+    def _prepare(self, width: int, height: int) -> None:
+        prepare(self._engine, self.pipeline, width, height)
 
     def _progress(self, state: str) -> None:
         if self._stopping():

@@ -13,10 +13,8 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockChange, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
-from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
@@ -34,6 +32,7 @@ from vggt_ros.ros.map_services import MapServices
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.no_image import MissingImages
 from vggt_ros.ros.opening import cautions, memory, open_engine
+from vggt_ros.ros.output import open_publisher
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.params_files import files_in, unreached
 from vggt_ros.ros.process import run
@@ -122,12 +121,8 @@ class VggtNode(ManagedNode):
             self, self.parameters, self.inference, self.outputs, self.worker, self.sender,
             self._inputs, self.health.refuse,
         )  # fmt: skip
-        self._diagnostics = self.create_publisher(
-            DiagnosticArray,
-            "/diagnostics",
-            QoSProfile(depth=10),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
+        self._diagnostics = open_publisher(
+            self, DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
         )
         # Simulated time may be paused; diagnostics are not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -148,12 +143,15 @@ class VggtNode(ManagedNode):
         self._waits = True
 
     def configure(self) -> None:
-        """Open the network; its programs are compiled once the size of the images is known."""
+        """Open the network, and compile for `image_size` or, without, for the first image."""
+        compile_ahead = partial(self.inference.compile_ahead, waits=self._waits)
         if not self._waits:
             self.worker.call_soon(self.inference.begin)
+            self.worker.call_soon(compile_ahead)
             return
         try:
             self._ask(self.worker, self.inference.begin)
+            self._ask(self.worker, compile_ahead)
         except Exception:
             self._ask(self.worker, self.inference.release)
             raise

@@ -3,13 +3,18 @@
 """The network of the node: opened as its parameters say, with JAX's own environment."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vggt_ros.engine.interface import Compiling
+from vggt_ros.errors import UserError
+from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.parameters import Parameters
 
 MEMORY_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX's, which the user may have set
+COMPILING_PERIOD = 0.1  # seconds between two questions for a program
 CLOSE_PERIOD = 1.0  # seconds of each wait for the compiler
 
 
@@ -65,6 +70,41 @@ def memory(engine: Any) -> str:
         if key in found:
             texts.append(f"{word} {found[key] / 1e9:.2f} GB")
     return f"device: {', '.join(texts)}"
+
+
+def prepare(engine: Any, pipeline: Pipeline, width: int, height: int) -> None:
+    """Start to compile for images of this size; raises `Compiling` until a window can run."""
+    settings, grid = pipeline.settings, pipeline.grid(width, height)
+    engine.prepare(
+        (grid.height, grid.width),
+        settings.window_size,
+        depth_frames=settings.frames_with_depth,
+        extra_views=settings.extra_views,
+        track_queries=settings.track_queries,
+    )
+
+
+def compile_ahead(
+    prepare: Callable[[], object],
+    stopping: Callable[[], bool],
+    progress: Callable[[str], None],
+    *,
+    waits: bool,
+) -> None:
+    """Have `prepare` called; with `waits` until it raises `Compiling` no more, or what else."""
+    said = ""
+    while not stopping():
+        try:
+            prepare()
+            return
+        except UserError as error:
+            if not waits:  # the first image raises it again
+                return
+            if not isinstance(error, Compiling):
+                raise
+            if str(error) != said:
+                progress(said := str(error))
+            time.sleep(COMPILING_PERIOD)
 
 
 def close_engine(

@@ -8,10 +8,31 @@ from typing import Any
 
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from vggt_ros.ros.qos import offered, settings, unserved
+
+
+def open_publisher(
+    node: Node,
+    kind: type,
+    topic: str,
+    qos: QoSProfile,
+    matched: Callable[[Any], object] | None = None,
+) -> Publisher:
+    """A publisher whose QoS users may override; `matched` is called as subscribers come and go.
+
+    Without rclpy's default events, for which the executor would wait at every wake-up.
+    """
+    return node.create_publisher(
+        kind,
+        topic,
+        qos,
+        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        event_callbacks=PublisherEventCallbacks(matched=matched, use_default_callbacks=False),
+    )
 
 
 class Output:
@@ -30,14 +51,7 @@ class Output:
         if on_subscriber is not None:
             qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         matched = None if on_subscriber is None else lambda _: on_subscriber()
-        self._publisher = node.create_publisher(
-            kind,
-            topic,
-            qos,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            # rclpy's default ones are waited for at every wake-up; `unserved` says the same.
-            event_callbacks=PublisherEventCallbacks(matched=matched, use_default_callbacks=False),
-        )
+        self._publisher = open_publisher(node, kind, topic, qos, matched)
         self._node = node
         self.name = topic.removeprefix("~/")
         self.is_on = True  # while the node is active

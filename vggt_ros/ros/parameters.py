@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one table of the node's parameters: declared, validated, changed and documented from it."""
 
+import re
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -88,6 +89,11 @@ class Parameters:
     )
     image_reliability: Literal["auto", "best_effort", "reliable"] = setting(
         "auto", "Reliability of the subscriptions to images; auto: as their publishers offer it"
+    )
+    image_size: str = setting(
+        "",
+        "WIDTHxHEIGHT of the camera's images, to compile before the first one comes; empty: when it"
+        " comes",
     )
     mono16_bits: int = _shared("mono16_bits")
     mono16_black: int = _shared("mono16_black")
@@ -226,7 +232,20 @@ class Parameters:
                 f"min_agreement is {self.min_agreement}, but window_size 1 leaves no other view to"
                 " agree: set window_size to 2 or more"
             )
+        _ = self.image_shape  # of a text that is one
         check_frames(self.tf_mode, {name: getattr(self, name) for name in FRAMES})
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """Width and height of `image_size`; None where it is empty.  Raises `UserError`."""
+        if not self.image_size:
+            return None
+        found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", self.image_size)
+        if found is None:
+            raise UserError(
+                f"image_size is '{self.image_size}'; give width and height, such as 640x480"
+            )
+        return int(found[1]), int(found[2])
 
     @property
     def odometry_frame(self) -> str:

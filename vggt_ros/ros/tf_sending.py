@@ -5,12 +5,11 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from geometry_msgs.msg import TransformStamped
-from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from vggt_ros.frames import Update, View
+from vggt_ros.ros.output import open_publisher
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.tf_cache import Frames
 from vggt_ros.ros.tf_repeat import SlowTransform
@@ -59,13 +58,7 @@ class SendingTransforms(Transforms):
         self._last_ns = -1  # of the images
         self._problems: list[str] = []  # of the update that is being sent
         self._warned = ""
-        self._publisher = node.create_publisher(
-            message,
-            "/tf",
-            QoSProfile(depth=100),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
-        )
+        self._publisher = open_publisher(node, message, "/tf", QoSProfile(depth=100))
         clock, rate = node.get_clock(), parameters.transform_rate_hz
         self._slow = SlowTransform(
             lambda: clock.now().nanoseconds,
