@@ -8,6 +8,7 @@ import weakref
 from threading import Event
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -22,6 +23,7 @@ from sensor_msgs.msg import Image
 from vggt_ros.engine.interface import OutOfMemory
 from vggt_ros.errors import UserError
 from vggt_ros.ros.messages import header, image_message
+from vggt_ros.ros.opening import open_engine
 
 pytestmark = pytest.mark.ros
 
@@ -161,6 +163,20 @@ def test_cleanup_frees_the_network_and_configure_opens_another(rig: Rig):
     answer = rig.call("save_map")
     assert (answer.success, "no network is loaded" in answer.message) == (False, True)
     assert manager.state == "unconfigured"
+
+
+def test_cleanup_frees_the_arrays_of_a_real_network(rig: Rig):
+    def held() -> int:
+        return sum(array.nbytes for array in jax.live_arrays())
+
+    before = held()
+    manager = Manager(rig, engine=open_engine, model="tiny", device="cpu")
+    manager.walk(CONFIGURE)
+    weights = held() - before
+    assert weights > 1_000_000
+    assert rig.wait_for_diagnostics(model="tiny")["memory"].endswith(" GB")
+    manager.walk(CLEANUP)
+    assert held() - before < 0.01 * weights
 
 
 def test_autostart_is_active_at_once(rig: Rig):
