@@ -10,7 +10,7 @@ import pytest
 from vggt_ros.errors import UserError
 from vggt_ros.model.config import TINY, VGGT_1B
 from vggt_ros.model.random_weights import random_weights
-from vggt_ros.tools.bench import flops, main, plot
+from vggt_ros.tools.bench import flops, main, plot, rigs
 from vggt_ros.tools.bench.flops import Work
 from vggt_ros.tools.bench.plot import Rates, fit
 
@@ -86,3 +86,37 @@ def test_pooled_weights_have_the_shapes_and_keep_the_variance():
 def test_work_adds_and_multiplies():
     assert flops.plus(Work(1, 2) * 3, Work(1, 1)) == Work(4, 7)
     assert Work(4, 7).total == 11
+
+
+def test_steps_of_rigs_are_timed_against_one_cameras(monkeypatch, capsys):
+    asked = []
+
+    class Stepper:
+        size, config = (168, 224), TINY
+
+        def __init__(self, options):
+            pass
+
+        def at_instant(self, instants, cameras, *, at_once):
+            asked.append((instants, cameras, at_once))
+            return lambda: None
+
+    def interleaved(sides, repeats):
+        return {"one": 1.0, "rig": 2.0, "one by one": 2.5}
+
+    monkeypatch.setattr(rigs, "Stepper", Stepper)
+    monkeypatch.setattr(rigs, "interleaved", interleaved)
+    main.bench("stream", json=True, cameras=(2, 3), windows=(4,))
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["rig_over_one/tiny/224x168/T4xN2"]["value"] == 2.0
+    assert rows["at_once_over_one_by_one/tiny/224x168/T4xN3"]["value"] == 0.8
+    assert (4, 3, True) in asked and (4, 3, False) in asked and (4, 1, False) in asked
+    work = [flops.step(TINY, 4 * n, (168, 224), new=n, depth_frames=n).total for n in (1, 2)]
+    times = sum(work[1]) / sum(work[0])
+    assert f"{times:.3g} times" in rows["rig_over_one/tiny/224x168/T4xN2"]["against"]
+
+
+@pytest.mark.parametrize("name, cameras", [("full", (2,)), ("stream", (1, 2))])
+def test_impossible_rigs_are_refused(name, cameras):
+    with pytest.raises(UserError, match="--cameras takes numbers from 2 on"):
+        main.bench(name, cameras=cameras)

@@ -79,16 +79,18 @@ def test_a_body_is_placed_by_all_of_its_cameras():
     pose = moved(np.eye(4), 60.0, 2.0, random)
     mounted = np.stack([MOUNTS[name] for name in NAMES])
     certain = np.ones(3)
-    np.testing.assert_allclose(body(pose @ mounted, mounted, certain, 3.0), pose, atol=1e-9)
+    np.testing.assert_allclose(
+        body(pose @ mounted, mounted, certain, certain, 3.0), pose, atol=1e-9
+    )
     errors = {"body": [], "one": []}
     for _ in range(200):
         cameras = np.stack([moved(each, 1.0, 0.02, random) for each in pose @ mounted])
-        errors["body"].append(turned(body(cameras, mounted, certain, 3.0), pose))
+        errors["body"].append(turned(body(cameras, mounted, certain, certain, 3.0), pose))
         errors["one"].append(turned(cameras[0], (pose @ mounted)[0]))
     assert np.mean(errors["body"]) < 0.75 * np.mean(errors["one"])
     cameras = pose @ mounted
     cameras[1, :3, :3] = cameras[1, :3, :3] @ turn(np.array([0.0, 0.5, 0.0]))
-    assert turned(body(cameras, mounted, certain, 3.0), pose) < 3.0
+    assert turned(body(cameras, mounted, certain, certain, 3.0), pose) < 3.0
 
 
 def test_cameras_of_an_instant_are_held_together_in_the_windows_own_unit():
@@ -98,11 +100,11 @@ def test_cameras_of_an_instant_are_held_together_in_the_windows_own_unit():
     small = {name: pose.copy() for name, pose in mounts.items()}
     for pose in small.values():
         pose[:3, 3] *= 0.4
-    held = held_together(off, small, 1.2)
+    held = held_together(off, small, dict.fromkeys(NAMES, 1.0), 1.2)
     for poses in relative_poses(held):
         for pair, pose in poses.items():
             np.testing.assert_allclose(pose, between(small, *pair), atol=1e-9)
-    alone = held_together(off, {"front": np.eye(4)}, 1.2)
+    alone = held_together(off, {"front": np.eye(4)}, {"front": 1.0}, 1.2)
     np.testing.assert_array_equal(alone.window_from_camera, off.window_from_camera)
 
 
@@ -167,3 +169,37 @@ def test_a_refused_window_teaches_nothing():
     rig.drop()
     for name in NAMES:
         np.testing.assert_allclose(rig.mounts(None)[name], before[name])
+
+
+def anywhere(windows: int, described: dict[str, np.ndarray]) -> Rig:
+    """The left camera shares no view with the others: the network puts it anywhere, each time."""
+    rig, random = Rig(NAMES), np.random.default_rng(5)
+    rig.describe(described, {})
+    for i in range(windows):
+        seen = {name: moved(pose, 0.5, 0.01, random) for name, pose in MOUNTS.items()}
+        seen["left"] = moved(MOUNTS["left"], 60.0, 0.5, random)
+        rig.hold(window(seen, 10 * i), 1.0, None, 3.0)
+        rig.keep()
+    return rig
+
+
+def test_a_camera_that_the_network_puts_anywhere_stands_as_described_and_counts_little():
+    rig, random = anywhere(20, MOUNTS), np.random.default_rng(6)
+    assert rig.report(NAMES, 1.0).fault == ""
+    np.testing.assert_allclose(rig.mounts(1.0)["left"], between(MOUNTS, "front", "left"))
+    assert {pair.mounted[0, 3] for pair in rig.pairs(window(MOUNTS))} == {
+        between(MOUNTS, "front", "right")[0, 3]
+    }
+    seen = {**MOUNTS, "left": moved(MOUNTS["left"], 60.0, 0.5, random)}
+    held = rig.hold(window(seen, 900), 1.0, 1.0, 3.0)
+    for row, name in enumerate(NAMES):
+        known = between(MOUNTS, "front", name)
+        assert turned(held.window_from_camera[row], known) < 1.0
+        np.testing.assert_allclose(held.window_from_camera[row][:3, 3], known[:3, 3], atol=0.02)
+
+
+def test_a_camera_that_neither_tf_nor_the_images_place_is_named():
+    found = anywhere(HELD + 1, {}).report(NAMES, None)
+    assert [each.held for each in found.cameras] == [False, False, True]
+    assert "where camera left stands is not known: /tf does not say" in found.fault
+    assert "describe it in /tf, or let the cameras overlap" in found.fault

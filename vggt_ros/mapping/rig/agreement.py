@@ -17,6 +17,8 @@ NAMED_ASIDE = float(
     np.deg2rad(30)
 )  # between the directions to it: short ones are measured coarsely
 
+UNSURE = float(np.deg2rad(6))  # spread of single measurements, from which they tell nothing
+
 MeanOf = Callable[[str, str], Pose | None]  # first_from_second by the images; None: not measured
 
 
@@ -99,6 +101,17 @@ def fault(
     return (
         f"camera {name} does not stand where {where}, seen from {anchor}: by the images it is"
         f" {' and '.join(parts)}; {remedy}"
+    )
+
+
+def unmeasured(name: str, anchor: str, spread: float) -> str:
+    """What the user should know of a camera that nothing places; empty: the images do."""
+    if spread < UNSURE:
+        return ""
+    return (
+        f"where camera {name} stands is not known: /tf does not say, and by the images it differs"
+        f" by {np.rad2deg(spread):.0f} degrees from window to window, seen from {anchor}; describe"
+        " it in /tf, or let the cameras overlap"
     )
 
 

@@ -59,6 +59,17 @@ def mean_pose(poses: Sequence[Pose]) -> Pose:
     return mean
 
 
+def spread_of(poses: Sequence[Pose], mean: Pose) -> float:
+    """By how many radians single measurements are turned from their mean: 1.4826 median angles.
+
+    0 for fewer than three, of which any two may agree by chance.
+    """
+    if len(poses) < 3:
+        return 0.0
+    cosines = (np.einsum("ij,nij->n", mean[:3, :3], np.stack(poses)[:, :3, :3]) - 1.0) / 2.0
+    return 1.4826 * float(np.median(np.arccos(np.clip(cosines, -1.0, 1.0))))
+
+
 def scaled(pose: Pose, factor: float) -> Pose:
     """The same motion with lengths multiplied."""
     found = pose.copy()

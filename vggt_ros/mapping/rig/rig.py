@@ -6,28 +6,37 @@ The motion between every two cameras is measured in every window (`relative`). C
 description contradicts are named, and stand where the images say until it is corrected. So do
 cameras of which it says nothing; after some windows the shape that they form is held constant.
 
+Where views share too little, the network places a camera anywhere, another way in each window. Such
+measurements are known by their spread: they contradict nothing, and count little.
+
 Everything is told from one camera, the anchor: the first of those that agree with the description,
 or the reference. Lengths are in world units and follow the map's corrections.
 """
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 
-from vggt_ros.geometry import inverse_rigid
 from vggt_ros.mapping.baseline import CameraPair
-from vggt_ros.mapping.rig.agreement import Deviation, agreeing, exchanged, fault
+from vggt_ros.mapping.rig.agreement import (
+    UNSURE,
+    Deviation,
+    agreeing,
+    exchanged,
+    fault,
+    unmeasured,
+)
 from vggt_ros.mapping.rig.body import held_together
-from vggt_ros.mapping.rig.relative import Pair, Pose, between, mean_pose, relative_poses, scaled
+from vggt_ros.mapping.rig.measured import Measured
+from vggt_ros.mapping.rig.relative import Pose, between, relative_poses, scaled
 from vggt_ros.mapping.rig.report import RigCamera, RigReport
 from vggt_ros.mapping.scale_sources import MIN_BASELINE
 from vggt_ros.mapping.window import WindowGeometry
 
-KEPT = 40  # windows whose measurements are kept
 HELD = 20  # windows after which a place that the images alone say is held
 SURE = 5  # windows after which a camera that stands otherwise is named
+USUAL = float(np.deg2rad(1.5))  # spread of measurements at which a camera counts half
 
 
 class Rig:
@@ -38,11 +47,7 @@ class Rig:
         self.names = tuple(names)
         self._described: dict[str, Pose] = {}  # rig_from_camera, metres
         self._optical_frames: dict[str, str] = {}
-        self._kept: dict[Pair, deque[Pose]] = {
-            pair: deque(maxlen=KEPT) for pair in combinations(self.names, 2)
-        }
-        self._now: dict[Pair, Pose] = {}  # of the window that is being registered
-        self._means: dict[Pair, Pose | None] = {}
+        self._measured = Measured(self.names)
         self._held: dict[str, Pose] = {}  # anchor_from_camera
         self._agreeing: list[str] = []
         self._anchor = self.names[0]
@@ -63,46 +68,37 @@ class Rig:
         `unit`: world units per window unit; `metres` per world unit, None: not known;
         `scene_depth` in window units. What it measures is kept by `keep`.
         """
-        found: dict[Pair, list[Pose]] = {}
-        for poses in relative_poses(window):
-            for pair, pose in poses.items():
-                if np.isfinite(pose).all():
-                    found.setdefault(pair, []).append(scaled(pose, unit))
-        self._now = {pair: mean_pose(poses) for pair, poses in found.items()}
+        self._measured.see(window, unit)
         self._least = MIN_BASELINE * scene_depth * unit
         self._solve()
         mounts = {name: scaled(pose, 1.0 / unit) for name, pose in self.mounts(metres).items()}
-        return held_together(window, mounts, scene_depth)
+        return held_together(window, mounts, self._trust(), scene_depth)
 
     def keep(self, factor: float = 1.0) -> None:
         """The window was registered, its unit being so many times what `hold` was told."""
-        for pair, pose in self._now.items():
-            self._kept[pair].append(scaled(pose, factor))
-        self._now = {}  # the means have it already
+        self._measured.keep(factor)
         mounts = self.mounts(None)
         for name in self.names:
-            known = self._count(self._anchor, name)
-            if name not in self._described and name in mounts and known >= HELD:
+            known = self._measured.count(self._anchor, name)
+            unsure = self._measured.spread(self._anchor, name) > UNSURE
+            if name not in self._described and name in mounts and known >= HELD and not unsure:
                 self._held.setdefault(name, mounts[name])
 
     def drop(self) -> None:
         """The window was refused: it measured nothing."""
-        self._now = {}
+        self._measured.drop()
         self._solve()
 
     def move(self, factor: float) -> None:
         """The world was rescaled."""
         if factor != 1.0:
-            for known in self._kept.values():
-                known.extend([scaled(pose, factor) for pose in tuple(known)])
+            self._measured.scale(factor)
             self._held = {name: scaled(pose, factor) for name, pose in self._held.items()}
-            self._means = {}
 
     def restart(self) -> None:
         """Another part of the map begins, whose unit is not the last one's."""
         if self._described:  # else the places that are known are all that there is
-            for known in self._kept.values():
-                known.clear()
+            self._measured.clear()
 
     def pairs(self, window: WindowGeometry) -> tuple[CameraPair, ...]:
         """Every two cameras that stand as described, in every instant, as the network has them.
@@ -112,7 +108,11 @@ class Rig:
         """
         usable = set(self._agreeing)
         instants = [
-            {pair: pose for pair, pose in poses.items() if usable.issuperset(pair)}
+            {
+                pair: pose
+                for pair, pose in poses.items()
+                if usable.issuperset(pair) and self._measured.spread(*pair) < UNSURE
+            }
             for poses in relative_poses(window)
         ]
         instants = [poses for poses in instants if poses]
@@ -143,7 +143,7 @@ class Rig:
             if name in self._held and name not in self._described:
                 mounts[name] = scaled(self._held[name], grown)
                 continue
-            seen = ((known, self._mean(known, name)) for known in tuple(mounts))
+            seen = ((known, self._measured.mean(known, name)) for known in tuple(mounts))
             for known, pose in seen:
                 if pose is not None:
                     mounts[name] = mounts[known] @ pose
@@ -174,7 +174,7 @@ class Rig:
                     None if seen is None else scaled(seen, unit),
                     metres is not None,
                     name in self._held and name not in self._described,
-                    max(self._count(name, other) for other in self.names),
+                    max(self._measured.count(name, other) for other in self.names),
                     float(np.rad2deg(off.turned)),
                     float(np.rad2deg(off.aside)),
                     text,
@@ -184,18 +184,23 @@ class Rig:
 
     def _judged(self, name: str, mounts: Mapping[str, Pose]) -> tuple[Deviation, str]:
         """How far a camera is from where it should be, and the text for the user."""
-        anchor, seen = self._anchor, self._mean(self._anchor, name)
+        anchor, seen = self._anchor, self._measured.mean(self._anchor, name)
         described = {name, anchor} <= self._described.keys()
+        spread, count = self._measured.spread(anchor, name), self._measured.count(anchor, name)
+        if not (described or name in self._held) and count >= SURE:
+            return Deviation(0.0, 0.0), unmeasured(name, anchor, spread)
         if name == anchor or seen is None or not (described or name in self._held):
             return Deviation(0.0, 0.0), ""
         should = between(self._described, anchor, name) if described else self._held[name]
         off = Deviation.between(seen, should, self._least)
-        if self._count(anchor, name) < SURE:
+        if count < SURE or spread > UNSURE:
             return off, ""
         text = fault(name, anchor, seen, should, off, described=described)
         if text and described:
             others = [each for each in self._described if each not in (name, anchor)]
-            other = exchanged(name, others, anchor, self._described, self._mean, self._least)
+            other = exchanged(
+                name, others, anchor, self._described, self._measured.mean, self._least
+            )
             other = other or (anchor if len(self.names) == 2 else "")
             text += f" (are the images of {name} and {other} exchanged?)" if other else ""
         return off, text
@@ -204,35 +209,25 @@ class Rig:
 
     def _solve(self) -> None:
         """Which cameras stand as described, by all measurements."""
-        self._means = {}
-        self._agreeing = agreeing(self._described, self.names, self._mean, self._least)
+        self._agreeing = agreeing(
+            self._described, self.names, self._measured.sure_mean, self._least
+        )
         anchor = self._agreeing[0] if self._agreeing else self.names[0]
         if anchor != self._anchor:  # what is held is told from the anchor
             self._anchor, self._held = anchor, {}
 
-    def _mean(self, first: str, second: str) -> Pose | None:
-        """first_from_second by all windows, world units; None: never measured."""
-        if first == second:
-            return np.eye(4)
-        if (second, first) in self._kept:
-            back = self._mean(second, first)
-            return None if back is None else inverse_rigid(back)
-        pair = (first, second)
-        if pair not in self._means:
-            poses = [*self._kept[pair], *([self._now[pair]] if pair in self._now else [])]
-            self._means[pair] = mean_pose(poses) if poses else None
-        return self._means[pair]
-
-    def _count(self, first: str, second: str) -> int:
-        """In how many windows two cameras were measured."""
-        return len(self._kept.get((first, second), self._kept.get((second, first), ())))
+    def _trust(self) -> dict[str, float]:
+        """Weight of each camera in the pose of the body: by how well its place is measured."""
+        spreads = {name: self._measured.spread(self._anchor, name) for name in self.names}
+        return {name: 1.0 / (1.0 + (spread / USUAL) ** 2) for name, spread in spreads.items()}
 
     def _metres_by_images(self) -> float | None:
         """Metres per world unit by the described baselines as the images have them."""
         metres = along = 0.0
         for pair in combinations(self._agreeing, 2):
-            seen, known = self._mean(*pair), between(self._described, *pair)
-            if seen is not None and np.linalg.norm(seen[:3, 3]) > self._least:
+            seen, known = self._measured.mean(*pair), between(self._described, *pair)
+            unsure = self._measured.spread(*pair) > UNSURE
+            if seen is not None and not unsure and np.linalg.norm(seen[:3, 3]) > self._least:
                 metres += float(known[:3, 3] @ known[:3, 3])
                 along += float(seen[:3, 3] @ known[:3, 3])
         return metres / along if along > 0 else None
@@ -244,7 +239,7 @@ class Rig:
         """
         now = before = 0.0
         for name, pose in self._held.items():
-            seen = self._mean(self._anchor, name)
+            seen = self._measured.mean(self._anchor, name)
             if seen is not None:
                 now += float(seen[:3, 3] @ pose[:3, 3])
                 before += float(pose[:3, 3] @ pose[:3, 3])
@@ -255,10 +250,13 @@ class Rig:
 
     def _from_reference(self, name: str) -> Pose | None:
         """Where a camera stands by the images alone: seen from the reference, or by way of one."""
-        found = self._mean(self.names[0], name)
+        found = self._measured.mean(self.names[0], name)
         for other in self.names:
             if found is None:
-                first, second = self._mean(self.names[0], other), self._mean(other, name)
+                first, second = (
+                    self._measured.mean(self.names[0], other),
+                    self._measured.mean(other, name),
+                )
                 found = None if first is None or second is None else first @ second
         return found
 
