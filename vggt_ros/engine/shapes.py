@@ -101,7 +101,7 @@ def needed(
 
 def for_tracks(
     size: tuple[int, int], window_size: int, *, depth_frames: int, queries: int, cameras: int = 1
-) -> list[Shape]:
+) -> list[WindowProgram]:
     """Programs that track up to `queries` points in full windows of `size` (height, width).
 
     The second has room for a frame that left the window before the points in it were tracked. No
