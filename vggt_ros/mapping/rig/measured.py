@@ -80,8 +80,8 @@ class Measured:
     def spread(self, first: str, second: str) -> float:
         """By how many radians the measurements of a pair differ."""
         self.mean(first, second)
-        pair = (first, second)
-        return self._spreads.get(pair, self._spreads.get(pair[::-1], 0.0))
+        known = self._spreads
+        return known[first, second] if (first, second) in known else known.get((second, first), 0.0)
 
     def count(self, first: str, second: str) -> int:
         """In how many windows two cameras were measured."""
