@@ -31,6 +31,8 @@ TOPICS = {
     "mask": "sensor_msgs/Image mono8 of a segmentation node, not zero: ignored; optional",
     "initialpose": "PoseWithCovarianceStamped: where the robot is in a saved map; optional",
 }
+# Of each camera of a rig, as NAME/image, in place of those above: front/image:=/front/image_raw.
+CAMERA_TOPICS = ("image", "camera_info", "mask")
 # Topics in config/vggt.rviz, of a node without a namespace.
 RVIZ_TOPICS = (
     "depth/image",
@@ -79,6 +81,19 @@ PARAMETERS = {
         str,
         "Undo the lens by camera_info's D, R and P; auto: unless the image's topic has 'rect' or "
         "'rectified' in its name; off: images are rectified already; one of: auto, on, off",
+    ),
+    "cameras": (
+        str,
+        "Names of a rig's cameras, commas between: NAME/image and NAME/camera_info of each are "
+        "read; empty: image, of one camera",
+    ),
+    "sync_tolerance": (
+        float,
+        "Seconds by which the stamps of a rig's images differ at most in one instant",
+    ),
+    "min_cameras": (
+        int,
+        "Cameras of a rig that an instant has at least; with fewer nothing is inferred",
     ),
     "scale_source": (
         str,
@@ -174,7 +189,10 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name="vggt",
             namespace=arguments["namespace"],
             parameters=[str(params_file), overrides | clock],
-            remappings=[(name, arguments[name]) for name in TOPICS],
+            remappings=[
+                *((name, arguments[name]) for name in TOPICS),
+                *of_cameras(arguments, params_file, f"{namespace}/vggt").items(),
+            ],
             # For advice with a line to paste: the node shows it with other arguments.
             arguments=["--launch-line", launch_line(arguments, namespace)],
             additional_env=dict.fromkeys(PROFILE_VARIABLES, profile) if profile else {},
@@ -186,6 +204,15 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         in_file = parameters_in(params_file, f"{namespace}/vggt").get("world_frame", "")
         actions.append(rviz(arguments["world_frame"] or str(in_file), namespace, clock))
     return actions
+
+
+def of_cameras(arguments: dict[str, str], params_file: Path, node: str) -> dict[str, str]:
+    """Remapped topics of a rig's cameras: front/image:=/front/image_raw, which no list declares."""
+    given = arguments["cameras"] or parameters_in(params_file, node).get("cameras", "")
+    names = given.strip("[]").split(",") if isinstance(given, str) else map(str, given)
+    names = [name.strip(" '\"") for name in names]
+    topics = (f"{name}/{topic}" for name in names for topic in CAMERA_TOPICS if name)
+    return {topic: arguments[topic] for topic in topics if topic in arguments}
 
 
 def rviz(world: str, prefix: str, clock: dict[str, bool]) -> Node:
@@ -212,6 +239,8 @@ def launch_line(arguments: dict[str, str], namespace: str) -> str:
     for name, default in defaults.items():
         if arguments[name] != default:
             given.append(f"{name}:={arguments[name]}")
+    cameras = of_cameras(arguments, Path(arguments["params_file"]), f"{namespace}/vggt")
+    given += [f"{topic}:={remapped}" for topic, remapped in cameras.items()]
     line = arguments.get("launch_line", "ros2 launch vggt_ros vggt.launch.py")  # or as included
     return " ".join([line, *map(shlex.quote, given)])
 

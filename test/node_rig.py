@@ -170,7 +170,7 @@ class Rig:
         for field, value in changes.items():
             setattr(msg, field, value)
         self.camera_infos.publish(msg)
-        camera = self.node.inference.camera
+        camera = self.node.inference.camera  # type: ignore[attr-defined]
 
         def arrived() -> bool:
             known = camera.calibration
@@ -206,7 +206,7 @@ class Rig:
     def subscribe_matched(self, topic: str, kind: type, *, latched: bool = False) -> list[Any]:
         """The same, once the started node's publisher has this subscriber."""
         messages = self.subscribe(topic, kind, latched=latched)
-        self.wait_until(lambda: self._publisher(topic).get_subscription_count(), f"match {topic}")
+        self.wait_until(lambda: self.publisher(topic).get_subscription_count(), f"match {topic}")
         return messages
 
     def subscribe_to_outputs(self) -> None:
@@ -215,10 +215,11 @@ class Rig:
             self.subscribe(topic, kind)
         for topic in TOPICS:
             self.wait_until(
-                lambda t=topic: self._publisher(t).get_subscription_count(), f"match {topic}"
+                lambda t=topic: self.publisher(t).get_subscription_count(), f"match {topic}"
             )
 
-    def _publisher(self, topic: str):
+    def publisher(self, topic: str):
+        """The node's publisher of a topic."""
         assert self.node is not None
         return next(p for p in self.node.publishers if p.topic_name == topic)
 

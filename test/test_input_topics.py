@@ -188,7 +188,8 @@ def test_a_camera_info_latched_and_sent_once_before_the_start_is_used(rig: Rig):
     publisher.publish(camera_info_message(header(START, CAMERA), K, width=width, height=height))
     node = rig.start(intrinsics="camera_info")
     infos = rig.subscribe_matched("/vggt/depth/camera_info", CameraInfo)
-    rig.wait_until(lambda: node.inference.camera.calibration is not None, "the calibration arrives")
+    camera = node.inference.camera  # type: ignore[attr-defined]
+    rig.wait_until(lambda: camera.calibration is not None, "the calibration arrives")
     rig.infer(0)
     rig.wait_until(lambda: infos, "camera_info")
     assert infos[0].k[0] == pytest.approx(K[0, 0] * 56 / 64)

@@ -8,13 +8,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from node_rig import Rig
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rig_robot import RigRobot
 from robot_rig import SimulatedRobot
 
 from vggt_ros.ros import interface, interface_files
 from vggt_ros.ros.frame_names import CONNECTED
-from vggt_ros.ros.interface import INPUTS, OUTPUTS, RCLPY_OUTPUTS, STATUSES, Topic
+from vggt_ros.ros.interface import INPUTS, OUTPUTS, RCLPY_OUTPUTS, STATUSES, Topic, of_rig
 from vggt_ros.ros.topic_types import type_name
 
 pytestmark = pytest.mark.ros
@@ -125,15 +127,52 @@ def test_diagnostics_have_the_declared_statuses_and_keys(rig: Rig):
     rig.wait_for_diagnostics("third last error", "third last notice", "scale sigma")
     report = rig.received["/diagnostics"][-1].status
     assert [s.name for s in report] == ["/vggt", *(f"/vggt: {s.part}" for s in STATUSES[1:])]
+    unseen = unseen_keys(report, {key for declared in STATUSES for key in declared.keys})
+    assert unseen - OF_A_RIG == {"second camera"}  # which needs one: test_node_second_camera.py
+
+
+def unseen_keys(report: Iterable[DiagnosticStatus], needed: set[str]) -> set[str]:
+    """Keys of some settings or events that a report lacks; it has all others, and no more."""
     unseen = set()
     for declared, shown in zip(STATUSES, report, strict=True):
         keys = {pair.key for pair in shown.values}
-        assert keys >= set(declared.keys)
+        assert keys >= set(declared.keys) & needed
         rules = {key: re.sub("[A-Z]{2,}", ".+", re.escape(key)) for key in declared.sometimes}
         more = keys - set(declared.keys)
         assert not {key for key in more if not any(re.fullmatch(r, key) for r in rules.values())}
         unseen |= {k for k, rule in rules.items() if not any(re.fullmatch(rule, m) for m in more)}
-    assert unseen == {"second camera"}  # which needs one: test_node_second_camera.py
+    return unseen
+
+
+OF_A_RIG = {"camera NAME", "images of NAME", "instants", "NAME/TOPIC [ms]", "rig NAME"}
+
+
+@pytest.mark.slow
+def test_diagnostics_of_a_rig_have_the_declared_keys(rig: Rig):
+    robot = RigRobot(rig)
+    robot.start()
+    robot.infer(*range(6))
+    rig.wait_for_diagnostics("instants 6, 6 of them with all cameras", inferences="6")
+    of_one_camera = {"camera", *(f"{topic[2:]} [ms]" for topic in interface.OF_A_CAMERA)}
+    needed = {key for declared in STATUSES for key in declared.keys} - of_one_camera
+    unseen = unseen_keys(rig.received["/diagnostics"][-1].status, needed)
+    assert not unseen & OF_A_RIG
+
+
+def test_a_rig_has_exactly_the_declared_topics_and_the_policy_allows_them(rig: Rig):
+    names = ["front", "left"]
+    node = rig.open(cameras=names, scale_source="baseline")
+    read = in_graph(node.get_subscriber_names_and_types_by_node("vggt", "/"))
+    inputs = [t for t in of_rig(INPUTS, names) if t.needs in ("tf2_msgs is installed", "")]
+    assert read == types(inputs) and "/front/image" in read and "/image" not in read
+    published = in_graph(node.get_publisher_names_and_types_by_node("vggt", "/"))
+    outputs = [t for t in of_rig(OUTPUTS, names) if not t.needs or t.name == "/tf"]
+    assert published == types((*outputs, *RCLPY_OUTPUTS))
+    assert "/vggt/left/depth/image" in published and "/vggt/depth/image" not in published
+    found = allowed(interface_files.policy("/vggt", {}, names))
+    assert found["publish"] >= set(published) and found["subscribe"] >= set(read)
+    assert "/left/image/compressed" in found["subscribe"]
+    assert not {"/image", "/vggt/points"} & (found["subscribe"] | found["publish"])
 
 
 @pytest.mark.parametrize("mode", ["camera", "odom_to_base", "map_to_odom"])

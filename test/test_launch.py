@@ -172,6 +172,23 @@ def test_the_node_is_told_the_line_that_starts_it(launch: Start):
     ]  # fmt: skip
 
 
+def test_the_cameras_of_a_rig_are_remapped_by_their_names(launch: Start, tmp_path: Path):
+    remapped = {"front/image": "/cams/front", "left/camera_info": "/cams/info", "rear/image": "/x"}
+    (node,) = launch(cameras="[front, left]", **remapped)
+    assert node.parameters[-1]["cameras"].positional == ("[front, left]",)
+    assert node.remappings[-2:] == [
+        ("front/image", "/cams/front"),
+        ("left/camera_info", "/cams/info"),
+    ]
+    assert shlex.split(node.arguments[1])[-3:] == [
+        "cameras:=[front, left]", "front/image:=/cams/front", "left/camera_info:=/cams/info",
+    ]  # fmt: skip
+    file = tmp_path / "rig.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    cameras: [front, rear]\n")
+    (node,) = launch(params_file=str(file), **remapped)
+    assert node.remappings[-2:] == [("front/image", "/cams/front"), ("rear/image", "/x")]
+
+
 def test_the_line_is_that_of_the_launch_file_that_includes_this_one(launch: Start):
     (node,) = launch(image="/front image", launch_line="ros2 launch vggt_ros nav2.launch.py")
     assert node.arguments[1] == "ros2 launch vggt_ros nav2.launch.py 'image:=/front image'"

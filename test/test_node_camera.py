@@ -58,7 +58,7 @@ def test_an_image_that_is_rectified_already_has_p_s_k(
     np.testing.assert_allclose(found, GRID.network_from_input @ expected, atol=1e-9)
     said = "rectified here" if rectify == "on" else "rectified already"
     assert said in rig.wait_for_diagnostics("P of camera_info")["camera"]
-    assert node.inference.camera.calibration is not None
+    assert node.inference.camera.calibration is not None  # type: ignore[attr-defined]
 
 
 def test_a_plain_yes_or_no_is_understood_where_yaml_makes_a_boolean_of_on_and_off(rig: Rig):

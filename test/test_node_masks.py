@@ -40,7 +40,7 @@ class Segmentation:
         for field, value in changes.items():
             setattr(msg, field, value)
         assert self.rig.node is not None
-        masks = self.rig.node.robot.masks
+        masks = self.rig.node.robot.masks[""]
         self.rig.wait_until(self.publisher.get_subscription_count, "mask is matched")
         self.publisher.publish(msg)
         stamp = START + i * PERIOD + late_ns

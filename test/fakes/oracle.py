@@ -8,7 +8,7 @@ depth is noisy with gross outliers, cameras are turned and shifted a little. Fra
 number in their pixels, so the engine works through image topics just as well.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,10 +68,11 @@ class Oracle:
         faults: Faults | None = None,
         seed: int = 0,
         see: Callable[[Float[np.ndarray, "4 4"]], Float[np.ndarray, "h w"]] = true_depth,
+        rig: Sequence[Float[np.ndarray, "4 4"]] = RIG,
     ):
         """`see`: the true depth in front of a camera."""
         self.world_from_camera = world_from_camera
-        self.faults, self.see = faults or Faults(), see
+        self.faults, self.see, self.rig = faults or Faults(), see, rig
         self.random = np.random.default_rng(seed)
         self.scales: list[float] = []  # window units per metre of every inference so far
         # Number and camera of each image of every inference, and by the pipeline's frame id.
@@ -102,7 +103,7 @@ class Oracle:
         index, camera = self.images[frame_id]
         if self.faults.broken.get(index) in ("other scene", "nonsense"):
             return appearance(np.array([1000.0 + 10.0 * index]))
-        return appearance_in_room(self.world_from_camera[index] @ RIG[camera])
+        return appearance_in_room(self.world_from_camera[index] @ self.rig[camera])
 
     def infer(
         self,
@@ -120,7 +121,7 @@ class Oracle:
         low, high = self.faults.scale
         self.scales.append(float(np.exp(self.random.uniform(np.log(low), np.log(high)))))
         truth = self._believed(
-            self.world_from_camera[index] @ np.stack([RIG[camera] for _, camera in seen]),
+            self.world_from_camera[index] @ np.stack([self.rig[camera] for _, camera in seen]),
             np.array(frame_ids) < 0,
         )
         damage = self.faults.broken.get(index[-1], "")
@@ -200,7 +201,7 @@ class Oracle:
     def _depth(self, index: int, camera: int, damage: str) -> Float[np.ndarray, "h w"]:
         faults, key = self.faults, (index, camera)
         if key not in self._depths:
-            self._depths[key] = self.see(self.world_from_camera[index] @ RIG[camera])
+            self._depths[key] = self.see(self.world_from_camera[index] @ self.rig[camera])
         depth = self._depths[key]
         if damage == "other scene":
             waves = self.random.uniform(0.05, 0.3, (2, 2))

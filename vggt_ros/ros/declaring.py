@@ -43,6 +43,8 @@ def _descriptor(row: Field, allowed: tuple[str, ...]) -> ParameterDescriptor:
     if allowed:
         descriptor.dynamic_typing = "on" in allowed  # which YAML reads as true
         descriptor.additional_constraints = "one of: " + ", ".join(allowed)
+    if rule.get("listed"):
+        descriptor.dynamic_typing = True
     if rule["between"] and isinstance(row.default, float):
         low, high = rule["between"]
         descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]

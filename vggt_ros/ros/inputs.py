@@ -137,16 +137,24 @@ class CameraInput:
             self._reports.inform(about)
 
 
-def first_camera(
-    parameters: Parameters, health: Health, topic: str, inform: Callable[[str], object]
+def camera_input(
+    parameters: Parameters,
+    health: Health,
+    topic: str,
+    inform: Callable[[str], object],
+    name: str = "",
 ) -> CameraInput:
-    """camera_info of the camera whose images are mapped; `topic` as of `CameraInput`."""
+    """camera_info of a camera whose images are mapped; `topic` as of `CameraInput`.
+
+    `name` is that of a camera of a rig.
+    """
+    whose = f"{name}: " if name else ""
     reports = CameraReports(
-        health.refuse,
-        health.notice,
-        lambda text: health.set_warning("calibration", text),
-        lambda text: health.describe("input", "camera", text),
-        lambda text: inform(f"camera: {text}"),
+        lambda text: health.refuse(f"{whose}{text}"),
+        lambda text: health.notice(f"{whose}{text}"),
+        lambda text: health.set_warning(f"calibration {name}".strip(), text and f"{whose}{text}"),
+        lambda text: health.describe("input", f"camera {name}".strip(), text),
+        lambda text: inform(f"camera {name}".strip() + f": {text}"),
     )
     return CameraInput(topic, parameters.rectify, parameters.intrinsics, reports)
 

@@ -132,6 +132,27 @@ OUTPUTS = (
     ),
     BOND._replace(depth=5),
 )  # fmt: skip
+# One for each camera of a rig, in place of the node's own of that name.
+OF_A_CAMERA = (
+    "image", "camera_info", "mask", "~/depth/image", "~/depth/camera_info", "~/depth/confidence",
+    "~/rgb/image_rect_color", "~/rgb/camera_info", "~/points",
+)  # fmt: skip
+
+
+def of_rig(topics: Sequence[Topic], cameras: Sequence[str]) -> tuple[Topic, ...]:
+    """The topics of a node with these cameras, none for a single one, of those of a single one."""
+    if not cameras:
+        return tuple(topics)
+    shared = tuple(t for t in topics if t.name not in OF_A_CAMERA and t.needs != BASELINE)
+    own = (t for t in topics if t.name in OF_A_CAMERA)
+    return (*shared, *(t._replace(name=of_camera(t.name, name)) for t in own for name in cameras))
+
+
+def of_camera(topic: str, camera: str) -> str:
+    """The name of a camera's own topic."""
+    return f"~/{camera}/{topic[2:]}" if topic.startswith("~/") else f"{camera}/{topic}"
+
+
 # Of every managed node of rclpy; a security policy must allow them too.
 RCLPY_OUTPUTS = (
     Topic(
@@ -213,6 +234,7 @@ STATUSES = (
             "dropped lately", "skipped by max_rate_hz", "waiting for a program",
             "images refused", "discarded by a reset", "refused", "camera",
         ),
+        ("camera NAME", "images of NAME", "instants"),
     ),
     Status(
         "topics", "Rate and age of what is read, by the node's names of its inputs",
@@ -233,6 +255,7 @@ STATUSES = (
             "network [ms]", "geometry [ms]",
             *(f"{topic.name[2:]} [ms]" for topic in OUTPUTS if topic.name.startswith("~/")),
         ),
+        ("NAME/TOPIC [ms]",),
     ),
     Status("map", "State of the map and of the newest window", _MAP_KEYS),
     Status(
@@ -246,7 +269,7 @@ STATUSES = (
             "second camera",
         ),
     ),
-    Status("tf", "What is sent to /tf", ("tf",)),
+    Status("tf", "What is sent to /tf, and where a rig's cameras stand", ("tf",), ("rig NAME",)),
     Status("masks", "What is ignored", ("masked pixels",)),
     Status("outputs", "What is published", ("agreement", "map points", "occupancy")),
     Status(

@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from vggt_ros.ros import interface
-from vggt_ros.ros.interface import Service, Topic
+from vggt_ros.ros.interface import Service, Topic, of_camera, of_rig
 from vggt_ros.ros.parameters import markdown as parameters
 
 INTRODUCTION = """# Interface of the node
@@ -28,6 +28,11 @@ parameter `image_reliability` sets it for images. A `camera_info` that its publi
 `qos_overrides.<topic>.<subscription or publisher>.reliability`, `.history` and `.depth`; the
 reliability of a subscription to another topic than /tf may be `auto`.
 """
+RIG = """## A rig of several cameras
+
+With parameter `cameras` (`[front, left]`) each camera has the topics of this list, and those of the
+same names above do not exist; see docs/rig_topics.md. `NAME` stands for each name.
+"""
 SECURITY = """## Security
 
 `config/sros2_policy.xml` lets the node publish, read and answer exactly what is listed here, under
@@ -40,6 +45,8 @@ its default names. For other names and remapped inputs:
     export ROS_SECURITY_KEYSTORE=keys ROS_SECURITY_ENABLE=true ROS_SECURITY_STRATEGY=Enforce
     ROS_SECURITY_ENCLAVE_OVERRIDE=/left/vggt ros2 launch vggt_ros vggt.launch.py namespace:=left \\
         image:=/camera/image_raw
+
+For a rig name its cameras too: `policy('/vggt', {}, ['front', 'left'])`.
 
 Tests compare the policy with a running node. It is valid by the schema of sros2 (2024), whose
 stylesheet makes exactly these names of it; a node under SROS2 itself has not been run.
@@ -64,6 +71,9 @@ def markdown() -> str:
             "Every managed node of rclpy has these too:\n",
             _topics(interface.RCLPY_OUTPUTS),
             QOS,
+            RIG,
+            _topics(of_rig(_own(interface.INPUTS), ("NAME",))),
+            _topics(of_rig(_own(interface.OUTPUTS), ("NAME",))),
             "## Services\n",
             ours,
             "Every managed node of rclpy has these too:\n",
@@ -102,6 +112,11 @@ def _topics(topics: Iterable[Topic]) -> str:
     return _table(("topic", "type", "QoS", "depth", "exists", "what it is"), rows)
 
 
+def _own(topics: Iterable[Topic]) -> list[Topic]:
+    """Those that each camera of a rig has."""
+    return [topic for topic in topics if topic.name in interface.OF_A_CAMERA]
+
+
 def _services(services: Iterable[Service]) -> Iterable[Sequence[str]]:
     return ((f"`{service.name}`", service.kind, service.about) for service in services)
 
@@ -119,21 +134,29 @@ def _diagnostics() -> str:
     return _table(("status", "about", "keys", "keys of some settings or events"), rows)
 
 
-def policy(node: str = "/vggt", remapped: Mapping[str, str] | None = None) -> str:
+def policy(
+    node: str = "/vggt",
+    remapped: Mapping[str, str] | None = None,
+    cameras: Sequence[str] = (),
+) -> str:
     """The SROS2 policy of a node with this full name: what it may publish, read and answer.
 
-    `remapped`: topics of inputs by their names. Everything that is not listed is denied.
+    `remapped`: topics of inputs by their names; `cameras`: those of a rig. Everything that is not
+    listed is denied.
     """
     namespace, _, name = node.rpartition("/")
     topics = remapped or {}
-    read = [topics.get(topic.name, topic.name) for topic in interface.INPUTS]
+    inputs = of_rig(interface.INPUTS, cameras)
+    read = [topics.get(topic.name, topic.name) for topic in inputs]
     # Compressed images are on a topic of their own; the calibration of a second sensor is looked
     # for beside its images.
-    read += [f"{topics.get(image, image)}/compressed" for image in ("image", "baseline_image")]
-    for image in ("scale_depth", "baseline_image"):
+    images = [of_camera("image", name) for name in cameras] or ["image", "baseline_image"]
+    read += [f"{topics.get(image, image)}/compressed" for image in images]
+    for image in ("scale_depth",) if cameras else ("scale_depth", "baseline_image"):
         folder, slash, _ = topics.get(image, image).rpartition("/")
         read.append(f"{folder}{slash}camera_info")
-    published = [t.name for t in (*interface.OUTPUTS, *interface.RCLPY_OUTPUTS)]
+    outputs = of_rig(interface.OUTPUTS, cameras)
+    published = [t.name for t in (*outputs, *interface.RCLPY_OUTPUTS)]
     answered = [s.name for s in (*interface.SERVICES, *interface.RCLPY_SERVICES)]
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',

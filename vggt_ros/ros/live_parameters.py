@@ -14,6 +14,7 @@ from vggt_ros.ros.declaring import declare
 from vggt_ros.ros.file_parameters import check_files
 from vggt_ros.ros.frame_names import FRAMES, frame_name
 from vggt_ros.ros.parameters import Parameters, choices
+from vggt_ros.ros.rig.names import camera_list
 
 
 def refusal(node: Node, changes: list[Parameter]) -> str:
@@ -82,4 +83,5 @@ def validated(values: dict[str, Any]) -> Parameters:
             value = values[row.name] = "on" if value else "off"
         if allowed and value not in allowed:
             raise UserError(f"{row.name} is '{value}'; choose one of: {', '.join(allowed)}")
-    return Parameters(**values | {name: frame_name(values[name]) for name in FRAMES})
+    values = values | {name: frame_name(values[name]) for name in FRAMES}
+    return Parameters(**values | {"cameras": camera_list(values["cameras"])})

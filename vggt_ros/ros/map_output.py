@@ -91,7 +91,8 @@ class MapOutput:
         self._origin = origin
 
     def _add_settled(self, update: Update, change: Change, cloud: VoxelMap) -> None:
-        settled = [view for view in update.views[:-1] if view.depth is not None]
+        older = update.views[: len(update.views) - len(update.newest_views)]
+        settled = [view for view in older if view.depth is not None]
         for view in settled:
             if view.frame_id not in self._added and self._origin[view.frame_id][1]:
                 self._added.add(view.frame_id)

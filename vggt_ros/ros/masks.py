@@ -25,14 +25,14 @@ MAX_FAILED_WAITS = 5  # in a row, from which no mask is waited for
 class MaskInput:
     """Masks by stamp.  Used where the topic is remapped, or a message has come."""
 
-    def __init__(self, inputs: InputTopics, wait: float):
-        """`wait`: seconds that a frame waits for its mask at most."""
+    def __init__(self, inputs: InputTopics, wait: float, name: str = "mask"):
+        """`wait`: seconds that a frame waits for its mask at most; `name`: the input's."""
         self._wait = wait
         self._messages: deque[Image] = deque(maxlen=KEPT)
         self._heard = 0
         self._found: deque[bool] = deque(maxlen=RECENT)  # for each of the last images
         self._failed_waits = 0  # in a row
-        found = inputs.subscribe_to_images("mask", self._on_mask, raw=True, watched=False)
+        found = inputs.subscribe_to_images(name, self._on_mask, raw=True, watched=False)
         self.topic, self._is_remapped = found.topic, found.is_remapped
         self.warning = ""  # as long as images have no mask
 

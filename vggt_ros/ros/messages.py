@@ -274,6 +274,7 @@ def tracks_message(head: Header, tracks: Tracks, window_id: int, segment: int) -
         confidence=_filled("f", tracks.confidence),
         window_id=window_id,
         segment=segment,
+        cameras=tracks.cameras,
     )
 
 

@@ -70,7 +70,7 @@ class MissingImages:
             return f"it has no publisher, but {other} has; set image_transport to {transport}"
         topics = publishing(self._node, self._image.kind)
         if not topics:
-            return "it has no publisher; remap image to the camera's topic"
+            return f"it has no publisher; remap {self._image.name} to the camera's topic"
         if is_compressed:
             topics = [topic.removesuffix(COMPRESSED) for topic in topics]
-        return f"it has no publisher; remap image to one that has: {listed(topics)}"
+        return f"it has no publisher; remap {self._image.name} to one that has: {listed(topics)}"

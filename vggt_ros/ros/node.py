@@ -15,7 +15,7 @@ from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from vggt_ros.errors import FrameError, UserError
@@ -23,21 +23,22 @@ from vggt_ros.msg import QueryPoints
 from vggt_ros.ros.bond import open_bond
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import FrameNames
-from vggt_ros.ros.inference import InferenceWorker, OpenEngine, Result, Task
+from vggt_ros.ros.inference import OpenEngine
 from vggt_ros.ros.input_topics import InputTopics
-from vggt_ros.ros.inputs import first_camera
 from vggt_ros.ros.lifecycle import ACTIVE, UNCONFIGURED, ManagedNode
 from vggt_ros.ros.live_parameters import LiveParameters, refusal, to_apply
 from vggt_ros.ros.map_services import MapServices
 from vggt_ros.ros.messages import stamp_ns
-from vggt_ros.ros.no_image import MissingImages
+from vggt_ros.ros.opened_cameras import open_cameras
 from vggt_ros.ros.opening import cautions, memory, open_engine
 from vggt_ros.ros.output import open_publisher
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.params_files import files_in, unreached
 from vggt_ros.ros.process import run
+from vggt_ros.ros.rig.cameras import RigTask
 from vggt_ros.ros.robot import Robot
 from vggt_ros.ros.source_health import Warnings
+from vggt_ros.ros.tasks import Result, Task
 from vggt_ros.ros.tf_cache import open_frames
 from vggt_ros.ros.transforms import open_transforms
 from vggt_ros.ros.worker import Worker, ask_patiently
@@ -73,7 +74,7 @@ class VggtNode(ManagedNode):
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=self._on_jump,
         )
-        self.worker, self.sender = Worker[Task](), Worker[Result]()
+        self.worker, self.sender = Worker[Task | RigTask](), Worker[Result]()
         notify = self.health.notice
         self._check_params_files([*sys.argv, *(node_options.get("cli_args") or ())])
         self.health.set_warning("settings", "; ".join(cautions(self.parameters.now)), "settings")
@@ -95,27 +96,17 @@ class VggtNode(ManagedNode):
         self.outputs = Outputs(
             self, self.parameters, self.transforms, self.robot, self.sender.call_soon
         )
-        self.inference = InferenceWorker(
-            self.parameters.now,
-            open_engine,
-            self.outputs,
-            self.sender,
-            self.health,
-            self.robot,
-            first_camera(
-                self.parameters.now, self.health, self.resolve_topic_name("image"), log.info
+        self.inference, self._missing_images, self.rig = open_cameras(
+            self, self._inputs, self.parameters.now, self.health,
+            (
+                self.parameters.now, open_engine, self.outputs, self.sender, self.health,
+                self.robot, lambda: self.worker.stopping,
             ),
-            lambda: self.worker.stopping,
-        )
-        image = self._inputs.subscribe_to_images("image", self._on_image)
-        self._inputs.subscribe(
-            CameraInfo, "camera_info", self.inference.camera.hear, 1, reliability="best_effort",
-            kept=True,
+            self._on_image, self.worker.put_latest, self._reset,
         )  # fmt: skip
         self._inputs.subscribe(
             QueryPoints, "~/query_points", self._on_query, reliability="reliable"
         )
-        self._missing_images = MissingImages(self, image, log.warning)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._map_services = MapServices(
             self, self.parameters, self.inference, self.outputs, self.worker, self.sender,
@@ -169,8 +160,7 @@ class VggtNode(ManagedNode):
         if self._bond is not None:
             self._bond.end()
         self._inputs.switch(is_on=False)
-        if self.worker.clear():
-            self.health.count("discarded")
+        self._discard()
         self._ask(self.sender, lambda: self.outputs.switch(is_on=False))
 
     def release(self) -> None:
@@ -263,14 +253,24 @@ class VggtNode(ManagedNode):
     def _reset_stream(self) -> None:
         self._stream.reset()
         self._rate.reset()
+        if self.rig is not None:
+            self.rig.reset()
 
     def _reset(self, reason: str) -> None:
         if reason:
             self.health.notice(reason)
         self.inference.discard()
-        if self.worker.clear():
-            self.health.count("discarded")
+        self._discard()
         self.worker.call_soon(self.inference.reset)
+
+    def _discard(self) -> None:
+        """The images that wait for the worker are discarded."""
+        if not self.worker.clear():
+            return
+        if self.rig is None:
+            self.health.count("discarded")
+        else:
+            self.rig.discard()
 
     def _publish_diagnostics(self) -> None:
         self.health.tf = self.transforms.state

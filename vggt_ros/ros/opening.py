@@ -75,12 +75,14 @@ def memory(engine: Any) -> str:
 def prepare(engine: Any, pipeline: Pipeline, width: int, height: int) -> None:
     """Start to compile for images of this size; raises `Compiling` until a window can run."""
     settings, grid = pipeline.settings, pipeline.grid(width, height)
+    rig = {"cameras": pipeline.cameras.count} if pipeline.cameras.is_rig else {}
     engine.prepare(
         (grid.height, grid.width),
         settings.window_size,
         depth_frames=settings.frames_with_depth,
         extra_views=settings.extra_views,
         track_queries=settings.track_queries,
+        **rig,
     )
 
 

@@ -3,14 +3,13 @@
 """Publishers of an update; a message without subscribers is not built."""
 
 from collections.abc import Callable
-from functools import cache
 
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
+from sensor_msgs.msg import LaserScan, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.frames import Update, View
@@ -20,7 +19,7 @@ from vggt_ros.mapping.voxels import OwnedCloud
 from vggt_ros.msg import MapStatus, PointTracks
 from vggt_ros.ros import messages
 from vggt_ros.ros.clouds import WindowCloud
-from vggt_ros.ros.depth_output import DepthOutput, Surface
+from vggt_ros.ros.depth_output import Surface
 from vggt_ros.ros.flat_outputs import OccupancyOutput, ScanOutput
 from vggt_ros.ros.following import Change, MapFollower
 from vggt_ros.ros.keyframes_output import keyframes_message
@@ -30,10 +29,12 @@ from vggt_ros.ros.output import Output
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.path_output import PathOutput
 from vggt_ros.ros.pose_output import PoseOutput
+from vggt_ros.ros.rig.body import body_of
 from vggt_ros.ros.robot import Robot
 from vggt_ros.ros.status_output import status_message, status_text
 from vggt_ros.ros.surface import SurfaceFilter
 from vggt_ros.ros.transforms import Transforms
+from vggt_ros.ros.view_outputs import ViewOutputs
 from vggt_ros.ros.when_lost import is_located
 
 GREETING_PERIOD = 0.02  # seconds between two parts of a grid that a new subscriber waits for
@@ -60,12 +61,9 @@ class Outputs:
         self.map = MapOutput(parameters)
         self.path = PathOutput(self._world)
         self._window = WindowCloud()
-        self._depth = Output(node, Image, "~/depth/image")
-        self._depth_info = Output(node, CameraInfo, "~/depth/camera_info")
-        self._confidence = Output(node, Image, "~/depth/confidence")
-        self._rgb = Output(node, Image, "~/rgb/image_rect_color")
-        self._rgb_info = Output(node, CameraInfo, "~/rgb/camera_info")
-        self._points = Output(node, PointCloud2, "~/points")
+        names = parameters.now.camera_names or ("",)
+        self._reference = names[0]
+        self._views = {name: ViewOutputs(node, name) for name in names}
         self._window_points = Output(node, PointCloud2, "~/window_points")
         self._pose = Output(node, PoseStamped, "~/pose")
         # A late subscriber of these latched topics gets them at once.
@@ -93,7 +91,8 @@ class Outputs:
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         self._greeting.cancel()
-        self._all = [output for output in vars(self).values() if isinstance(output, Output)]
+        self._all = [output for views in self._views.values() for output in views.all]
+        self._all += [output for output in vars(self).values() if isinstance(output, Output)]
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -109,15 +108,16 @@ class Outputs:
         """Publish all that is new; transforms first, so that depth never waits for one."""
         parameters = self._parameters.now
         fresh = update.views[len(update.views) - update.fresh :]
-        self.transforms.send(update)
+        body = body_of(update, self._reference)
+        self.transforms.send(body)
         change = self._follower.follow(update)
         self.surface.update(update, change)
         for view in fresh:
             if view.depth is not None:
                 self._publish_view(view, update, parameters)
-        self._publish_poses(update, change, parameters.path_length)
+        self._publish_poses(body, change, parameters.path_length)
         self._publish_window(update, parameters)
-        self._status.send(lambda _: status_message(update, parameters.world_frame))
+        self._status.send(lambda _: status_message(body, parameters.world_frame))
         self._publish_map(update, change)
         if update.tracks is not None:
             tracks, newest = update.tracks, update.views[-1]
@@ -207,36 +207,7 @@ class Outputs:
             self._greeting.cancel()
 
     def _publish_view(self, view: View, update: Update, parameters: Parameters) -> None:
-        output = DepthOutput(
-            view,
-            min_confidence=parameters.min_confidence,
-            on_input_grid=parameters.depth_resolution == "input",
-            surface=self._surface(parameters),
-        )
-        head = messages.header(view.stamp_ns, view.camera)
-        height, width = output.rgb.shape[:2]
-
-        @cache
-        def camera_info() -> CameraInfo:
-            return messages.camera_info_message(head, output.intrinsics, width=width, height=height)
-
-        self._depth_info.send(lambda _: camera_info())
-        self._depth.send(lambda kept: messages.image_message(head, output.depth, into=kept))
-        self._confidence.send(
-            lambda kept: messages.image_message(head, output.confidence, into=kept)
-        )
-        self._rgb_info.send(lambda _: camera_info())
-        self._rgb.send(lambda kept: messages.image_message(head, output.rgb, into=kept))
-        self._points.send(
-            lambda kept: messages.depth_cloud_message(
-                head,
-                output.points_depth,
-                output.intrinsics,
-                output.rgb,
-                output.confidence,
-                into=kept,
-            )
-        )
+        output = self._views[view.camera_name].publish(view, parameters, self._surface(parameters))
         self.scan.warning = ""  # but for a subscriber
         self._scan.send_if_any(
             lambda: self.scan.message(view, output.surface, parameters, metric=update.metric)

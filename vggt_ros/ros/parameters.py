@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one table of the node's parameters: declared, validated, changed and documented from it."""
 
-import re
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from vggt_ros.errors import UserError
 from vggt_ros.imaging.calibration import Rectify
-from vggt_ros.ros.frame_names import FRAMES, check_frames
+from vggt_ros.ros.contradictions import check, shape_of
+from vggt_ros.ros.rig.names import camera_names
 from vggt_ros.settings import Settings, setting, settings_field
 
 
@@ -17,6 +16,12 @@ def _shared(name: str) -> Any:
     """The row of a field of `Settings`, whose description stands there."""
     row = settings_field(name)
     return field(default=row.default, metadata=row.metadata)
+
+
+def _listed(about: str) -> Any:
+    """A text that may be given as a list of texts as well."""
+    row = setting("", about)
+    return field(default=row.default, metadata={**row.metadata, "listed": True})
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,20 @@ class Parameters:
     mono16_black: int = _shared("mono16_black")
     intrinsics: Literal["auto", "model", "camera_info"] = _shared("intrinsics")
     rectify: Rectify = _shared("rectify")
+
+    # A rig of several cameras.
+    cameras: str = _listed(
+        "Names of a rig's cameras, commas between: NAME/image and NAME/camera_info of each are"
+        " read; empty: image, of one camera"
+    )
+    sync_tolerance: float = setting(
+        0.02, "Seconds by which the stamps of a rig's images differ at most in one instant",
+        between=(0.0, 1.0),
+    )  # fmt: skip
+    min_cameras: int = setting(
+        1, "Cameras of a rig that an instant has at least; with fewer nothing is inferred",
+        between=(1, 16),
+    )  # fmt: skip
 
     # What is ignored.
     mask_file: str = _shared("mask_file")
@@ -216,41 +235,22 @@ class Parameters:
     )
 
     def __post_init__(self) -> None:
-        settings = self.settings()
-        settings.masking()  # of a file that is there
-        if self.map:
-            settings.check_relocalises()
-        elif not self.mapping:
-            raise UserError("mapping is false, but there is no map: set map to a saved one")
-        if not self.scan_min_height < self.scan_max_height:
-            raise UserError(
-                f"scan_min_height is {self.scan_min_height:g} and scan_max_height"
-                f" {self.scan_max_height:g}; the second must be the larger one"
-            )
-        if self.min_agreement > 0 and self.window_size == 1:
-            raise UserError(
-                f"min_agreement is {self.min_agreement}, but window_size 1 leaves no other view to"
-                " agree: set window_size to 2 or more"
-            )
-        _ = self.image_shape  # of a text that is one
-        check_frames(self.tf_mode, {name: getattr(self, name) for name in FRAMES})
+        check(self)
 
     @property
     def image_shape(self) -> tuple[int, int] | None:
         """Width and height of `image_size`; None where it is empty.  Raises `UserError`."""
-        if not self.image_size:
-            return None
-        found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", self.image_size)
-        if found is None:
-            raise UserError(
-                f"image_size is '{self.image_size}'; give width and height, such as 640x480"
-            )
-        return int(found[1]), int(found[2])
+        return shape_of(self.image_size)
 
     @property
     def odometry_frame(self) -> str:
         """Frame of ~/odometry: in mode odom_to_base it is `odom_frame`."""
         return self.odom_frame if self.tf_mode == "odom_to_base" else self.visual_odom_frame
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Of a rig; empty: one camera."""
+        return camera_names(self.cameras)
 
     def settings(self) -> Settings:
         """The pipeline's settings.  Raises `UserError` where they contradict each other."""

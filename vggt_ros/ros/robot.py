@@ -45,11 +45,15 @@ class Robot:
     ):
         self._parameters, self.frames, self._warnings = parameters, frames, warnings
         self._names = FrameNames(warnings.notify)
-        self.masks = MaskInput(inputs, parameters.mask_wait)
+        self.masks = {  # by the camera's name, which only those of a rig have
+            name: MaskInput(inputs, parameters.mask_wait, f"{name}/mask" if name else "mask")
+            for name in parameters.camera_names or ("",)
+        }
         self._sources = parse_sources(parameters.scale_source)
         self._odometry = OdometryBuffer()
         self._refused = ""  # why the last message of odometry was
-        self._mount: _Mount | None = None
+        self._mounts: dict[str, _Mount] = {}  # by the camera's frame
+        self._reference = ""  # the camera's frame, or that of the first camera of a rig
         self.levelled_by = ASSUMED  # what makes the world's z point up
         odom = inputs.subscribe(  # an old measurement is of no use, so it need not be reliable
             OdometryMessage, "odom", self._on_odometry, 50, reliability="best_effort"
@@ -62,16 +66,21 @@ class Robot:
         self.depth = DepthSensor(inputs, frames, warnings) if "depth" in self._sources else None
         self.second_camera = (
             SecondCamera(inputs, parameters, frames, warnings)
-            if "baseline" in self._sources
+            if "baseline" in self._sources and not parameters.camera_names
             else None
         )
 
-    def observe(self, frame: Frame, needs: Needs) -> Observation:
-        """The frame and what the robot measured at its stamp, as far as the pipeline needs it."""
+    def observe(self, frame: Frame, needs: Needs, *, is_first: bool = True) -> Observation:
+        """The frame and what the robot measured at its stamp, as far as the pipeline needs it.
+
+        Of the frames of an instant it is measured for the first one.
+        """
         ns, up, extra = frame.stamp_ns, None, None
-        if self._mount is None or self._mount.camera != frame.camera:
-            self._mount = self._find_mount(frame)
-        mount = self._mount
+        mount, masks = self._mount_of(frame), self.masks[frame.camera_name]
+        if not is_first:
+            return Observation(
+                frame, None if mount is None else mount.base_from_camera, mask=masks.mask_at(ns)
+            )
         if mount is None:
             up = self.gravity.up_in(frame.camera, ns)
         else:
@@ -90,13 +99,14 @@ class Robot:
             up_in_camera=up,
             extra_view=extra,
             depth_source=self.depth,
-            mask=self.masks.mask_at(ns),
+            mask=masks.mask_at(ns),
         )
 
     @property
     def mount(self) -> Float[np.ndarray, "4 4"] | None:
-        """`base_from_camera` of the newest frame's camera; None: not known."""
-        return None if self._mount is None else self._mount.base_from_camera
+        """`base_from_camera` of the camera, or of the first one of a rig; None: not known."""
+        mount = self._mounts.get(self._reference)
+        return None if mount is None else mount.base_from_camera
 
     def base_from_camera(self, camera: str, ns: int) -> Float[np.ndarray, "4 4"] | None:
         """Where the camera is mounted; None where /tf does not connect it with `base_frame`."""
@@ -148,6 +158,15 @@ class Robot:
             patience_ns=patience,
             fault=fault,
         )
+
+    def _mount_of(self, frame: Frame) -> "_Mount | None":
+        if not frame.camera_name and frame.camera not in self._mounts:
+            self._mounts.clear()  # another camera starts another map
+        if frame.camera_name in ("", *self._parameters.camera_names[:1]):
+            self._reference = frame.camera
+        if frame.camera not in self._mounts and (found := self._find_mount(frame)) is not None:
+            self._mounts[frame.camera] = found
+        return self._mounts.get(frame.camera)
 
     def _find_mount(self, frame: Frame) -> "_Mount | None":
         """The camera's mount, from the robot's description; None where /tf does not have it."""

@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The cameras that the parameters name, one or a rig's: subscribed, and with who infers them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo
+
+from vggt_ros.ros.camera_inference import CameraInference
+from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.inference import InferenceWorker
+from vggt_ros.ros.input_topics import InputTopics
+from vggt_ros.ros.inputs import camera_input
+from vggt_ros.ros.no_image import MissingImages
+from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.rig.cameras import RigCameras
+from vggt_ros.ros.rig.inference import RigInference
+
+
+class OpenedCameras(NamedTuple):
+    """What the node needs of them."""
+
+    inference: InferenceWorker
+    missing: MissingImages | RigCameras  # why no image comes
+    rig: RigCameras | None  # None: one camera
+
+
+def open_cameras(
+    node: Node,
+    inputs: InputTopics,
+    parameters: Parameters,
+    health: Health,
+    worker: tuple[Any, ...],
+    on_image: Callable[[Any], object],
+    put: Callable[[Any], bool],
+    restart: Callable[[str], object],
+) -> OpenedCameras:
+    """`worker`: arguments of `InferenceWorker`; `on_image` is for one camera.
+
+    `put` and `restart` are for a rig, as `RigCameras` says.
+    """
+    if parameters.camera_names:
+        rig = RigCameras(node, parameters, inputs, health, put, restart)
+        return OpenedCameras(RigInference(*worker, cameras=rig.cameras), rig, rig)
+    log = node.get_logger()
+    camera = camera_input(parameters, health, node.resolve_topic_name("image"), log.info)
+    image = inputs.subscribe_to_images("image", on_image)
+    inputs.subscribe(
+        CameraInfo, "camera_info", camera.hear, 1, reliability="best_effort", kept=True
+    )
+    inference = CameraInference(*worker, camera=camera)
+    return OpenedCameras(inference, MissingImages(node, image, log.warning), None)
