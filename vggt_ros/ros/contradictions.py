@@ -24,8 +24,8 @@ def check(parameters: Any) -> None:
         )
     if parameters.min_agreement > 0 and parameters.window_size == 1:
         raise UserError(
-            f"min_agreement is {parameters.min_agreement}, but window_size 1 leaves no other view to"
-            " agree: set window_size to 2 or more"
+            f"min_agreement is {parameters.min_agreement}, but window_size 1 leaves no other view"
+            " to agree: set window_size to 2 or more"
         )
     _ = parameters.image_shape  # of a text that is one
     if (count := len(parameters.camera_names) or 1) < parameters.min_cameras:

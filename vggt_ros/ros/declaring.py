@@ -15,6 +15,8 @@ from rclpy.node import Node
 
 from vggt_ros.errors import UserError
 
+LISTED = ("cameras",)  # texts that may be given as a list of texts
+
 
 def declare(node: Node, row: Field, allowed: tuple[str, ...]) -> Any:
     """The value that the node starts with; `allowed`: the texts it may be, empty: any.
@@ -43,7 +45,7 @@ def _descriptor(row: Field, allowed: tuple[str, ...]) -> ParameterDescriptor:
     if allowed:
         descriptor.dynamic_typing = "on" in allowed  # which YAML reads as true
         descriptor.additional_constraints = "one of: " + ", ".join(allowed)
-    if rule.get("listed"):
+    if row.name in LISTED:
         descriptor.dynamic_typing = True
     if rule["between"] and isinstance(row.default, float):
         low, high = rule["between"]

@@ -31,7 +31,7 @@ reliability of a subscription to another topic than /tf may be `auto`.
 RIG = """## A rig of several cameras
 
 With parameter `cameras` (`[front, left]`) each camera has the topics of this list, and those of the
-same names above do not exist; see docs/rig_topics.md. `NAME` stands for each name.
+same names above do not exist; see docs/rigs.md. `NAME` stands for each name.
 """
 SECURITY = """## Security
 

@@ -18,12 +18,6 @@ def _shared(name: str) -> Any:
     return field(default=row.default, metadata=row.metadata)
 
 
-def _listed(about: str) -> Any:
-    """A text that may be given as a list of texts as well."""
-    row = setting("", about)
-    return field(default=row.default, metadata={**row.metadata, "listed": True})
-
-
 @dataclass(frozen=True)
 class Parameters:
     """Parameters of the node, validated.  Numbers lie in their range.
@@ -106,9 +100,10 @@ class Parameters:
     rectify: Rectify = _shared("rectify")
 
     # A rig of several cameras.
-    cameras: str = _listed(
+    cameras: str = setting(
+        "",
         "Names of a rig's cameras, commas between: NAME/image and NAME/camera_info of each are"
-        " read; empty: image, of one camera"
+        " read; empty: image, of one camera",
     )
     sync_tolerance: float = setting(
         0.02, "Seconds by which the stamps of a rig's images differ at most in one instant",

@@ -8,7 +8,7 @@ The node's own code runs with a network that returns at once; another process su
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any, NamedTuple
@@ -29,10 +29,12 @@ from visualization_msgs.msg import MarkerArray
 from vggt_ros.engine.interface import InferenceResult
 from vggt_ros.errors import UserError
 from vggt_ros.msg import MapStatus, PointTracks, QueryPoints
-from vggt_ros.ros.inference import Task
 from vggt_ros.ros.inputs import frame_from
+from vggt_ros.ros.interface import OF_A_CAMERA
 from vggt_ros.ros.messages import header, image_message
 from vggt_ros.ros.node import VggtNode
+from vggt_ros.ros.rig.cameras import RigTask
+from vggt_ros.ros.tasks import Task
 
 TOPICS = {
     "/vggt/depth/image": Image,
@@ -110,26 +112,29 @@ def message_times(
     network_width: int = 518,
     window_size: int = 4,
     queries: int = 16,
+    cameras: int = 1,
 ) -> list[Part]:
     """Medians by part over `repeats` inferences; the last row is their sum for one frame.
 
     Decoding to geometry run as they are; the rows of topics are the time to build and publish the
     message, where a part that two topics share counts for the first.  `image_size` is width and
-    height.
+    height. Of several `cameras` an inference has one image each.
     """
-    with measured_node(InstantEngine(network_width), window_size) as node:
+    names = tuple(f"camera_{k}" for k in range(cameras)) if cameras > 1 else ()
+    with measured_node(InstantEngine(network_width), window_size, names) as node:
         rng = np.random.default_rng(0)
         image = rng.integers(0, 255, (*reversed(image_size), 3), dtype=np.uint8)
-        node.inference.infer(Task(image_at(0, image), time.monotonic()))
+        node.inference.infer(task_at(0, image, names))
         ids = list(range(queries))
         node.inference.query(QueryPoints(ids=ids, u=[50.0 + i for i in ids], v=[40.0 for _ in ids]))
         samples: dict[str, list[float]] = {}
         for i in range(1, repeats + window_size + 1):
             msg = image_at(i, image)
             began = time.perf_counter()
-            frame_from(msg)
+            for _ in names or ("",):
+                frame_from(msg)
             decoded = time.perf_counter()
-            node.inference.infer(Task(msg, time.monotonic()))
+            node.inference.infer(task_at(i, image, names))
             node.sender.wait_until_idle(TIMEOUT)
             parts = dict(node.health.seconds)
             total = time.perf_counter() - decoded - parts.pop("network")
@@ -143,21 +148,43 @@ def image_at(i: int, image: UInt8[np.ndarray, "h w 3"]) -> Image:
     return image_message(header(START + i * PERIOD, "camera"), image)
 
 
+def task_at(i: int, image: UInt8[np.ndarray, "h w 3"], cameras: tuple[str, ...]) -> Task | RigTask:
+    """The image of each camera, or of the one that has no name."""
+    if not cameras:
+        return Task(image_at(i, image), time.monotonic())
+    images: dict[str, Any] = {}
+    for name in cameras:
+        head = header(START + i * PERIOD, "camera" if name == cameras[0] else name)
+        images[name] = image_message(head, image)
+    return RigTask(images, time.monotonic())
+
+
+def topics_of(cameras: Sequence[str]) -> dict[str, type]:
+    """What is subscribed to, of one camera or of a rig."""
+    own = {f"/vggt/{name[2:]}" for name in OF_A_CAMERA if name.startswith("~/")}
+    topics = {topic: kind for topic, kind in TOPICS.items() if not cameras or topic not in own}
+    for name in cameras:
+        topics |= {t.replace("/vggt/", f"/vggt/{name}/"): TOPICS[t] for t in own}
+    return topics
+
+
 @contextmanager
-def measured_node(engine: InstantEngine, window_size: int) -> Iterator[VggtNode]:
+def measured_node(
+    engine: InstantEngine, window_size: int, cameras: tuple[str, ...] = ()
+) -> Iterator[VggtNode]:
     """A node on a context of its own, and a process that subscribes to every topic."""
     context = Context()
     context.init()
     # Metres, and a camera that is its own base: otherwise there would be neither scan nor grid.
     values = {"scale_source": "fixed", "fixed_scale": 1.0, "base_frame": "camera"}
-    values |= {"window_size": window_size, "cache_dir": ""}
+    values |= {"window_size": window_size, "cache_dir": "", "cameras": ",".join(cameras)}
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     node = VggtNode(open_engine=lambda *_: engine, context=context, parameter_overrides=overrides)
-    subscriber = subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.harness.timing"])
+    subscriber = subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.harness.timing", *cameras])
     try:
         end = time.monotonic() + TIMEOUT
         while node.health.state != "waiting for the first image" or not all(
-            node.count_subscribers(topic) for topic in TOPICS
+            node.count_subscribers(topic) for topic in topics_of(cameras)
         ):
             if time.monotonic() > end or subscriber.poll() is not None:
                 raise UserError("the subscribing process did not start; is the ROS domain in use?")
@@ -186,6 +213,6 @@ def _subscribe(topics: dict[str, type]) -> None:
 
 if __name__ == "__main__":
     try:
-        _subscribe(TOPICS)
+        _subscribe(topics_of(sys.argv[1:]))
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
