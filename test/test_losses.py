@@ -99,3 +99,26 @@ def test_track_metrics_count_visible_points_after_the_first_frame():
     truth, visible = np.zeros((2, 2, 2)), np.array([[True, True], [True, False]])
     tracks = truth + np.array([3.0, 0.0])
     assert metrics.track_share(tracks, truth, visible) == pytest.approx(3 / 5)
+
+
+def test_scale_of_motion_against_depth():
+    truth = np.zeros((3, 9), np.float32)
+    truth[:, 6] = 1.0  # no turn
+    truth[:, 0] = [0.0, 1.0, 2.0]
+    depth, valid = np.full((3, 2, 2), 4.0, np.float32), np.ones((3, 2, 2), bool)
+    found = truth.copy()
+    found[:, :3] *= 0.5  # moves half as far, while depth is a quarter
+    error = metrics.scale_error(found, truth, depth / 4, depth, valid)
+    assert error == pytest.approx(np.log(2), rel=1e-5)
+    assert metrics.scale_error(found, truth, depth / 2, depth, valid) == pytest.approx(0, abs=1e-6)
+    still = truth * (np.arange(9) == 6)
+    assert np.isnan(metrics.scale_error(still, still, depth, depth, valid))
+
+
+def test_confidence_is_calibrated_where_the_surer_pixels_are_the_better_ones():
+    truth, valid = np.ones((1, 20, 20), np.float32), np.ones((1, 20, 20), bool)
+    error = np.random.default_rng(0).uniform(0, 0.5, truth.shape).astype(np.float32)
+    depth = truth * np.exp(np.where(np.arange(20) % 2, error, -error)).astype(np.float32)
+    sure = 1 + 1 / (0.1 + error)
+    assert metrics.confidence_correlation(sure, depth, truth, valid) > 0.95
+    assert metrics.confidence_correlation(1 / sure, depth, truth, valid) < -0.95

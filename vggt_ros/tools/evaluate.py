@@ -39,6 +39,7 @@ def evaluate(
     depth_unit: float = 5000.0,
     windows: int = 64,
     lengths: tuple[int, ...] = (2, 4, 8),
+    other: int = 0,
     width: int = 0,
     height: int = 0,
     out: Path | None = None,
@@ -57,12 +58,14 @@ def evaluate(
         depth_unit: steps of such an image per metre.
         windows: number of rooms of each length.
         lengths: frames of the window in a room.
+        other: clips of each motion (robot, arc, orbit, handheld, stereo) of another renderer, which
+            no training sees; made once, seconds a frame, by Mitsuba (extra `judge`).
         width: width of the images of rooms, in network pixels; 0 is the width of the network.
         height: height of the images of rooms; 0 is three quarters of the width.
         out: folder of errors.json and errors.png; by default the run.
     """
     if str(truth) == ROOMS:
-        return _in_rooms(str(run), windows, lengths, (height, width), out)
+        return _in_rooms(str(run), windows, lengths, (height, width), other, out)
     notes: list[str] = []
     estimate, reference = (
         read_trajectory(run, None, notes),
@@ -86,10 +89,13 @@ def evaluate(
 
 
 def _in_rooms(
-    model: str, windows: int, lengths: tuple[int, ...], size: tuple[int, int], out: Path | None
-) -> int:
+    model: str, windows: int, lengths: tuple[int, ...], size: tuple[int, int], other: int,
+    out: Path | None,
+) -> int:  # fmt: skip
     if windows < 1:
         raise UserError(f"--windows {windows}: at least one is needed")
+    if other < 0:
+        raise UserError(f"--other {other}: it is a number of clips, or 0")
     if min(lengths, default=0) < 2:
         raise UserError(f"--lengths {lengths}: a window in a room has at least 2 frames")
     try:
@@ -99,7 +105,7 @@ def _in_rooms(
         raise UserError(
             f"{error.name} is missing; install it {install_extra('tools', 'train')}"
         ) from None
-    found = score(model, windows, lengths, size)
+    found = score(model, windows, lengths, size, other)
     print(lines(found))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -28,18 +28,21 @@ class Metrics(NamedTuple):
     delta: float  # share of pixels within a factor of 1.25
     auc: tuple[float, float, float]  # of relative poses, at 5, 15, 30 degrees
     tracks: float  # delta_avg
+    scale: float = np.nan  # percent by which depth and motion of a window disagree in scale
+    calibration: float = np.nan  # rank correlation of confidence with small errors of depth
 
     def row(self, name: str) -> str:
         """One line of a table under `HEADER`."""
         auc = "".join(f"{value:>9.1f}" for value in self.auc)
         depth = f"{self.abs_rel:>10.3f}{self.delta:>10.1f}"
-        return f"{name:<10}{self.frames:>3}{depth}{auc}{self.tracks:>9.1f}"
+        more = f"{self.tracks:>9.1f}{self.scale:>9.1f}{self.calibration:>8.2f}"
+        return f"{name:<10}{self.frames:>3}{depth}{auc}{more}"
 
 
 HEADER = (
     f"{'':<10}{'S':>3}{'AbsRel':>10}{'d1.25 %':>10}"
     + "".join(f"{f'AUC@{limit}':>9}" for limit in ANGLE_LIMITS)
-    + f"{'tracks':>9}"
+    + f"{'tracks':>9}{'scale %':>9}{'conf':>8}"
 )
 Predict = Callable[[Batch], Prediction]  # a batch of one window
 
@@ -76,13 +79,21 @@ def measure(predict: Predict, windows: Iterator[Batch] | list[Batch]) -> Metrics
         if out.tracks is not None:
             pixels = 256 / truth.images.shape[2]
             tracks = track_share(out.tracks[0] * pixels, truth.tracks * pixels, truth.visible)
-        rows.append([abs_rel, 100 * delta, *auc, 100 * tracks])
+        scale = scale_error(
+            out.pose_encoding[0], truth.pose_encoding, out.depth[0], truth.depth, truth.valid
+        )
+        calibration = np.nan
+        if out.depth_confidence is not None:
+            calibration = confidence_correlation(
+                out.depth_confidence[0], out.depth[0], truth.depth, truth.valid
+            )
+        rows.append([abs_rel, 100 * delta, *auc, 100 * tracks, 100 * scale, calibration])
     # A window may have no moving pair or no visible track: its NaN is left out of the mean.
     means = [
         float(np.nanmean(column)) if np.isfinite(column).any() else np.nan
         for column in np.array(rows).T
     ]
-    return Metrics(frames, means[0], means[1], (means[2], means[3], means[4]), means[5])
+    return Metrics(frames, *means[:2], (means[2], means[3], means[4]), *means[5:])
 
 
 def constant_baseline(batch: Batch) -> Prediction:
@@ -103,6 +114,39 @@ def depth_errors(
     depth = depth * np.median(truth / depth)
     ratio = np.maximum(depth / truth, truth / depth)
     return float(np.mean(np.abs(depth - truth) / truth)), float(np.mean(ratio < 1.25))
+
+
+def scale_error(
+    encoding: Float[np.ndarray, "s 9"], true_encoding: Float[np.ndarray, "s 9"],
+    depth: Float[np.ndarray, "s h w"], truth: Float[np.ndarray, "s h w"],
+    valid: Bool[np.ndarray, "s h w"],
+) -> float:  # fmt: skip
+    """How far the scale of motion is from that of depth, as a log ratio without sign.
+
+    NaN where no pair of frames has moved.
+    """
+    found, true = (
+        np.linalg.norm(_relative_poses(e)[1], axis=-1) for e in (encoding, true_encoding)
+    )
+    moved = (true > MIN_BASELINE) & (found > 0)
+    if not moved.any():
+        return np.nan
+    by_motion = np.median(np.log(true[moved] / found[moved]))
+    return float(abs(by_motion - np.median(np.log(truth[valid] / depth[valid]))))
+
+
+def confidence_correlation(
+    confidence: Float[np.ndarray, "s h w"], depth: Float[np.ndarray, "s h w"],
+    truth: Float[np.ndarray, "s h w"], valid: Bool[np.ndarray, "s h w"],
+) -> float:  # fmt: skip
+    """Spearman's rank correlation of confidence with how small the error of depth is.
+
+    1: the surer the better; below 0: the surer pixels are the worse ones.
+    """
+    ratio = np.log(depth[valid] / truth[valid])
+    error = np.abs(ratio - np.median(ratio))
+    ranks = [np.argsort(np.argsort(values[::4])) for values in (confidence[valid], -error)]
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def pose_errors(

@@ -1,31 +1,41 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`vggt eval MODEL rooms`: metrics of a network on synthetic rooms held out from training."""
+"""`vggt eval MODEL rooms`: metrics of a network on scenes held out from training.
+
+Two judges: rooms of the renderer that drew the training data, and clips of another one (`judge/`),
+which shows what a network has learnt of its own renderer only.
+"""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from vggt_ros.errors import UserError
+from vggt_ros.errors import UserError, install_extra
 from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.vggt import PRESETS, abstract_model, functional
 from vggt_ros.train.metrics import HEADER, Metrics, Predict, constant_baseline, held_out, measure
 
 HEADS = ("camera", "depth", "tracks")  # those that are scored
 QUERIES = 32
+CLIPS = Path("~/.cache/vggt_ros/judge")  # those of the other renderer, once made
 
 
 def score(
-    model: str, windows: int, lengths: tuple[int, ...], size: tuple[int, int] = (0, 0)
-) -> dict[str, list[Metrics]]:
+    model: str, windows: int, lengths: tuple[int, ...], size: tuple[int, int] = (0, 0),
+    other: int = 0,
+) -> dict[str, list[Metrics]]:  # fmt: skip
     """Metrics of the network and of the baseline, for `windows` windows of each length.
 
     `size` is (height, width) in network pixels; 0: the model's width, and three quarters of that.
-    Raises UserError for a network without trained weights or without one of the heads.
+    `other`: clips of each motion of the other renderer. Raises UserError for a network without
+    trained weights or without one of the heads, and where that renderer is missing.
     """
+    if other:
+        _check_renderer()
     preset = PRESETS.get(model)
     if preset is not None and preset.weights is None:
         raise UserError(f"{model} has random weights, which cannot be scored; name a checkpoint")
@@ -41,7 +51,45 @@ def score(
     def predict(batch: Any) -> Any:
         return apply(weights, batch.images, batch.queries)
 
-    return compare(model, predict, windows, lengths, (height, width))
+    found = compare(model, predict, windows, lengths, (height, width))
+    if other:
+        found |= judge(predict, other, lengths, (height, width), CLIPS.expanduser())
+    return found
+
+
+def _check_renderer() -> None:
+    try:
+        import mitsuba  # noqa: F401
+    except ModuleNotFoundError:
+        raise UserError(
+            "clips of the other renderer need mitsuba; install it"
+            f" {install_extra('judge')}, or ask for none: --other 0"
+        ) from None
+
+
+def judge(
+    predict: Predict, count: int, lengths: tuple[int, ...], size: tuple[int, int], folder: Path
+) -> dict[str, list[Metrics]]:
+    """Metrics on `count` clips of each motion of the other renderer, and on all of them.
+
+    Clips are made once, as long as the longest of `lengths`, and kept in `folder`; shorter windows
+    are their first frames.
+    """
+    from vggt_ros.train.judge.motions import MOTIONS
+    from vggt_ros.train.judge.render import batch_of, clips
+
+    drawn = {}
+    for motion in MOTIONS:
+        made = clips(motion, count, max(lengths), *size, QUERIES, folder)
+        drawn[motion] = list(tqdm(made, desc=f"clips of other/{motion}", total=count, leave=False))
+    everything = [clip for found in drawn.values() for clip in found]
+
+    def rows(predictor: Predict, chosen: list[Any]) -> list[Metrics]:
+        return [measure(predictor, [batch_of(clip, s) for clip in chosen]) for s in lengths]
+
+    found = {f"other/{motion}": rows(predict, chosen) for motion, chosen in drawn.items()}
+    found["other/all"] = rows(predict, everything)
+    return found | {"other/nothing": rows(constant_baseline, everything)}
 
 
 def compare(
