@@ -48,7 +48,8 @@ def licence(found: Distribution) -> str:
     meta = found.metadata
     classifiers = [c.rpartition("::")[2] for c in meta.get_all("Classifier", [])
                    if c.startswith("License ::") and not c.endswith("OSI Approved")]  # fmt: skip
-    texts = [meta.get("License-Expression"), *classifiers, meta.get("License")]
+    expression, text = (meta.get_all(name, [""])[0] for name in ("License-Expression", "License"))
+    texts = [expression, *classifiers, text]
     return next((text.strip() for text in texts if text and text.strip()), "")
 
 

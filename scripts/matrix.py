@@ -27,7 +27,7 @@ TOOLS = (
 # Of the core: images, geometry, network, engine, map, pipeline, files; nothing of `tools` or `ros`.
 TESTS = (
     "alignment", "calibration", "checkpoint", "compiler", "descriptors", "encodings",
-    "engine", "engine_faults", "engine_parts", "geometry", "graph", "grid", "hub",
+    "engine", "engine_faults", "engine_parts", "geometry", "graph", "grid",
     "keyframes", "masks", "map_files", "model", "model_units", "pipeline",
     "random_weights", "rectify", "scale", "sixteen_bits", "timeline",
     "velocity", "voxels", "weights",
@@ -84,7 +84,10 @@ def run(row: Row, python: Path, arguments: list[str]) -> str:
             return "its versions cannot be installed"
     subprocess.run([uv(), "pip", "list", "-q", "-p", python_of, "--format", "freeze"])
     tests = [f"test/test_{name}.py" for name in TESTS if (ROOT / f"test/test_{name}.py").exists()]
-    command = [python_of, "-m", "pytest", "-q", "-m", "not ros and not chaos", *tests, *arguments]
+    # Old libraries use what is deprecated in each other; that is not ours to mend.
+    quiet = ["-W", "ignore::DeprecationWarning"] if row.resolution == "lowest-direct" else []
+    command = [python_of, "-m", "pytest", "-q", "-m", "not ros and not chaos", *quiet, *tests]
+    command += arguments
     return "tests failed" if subprocess.run(command, cwd=ROOT).returncode else ""
 
 

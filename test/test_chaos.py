@@ -174,27 +174,21 @@ def test_ten_nodes_share_one_cold_cache(
 
 # ---- the middleware -----------------------------------------------------------------------------
 
-WITHOUT_SHARED_MEMORY = """<?xml version="1.0" encoding="UTF-8"?>
-<dds><profiles>
-  <transport_descriptors><transport_descriptor>
-    <transport_id>network</transport_id><type>UDPv4</type>
-  </transport_descriptor></transport_descriptors>
-  <participant profile_name="network" is_default_profile="true"><rtps>
-    <userTransports><transport_id>network</transport_id></userTransports>
-    <useBuiltinTransports>false</useBuiltinTransports>
-  </rtps></participant>
-</profiles></dds>
-"""
+
+def in_own_mounts(mount: str) -> tuple[str, ...]:
+    """A command that runs another one after a mount that it alone sees; skips where it cannot."""
+    within = ("unshare", "--map-root-user", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh")
+    if not shutil.which("unshare") or subprocess.run([*within, "true"]).returncode:
+        pytest.skip("this system mounts nothing of its own for a process (unshare)")
+    return within
 
 
 def test_a_node_without_shared_memory_is_reached_over_the_network(
-    rig: Rig, camera: Camera, start: Callable[..., Process], tmp_path: Path
+    rig: Rig, camera: Camera, start: Callable[..., Process]
 ):
-    profile = tmp_path / "network.xml"
-    profile.write_text(WITHOUT_SHARED_MEMORY)
-    names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
     depths = rig.subscribe("/vggt/depth/image", Image)
-    process = start(*TINY, environment=dict.fromkeys(names, str(profile)))
+    within = in_own_mounts("mount -t tmpfs -o ro tmpfs /dev/shm")
+    process = start(*TINY, within=within)
     more(rig, depths, "depth")
     maps = Path(f"/proc/{process.pid}/maps").read_text()
     assert "/dev/shm/fastrtps" not in maps, "the fault is there"
@@ -236,16 +230,13 @@ def test_a_torn_cache_is_made_again(
     assert not second.fatal_lines and "Traceback" not in second.output
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, of util-linux")
 def test_a_full_disk_for_cache_map_and_log_costs_what_cannot_be_kept_and_no_image(
     rig: Rig, camera: Camera, start: Callable[..., Process], tmp_path: Path
 ):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = f'mount -t tmpfs -o size=600k tmpfs "{disk}" && mkdir "{disk}/cache" && exec "$@"'
-    within = ("unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh")
-    if subprocess.run([*within, "true"], capture_output=True).returncode:
-        pytest.skip("this system mounts no disk of its own for a process")
+    mount = f'mount -t tmpfs -o size=600k tmpfs "{disk}" && mkdir "{disk}/cache"'
+    within = in_own_mounts(mount)
     at = TINY.index("cache_dir:=''")
     options = [*TINY[:at], f"cache_dir:={disk}/cache", *TINY[at + 1 :]]
     depths = rig.subscribe("/vggt/depth/image", Image)

@@ -78,6 +78,8 @@ class Fuzz:
         """Whether the next good image is inferred."""
         rig, node = self.rig, self.rig.node
         assert node is not None
+        for kept in (*rig.received.values(), rig.deliveries, rig.engine.inferences):
+            del kept[:-3]  # what the test keeps is not the node's memory
         done, refused = rig.count("inferences"), rig.count("images refused")
         pixels = image_message(header(self.now_ns, CAMERA), PIXELS)
         self.sent += 1

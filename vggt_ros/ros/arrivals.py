@@ -44,14 +44,15 @@ class Arrivals:
     @property
     def found(self) -> Arrived | None:
         """Of the last messages; None for too few, or without a steady rate."""
-        if len(self._gaps) < LEAST:
+        gaps = tuple(self._gaps)  # an executor of several threads may add one meanwhile
+        if len(gaps) < LEAST:
             return None
-        shortest = sorted(self._gaps)[len(self._gaps) // SHORTEST]
-        period = median(gap for gap in self._gaps if abs(gap - shortest) < NEAR * shortest)
-        periods = [gap / period for gap in self._gaps]
+        shortest = sorted(gaps)[len(gaps) // SHORTEST]
+        period = median(gap for gap in gaps if abs(gap - shortest) < NEAR * shortest)
+        periods = [gap / period for gap in gaps]
         counted = [n for n in periods if n < MAX_COUNTED]
         regular = sum(abs(n - round(n)) < NEAR and round(n) > 0 for n in counted)
         if regular < REGULAR * len(counted) or len(counted) < len(periods) / 2:
             return None
         sent = sum(max(round(n), 1) for n in periods)
-        return Arrived(len(self._gaps), sent, round(period))
+        return Arrived(len(gaps), sent, round(period))
