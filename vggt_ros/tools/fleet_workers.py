@@ -33,7 +33,7 @@ def ray_tasks(
     # A worker without a share of a GPU sees all of them, as any process does.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise UserError(
             f"several workers need Ray; install it {install_extra('fleet')}, or omit --workers"

@@ -154,7 +154,7 @@ def run(
             from vggt_ros.engine.engine import open_engine
 
             cache_dir = cache_dir and cache_dir.expanduser()
-            engine = open_engine(
+            engine = open_engine(  # pyright: ignore[reportAssignmentType] (a cached property)
                 model, dtype=dtype, device=device, cache_dir=cache_dir, seed=seed, progress=log,
                 tracks=pixels is not None,
             )  # fmt: skip
