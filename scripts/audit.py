@@ -57,7 +57,10 @@ def wrong_licences() -> list[str]:
     """Installed packages under licences that do not go with ours, and those that state none."""
     found = {each.metadata["Name"]: licence(each) for each in distributions()}
     ros = {name for name in found if name.startswith("ros-")}
-    ros |= {name.removeprefix("ros-").replace("-", "_") for name in ros} | {"tf2_msgs"}
+    # With those whose messages are built here.
+    ros |= {name.removeprefix("ros-").replace("-", "_") for name in ros} | {
+        path.name for path in (ROOT / "cmake").iterdir()
+    }
     wrong = []
     for name, text in sorted(found.items()):
         if REFUSED.search(text[:200]) and name.lower() not in EXCEPTIONS:
