@@ -4,12 +4,14 @@
 
 from collections.abc import Sequence
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from fakes.appearance import appearance
 from vggt_ros.engine.interface import Compiling, InferenceResult
+from vggt_ros.engine.memory import Need
 from vggt_ros.frames import Frame, Observation
 
 SIZE = HEIGHT, WIDTH = 42, 56  # network pixels; a camera of `images` has twice as many
@@ -48,6 +50,7 @@ class PlanarEngine:
         self.compiling: tuple[str, ...] = ()
         self.resets = 0
         self.cached: tuple[int, ...] = ()  # frames of the last inference, also those left out
+        self.selection = SimpleNamespace(whole=False)  # as the real engine's; not used here
         self.gate, self.inside = Event(), Event()
         self.gate.set()
 
@@ -65,6 +68,10 @@ class PlanarEngine:
         self.prepared.append((size, window_size))
         if size in self.missing:
             raise Compiling(f"compiling for {size[1]}x{size[0]}; images wait")
+
+    def memory(self, size: tuple[int, int], frames: int) -> Need:
+        """As `Engine.memory`: a gigabyte a frame."""
+        return Need(weights=10**9, cache=0, tokens=frames * 10**9, scratch=0, results=0)
 
     def obstacle(
         self, size: tuple[int, int], frames: int, *, depth_frames: int, queries: int

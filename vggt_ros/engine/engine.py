@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
+from vggt_ros.engine import memory, shapes
 from vggt_ros.engine.compiler import HEADS, OPTIONAL_HEADS, Compiler, check_layout
 from vggt_ros.engine.device import (
     Device,
@@ -97,6 +98,10 @@ class Engine:
         """See `fingerprint.py`; half a second the first time."""
         with self._faults("the fingerprint of the weights"):
             return fingerprint(self._config, self._weights)
+
+    def memory(self, size: tuple[int, int], frames: int) -> memory.Need:
+        """What one pass over so many frames needs; `size` is (height, width) in network pixels."""
+        return memory.needed(self._config, self._weights, self.dtype, size, frames, self.device)
 
     def reset(self) -> None:
         """Forget every frame; keep the compiled programs."""
@@ -236,12 +241,7 @@ class Engine:
     ) -> InferenceResult:
         """Run it on the newest frames; without tracks where it has none."""
         cut = len(slots) - shape.frames
-        given = np.zeros((0, 2), np.float32)
-        if queries is not None and shape.queries:
-            given = queries
-        points = np.zeros((shape.queries, 2), np.float32)
-        points[: len(given)] = given
-        known = np.arange(shape.queries) < len(given)
+        points, known = shapes.query_inputs(queries, shape.queries)
         inputs = slots[cut:], points, known, np.int32(max(query_frame - cut, 0))
         try:
             with self._faults(str(shape)):
@@ -254,9 +254,9 @@ class Engine:
             with self._faults("the cache of frames"):
                 self.frame_cache.wait()
             raise
-        if len(given) == 0:
+        if not (given := known.sum()):
             return InferenceResult(pose, depth, confidence)
-        return InferenceResult(pose, depth, confidence, *(x[:, : len(given)] for x in tracks))
+        return InferenceResult(pose, depth, confidence, *(x[:, :given] for x in tracks))
 
     def _faults(self, what: str) -> AbstractContextManager[None]:
         return readable_faults(what, self.device, self.dtype)

@@ -29,6 +29,7 @@ class Selection:
     ):
         self.untracked = untracked
         self.programs, self.background, self._faults = programs, background, faults
+        self.whole = False  # whether no other window may take the place of the one asked for
         self.window_size = 0  # of a window that grows no further, once that is known
         self.cameras = 1  # frames of an instant
         self._unfit: dict[WindowProgram, str] = {}  # what does not run, and why
@@ -60,7 +61,7 @@ class Selection:
         others held may be free again.
         """
         find, compile_tracks = self.find, wanted.frames >= self.window_size
-        for shape in wanted.with_substitutes():
+        for shape in [wanted] if self.whole else wanted.with_substitutes():
             last = shape.frames == 1 and shape.queries == 0
             without_points = shape.queries and query_frame < wanted.frames - shape.frames
             if without_points or (not last and self._reason(shape)):

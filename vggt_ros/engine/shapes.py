@@ -5,6 +5,9 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Bool, Float32
+
 from vggt_ros.engine.interface import window_lengths
 from vggt_ros.errors import UserError
 
@@ -144,3 +147,13 @@ def padded_queries(count: int) -> int:
         if count <= padded:
             return padded
     raise UserError(f"{count} queries are too many; send at most {QUERY_SIZES[-1]}")
+
+
+def query_inputs(
+    queries: Float32[np.ndarray, "n 2"] | None, padded: int
+) -> tuple[Float32[np.ndarray, "m 2"], Bool[np.ndarray, "m"]]:
+    """Queries as a program for `padded` of them takes them, and which are not padding."""
+    given = queries if queries is not None and padded else np.zeros((0, 2), np.float32)
+    points = np.zeros((padded, 2), np.float32)
+    points[: len(given)] = given
+    return points, np.arange(padded) < len(given)

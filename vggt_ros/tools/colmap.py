@@ -30,6 +30,7 @@ from vggt_ros.tools.exports.measured_tracks import ENOUGH, measure_tracks
 from vggt_ros.tools.exports.progress import fused, progress
 from vggt_ros.tools.exports.sparse_model import build_model
 from vggt_ros.tools.runs.format import Run, open_run
+from vggt_ros.tools.runs.recording import RecordedEngine
 from vggt_ros.tools.runs.writer import tum_line
 
 
@@ -73,7 +74,10 @@ def colmap(
     lines = []
     with export_folder(out, "colmap", run) as folder:
         exported, note = export_images(opened, folder / "images", images)
-        adjuster = _Adjuster(opened, camera, shared_camera, cache_dir) if adjust else None
+        record = out.with_name(f".{out.name}.record")  # until the export is complete
+        adjuster = None
+        if adjust:
+            adjuster = _Adjuster(opened, camera, shared_camera, cache_dir, record)
         quota = max_points // sum(map(len, segments))
         lengths, masks = [], 0
         for number, frames in enumerate(segments):
@@ -90,6 +94,8 @@ def colmap(
                 params = place / "depth_params.json"
                 write_depths(folder / "depths", params, surface, frames, exported)
             lengths += model.points.lengths.tolist()
+    if adjuster is not None:
+        adjuster.forget()
     if note:
         print(note)
     registered = sum(map(len, segments))
@@ -111,23 +117,41 @@ def colmap(
 class _Adjuster:
     """The network of a run, and how its models are adjusted."""
 
-    def __init__(self, run: Run, camera: CameraModel, shared: bool, cache_dir: Path | None):
+    def __init__(
+        self,
+        run: Run,
+        camera: CameraModel,
+        shared: bool,
+        cache_dir: Path | None,
+        record: Path,
+    ):
         from vggt_ros.engine.engine import open_engine
 
         self._run, self._camera, self._shared = run, camera, shared
-        self._engine = open_engine(
+        engine = open_engine(
             run.summary["model"],
             dtype=run.summary.get("dtype", "auto"),
             cache_dir=cache_dir and cache_dir.expanduser(),
             progress=lambda line: print(line, file=sys.stderr),
         )
+        self._engine = RecordedEngine(engine, record)
+        if self._engine.found:
+            print(f"going on: {self._engine.found} inferences are reused", file=sys.stderr)
+
+    def forget(self) -> None:
+        """The export is complete."""
+        self._engine.forget()
 
     def write(self, place: Path, frames: Sequence[int], images: Sequence[ExportedImage]) -> str:
         """Write the adjusted model of these frames; returns a line on it."""
         from tqdm import tqdm
 
         with tqdm(total=len(frames), unit=" frames", desc="tracks", dynamic_ncols=True) as bar:
-            tracks = measure_tracks(self._engine, self._run, frames, bar.update)
+            try:
+                tracks = measure_tracks(self._engine, self._run, frames, bar.update)
+            except UserError:
+                self.forget()  # it would happen again
+                raise
         found = adjusted(
             self._run, frames, images, tracks, camera=self._camera, shared=self._shared
         )

@@ -3,6 +3,7 @@
 """`vggt run SOURCE --out DIR`: reconstruct images, a video or a bag into a run directory."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from itertools import chain
@@ -16,9 +17,12 @@ from vggt_ros.engine.interface import caution
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.calibration import Rectify
+from vggt_ros.imaging.grid import grid_for
 from vggt_ros.settings import Settings
 from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.job import Engine, Job
+from vggt_ros.tools.runs.one_pass import plan
+from vggt_ros.tools.runs.recording import RecordedEngine
 from vggt_ros.tools.runs.report import map_line, times_line
 from vggt_ros.tools.runs.writer import RunWriter, make_run_directory
 from vggt_ros.tools.sources.ahead import ReadAhead
@@ -27,6 +31,7 @@ from vggt_ros.tools.sources.images import Order
 from vggt_ros.tools.sources.open import open_source
 from vggt_ros.tools.sources.source import Selection
 
+RECORD = ".record"  # in the output directory, until the run is done
 OFFLINE_SCALES = ("fixed", "height")  # sources of scale that need no more than images
 
 
@@ -53,6 +58,7 @@ def run(
     mask_file: str = Settings.mask_file,
     mask_sky: bool = Settings.mask_sky,
     mask_network: Literal["none", "box"] = Settings.mask_network,
+    all: bool = False,
     queries: Path | None = None,
     topic: str | None = None,
     camera_info: Path | None = None,
@@ -67,6 +73,7 @@ def run(
     fuse: bool = True,
     picture: bool = True,
     overwrite: bool = False,
+    resume: bool = True,
     cache_dir: Path | None = Path("~/.cache/vggt_ros"),
     seed: int = 0,
     quiet: bool = False,
@@ -83,6 +90,9 @@ def run(
         model: Preset, Hugging Face id, file or folder.
         dtype: Number format of the network; auto is bfloat16 on accelerators.
         device: JAX platform (cpu, gpu); auto is the first one available.
+        all: One pass of the network over all frames, as the official demo does, instead of windows
+            that slide. The memory it needs is told before it starts; more frames than fit are
+            refused, with the largest number that does.
         queries: File with a JSON list of [u, v], pixels of the first image to track in all frames.
         topic: Image topic of the bag, if it has several.
         camera_info: Calibration file (yaml of camera_calibration), instead of the bag's CameraInfo.
@@ -100,6 +110,8 @@ def run(
             frames themselves keep the network's depth.
         picture: Also draw the overview image, picture.png.
         overwrite: Allow an output directory that holds other files.
+        resume: Keep what the network answered in the output directory until the run is done, so
+            that the same command goes on after Ctrl-C; its results are those of one run.
         cache_dir: Directory of compiled programs, reused by later starts.
         seed: Seed of random weights, for presets without trained ones.
         quiet: Print neither progress nor messages.
@@ -141,6 +153,7 @@ def run(
         raise UserError(f"--out {out} is the source itself; choose another directory")
     make_run_directory(out, overwrite=overwrite)
     log = (lambda _: None) if quiet else (lambda line: print(line, file=sys.stderr))
+    record = None
     with ReadAhead(opened) as frames:
         first = next(frames)
         if intrinsics == "camera_info" and first.intrinsics is None:
@@ -160,11 +173,27 @@ def run(
             )  # fmt: skip
         if warning := caution(engine.name, engine.random_weights):
             log(warning)
+        width, image_size = network_width or engine.default_width, first.rgb.shape[1::-1]
+        one_grid, one_pass = choose_fit(fit, opened, image_size, width), None
+        if all:
+            grid = one_grid.grid(*image_size) if one_grid else grid_for(*image_size, width)
+            size = grid.height, grid.width
+            one_pass, settings = plan(engine, settings, size, opened.total)
+            engine.selection.whole = True
         with RunWriter(out, {"interrupted": True}, overwrite=overwrite) as writer:
-            width = network_width or engine.default_width
-            one_grid = choose_fit(fit, opened, first.rgb.shape[1::-1], width)
-            job = Job(engine, settings, opened, writer, pixels, max_points, one_grid, fuse=fuse)
+            if resume and not all:
+                engine = record = RecordedEngine(engine, out / RECORD)
+                if record.found:
+                    log(f"going on: {record.found} inferences of the interrupted run are reused")
+            else:
+                shutil.rmtree(out / RECORD, ignore_errors=True)
+            job = Job(
+                engine, settings, opened, writer, pixels, max_points, one_grid,
+                fuse=fuse, one_pass=one_pass,
+            )  # fmt: skip
             job.run(chain([first], frames), overview=picture, quiet=quiet)
+    if record is not None:
+        record.forget()
     done = open_run(out)
     log(map_line(done))
     log(times_line(done.summary["times"]))

@@ -28,7 +28,8 @@ class HeldFrames:
 
     def keep(self, instants: Collection[int]) -> None:
         """Drop all others."""
-        self._instants = {key: ids for key, ids in self._instants.items() if key in instants}
+        kept_instants = set(instants)
+        self._instants = {key: ids for key, ids in self._instants.items() if key in kept_instants}
         kept = {key for ids in self._instants.values() for key in ids}
         self.frames = {key: frame for key, frame in self.frames.items() if key in kept}
 

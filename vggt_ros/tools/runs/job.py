@@ -24,6 +24,7 @@ from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate
 from vggt_ros.tools.runs.format import OVERVIEW, POINTS, RunFrame, Tracks, open_run
 from vggt_ros.tools.runs.fused import FusedRun, sample_cloud
+from vggt_ros.tools.runs.one_pass import Fitting, OnePass
 from vggt_ros.tools.runs.placement import PlacedFrames
 from vggt_ros.tools.runs.report import segments_line
 from vggt_ros.tools.runs.writer import RunWriter, defer_interrupt, writing
@@ -57,11 +58,15 @@ class Job:
         fit: Fit | None = None,
         *,
         fuse: bool = True,
+        one_pass: Fitting | None = None,
     ):
+        """With `one_pass` all frames are inferred together, at the end; it says how many fit."""
         self.engine, self.source, self.writer, self.fuse = engine, source, writer, fuse
         # Photos and films have gaps of any length; stray messages are among those of a robot.
         stream = StreamGate(0) if source.kind in ("images", "video") else None
-        self.pipeline = Pipeline(engine, settings, time.perf_counter, stream=stream, fit=fit)
+        kind = Pipeline if one_pass is None else OnePass
+        self.pipeline = kind(engine, settings, time.perf_counter, stream=stream, fit=fit)
+        self.one_pass = one_pass
         self.queries, self.max_points = queries, max_points
         self.stamps: list[int] = []  # of the frames on disk
         self.names: dict[int, str] = {}  # by stamp, of frames that are not on disk yet
@@ -96,6 +101,9 @@ class Job:
             for frame in bar:
                 for line in self.step(frame):
                     bar.write(line)
+            if isinstance(self.pipeline, OnePass) and self.one_pass and self.admitted:
+                bar.write(self.one_pass.line(self.admitted))
+                self.take(self.pipeline.finish())
         except BaseException as error:
             self.finish(stopped_by=str(error) or type(error).__name__)
             raise
@@ -108,6 +116,8 @@ class Job:
     def step(self, frame: Frame) -> list[str]:
         """Process one frame and write its result; returns new messages for the user."""
         update = None
+        if self.one_pass is not None:
+            self.one_pass.check(self.admitted + 1, more=True)
         try:
             self.check_size(frame)
             update = self.pipeline.step(Observation(frame))
@@ -118,14 +128,18 @@ class Job:
         if self.pipeline.masking.fault:
             self.source.note(self.pipeline.masking.fault)
         if update is not None:
-            with defer_interrupt():
-                self.write(update)
+            self.take(update)
         if time.perf_counter() - self.saved > 1:
             self.saved = time.perf_counter()
             self.writer.summarise(self.summary(interrupted=True))
         self.source.notes += self.pipeline.notices
         self.pipeline.notices.clear()
         return self.new_messages()
+
+    def take(self, update: Update) -> None:
+        """Write what is new in an update; Ctrl-C waits for it."""
+        with defer_interrupt():
+            self.write(update)
 
     def check_size(self, frame: Frame) -> None:
         """Raises `FrameError` for an image whose size leaves no grid, which costs itself alone."""
@@ -255,6 +269,7 @@ class Job:
             "dtype": str(self.engine.dtype),
             "settings": asdict(self.pipeline.settings),
             "selection": source.selection._asdict(),
+            "one_pass": self.one_pass is not None,
             "looks": self.inferences,
             "refused": len(self.refused),
             "unreadable": len(source.skipped),
