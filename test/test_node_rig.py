@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 from fakes.room import BASE_FROM_CAMERA
-from nav_msgs.msg import Odometry, Path
+from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from node_rig import PERIOD, Rig
 from rig_robot import NAMES, START, RigRobot
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -133,6 +133,15 @@ def test_without_tf_the_reference_camera_is_tied_to_the_world(rig: Rig):
     rig.wait_until(lambda: len(transforms) >= 4, "transforms")
     links = {(t.header.frame_id, t.child_frame_id) for m in transforms for t in m.transforms}
     assert links == {("vggt_world", "front_optical"), ("vggt_world", "vggt_odom")}
+
+
+def test_heights_are_known_where_the_last_camera_is_not_described(rig: Rig):
+    robot = RigRobot(rig)
+    robot.start(described=("front", "left"), map_period=0.1, scan_min_height=-1.0)
+    grids = rig.subscribe_matched("/vggt/occupancy", OccupancyGrid, latched=True)
+    robot.infer(*range(12))
+    rig.wait_until(lambda: grids, "a grid")
+    assert 100 in grids[-1].data
 
 
 def test_a_query_names_its_camera_and_tracks_name_theirs(rig: Rig):

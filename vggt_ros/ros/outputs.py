@@ -118,7 +118,7 @@ class Outputs:
         self._publish_poses(body, change, parameters.path_length)
         self._publish_window(update, parameters)
         self._status.send(lambda _: status_message(body, parameters.world_frame))
-        self._publish_map(update, change)
+        self._publish_map(update, body, change)
         if update.tracks is not None:
             tracks, newest = update.tracks, update.views[-1]
             head = messages.header(newest.stamp_ns, newest.camera)
@@ -226,11 +226,11 @@ class Outputs:
             self._path.send(lambda _: self.path.message())
         self._odometry.send(lambda _: self._poses.odometry(update))
 
-    def _publish_map(self, update: Update, change: Change) -> None:
+    def _publish_map(self, update: Update, body: Update, change: Change) -> None:
         """Cloud, grid and keyframes, every `map_period` seconds; an update sends one of them."""
         self._newest = update, change.segment
         self.map.update(update, change)
-        self.occupancy.update(update, change)
+        self.occupancy.update(body, change)  # heights are those of the reference camera's mount
         if not self._occupancy.has_subscribers:
             self.occupancy.abandon()
         if self._map.has_subscribers and (message := self.map.next_message()) is not None:
