@@ -118,7 +118,7 @@ def test_a_pass_needs_what_is_planned_for_it():
 
 def test_the_largest_number_that_fits_fits_and_one_more_does_not():
     class Engine:
-        device = "x"
+        device, selection = "x", None
 
         def memory(self, size, frames):
             config, weights, _ = golden()

@@ -179,7 +179,6 @@ def run(
             grid = one_grid.grid(*image_size) if one_grid else grid_for(*image_size, width)
             size = grid.height, grid.width
             one_pass, settings = plan(engine, settings, size, opened.total)
-            engine.selection.whole = True
         with RunWriter(out, {"interrupted": True}, overwrite=overwrite) as writer:
             if resume and not all:
                 engine = record = RecordedEngine(engine, out / RECORD)

@@ -28,6 +28,7 @@ class Measured(Protocol):
     """An engine that knows what it needs."""
 
     device: Any
+    selection: Any  # which program an inference uses
 
     def memory(self, size: tuple[int, int], frames: int) -> "Need":
         """Bytes on the device for one pass over so many frames of (height, width) pixels."""
@@ -126,6 +127,7 @@ def plan(
             raise UserError(f"--{option} is of windows, and --all has none: leave one of them out")
     found = fitting(engine, size, free_memory(engine.device))
     found.check(total or 1, more=total is None)
+    engine.selection.whole = True  # a shorter window is of no use here
     frames = total or found.most
     return found, replace(settings, window_size=frames, stride=frames, loops=False)
 

@@ -35,6 +35,10 @@ class RecordedEngine:
     def __init__(self, engine: Any, folder: Path):
         """Records of another network are deleted."""
         self._engine, self.folder = engine, folder
+        self.name: str = engine.name
+        self.default_width: int = engine.default_width
+        self.device, self.dtype = engine.device, engine.dtype
+        self.random_weights: bool = engine.random_weights
         self.asked = self.reused = 0
         self._last: tuple[tuple, dict[str, Any]] | None = None  # that was read, not computed
         known = {"format": FORMAT, "network": engine.fingerprint, "dtype": str(engine.dtype),
@@ -46,28 +50,6 @@ class RecordedEngine:
         with replacing(folder / HEADER) as file:
             file.write(json.dumps(known).encode())
         self.found = sum(1 for _ in folder.glob("[0-9]*.npz"))
-
-    # What an engine says of itself; written out, since protocols look for attributes.
-
-    @property
-    def name(self) -> str:
-        return self._engine.name
-
-    @property
-    def default_width(self) -> int:
-        return self._engine.default_width
-
-    @property
-    def device(self) -> Any:
-        return self._engine.device
-
-    @property
-    def dtype(self) -> Any:
-        return self._engine.dtype
-
-    @property
-    def random_weights(self) -> bool:
-        return self._engine.random_weights
 
     @property
     def fingerprint(self) -> str:
