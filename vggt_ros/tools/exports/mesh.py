@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from vggt_ros.errors import UserError, install_extra
+from vggt_ros.geometry import inverse_rigid
 from vggt_ros.tools.runs.format import Run
 
 SUFFIXES = (".ply", ".obj", ".glb", ".stl")
 VOXELS = 150  # of a side, from the camera to the median depth
 TRUNCATION = 4  # voxels
+BLOCK, BLOCKS = 16, 10_000  # voxels of a block's side, and how many blocks to begin with
 FAR = 3.0  # median depths; what is farther is too coarse
 
 
@@ -31,6 +33,8 @@ def write_mesh(
         import open3d as o3d  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise UserError(f"open3d is missing; install it {install_extra('mesh')}") from None
+    except ImportError as error:  # its wheel needs libraries of the system
+        raise UserError(f"open3d does not load ({error}); install that library") from None
     medians = [
         float(np.median(valid)) for i in frames
         if (valid := (depth := run.frame(i).depth)[np.isfinite(depth)]).size
@@ -39,25 +43,28 @@ def write_mesh(
         raise UserError(f"no frame of {run.path} has depth, of which a mesh could be made")
     typical = float(np.median(medians))
     voxel = voxel or typical / VOXELS
-    volume = o3d.pipelines.integration.ScalableTSDFVolume(
-        voxel_length=voxel,
-        sdf_trunc=TRUNCATION * voxel,
-        color_type=o3d.pipelines.integration.TSDFVolumeColorType.RGB8,
+    grid = o3d.t.geometry.VoxelBlockGrid(  # the older volumes of open3d 0.20 give no mesh
+        attr_names=("tsdf", "weight", "color"),
+        attr_dtypes=(o3d.core.float32,) * 3,
+        attr_channels=((1,), (1,), (3,)),
+        voxel_size=voxel,
+        block_resolution=BLOCK,
+        block_count=BLOCKS,
+        device=o3d.core.Device("CPU:0"),
     )
     for index in frames:
         frame = run.frame(index)
-        k, (height, width) = frame.intrinsics, frame.depth.shape
-        camera = o3d.camera.PinholeCameraIntrinsic(
-            width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2]
-        )
-        image = o3d.geometry.RGBDImage.create_from_color_and_depth(
-            o3d.geometry.Image(np.ascontiguousarray(frame.image)),
-            o3d.geometry.Image(np.nan_to_num(frame.depth)),
-            depth_scale=1.0, depth_trunc=FAR * typical, convert_rgb_to_intensity=False,
-        )  # fmt: skip
-        volume.integrate(image, camera, np.linalg.inv(frame.world_from_camera))
+        depth = o3d.t.geometry.Image(o3d.core.Tensor(np.nan_to_num(frame.depth)))
+        colours = o3d.t.geometry.Image(o3d.core.Tensor(frame.image.astype(np.float32) / 255))
+        k = o3d.core.Tensor(frame.intrinsics.astype(np.float64))
+        camera_from_world = o3d.core.Tensor(inverse_rigid(frame.world_from_camera))
+        reach = 1.0, FAR * typical, float(TRUNCATION)  # scale of depth, farthest, voxels
+        seen = grid.compute_unique_block_coordinates(depth, k, camera_from_world, *reach)
+        grid.integrate(seen, depth, colours, k, k, camera_from_world, *reach)
         advance()
-    mesh = volume.extract_triangle_mesh()
+    mesh = grid.extract_triangle_mesh(weight_threshold=0.5).to_legacy()
+    if not len(mesh.triangles):
+        raise UserError(f"the depth of {run.path} makes no surface; choose a larger --voxel")
     mesh.compute_vertex_normals()
     beside = path.with_name(f".part.{path.name}")  # open3d goes by the suffix
     try:
