@@ -69,12 +69,13 @@ def _ground(reach: float, random: np.random.Generator) -> dict[str, Any]:
     """A height field under a sky, with a sun."""
     side = np.linspace(-4.0 * reach, 4.0 * reach, GRID)
     y, x = np.meshgrid(side, side, indexing="ij")
-    z = sum(
+    waves = [
         random.normal(0, reach * 0.08)
         * np.sin(k * x / reach + random.uniform(0, 6.3))
         * np.cos(k * y / reach + random.uniform(0, 6.3))
         for k in random.uniform(0.3, 2.0, 5)
-    )
+    ]
+    z = np.sum(waves, axis=0)
     z = (z - z.max(where=np.hypot(x, y) < reach, initial=-np.inf)) - 0.01 * reach
     direction = [*random.uniform(-1, 1, 2), -random.uniform(0.5, 1.5)]
     return {
