@@ -110,7 +110,7 @@ def test_a_storm_of_parameters_is_answered_one_by_one_and_images_go_on(rig: Rig)
     storm: list[tuple[str, Any, bool]] = [
         ("min_confidence", 0.3, True), ("scan_max_range", 5e3, False), ("max_rate_hz", 0.0, True),
         ("depth_resolution", "input", True), ("depth_resolution", "none", False),
-        ("model", "small", False), ("path_length", 5, True), ("path_length", 0, False),
+        ("model", "vggt-1b", False), ("path_length", 5, True), ("path_length", 0, False),
         ("scan_min_height", 99.0, False), ("map_voxel", 0.2, False), ("no_such", 1, False),
         ("min_confidence", "high", False), ("depth_resolution", "network", True),
     ]  # fmt: skip

@@ -220,6 +220,7 @@ def test_a_node_that_is_destroyed_leaves_the_graph_and_its_name_to_another(rig: 
     rig.wait_until(lambda: ("vggt", "/") in rig.peer.get_node_names_and_namespaces(), "it is seen")
     assert old.close(TIMEOUT)
     rig.executors[-1].shutdown()
+    rig.threads[-1].join(TIMEOUT)  # which may be in a timer of the node
     old.destroy_node()
     names = rig.peer.get_node_names_and_namespaces
     rig.wait_until(lambda: ("vggt", "/") not in names(), "it is seen no more")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from launch_rig import fake_launch, fake_modules
 
+from vggt_ros.ros.interface import OUTPUTS
 from vggt_ros.ros.parameters import Parameters
 
 pytestmark = pytest.mark.ros
@@ -155,10 +156,9 @@ def test_without_nav2_the_error_says_what_to_install(launch: Start, share: Path,
 def test_parameters_beside_nav2_are_valid_and_topics_exist():
     assert Parameters(**ROBOT).tf_mode == "map_to_odom"
     assert set(ROBOT) <= {row.name for row in fields(Parameters)}
-    outputs = (ROOT / "vggt_ros/ros/outputs.py").read_text()
     topics = re.findall(r"/vggt/([\w/]+)$", (ROOT / "config/nav2_costmap.yaml").read_text(), re.M)
     assert set(topics) == {"points", "scan", "occupancy"}
-    assert set(topics) <= set(re.findall(r'"~/([\w/]+)"', outputs))
+    assert {f"~/{topic}" for topic in topics} <= {row.name for row in OUTPUTS}
     assert (
         COSTMAP["global_costmap"]["global_costmap"]["ros__parameters"]["global_frame"]
         == (ROBOT["world_frame"])
