@@ -24,7 +24,7 @@ SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.ERROR,
 )
 
-Respond = Callable[[ChangeState.Request, ChangeState.Response], ChangeState.Response]
+Respond = Callable[[Any, Any], Any]  # rclpy types requests and responses of services as such
 
 
 class ManagedNode(LifecycleNode):
