@@ -25,6 +25,8 @@ NAMES = {"small", "small_cpu", "small_cpu_wide", "small_rig"}
         ("buckets: [[2, 30, 28]]", "multiples of 14"),
         ("data: {kind: co3d}", "needs data.root"),
         ("data: {motion_scale: [4, 1]}", "motion_scale is two positive numbers"),
+        ("data: {motions: sideways}", "must be one of robots, varied"),
+        ("data: {motions: varied, motion_scale: [1, 4]}", "no data.motion_scale"),
         ("data: {motion_scale: [1, 4], paces: [1, 4]}", "motion_scale is given twice"),
         ("a: [", "is not valid YAML"),
     ],

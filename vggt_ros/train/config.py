@@ -26,6 +26,7 @@ class Data:
     at_once: int = 0  # rooms rendered together; 0: the whole batch, best on an accelerator
     interval: float = 0.1  # seconds between rendered frames
     motion_scale: tuple[float, float] = (1.0, 1.0)  # range of the factor on camera motion
+    motions: Literal["robots", "varied"] = "robots"  # how cameras move: `rooms/motions.py`
     threads: int = 4  # readers, for folders
     bad_limit: float = 0.05  # share of broken windows that stops the run
 
@@ -139,6 +140,12 @@ def recipe_from(tree: Any, where: str = "recipe") -> Recipe:
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise UserError(
             f"{where}: data.motion_scale is two positive numbers, low and high, as [1.0, 4.0]"
+        )
+    robots = recipe.data.motions == "robots"
+    if not robots and (scale != Data.motion_scale or recipe.data.kind != "scenes"):
+        raise UserError(
+            f"{where}: data.motions varied is of rendered scenes, in units of their depth: it "
+            "needs data.kind scenes and no data.motion_scale"
         )
     if recipe.data.kind == "co3d" and not recipe.data.root:
         raise UserError(f"{where}: data.kind co3d needs data.root, the folder of the categories")

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from vggt_ros.geometry import pose_encoding_from, unproject
-from vggt_ros.train.rooms import render, scenes, trajectories
+from vggt_ros.train.rooms import motions, render, scenes, trajectories
 from vggt_ros.train.rooms.sampling import RandomStream
 
 AnyArray = Any  # jax.Array from the renderer, np.ndarray from a folder
@@ -37,24 +37,35 @@ class Batch(NamedTuple):
 def sample_window(
     key: PRNGKeyArray, frames: int, height: int, width: int, *, queries: int, rays: int,
     interval: float = 0.1, motion_scale: tuple[float, float] = (1.0, 1.0), clean: bool = False,
-    views: int = 1,
+    views: int = 1, varied: bool = False,
 ) -> Batch:  # fmt: skip
     """A window of a synthetic room, without a batch axis; every key gives another room.
 
     `rays` per pixel and side, `interval` in seconds; `clean` leaves out the augmentation.  With
-    several `views` the frames are those of a rig of so many cameras, instant by instant.
+    several `views` the frames are those of a rig of so many cameras, instant by instant.  Cameras
+    move as robots do, or with `varied` in any way (`rooms/motions.py`).
     """
     keys = jax.random.split(key, 4)
     random = RandomStream(keys[2], 1 + 2 * queries)
     world = scenes.sample_world(keys[0])
-    trajectory = trajectories.sample_trajectory(
-        keys[1], world.room, frames // views, interval, motion_scale
-    )
-    if views > 1:
-        trajectory = trajectories.sample_rig(jax.random.fold_in(keys[1], 2), trajectory, views)
-    world = scenes.cleared(world, trajectory.position)
     fov = jnp.deg2rad(random(low=50.0, high=95.0))
     intrinsics = render.intrinsics_for(fov, height, width)
+    if varied:
+        viewpoint = motions.sample_viewpoint(
+            RandomStream(jax.random.fold_in(keys[1], 3), 7), world.room
+        )
+        slopes = jnp.array([width, height]) / 2 / intrinsics[0, 0]
+        world, trajectory = motions.sample_motion(
+            keys[1], world, viewpoint, slopes, frames // views, interval
+        )
+    else:
+        trajectory = trajectories.sample_trajectory(
+            keys[1], world.room, frames // views, interval, motion_scale
+        )
+    if views > 1:
+        trajectory = trajectories.sample_rig(jax.random.fold_in(keys[1], 2), trajectory, views)
+    if views > 1 or not varied:
+        world = scenes.cleared(world, trajectory.position)
     rendering = render.draw(world, trajectory, intrinsics, height, width, rays)
     pixels = random(queries, 2) * (jnp.array([width, height]) - 1)
     tracks = render.track(world, trajectory, intrinsics, height, width, pixels)

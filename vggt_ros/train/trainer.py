@@ -208,6 +208,7 @@ class Trainer:
             sample_window, frames=frames, height=height, width=width, queries=recipe.queries,
             rays=recipe.data.rays, interval=recipe.data.interval,
             motion_scale=recipe.data.motion_scale, views=recipe.views_by_frames[frames],
+            varied=recipe.data.motions == "varied",
         )  # fmt: skip
 
         def shard(keys: Key[Array, "n"]) -> Batch:

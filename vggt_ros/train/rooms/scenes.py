@@ -84,7 +84,9 @@ _SHELL = (
 )
 
 
-def cleared(world: World, path: Float[Array, "s 3"], clearance: float = 0.6) -> World:
+def cleared(
+    world: World, path: Float[Array, "s 3"], clearance: float | Float[Array, ""] = 0.6
+) -> World:
     """The room without the objects within `clearance` metres of a camera `path` (m)."""
     solids = world.solids
     offset = path[:, None] - solids.centre

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from vggt_ros.train.rooms.sampling import RandomStream
 
 # Columns: forward, left, up in terms of optical axes (x right, y down, z ahead).
-_WORLD_FROM_OPTICAL = ((0.0, 0.0, 1.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
+WORLD_FROM_OPTICAL = ((0.0, 0.0, 1.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
 
 
 class Trajectory(NamedTuple):
@@ -102,8 +102,8 @@ def trajectory_through(
     interval: float,
 ) -> Trajectory:
     """A trajectory from positions (m) and angles (rad): pitch is positive upwards, yaw 0 is x."""
-    rotation = _about(2, yaw) @ _about(1, -pitch) @ _about(0, roll)
-    camera_from_world = jnp.swapaxes(rotation @ jnp.array(_WORLD_FROM_OPTICAL), -1, -2)
+    rotation = about(2, yaw) @ about(1, -pitch) @ about(0, roll)
+    camera_from_world = jnp.swapaxes(rotation @ jnp.array(WORLD_FROM_OPTICAL), -1, -2)
     shift = -jnp.einsum("sij,sj->si", camera_from_world, position)
     pose = jnp.concatenate([camera_from_world, shift[..., None]], axis=-1)
     return Trajectory(pose, position, interval * jnp.arange(position.shape[0], dtype=jnp.float32))
@@ -122,7 +122,7 @@ def sample_rig(key: PRNGKeyArray, body: Trajectory, views: int) -> Trajectory:
     angle = jnp.deg2rad(apart) * side
     place = random(views, 2, low=-0.15, high=0.15) * (index > 0)[:, None]
     centre = jnp.stack([place[:, 0], jnp.zeros(views), place[:, 1]], axis=-1)  # in the first camera
-    camera_from_body = _about(1, -angle)
+    camera_from_body = about(1, -angle)
     shift = -jnp.einsum("vij,vj->vi", camera_from_body, centre)
     turn, move = body.camera_from_world[:, :, :3], body.camera_from_world[:, :, 3]
     rotation = jnp.einsum("vij,tjk->tvik", camera_from_body, turn)
@@ -141,7 +141,7 @@ def _smooth_noise(
     return (weight * jnp.sin(rate * scale * jnp.arange(frames) + 2 * jnp.pi * phase)).sum(axis=0)
 
 
-def _about(axis: int, angle: Float[Array, "s"]) -> Float[Array, "s 3 3"]:
+def about(axis: int, angle: Float[Array, "s"]) -> Float[Array, "s 3 3"]:
     """Rotation by `angle` about one of the three axes."""
     a, b = (axis + 1) % 3, (axis + 2) % 3
     turn = jnp.zeros((angle.shape[0], 3, 3)).at[:, axis, axis].set(1.0)
