@@ -33,7 +33,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Loss:
-    """Weights and shape parameters of the loss terms (see `losses.py` and `auxiliary.py`)."""
+    """Weights and shape parameters of the loss terms.
+
+    See `losses.py`, `auxiliary.py` and `consistency.py`.
+    """
 
     camera: float = 5.0
     translation: float = 1.0  # this and the next two: shares within the camera term
@@ -45,9 +48,19 @@ class Loss:
     matches: float = 0.0  # InfoNCE on track features; not in the public training
     motion: float = 0.0  # displacement of each patch, from its token by a linear probe
     attention: float = 0.0  # of each patch to its position in frame 0, head 0 of the aggregator
+    surface: float = 0.0  # this and the next three: agreement within a window, `consistency.py`
+    reprojection: float = 0.0
+    scale: float = 0.0
+    calibration: float = 0.0  # of the confidence of depth
     alpha: float = 0.2  # weight of -log(confidence)
     gradient: float = 1.0  # share of the edge term in depth and points
     decay: float = 0.6  # weight of an iteration (cameras, tracks) relative to the next
+
+    @property
+    def agreement(self) -> dict[str, float]:
+        """The weights of `consistency.py` that are not 0, by name."""
+        names = ("surface", "reprojection", "scale", "calibration")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
 @dataclass(frozen=True)
@@ -136,6 +149,11 @@ def recipe_from(tree: Any, where: str = "recipe") -> Recipe:
     if not recipe.buckets or any(len(b) != 3 or b[1] % 14 or b[2] % 14 for b in recipe.buckets):
         raise UserError(f"{where}: buckets are (frames, height, width), sizes in multiples of 14")
     _check_views(recipe, where)
+    if recipe.loss.agreement and not {"camera", "depth"} <= set(recipe.heads):
+        raise UserError(
+            f"{where}: loss terms {', '.join(recipe.loss.agreement)} compare cameras with depth: "
+            "heads must have both"
+        )
     scale = recipe.data.motion_scale
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise UserError(

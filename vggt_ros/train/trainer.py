@@ -19,7 +19,7 @@ from vggt_ros.model.config import Config
 from vggt_ros.model.scan import remat
 from vggt_ros.model.vggt import VGGT, Prediction, Weights, abstract_model
 from vggt_ros.model.weights import abstract
-from vggt_ros.train import auxiliary, infonce, losses
+from vggt_ros.train import auxiliary, consistency, infonce, losses
 from vggt_ros.train.config import Recipe
 from vggt_ros.train.data import Batch, sample_window
 from vggt_ros.train.init import fresh_weights
@@ -184,6 +184,10 @@ class Trainer:
             probes = weights.get(auxiliary.LINEAR_PROBES)
             extra = auxiliary.auxiliary_losses(model, probes, taps, batch)
             loss += terms.motion * extra["motion"] + terms.attention * extra["attention"]
+            parts |= extra
+        if terms.agreement:
+            extra = consistency.agreement_losses(prediction, batch)
+            loss += sum(weight * extra[name] for name, weight in terms.agreement.items())
             parts |= extra
         return loss, parts
 
