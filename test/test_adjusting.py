@@ -30,6 +30,7 @@ class TrackingEngine(PlanarEngine):
 
     def infer(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0):
         """As `Engine.infer`; what is hidden by furniture is not visible."""
+        self.inferences.append((*frame_ids, query_frame))
         depths = [true_depth(TRUE[i]).astype(np.float32) for i in frame_ids]
         columns, rows = queries.astype(int).T
         world = transform(
@@ -136,6 +137,32 @@ def test_a_network_without_tracks_is_refused_and_nothing_is_left(monkeypatch, tm
     with pytest.raises(UserError, match="tracking gives no tracks for 8 frames"):
         colmap(run, tmp_path / "out", adjust=True, images="grid")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_adjustment_goes_on(monkeypatch, tmp_path, capsys):
+    run = written(tmp_path / "run", disturbed(), np.ones(len(TRUE)))
+    engines = [TrackingEngine() for _ in range(2)]
+    remaining = iter(engines)
+    monkeypatch.setattr("vggt_ros.engine.engine.open_engine", lambda *_, **__: next(remaining))
+    infer = engines[0].infer
+
+    def interrupted(*arguments, **options):
+        if len(engines[0].inferences) == 2:
+            raise KeyboardInterrupt
+        return infer(*arguments, **options)
+
+    monkeypatch.setattr(engines[0], "infer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        colmap(run, tmp_path / "out", adjust=True, images="grid")
+    assert not (tmp_path / "out").exists(), "an export is whole or absent"
+    capsys.readouterr()
+    sparse = colmap(run, tmp_path / "out", adjust=True, images="grid")
+    assert "going on: 2 inferences are reused" in capsys.readouterr().err
+    first, rest = (engine.inferences for engine in engines)
+    assert len(rest) >= 2 and not {*first} & {*rest}, "what was answered is not asked again"
+    found = read_trajectory(sparse / "trajectory.tum").world_from_camera
+    assert errors(found) < errors(disturbed())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
 def test_points_are_chosen_where_the_image_changes_and_depth_is_known(tmp_path):

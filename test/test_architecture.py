@@ -81,6 +81,7 @@ ONLY_IN = {  # foreign package: the areas that may import it
     "tyro": {"tools"},
     "viser": {"tools"},
     "ray": {"tools"},
+    "gradio": {"tools"},
     "grain": {"train"},
     "gtsam": {"mapping"},
     "optax": {"train"},
@@ -215,7 +216,8 @@ def test_foreign_libraries_stay_where_they_belong():
 
 
 @pytest.mark.parametrize(
-    "library", ["torch", "viser", "tyro", "av", "matplotlib", "evo", "cv_bridge", "gtsam", "ray"]
+    "library",
+    ["torch", "viser", "tyro", "av", "matplotlib", "evo", "cv_bridge", "gtsam", "gradio", "ray"],
 )
 def test_optional_libraries_are_imported_late(library):
     assert not [f"{x.module}" for x in imports() if x.foreign == library and x.at_top]

@@ -112,6 +112,36 @@ def test_the_same_command_goes_on_after_ctrl_c(sources, opened, tmp_path, monkey
     assert "does not exist" in state(out)["sources"][1]["reason"], "it was tried again"
 
 
+def test_a_run_that_was_interrupted_amid_a_source_goes_on(sources, opened, tmp_path, monkeypatch):
+    out, whole, engines = tmp_path / "out", tmp_path / "whole", []
+    infer = PlanarEngine.infer
+
+    def counted(self, frame_ids, images, **options):
+        if not engines or engines[-1] is not self:
+            engines.append(self)
+            self.vary_scale = False  # an engine that was opened anew has the unit of before
+        if len(engines) == 2 and len(self.inferences) == 6:
+            raise KeyboardInterrupt  # at the third image of the second source
+        return infer(self, frame_ids, images, **options)
+
+    monkeypatch.setattr(PlanarEngine, "infer", counted)
+    good = [sources[0], *sources[2:]]
+    assert all_go(good, whole) == 0
+    open_once.cache_clear()
+    with pytest.raises(KeyboardInterrupt):
+        all_go(good, out)
+    assert states(out) == {"a": "done", "b": "waiting", "c": "waiting"}
+    assert open_run(out / "b").summary["interrupted"] and len(open_run(out / "b").files) == 2
+    open_once.cache_clear()
+    assert all_go(good, out) == 0
+    assert len(engines[2].inferences) == 2 + 4, "two images of b, and c: the rest was recorded"
+    for name in "abc":
+        assert (out / name / "points.ply").read_bytes() == (
+            whole / name / "points.ply"
+        ).read_bytes()
+        assert not (out / name / ".record").exists()
+
+
 def test_a_source_that_changed_and_a_run_that_is_gone_are_done_again(sources, opened, tmp_path):
     out, (a, _, b, c) = tmp_path / "out", sources
     assert all_go([a, b, c], out) == 0

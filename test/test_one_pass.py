@@ -159,3 +159,11 @@ def test_free_memory_is_the_smaller_of_machine_and_container():
             return {"bytes_limit": 80, "bytes_in_use": 30}
 
     assert free_memory(Card(), read) == Room(50, 4_096_000, False)
+
+
+def test_one_pass_has_a_limit_beside_memory():
+    endless = Room(10**18, 10**18, shared=False)
+    found = fitting(planar_engine_of_a_run(), (42, 56), endless)
+    found.check(one_pass.MOST)
+    with pytest.raises(UserError, match=r"at most 10,000 frames, and there are 10,001: use"):
+        found.check(one_pass.MOST + 1)

@@ -44,6 +44,7 @@ COMMANDS = {
     "fleet": Command(
         "vggt_ros.tools.fleet", "fleet", "reconstruct many sources, on several workers", "sources"
     ),
+    "app": Command("vggt_ros.tools.app", "app", "a page that reconstructs what is uploaded"),
     "view": Command("vggt_ros.tools.view", "view", "show a run directory in the browser", "run"),
     "verify": Command("vggt_ros.tools.verify", "verify", "compare the network with a golden case"),
     "weights": Command(

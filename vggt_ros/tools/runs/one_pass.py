@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it imports JAX
     from vggt_ros.engine.memory import Need
 
 SPARE = 0.95  # of the free memory: allocators cannot use all of it
-MOST = 10_000  # frames; nobody has the memory for more, and the search must end
+MOST = 10_000  # frames of one pass: the search for the largest number that fits ends here
 # Bytes on the host for a pixel of each frame: image (3), the network's depth and confidence (8),
 # depth in the map's unit and masked (8).
 HOST_BYTES = 19
@@ -58,6 +58,11 @@ class Fitting(NamedTuple):
         device, host = self.bytes(frames)
         height, width = self.size
         at_least = "at least " if more else ""
+        if self.most == MOST:
+            raise UserError(
+                f"one pass takes at most {MOST:,} frames, and there are {at_least}{frames:,}: use"
+                f" --max-frames {MOST}, --every {-(-frames // MOST)}, or windows (without --all)"
+            )
         cure = "a smaller --network-width, or" if self.most < 1 else (
             f"--max-frames {self.most}, --every {-(-frames // self.most)}, a smaller"
             " --network-width, or"
