@@ -29,6 +29,7 @@ from vggt_ros.tools.runs.job import Engine
 from vggt_ros.tools.sources.images import are_images
 from vggt_ros.tools.sources.open import CLIP, open_source
 
+POINTS = 200_000  # of the cloud, which browsers have to draw
 # Files that may be uploaded alone, beside images. Playlists are none: a live one has no end.
 FILMS = frozenset(
     ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
@@ -258,8 +259,8 @@ class Sessions:
     ) -> Run:  # fmt: skip
         engine = StoppableEngine(self.engine, session.closed)
         with self._network:
-            return run(source, out, engine=engine, queries=queries, picture=False, resume=False,
-                       **settings)  # fmt: skip
+            return run(source, out, engine=engine, queries=queries, max_points=POINTS,
+                       picture=False, resume=False, **settings)  # fmt: skip
 
 
 def _spread(source: Path, frames: int) -> int:
