@@ -67,14 +67,16 @@ def test_files_of_others_in_these_formats_are_read(source, tmp_path):
     assert_equal_weights(open_weights(step, CONFIG)[1], flatten(weights()))
 
 
-def test_single_arrays_survive_with_their_types(tmp_path):
+@pytest.mark.parametrize("at_once", [20, 2**20])
+def test_single_arrays_survive_with_their_types(at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr("vggt_ros.model.orbax_files.AT_ONCE", at_once)
     half = np.arange(6).astype(ml_dtypes.bfloat16).reshape(2, 3)
     tensors = {"a/0": half, "a/b": np.float32(3.5)[None], "c": np.arange(4)}
     write_npz(tmp_path / "x.npz", tensors, {"k": "v"})
     write_orbax(tmp_path / "x", tensors, {"k": "v"})
     for found, metadata in (read_npz(tmp_path / "x.npz"), read_orbax(tmp_path / "x")):
         assert metadata == {"k": "v"} and found.keys() == tensors.keys()
-        for name, tensor in tensors.items():
+        for name, tensor in reversed(tensors.items()):
             assert found[name].shape == tensor.shape and found[name].dtype == tensor.dtype
             np.testing.assert_array_equal(np.asarray(found[name]), tensor)
 
