@@ -8,7 +8,7 @@ from fakes.planar_engine import SIZE, PlanarEngine
 
 from vggt_ros.engine.interface import window_lengths
 from vggt_ros.errors import FrameError, UserError
-from vggt_ros.frames import Frame, Instant, Observation, Update, window_frame
+from vggt_ros.frames import Frame, Instant, Observation, Update, window_frames
 from vggt_ros.imaging.masks import Masking
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
@@ -86,7 +86,7 @@ def test_what_is_left_out_is_of_the_oldest_instants():
         firsts = [sum(counts[:i]) for i in range(len(counts))]
         for first, count in zip(firsts, counts, strict=True):
             update = step(pipeline, instant(first, *"abc"[:count]))
-            held.add(first, [window_frame(seen("a", 0), update.views[0].grid, MASKING)] * count)
+            held.add(first, window_frames([seen("a", 0)], [update.views[0].grid], MASKING) * count)
         assert held.of(firsts) == tuple(range(sum(counts)))
         assert [held.instant(first + counts[i] - 1) for i, first in enumerate(firsts)] == firsts
         ids = held.shown(firsts, window_lengths(range(1, 5), 3))

@@ -6,6 +6,7 @@ And how a registered window becomes views.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -216,9 +217,24 @@ class Update(NamedTuple):
         return self.scale.source
 
 
-def window_frame(observation: Observation, grid: Grid, masking: Masking) -> WindowFrame:
-    """The frame on the network's grid, and what is ignored of it."""
-    pixels = to_network(observation.frame.rgb, grid)
+def window_frames(
+    observations: Sequence[Observation], grids: Sequence[Grid], masking: Masking
+) -> list[WindowFrame]:
+    """The frames on their network grids, and what is ignored of each; images side by side."""
+    images = [observation.frame.rgb for observation in observations]
+    if len(images) == 1:
+        resized = [to_network(images[0], grids[0])]
+    else:  # Pillow's and NumPy's loops run without Python's lock
+        with ThreadPoolExecutor(len(images)) as pool:
+            resized = list(pool.map(to_network, images, grids))
+    return [
+        _window_frame(*each, masking) for each in zip(observations, grids, resized, strict=True)
+    ]
+
+
+def _window_frame(
+    observation: Observation, grid: Grid, pixels: UInt8[np.ndarray, "H W 3"], masking: Masking
+) -> WindowFrame:
     masked = masking.of(pixels, grid, observation.mask)
     return WindowFrame(observation.frame, grid, pixels, observation.sensor_depth, masked)
 

@@ -21,7 +21,7 @@ from vggt_ros.frames import (
     Update,
     View,
     place_views,
-    window_frame,
+    window_frames,
 )
 from vggt_ros.imaging.fit import Fit
 from vggt_ros.imaging.grid import Grid
@@ -150,8 +150,7 @@ class Pipeline:
             for o in taken.observations
         ]
         first, self._frame_id = self._frame_id, self._frame_id + len(grids)
-        given = zip(taken.observations, grids, strict=True)
-        held = self._held.add(first, [window_frame(*each, self.masking) for each in given])
+        held = self._held.add(first, window_frames(taken.observations, grids, self.masking))
         times["resize"] = self.clock()
         self._window, due = self._with(first)
         self._held.keep(self._window.frame_ids)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One inference as the map takes it, and how a first camera stands in the world."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -46,11 +47,19 @@ class WindowGeometry(NamedTuple):
             tuple(self.frame_ids[i] for i in rows),
             self.window_from_camera[rows],
             self.intrinsics[rows],
-            self.depth[dense],
-            self.confidence[dense],
+            taken(self.depth, dense),
+            taken(self.confidence, dense),
             tuple(self.instants[i] for i in rows),
             tuple(self.cameras[i] for i in rows),
         )
+
+
+def taken(images: Float[np.ndarray, "k h w"], rows: list[int]) -> Float[np.ndarray, "n h w"]:
+    """Some of the images, in rising order; a view where their distances are equal."""
+    steps = {after - before for before, after in itertools.pairwise(rows)}
+    if not rows or len(steps) > 1:
+        return images[rows]
+    return images[rows[0] : rows[-1] + 1 : steps.pop() if steps else 1]
 
 
 def camera_from_encoding(encoding: Float[np.ndarray, "9"]) -> Float[np.ndarray, "4 4"]:
@@ -81,20 +90,29 @@ def upright_camera(up_in_camera: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4
     return world_from_camera
 
 
+def coarse(window: WindowGeometry) -> WindowGeometry:
+    """The window with every so manieth row and column, a view of it; a coarse one as it is."""
+    step = max(1, round((window.depth[0].size / MAX_PIXELS) ** 0.5)) if len(window.depth) else 1
+    return window._replace(
+        intrinsics=np.diag([1.0 / step, 1.0 / step, 1.0]) @ window.intrinsics,
+        depth=window.depth[:, ::step, ::step],
+        confidence=window.confidence[:, ::step, ::step],
+    )
+
+
 def subsampled(window: WindowGeometry) -> tuple[MapFrame, ...]:
     """The window's frames on a coarse grid, without the least trusted pixels; its own gauge."""
+    window = coarse(window)
     without = len(window.frame_ids) - len(window.depth)
-    step = max(1, round((window.depth[0].size / MAX_PIXELS) ** 0.5)) if len(window.depth) else 1
-    coarse = np.diag([1.0 / step, 1.0 / step, 1.0])
     frames = []
     for i, (key, pose) in enumerate(zip(window.frame_ids, window.window_from_camera, strict=True)):
         depth = None
         if i >= without:
-            depth = window.depth[i - without, ::step, ::step].astype(np.float64)
-            trust = window.confidence[i - without, ::step, ::step]
+            depth = window.depth[i - without].astype(np.float64)
+            trust = window.confidence[i - without]
             sound = np.isfinite(depth) & (depth > 0) & np.isfinite(trust)
             if sound.any():
                 sound &= trust >= quantile(trust[sound], 0.2)
             depth = np.where(sound, depth, np.nan)
-        frames.append(MapFrame(key, pose, coarse @ window.intrinsics[i], depth))
+        frames.append(MapFrame(key, pose, window.intrinsics[i], depth))
     return tuple(frames)

@@ -24,7 +24,7 @@ from vggt_ros.mapping.rig.rig import Rig
 from vggt_ros.mapping.scale import ScaleState
 from vggt_ros.mapping.segment import MapState, Registration, Segment
 from vggt_ros.mapping.sharing import unit_of as unit_of_shared
-from vggt_ros.mapping.window import WindowGeometry, subsampled
+from vggt_ros.mapping.window import WindowGeometry, coarse, subsampled
 
 
 class HeldWindow(NamedTuple):
@@ -32,7 +32,7 @@ class HeldWindow(NamedTuple):
 
     whole: WindowGeometry
     leading: WindowGeometry  # the first camera of each instant
-    others: WindowGeometry | None = None
+    others: WindowGeometry | None = None  # coarse
     pairs: tuple[CameraPair, ...] = ()  # as the network has them
     unit: float = 1.0  # world units per window unit that the rig was held with
 
@@ -47,13 +47,14 @@ def hold(
     """`unit_of`: world units per unit of a window that shares nothing with the map."""
     if rig is None or not np.isfinite(window.window_from_camera).all():
         return HeldWindow(window, window.part(leading=True))
-    leading, others = window.part(leading=True), window.part(leading=False)
+    sparse = coarse(window)
+    leading, others = sparse.part(leading=True), sparse.part(leading=False)
     unit = unit_of_shared(state, leading, others)
     if unit is None:
         unit = 1.0 if state.current is None else unit_of(leading)
     depth = median_depth(subsampled(leading))
     held = rig.hold(window, unit, metres_per_unit(known), depth)
-    others = held.part(leading=False)
+    others = coarse(held).part(leading=False)
     return HeldWindow(held, held.part(leading=True), others, rig.pairs(window), unit)
 
 
