@@ -9,7 +9,7 @@ import numpy as np
 from fakes.planar_engine import planar_engine_of_a_run
 from run_frames import wall_frame
 
-from vggt_ros.frames import Frame, Observation, Update, View
+from vggt_ros.frames import Frame, Instant, Observation, Update, View
 from vggt_ros.geometry import Similarity, rotation_from_quaternion
 from vggt_ros.imaging.grid import Grid, grid_for
 from vggt_ros.mapping.corrections import KeyframePoses
@@ -20,6 +20,7 @@ from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.job import Job
 from vggt_ros.tools.runs.writer import RunWriter
 from vggt_ros.tools.sources.source import Source
+from vggt_ros.windows.cameras import Cameras
 
 STAY = Similarity.identity()
 DRIFT = Similarity(
@@ -95,14 +96,14 @@ class ScriptedPipeline:
 
     def __init__(self, updates: Sequence[Update | BaseException], last: KeyframePoses | None):
         self.settings, self.notices = Settings(), []
-        self.masking = self.settings.masking()
+        self.masking, self.cameras = self.settings.masking(), Cameras((), self.grid, print)
         self._updates, self._last = iter(updates), last
 
     def grid(self, width: int, height: int) -> Grid:
         """As `Pipeline.grid`."""
         return grid_for(width, height, 56)
 
-    def step(self, observation: Observation) -> Update:
+    def step(self, observation: Observation | Instant) -> Update:
         """The next update."""
         found = next(self._updates)
         if isinstance(found, BaseException):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from vggt_ros.ros.rig.instants import Instant, Instants
+from vggt_ros.windows.instants import Instant, Instants
 
 MS = 1_000_000
 START = 1_700_000_000_000_000_001

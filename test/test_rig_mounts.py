@@ -159,6 +159,17 @@ def test_without_a_description_places_are_held_and_a_camera_that_is_knocked_is_n
     np.testing.assert_allclose(rig.mounts(None)["left"][:3, 3], 2.0 * before[:3, 3])
 
 
+def test_measurements_grow_with_the_world_and_stay_as_many():
+    rig = learnt(MOUNTS, {}, SURE)
+    before = rig.report(NAMES, None).cameras[1]
+    rig.move(3.0)
+    after = rig.report(NAMES, None).cameras[1]
+    assert before.windows == after.windows == SURE
+    assert before.estimated is not None and after.estimated is not None
+    np.testing.assert_allclose(after.estimated[:3, 3], 3.0 * before.estimated[:3, 3])
+    np.testing.assert_allclose(after.estimated[:3, :3], before.estimated[:3, :3])
+
+
 def test_a_refused_window_teaches_nothing():
     rig = learnt(MOUNTS, {}, 3)
     before = rig.mounts(None)

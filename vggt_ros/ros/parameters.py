@@ -10,6 +10,7 @@ from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.ros.contradictions import check, shape_of
 from vggt_ros.ros.rig.names import camera_names
 from vggt_ros.settings import Settings, setting, settings_field
+from vggt_ros.windows.instants import TOLERANCE
 
 
 def _shared(name: str) -> Any:
@@ -106,7 +107,7 @@ class Parameters:
         " read; empty: image, of one camera",
     )
     sync_tolerance: float = setting(
-        0.02, "Seconds by which the stamps of a rig's images differ at most in one instant",
+        TOLERANCE, "Seconds by which the stamps of a rig's images differ at most in one instant",
         between=(0.0, 1.0),
     )  # fmt: skip
     min_cameras: int = setting(

@@ -6,10 +6,6 @@ import shlex
 import sys
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
-
-from vggt_ros.geometry import quaternion_from_rotation
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.tf_cache import TF_STATIC, TfCache
 
@@ -35,17 +31,6 @@ def mount_line(tree: TfCache, parent: str, child: str) -> str:
     words = ["--frame-id", parent, "--child-frame-id", child]
     if tree.static_topic != TF_STATIC:
         words += ["--ros-args", "-r", f"{TF_STATIC}:={tree.static_topic}"]
-    return f"ros2 run tf2_ros static_transform_publisher {shlex.join(words)}"
-
-
-def static_line(parent: str, child: str, parent_from_child: Float[np.ndarray, "4 4"]) -> str:
-    """The line that publishes a measured transform."""
-    numbers = [f"{value:.5f}" for value in parent_from_child[:3, 3]]
-    quaternion = quaternion_from_rotation(parent_from_child[:3, :3])
-    numbers += [f"{value:.6f}" for value in np.asarray(quaternion)]
-    names = ("--x", "--y", "--z", "--qx", "--qy", "--qz", "--qw")
-    words = [word for pair in zip(names, numbers, strict=True) for word in pair]
-    words += ["--frame-id", parent, "--child-frame-id", child]
     return f"ros2 run tf2_ros static_transform_publisher {shlex.join(words)}"
 
 

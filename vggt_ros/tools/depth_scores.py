@@ -58,7 +58,8 @@ def run_scores(run: Path, depth: Path, unit: float, max_difference: float) -> De
     truth = _true_depths(depth, unit)
     stamps = np.array(sorted(truth))
     found, true = [], []
-    for frame in open_run(run).frames():
+    opened = open_run(run)
+    for frame in map(opened.frame, opened.body_frames()):  # of a rig its reference alone
         nearest = int(stamps[np.argmin(np.abs(stamps - frame.stamp_ns))])
         if abs(nearest - frame.stamp_ns) <= max_difference * 1e9:
             found.append(frame.depth if is_run(depth) else whole_depth(frame))
@@ -73,7 +74,7 @@ def _true_depths(depth: Path, unit: float) -> dict[int, Callable[[], np.ndarray]
     if is_run(depth):
         other = open_run(depth)
         stamps = other.trajectory().stamps_ns
-        return {int(ns): partial(_run_depth, other, i) for i, ns in enumerate(stamps)}
+        return {int(stamps[i]): partial(_run_depth, other, i) for i in other.body_frames()}
     images = sorted(depth.glob("*.png"))
     try:
         stamps = [round(float(image.stem) * 1e9) for image in images]

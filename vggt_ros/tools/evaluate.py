@@ -17,6 +17,7 @@ from jaxtyping import Int64
 
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.tools.depth_scores import DepthScores, run_scores
+from vggt_ros.tools.rig_scores import scores_of_run
 from vggt_ros.tools.runs.format import is_run, open_run
 from vggt_ros.tools.trajectories import read_trajectory
 
@@ -46,6 +47,9 @@ def evaluate(
 ) -> int:
     """Score a run directory (or a TUM file) against ground truth, or a network in synthetic rooms.
 
+    Of a rig's run, a bag with /tf_static also tells how far each camera is from where it is
+    mounted, by the images; its poses, where it has any, are those of the rig's first camera.
+
     `vggt eval small rooms` renders rooms that are not in the training data and compares depth,
     relative poses and tracks with their ground truth, next to a trivial baseline.
 
@@ -67,10 +71,17 @@ def evaluate(
     if str(truth) == ROOMS:
         return _in_rooms(str(run), windows, lengths, (height, width), other, out)
     notes: list[str] = []
-    estimate, reference = (
-        read_trajectory(run, None, notes),
-        read_trajectory(truth, topic, notes),
-    )
+    folder = out or (run if run.is_dir() else run.parent)
+    rig = scores_of_run(run, truth, notes)
+    estimate = read_trajectory(run, None, notes)
+    try:
+        reference = read_trajectory(truth, topic, notes)
+    except UserError as error:
+        if not any(score.turned_degrees is not None for score in rig) or topic is not None:
+            raise
+        print("\n".join([*notes, f"no trajectory is scored: {error}"]))
+        _write(folder, {"rig": [score._asdict() for score in rig], "notes": notes})
+        return 0
     scores, pairs, pieces = scores_of_pieces(run, estimate, reference, max_difference)
     if depth is None and is_run(truth):
         depth = truth
@@ -78,14 +89,18 @@ def evaluate(
     if depth is not None and is_run(run):
         depths = run_scores(run, depth, depth_unit, max_difference)
     print("\n".join([*notes, *pieces_table(pieces, estimate.num_poses), table(scores, depths)]))
-    folder = out or (run if run.is_dir() else run.parent)
-    folder.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {**scores, "depth": depths._asdict() if depths else None}
-    report |= {"segments": pieces, "notes": notes}
-    (folder / "errors.json").write_text(json.dumps(report, indent=1) + "\n")
+    report |= {"segments": pieces, "notes": notes, "rig": [score._asdict() for score in rig]}
+    _write(folder, report)
     plot(pairs, folder / "errors.png")
-    print(f"written: {folder / 'errors.json'}, {folder / 'errors.png'}")
+    print(f"written: {folder / 'errors.png'}")
     return 0
+
+
+def _write(folder: Path, report: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "errors.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(f"written: {folder / 'errors.json'}")
 
 
 def _in_rooms(
@@ -108,10 +123,7 @@ def _in_rooms(
     found = score(model, windows, lengths, size, other)
     print(lines(found))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        rows = {name: [row._asdict() for row in rows] for name, rows in found.items()}
-        (out / "errors.json").write_text(json.dumps(rows, indent=1) + "\n")
-        print(f"written: {out / 'errors.json'}")
+        _write(out, {name: [row._asdict() for row in rows] for name, rows in found.items()})
     return 0
 
 

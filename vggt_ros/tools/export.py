@@ -14,7 +14,7 @@ from vggt_ros.tools.exports.mesh import SUFFIXES, write_mesh
 from vggt_ros.tools.exports.nerfstudio import write_nerfstudio
 from vggt_ros.tools.exports.progress import fused, progress
 from vggt_ros.tools.exports.rosbag2 import write_rosbag2
-from vggt_ros.tools.runs.format import open_run
+from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.writer import writing
 
 
@@ -64,12 +64,15 @@ def export(
             count, voxel = write_mesh(out, surface, frames, voxel, advance)
         what = f"{count:,} triangles, of voxels of {voxel:.3g}"
     elif to == "kitti":
+        frames, note = _of_body(opened, frames)
         with export_folder(out, to, run) as folder:
             write_kitti(folder, opened, frames)
         what = f"{len(frames)} poses"
     elif to == "rosbag2":
+        frames, of_body = _of_body(opened, frames)
         with export_folder(out, to, run) as folder, progress(len(frames), to) as advance:
             count, note = write_rosbag2(folder, surface, frames, advance)
+        note = "; ".join(filter(None, [of_body, note]))
         what = f"{count:,} messages of {len(frames)} frames; to replay them: ros2 bag play"
     else:
         with export_folder(out, to, run) as folder, progress(len(frames), to) as advance:
@@ -91,6 +94,17 @@ def _check_file(out: Path, to: str) -> None:
         kind = "GLB" if to == "glb" else "mesh"
         names = " or ".join(f"NAME{suffix}" for suffix in suffixes)
         raise UserError(f"{out} is no name of a {kind} file; give --out {names}")
+
+
+def _of_body(run: Run, frames: list[int]) -> tuple[list[int], str]:
+    """Frames that one moving camera has, and a note where those are not all."""
+    if not run.reference:
+        return frames, ""
+    own = set(run.body_frames())
+    kept = [index for index in frames if index in own]
+    if not kept:
+        raise UserError(f"{run.reference}, the rig's reference, has no frame in this segment")
+    return kept, f"of the rig, {run.reference} alone, its reference: {len(kept)} frames"
 
 
 def _say_segments(segment: int, count: int) -> None:

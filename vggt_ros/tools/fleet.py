@@ -147,7 +147,10 @@ def _check(options: Mapping[str, Any]) -> None:
     if unknown:
         raise UserError(f"there is no option {', '.join(sorted(unknown))}; see vggt run --help")
     names = {row.name for row in fields(Settings)}
-    check_offline(Settings(**{name: options[name] for name in options.keys() & names}))
+    check_offline(
+        Settings(**{name: options[name] for name in options.keys() & names}),
+        is_rig=bool(options.get("cameras")),
+    )
 
 
 def _changed(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from vggt_ros.engine.interface import caution
 from vggt_ros.errors import UserError
-from vggt_ros.frames import Frame
+from vggt_ros.frames import Frame, Instant
 from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.imaging.grid import grid_for
 from vggt_ros.settings import Settings
@@ -24,15 +24,20 @@ from vggt_ros.tools.runs.job import Engine, Job
 from vggt_ros.tools.runs.one_pass import plan
 from vggt_ros.tools.runs.recording import RecordedEngine
 from vggt_ros.tools.runs.report import map_line, times_line
+from vggt_ros.tools.runs.rig import rig_lines
 from vggt_ros.tools.runs.writer import RunWriter, make_run_directory
 from vggt_ros.tools.sources.ahead import ReadAhead
 from vggt_ros.tools.sources.fitting import Fitting, choose_fit
 from vggt_ros.tools.sources.images import Order
 from vggt_ros.tools.sources.open import open_source
-from vggt_ros.tools.sources.source import Selection
+from vggt_ros.tools.sources.open_rig import open_rig
+from vggt_ros.tools.sources.rig import RigSource
+from vggt_ros.tools.sources.source import Selection, Source
+from vggt_ros.windows.instants import TOLERANCE
 
 RECORD = ".record"  # in the output directory, until the run is done
 OFFLINE_SCALES = ("fixed", "height")  # sources of scale that need no more than images
+OF_RIG = "baseline"  # and what a rig has by itself
 
 
 def run(
@@ -61,6 +66,9 @@ def run(
     all: bool = False,
     queries: Path | None = None,
     topic: str | None = None,
+    cameras: str = "",
+    sync_tolerance: float = TOLERANCE,
+    min_cameras: int = 1,
     camera_info: Path | None = None,
     rate: float | None = None,
     order: Order = "auto",
@@ -95,7 +103,14 @@ def run(
             refused, with the largest number that does.
         queries: File with a JSON list of [u, v], pixels of the first image to track in all frames.
         topic: Image topic of the bag, if it has several.
-        camera_info: Calibration file (yaml of camera_calibration), instead of the bag's CameraInfo.
+        cameras: Names of a rig's cameras, commas between, the reference first: front,left. Of a bag
+            those are the image topics with these names in their paths, else front=/cam0/image,...;
+            of a folder its folders (or videos) of these names, else front=FOLDER,... Their images
+            are seen together (docs/rigs.md), and frames, stride and window_size count instants.
+        sync_tolerance: Seconds by which stamps of a rig's images differ at most in one instant.
+        min_cameras: Cameras of a rig that an instant has at least.
+        camera_info: Calibration file (yaml of camera_calibration), instead of the bag's CameraInfo;
+            of a rig a folder with NAME.yaml of each camera.
         rate: Images a second, for image files whose names are not times.
         order: Of image files: natural (frame9 before frame10), given, or time (when they were
             taken). A folder is in natural order, files are in the order given.
@@ -136,18 +151,13 @@ def run(
         mask_network=mask_network,
     )
     settings.masking()  # of a file that is there
-    check_offline(settings)
-    opened = open_source(
-        source,
-        topic=topic,
-        rate=rate,
-        order=order,
-        selection=Selection(every, start, stop, max_frames),
-        mono16_bits=mono16_bits,
-        mono16_black=mono16_black,
-        camera_info=camera_info,
-        rectify=rectify,
-    )
+    check_offline(settings, is_rig=bool(cameras))
+    opened = _opened(
+        source, cameras, topic=topic, order=order, fit=fit, one_pass=all,
+        sync_tolerance=sync_tolerance, min_cameras=min_cameras, rate=rate,
+        selection=Selection(every, start, stop, max_frames), mono16_bits=mono16_bits,
+        mono16_black=mono16_black, camera_info=camera_info, rectify=rectify,
+    )  # fmt: skip
     pixels = None if queries is None else read_queries(queries)
     if out.resolve() == opened.path.resolve():
         raise UserError(f"--out {out} is the source itself; choose another directory")
@@ -155,7 +165,8 @@ def run(
     log = (lambda _: None) if quiet else (lambda line: print(line, file=sys.stderr))
     record = None
     with ReadAhead(opened) as frames:
-        first = next(frames)
+        head = next(frames)
+        first = head.observations[0].frame if isinstance(head, Instant) else head
         if intrinsics == "camera_info" and first.intrinsics is None:
             raise UserError(
                 "--intrinsics camera_info, but there is none that fits the images"
@@ -174,7 +185,9 @@ def run(
         if warning := caution(engine.name, engine.random_weights):
             log(warning)
         width, image_size = network_width or engine.default_width, first.rgb.shape[1::-1]
-        one_grid, one_pass = choose_fit(fit, opened, image_size, width), None
+        one_grid = one_pass = None  # of a rig its first image decides
+        if isinstance(opened, Source):
+            one_grid = choose_fit(fit, opened, image_size, width)
         if all:
             grid = one_grid.grid(*image_size) if one_grid else grid_for(*image_size, width)
             size = grid.height, grid.width
@@ -190,11 +203,13 @@ def run(
                 engine, settings, opened, writer, pixels, max_points, one_grid,
                 fuse=fuse, one_pass=one_pass,
             )  # fmt: skip
-            job.run(chain([first], frames), overview=picture, quiet=quiet)
+            job.run(chain([head], frames), overview=picture, quiet=quiet)
     if record is not None:
         record.forget()
     done = open_run(out)
     log(map_line(done))
+    for line in rig_lines(job.rig):
+        log(line)
     log(times_line(done.summary["times"]))
     if job.pieces:
         log(f"warning: {job.pieces}")
@@ -202,10 +217,32 @@ def run(
     return done
 
 
-def check_offline(settings: Settings) -> None:
+def _opened(
+    source: Path | Sequence[Path], cameras: str, *, topic: str | None, order: Order, fit: Fitting,
+    one_pass: bool, sync_tolerance: float, min_cameras: int, **options: Any,
+) -> Source | RigSource:  # fmt: skip
+    """The source.  Raises `UserError` for options of a rig without cameras, and the reverse."""
+    if not cameras:
+        for name, given in (("sync-tolerance", sync_tolerance != TOLERANCE),
+                            ("min-cameras", min_cameras != 1)):  # fmt: skip
+            if given:
+                raise UserError(f"--{name} is of a rig: give --cameras, or leave it out")
+        return open_source(source, topic=topic, order=order, **options)
+    for name, given in (("topic", topic is not None), ("order", order != "auto"),
+                        ("fit", fit != "auto"), ("all", one_pass)):  # fmt: skip
+        if given:
+            raise UserError(f"--{name} is of one camera, and --cameras of several: leave one out")
+    paths = [source] if isinstance(source, Path) else list(source)
+    if len(paths) != 1:
+        raise UserError("--cameras is of one bag, or of one folder with a folder of each camera")
+    return open_rig(paths[0], cameras, sync_tolerance=sync_tolerance, min_cameras=min_cameras,
+                    **options)  # fmt: skip
+
+
+def check_offline(settings: Settings, *, is_rig: bool = False) -> None:
     """Raises `UserError` for settings that need more than images."""
     for name in settings.sources:
-        if name not in OFFLINE_SCALES:
+        if name not in OFFLINE_SCALES and not (is_rig and name == OF_RIG):
             raise UserError(
                 f"scale source '{name}' needs a robot: it is measured by the node only; here use"
                 f" {' or '.join(OFFLINE_SCALES)}"

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vggt_ros.errors import UserError, install_extra
-from vggt_ros.tools.runs.format import TRAJECTORY
+from vggt_ros.tools.runs.format import TRAJECTORY, is_run, open_run, trajectory_of
 from vggt_ros.tools.sources.bag_reader import BagReader, is_bag, reading
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Rows(NamedTuple):
 
 
 def read_trajectory(path: Path, topic: str | None, notes: list[str]) -> "PoseTrajectory3D":
-    """Poses of a run directory, a bag, an EuRoC csv or a TUM text.
+    """Poses of a run directory (of a rig: its reference's), a bag, an EuRoC csv or a TUM text.
 
     `notes` get a line on rows that were left out.  Raises `UserError` where no pose is left.
     """
@@ -47,7 +47,8 @@ def read_trajectory(path: Path, topic: str | None, notes: list[str]) -> "PoseTra
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if (path / TRAJECTORY).is_file():
-        rows = text_rows(path / TRAJECTORY)
+        reference = open_run(path).reference if is_run(path) else ""
+        rows = text_rows(path / (trajectory_of(reference) if reference else TRAJECTORY))
     elif is_bag(path):
         with reading(path, notes) as reader:
             rows = _bag_rows(reader, _pose_topic(reader, topic))

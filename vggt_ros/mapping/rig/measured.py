@@ -49,8 +49,8 @@ class Measured:
 
     def scale(self, factor: float) -> None:
         """The world was rescaled."""
-        for known in self._kept.values():
-            known.extend([scaled(pose, factor) for pose in tuple(known)])
+        for pair, known in self._kept.items():
+            self._kept[pair] = deque((scaled(pose, factor) for pose in known), KEPT)
         self._means, self._spreads = {}, {}
 
     def clear(self) -> None:

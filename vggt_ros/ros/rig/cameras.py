@@ -15,8 +15,8 @@ from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.rig.camera import OUTCOMES, Message, RigCamera
-from vggt_ros.ros.rig.instants import Instant, Instants
 from vggt_ros.timeline import RateLimit
+from vggt_ros.windows.instants import Instant, Instants
 
 
 class RigTask(NamedTuple):

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is known of a rig's geometry: rows of /diagnostics, a warning, and lines to paste."""
 
-from vggt_ros.mapping.rig.report import RigCamera, RigReport
+from vggt_ros.mapping.rig.report import RigCamera, RigReport, about, static_line
 from vggt_ros.ros.diagnostics import Health
-from vggt_ros.ros.tf_advice import static_line
 
 
 class RigReports:
@@ -35,19 +34,3 @@ class RigReports:
             f"{camera.name}: /tf does not say where it is; estimated from {camera.windows} windows,"
             f" and held{unit}: to publish it, `{line}`"
         )
-
-
-def about(camera: RigCamera, reference: str) -> str:
-    """How a camera's place is known, in one line."""
-    if camera.name == reference:
-        return "reference"
-    measured = "not measured yet"
-    if camera.estimated is not None:
-        measured = f"measured in {camera.windows} windows"
-    if camera.mounted is not None:
-        aside = f", {camera.aside_degrees:.1f} aside" if camera.aside_degrees else ""
-        off = f": {camera.turned_degrees:.1f} degrees turned{aside}" if camera.windows else ""
-        return f"by TF, {measured}{off}"
-    if camera.held:
-        return f"no TF, {measured} and held{'' if camera.metric else ', not in metres'}"
-    return f"no TF, {measured}"

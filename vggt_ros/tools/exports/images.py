@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -139,9 +139,29 @@ def _decoded(run: Run, names: list[str] | None) -> Iterator[Frame]:
         "camera_info": Path(source["camera_info"]) if source.get("camera_info") else None,
         "rectify": rectify if rectify in get_args(Rectify) else "auto",
     }
+    if cameras := source.get("cameras"):
+        return _decoded_rig(root, cameras, names, options)
     if names is None:
         return iter(open_source(root, **options))
     return iter(open_source([root / name for name in names], root=root, **options))
+
+
+def _decoded_rig(
+    root: Path, places: Mapping[str, str], names: list[str] | None, options: dict[str, Any]
+) -> Iterator[Frame]:
+    """The same of a rig, one camera after the other; `places` by their names."""
+    folder = options["camera_info"]
+    for camera, place in places.items():
+        file = folder and folder / f"{camera}.yaml"
+        own = options | {"camera_info": file if file and file.exists() else None}
+        if names is None:
+            source = root / place, None
+            if place.startswith("/"):  # a topic
+                source = root, place
+            for frame in open_source(source[0], **own | {"topic": source[1]}):
+                yield frame._replace(name=f"{camera}/{frame.name}")
+        elif mine := [root / name for name in names if name.startswith(f"{place}/")]:
+            yield from open_source(mine, root=root, **own)
 
 
 def _png_names(names: list[str]) -> list[str]:
@@ -155,7 +175,7 @@ def _png_names(names: list[str]) -> list[str]:
 
 def _numbered(name: str) -> str:
     """`frame 7` of a video or bag as frame_000007."""
-    return re.sub(r"^(frame|image) (\d+)$", lambda m: f"{m[1]}_{int(m[2]):06d}", name)
+    return re.sub(r"\b(frame|image) (\d+)$", lambda m: f"{m[1]}_{int(m[2]):06d}", name)
 
 
 def _place(file: Path, target: Path, *, copied: bool) -> None:

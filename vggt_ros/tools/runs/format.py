@@ -9,6 +9,11 @@
     DIR/tracks.npz          `Tracks`, if query pixels were given
     DIR/picture.png         overview: cloud and cameras from two sides, images and depths
 
+Of a rig (`vggt run --cameras`) the frames of an instant follow each other, in the cameras' order;
+`rig` in the summary says where the cameras stand, and there is one more file for each camera:
+
+    DIR/trajectory_NAME.tum the lines of trajectory.tum that are its
+
 Each file but the trajectory is complete or absent; the trajectory grows by complete lines.
 
 Frames of one segment of the map are tied to each other, those of two are not. In the summary,
@@ -33,11 +38,19 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from vggt_ros.errors import UserError
+from vggt_ros.frames import View
 from vggt_ros.geometry import rotation_from_quaternion
 
 SUMMARY, TRAJECTORY, FRAMES = "summary.json", "trajectory.tum", "frames"
 POINTS, TRACKS, OVERVIEW = "points.ply", "tracks.npz", "picture.png"
 FORMAT = "vggt_ros run 1"
+
+
+def trajectory_of(camera: str) -> str:
+    """The file with the trajectory of one camera of a rig, by its name."""
+    return f"trajectory_{camera}.tum"
+
+
 NO_SIZE, SAME_GRID = np.zeros(2, np.int64), np.eye(3)  # of runs that did not keep them
 
 
@@ -58,7 +71,26 @@ class RunFrame(NamedTuple):
     name: str = ""  # of the input image in its source: its path in the folder; empty: not known
     input_size: Int64[np.ndarray, "2"] = NO_SIZE  # its width and height; 0: not known
     input_from_grid: Float64[np.ndarray, "3 3"] = SAME_GRID  # pixels: those of this grid to its own
+    camera: str = ""  # name of a rig's camera; empty: there is one camera
     rectified: bool = False  # whether its lens was undone: then its own are those without the lens
+
+    @classmethod
+    def of(cls, view: View, min_confidence: float, name: str) -> "RunFrame":
+        """A view with depth; `name`: of its image in the source."""
+        assert view.confidence is not None
+        return cls(
+            depth=view.masked_depth(min_confidence),
+            confidence=view.confidence,
+            intrinsics=np.asarray(view.intrinsics, np.float64),
+            world_from_camera=np.asarray(view.world_from_camera, np.float64),
+            stamp_ns=view.stamp_ns,
+            image=view.rgb,
+            name=name,
+            camera=view.camera_name,
+            input_size=np.array([view.grid.input_width, view.grid.input_height]),
+            input_from_grid=view.grid.input_from_network,
+            rectified=view.grid.rectification is not None,
+        )
 
 
 class Trajectory(NamedTuple):
@@ -98,6 +130,19 @@ class Run(NamedTuple):
     def frames(self, every: int = 1) -> Iterator[RunFrame]:
         """All frames (or each `every`-th), oldest first, one in memory at a time."""
         return (self.frame(index) for index in range(0, len(self.files), every))
+
+    @property
+    def reference(self) -> str:
+        """Name of the camera whose poses are the rig's; empty: there is one camera."""
+        return self.summary.get("rig", {}).get("reference", "")
+
+    def body_frames(self) -> list[int]:
+        """Frames of the rig's reference camera; of a single camera all."""
+        every = range(len(self.files))
+        if not self.reference:
+            return list(every)
+        own = ("camera",)
+        return [i for i in every if _arrays(self.files[i], own)["camera"] == self.reference]
 
     def segments(self) -> tuple[list[int], ...]:
         """Frames of each segment of the map, uncertain ones left out; the largest segment first."""

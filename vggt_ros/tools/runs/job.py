@@ -16,22 +16,24 @@ from jaxtyping import Float32
 
 from vggt_ros.engine import interface
 from vggt_ros.errors import FrameError, UserError
-from vggt_ros.files import write_ply
-from vggt_ros.frames import Frame, Observation, Update
+from vggt_ros.frames import Frame, Instant, Observation, Update
 from vggt_ros.imaging.fit import Fit
+from vggt_ros.mapping.rig.report import RigReport
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate
-from vggt_ros.tools.runs.format import OVERVIEW, POINTS, RunFrame, Tracks, open_run
-from vggt_ros.tools.runs.fused import FusedRun, sample_cloud
+from vggt_ros.tools.runs.format import RunFrame, open_run
 from vggt_ros.tools.runs.one_pass import Fitting, OnePass
 from vggt_ros.tools.runs.placement import PlacedFrames
 from vggt_ros.tools.runs.report import segments_line
-from vggt_ros.tools.runs.writer import RunWriter, defer_interrupt, writing
+from vggt_ros.tools.runs.rig import rig_summary
+from vggt_ros.tools.runs.surface import Surface
+from vggt_ros.tools.runs.track_rows import TrackRows
+from vggt_ros.tools.runs.writer import RunWriter, defer_interrupt
 from vggt_ros.tools.sources.ahead import awaited
+from vggt_ros.tools.sources.rig import RigSource
 from vggt_ros.tools.sources.source import Source
 
-OVERVIEW_FRAMES = 48  # frames at most in the overview image
 MAX_REPORTED = 20  # messages of each kind that are kept and printed
 
 
@@ -51,7 +53,7 @@ class Job:
         self,
         engine: Engine,
         settings: Settings,
-        source: Source,
+        source: Source | RigSource,
         writer: RunWriter,
         queries: Float32[np.ndarray, "n 2"] | None = None,
         max_points: int = 1_000_000,
@@ -60,17 +62,25 @@ class Job:
         fuse: bool = True,
         one_pass: Fitting | None = None,
     ):
-        """With `one_pass` all frames are inferred together, at the end; it says how many fit."""
+        """With `one_pass` all frames are inferred together, at the end; it says how many fit.
+
+        What a rig's source yields are instants; `queries` are then of its first camera.
+        """
         self.engine, self.source, self.writer, self.fuse = engine, source, writer, fuse
         # Photos and films have gaps of any length; stray messages are among those of a robot.
         stream = StreamGate(0) if source.kind in ("images", "video") else None
         kind = Pipeline if one_pass is None else OnePass
-        self.pipeline = kind(engine, settings, time.perf_counter, stream=stream, fit=fit)
+        cameras = tuple(source.cameras) if isinstance(source, RigSource) else ()
+        self.pipeline = kind(
+            engine, settings, time.perf_counter, stream=stream, fit=fit, cameras=cameras
+        )
+        self.rig: RigReport | None = None  # the last that was said of it
         self.one_pass = one_pass
         self.queries, self.max_points = queries, max_points
-        self.stamps: list[int] = []  # of the frames on disk
-        self.names: dict[int, str] = {}  # by stamp, of frames that are not on disk yet
-        self.track_rows: dict[int, tuple] = {}  # position, visibility, confidence by stamp
+        self.taken: list[tuple[str, int]] = []  # optical frame and stamp of the frames on disk
+        self.cameras: list[str] = []  # of a rig, of these frames
+        self.names: dict[tuple[str, int], str] = {}  # of frames that are not on disk yet
+        self.track_rows = TrackRows(0 if queries is None else len(queries))
         self.refused: list[str] = []
         self.refusal = ""  # why the last window was refused
         self.pieces = ""  # a warning for a map that ended in several segments
@@ -86,20 +96,22 @@ class Job:
         if queries is not None:
             self.pipeline.query(np.arange(len(queries), dtype=np.uint32), queries)
 
-    def run(self, frames: Iterable[Frame], *, overview: bool = True, quiet: bool = False) -> None:
+    def run(
+        self, frames: Iterable[Frame | Instant], *, overview: bool = True, quiet: bool = False
+    ) -> None:
         """Process all frames; on Ctrl-C or an error write the final files, then raise it again."""
         from tqdm import tqdm
 
         bar = tqdm(
             awaited(frames, self.seconds),
             total=self.source.total,
-            unit=" frames",
+            unit=" instants" if isinstance(self.source, RigSource) else " frames",
             disable=quiet,
             dynamic_ncols=True,
         )
         try:
-            for frame in bar:
-                for line in self.step(frame):
+            for item in bar:
+                for line in self.step(item):
                     bar.write(line)
             if isinstance(self.pipeline, OnePass) and self.one_pass and self.admitted:
                 bar.write(self.one_pass.line(self.admitted))
@@ -109,22 +121,19 @@ class Job:
             raise
         finally:
             bar.close()
-        if not self.stamps:
+        if not self.taken:
             raise UserError(f"every frame of {self.source.path} was refused; {self.refused[0]}")
         self.finish(overview=overview)
 
-    def step(self, frame: Frame) -> list[str]:
-        """Process one frame and write its result; returns new messages for the user."""
+    def step(self, item: Frame | Instant) -> list[str]:
+        """Process one frame or instant and write its result; returns new messages for the user."""
         update = None
         if self.one_pass is not None:
             self.one_pass.check(self.admitted + 1, more=True)
-        try:
-            self.check_size(frame)
-            update = self.pipeline.step(Observation(frame))
-            self.admitted += 1
-            self.names[frame.stamp_ns] = frame.name
-        except FrameError as error:
-            self.refused.append(f"{frame.name}: {error}" if frame.name else str(error))
+        given = item if isinstance(item, Instant) else Instant((Observation(item),))
+        fitting = tuple(each for each in given.observations if self.fits(each.frame))
+        if fitting:
+            update = self.admit(given._replace(observations=fitting))
         if self.pipeline.masking.fault:
             self.source.note(self.pipeline.masking.fault)
         if update is not None:
@@ -141,12 +150,34 @@ class Job:
         with defer_interrupt():
             self.write(update)
 
-    def check_size(self, frame: Frame) -> None:
-        """Raises `FrameError` for an image whose size leaves no grid, which costs itself alone."""
+    def admit(self, given: Instant) -> Update | None:
+        """Give the frames to the pipeline, and note which of them it refused."""
+        frames = {each.frame.camera_name: each.frame for each in given.observations}
+        update, refused = None, []
+        try:
+            update = self.pipeline.step(given)
+        except FrameError as error:
+            refused = [(name, str(error)) for name in frames]
+        for name, text in self.pipeline.cameras.refused or refused:
+            self.refuse(frames.pop(name), text)
+        self.pipeline.cameras.refused.clear()
+        self.admitted += len(frames)
+        for frame in frames.values():
+            self.names[frame.camera, frame.stamp_ns] = frame.name
+        return update
+
+    def fits(self, frame: Frame) -> bool:
+        """Whether the image has a grid; one whose size leaves none costs itself alone."""
         try:
             self.pipeline.grid(*frame.rgb.shape[1::-1])
         except UserError as error:
-            raise FrameError(str(error)) from None
+            self.refuse(frame, str(error))
+            return False
+        return True
+
+    def refuse(self, frame: Frame, text: str) -> None:
+        """A frame is left out."""
+        self.refused.append(f"{frame.name}: {text}" if frame.name else text)
 
     def new_messages(self) -> list[str]:
         """Messages for the user that were not returned before."""
@@ -171,33 +202,22 @@ class Job:
         restarts = [line for line in self.pipeline.notices if line.endswith("a new map start")]
         self.placed.follow(update.keyframes, update.status)
         for view in update.views[len(update.views) - update.fresh :]:
-            assert view.confidence is not None
-            frame = RunFrame(
-                depth=view.masked_depth(self.pipeline.settings.min_confidence),
-                confidence=view.confidence,
-                intrinsics=np.asarray(view.intrinsics, np.float64),
-                world_from_camera=np.asarray(view.world_from_camera, np.float64),
-                stamp_ns=view.stamp_ns,
-                image=view.rgb,
-                name=self.names.pop(view.stamp_ns, ""),
-                input_size=np.array([view.grid.input_width, view.grid.input_height]),
-                input_from_grid=view.grid.input_from_network,
-                rectified=view.grid.rectification is not None,
-            )
+            name = self.names.pop((view.camera, view.stamp_ns), "")
+            frame = RunFrame.of(view, self.pipeline.settings.min_confidence, name)
             self.writer.add(frame)
-            self.stamps.append(view.stamp_ns)
+            self.taken.append((view.camera, view.stamp_ns))
+            self.cameras.append(view.camera_name)
             self.valid.append(int(np.isfinite(frame.depth).sum()))
             self.placed.add(
                 view.frame_id, view.keyframe, view.segment, uncertain=uncertain,
                 because=restarts[0] if restarts else self.refusal,
             )  # fmt: skip
         if update.tracks is not None:
-            t = update.tracks
-            for stamp, *row in zip(t.stamps_ns, t.uv, t.visibility, t.confidence, strict=True):
-                self.track_rows.setdefault(stamp, tuple(row))
+            self.track_rows.add(update.tracks)
         self.inferences += 1
         self.seconds.update(update.seconds)
         self.scale = {"metric": update.metric, "source": update.scale_source}
+        self.rig = update.rig
 
     def finish(self, *, overview: bool = False, stopped_by: str | None = None) -> None:
         """Write corrected frames, tracks, cloud, overview and the final summary."""
@@ -206,53 +226,33 @@ class Job:
             self.placed.follow(keyframes)
         with defer_interrupt():  # or some frames would stand where the others no longer do
             self.writer.correct(self.placed.take_motions())
+            if isinstance(self.source, RigSource):
+                self.writer.split_trajectory(self.cameras)
             self.writer.summarise(self.summary(interrupted=True))
         if self.queries is not None:
-            self.writer.add_tracks(self.tracks())
+            self.writer.add_tracks(self.track_rows.of(self.taken))
         recorded = open_run(out)
         segments = recorded.segments()
         shown = next(iter(segments), [])
         self.pieces = segments_line([len(each) for each in segments], self.placed.reasons()[1:])
         if self.pieces:
             self.source.note(self.pieces)
-        surface = FusedRun.of(recorded, shown) if self.fuse else recorded
-        with writing(out / POINTS):
-            share = self.max_points / max(sum(self.valid[index] for index in shown), 1)
-            cloud = sample_cloud(surface, shown, share)
-            write_ply(out / POINTS, *cloud)
-        self.points = len(cloud.points)
+        surface = Surface(recorded, shown, fuse=self.fuse)
+        self.points = surface.write_cloud(self.valid, self.max_points)
         if overview:
-            from vggt_ros.tools.runs.overview import save_overview
-
-            every = -(-len(shown) // OVERVIEW_FRAMES) or 1
-            frames = [surface.frame(index) for index in shown[::every]]
             caption = f"{self.source.path.name}, {self.engine.name}"
             if len(segments) > 1:
-                of = f"{len(shown)} of {len(self.stamps)} frames"
+                of = f"{len(shown)} of {len(self.taken)} frames"
                 caption += f": the largest of {len(segments)} segments, {of}"
-            with writing(out / OVERVIEW):
-                unit = "m" if self.scale["metric"] else ""
-                save_overview(out / OVERVIEW, frames, caption=caption, unit=unit)
+            surface.write_overview(caption, "m" if self.scale["metric"] else "")
         interrupted = stopped_by is not None
         stopped = {"stopped_by": stopped_by} if interrupted else {}
         self.writer.summarise(self.summary(interrupted=interrupted) | stopped)
 
-    def tracks(self) -> Tracks:
-        """A row for every frame on disk; NaN where the points were not tracked."""
-        assert self.queries is not None
-        n = len(self.queries)
-        lost = np.full((n, 2), np.nan, np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
-        rows = [self.track_rows.get(stamp, lost) for stamp in self.stamps]
-        uv, visibility, confidence = ([row[i] for row in rows] for i in range(3))
-        return Tracks(
-            np.array(uv, np.float32).reshape(-1, n, 2),
-            np.array(visibility, np.float32).reshape(-1, n),
-            np.array(confidence, np.float32).reshape(-1, n),
-        )
-
     def summary(self, *, interrupted: bool) -> dict[str, Any]:
         """Contents of `summary.json`; the writer adds the number of frames."""
-        source, stamps, total = self.source, self.stamps, time.perf_counter() - self.began
+        source, total = self.source, time.perf_counter() - self.began
+        stamps = [ns for _, ns in self.taken]
         segments, segment_numbers = self.placed.stretches()
         faults = [*self.refused, *(f"{name}: {reason}" for name, reason in source.skipped)]
         return {
@@ -261,6 +261,7 @@ class Job:
                 "kind": source.kind,
                 "stamps": source.stamps,
                 "topic": source.topic,
+                "cameras": source.places if isinstance(source, RigSource) else {},
                 "camera_info": str(source.camera_info.resolve()) if source.camera_info else "",
             },
             "model": self.engine.name,
@@ -282,6 +283,7 @@ class Job:
             "uncertain_frames": self.placed.uncertain,
             "keyframes": self.placed.keyframes(),
             "loops": self.placed.loops(),
+            **({"rig": rig_summary(self.rig, source)} if isinstance(source, RigSource) else {}),
             "map": self.placed.figures() | {"windows_refused": self.windows_refused},
             "points": self.points,
             "scale": self.scale,

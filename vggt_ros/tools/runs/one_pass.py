@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from vggt_ros.errors import FrameError, UserError
-from vggt_ros.frames import Observation, Update
+from vggt_ros.frames import Instant, Observation, Update
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 from vggt_ros.timeline import Window
@@ -159,8 +159,10 @@ class OnePass(Pipeline):
     Of the images at the camera's own size nothing is kept: `View.input_rgb` is the network's.
     """
 
-    def step(self, observation: Observation) -> None:
+    def step(self, observation: Observation | Instant) -> None:
         """Take one frame.  Raises `FrameError` as `Pipeline.step`, and where no more fit."""
+        if isinstance(observation, Instant):
+            (observation,) = observation.observations
         before = len(self._window.frame_ids)
         if before >= self.settings.window_size:
             raise FrameError(f"one pass has room for {self.settings.window_size} frames")

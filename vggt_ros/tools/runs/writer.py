@@ -29,6 +29,7 @@ from vggt_ros.tools.runs.format import (
     Tracks,
     is_run,
     open_run,
+    trajectory_of,
 )
 
 
@@ -45,6 +46,8 @@ class RunWriter:
                 old.unlink()
             for name in (TRAJECTORY, POINTS, TRACKS, OVERVIEW):
                 (path / name).unlink(missing_ok=True)
+            for old in path.glob(trajectory_of("*")):
+                old.unlink()
             self.summarise(summary)
             self._trajectory = (path / TRAJECTORY).open("w")
 
@@ -82,6 +85,14 @@ class RunWriter:
             with writing(path):
                 self._trajectory.close()
                 self._trajectory = path.open("a")  # what follows belongs to the new file
+
+    def split_trajectory(self, cameras: Sequence[str]) -> None:
+        """Write the trajectory of each camera of a rig; `cameras`: names, one a frame."""
+        lines = (self.path / TRAJECTORY).read_text().splitlines(keepends=True)
+        for name in dict.fromkeys(cameras):
+            own = [line for line, camera in zip(lines, cameras, strict=True) if camera == name]
+            with replacing(self.path / trajectory_of(name)) as file:
+                file.write("".join(own).encode())
 
     def add_tracks(self, tracks: Tracks) -> None:
         """Write tracks.npz."""

@@ -10,27 +10,31 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
-from vggt_ros.frames import Frame
+from vggt_ros.frames import Frame, Instant
 
 MAX_FRAMES = 8  # ahead: what an inference takes is made up for, and little is read in vain
 MAX_BYTES = 256_000_000  # of pixels; one frame may be larger
 
 
-class ReadAhead(Iterator[Frame]):
-    """The same frames in the same order, and the error that ended them where they ended."""
+Item = TypeVar("Item", Frame, Instant, Frame | Instant)
 
-    def __init__(self, frames: Iterable[Frame]):
+
+class ReadAhead(Iterator[Item]):
+    """The same frames or instants in order, and the error that ended them where they ended."""
+
+    def __init__(self, frames: Iterable[Item]):
         """Start to read; `frames` belong to the thread from now on."""
         self._frames = frames
-        self._ready: deque[Frame] = deque()
+        self._ready: deque[Item] = deque()
         self._end: BaseException | None = None  # why there are no more frames
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, name="read ahead", daemon=True)
         self._thread.start()
 
-    def __next__(self) -> Frame:
+    def __next__(self) -> Item:
         """The next frame, as soon as it is decoded."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._end)
@@ -40,7 +44,7 @@ class ReadAhead(Iterator[Frame]):
             assert self._end is not None
             raise self._end
 
-    def __enter__(self) -> "ReadAhead":
+    def __enter__(self) -> "ReadAhead[Item]":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,11 +71,17 @@ class ReadAhead(Iterator[Frame]):
             self._changed.notify_all()
 
     def _is_full(self) -> bool:
-        held = sum(frame.rgb.nbytes for frame in self._ready)
+        held = sum(map(_bytes, self._ready))
         return len(self._ready) >= MAX_FRAMES or held >= MAX_BYTES
 
 
-def awaited(frames: Iterable[Frame], seconds: Counter[str]) -> Iterator[Frame]:
+def _bytes(item: Frame | Instant) -> int:
+    if isinstance(item, Frame):
+        return item.rgb.nbytes
+    return sum(each.frame.rgb.nbytes for each in item.observations)
+
+
+def awaited(frames: Iterable[Item], seconds: Counter[str]) -> Iterator[Item]:
     """The frames; the time until each is there is added up as `seconds["waiting"]`."""
     source = iter(frames)
     while True:

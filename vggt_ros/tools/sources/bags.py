@@ -6,7 +6,7 @@ Bags without their ends (recorder killed, disk full) are read up to the cut.  Wh
 stamped is decided for the topic by its first messages: one that is not costs itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
@@ -40,8 +40,8 @@ def open_bag(path: Path, reader: ImageReader, topic: str | None = None) -> Sourc
     return source
 
 
-def choose_topic(path: Path, bag: BagReader, topic: str | None) -> list[Connection]:
-    """All connections of the chosen image topic, or of the only one."""
+def image_topics(path: Path, bag: BagReader) -> dict[str, Connection]:
+    """One connection of each image topic.  Raises `UserError` where there is none."""
     connections = bag.connections
     images = {
         c.topic: c
@@ -53,6 +53,12 @@ def choose_topic(path: Path, bag: BagReader, topic: str | None) -> list[Connecti
         listed += [f"{topic} (not of ROS)" for topic in bag.other_topics[:8]]
         others = ", ".join(listed) or "none at all"
         raise UserError(f"{path} has no image topic; its topics: {others}")
+    return images
+
+
+def choose_topic(path: Path, bag: BagReader, topic: str | None) -> list[Connection]:
+    """All connections of the chosen image topic, or of the only one."""
+    images = image_topics(path, bag)
     listed = ", ".join(f"{c.topic} ({c.msgtype.split('/')[-1]})" for c in images.values())
     if topic is not None:
         chosen_topic = "/" + topic.strip("/")
@@ -61,12 +67,19 @@ def choose_topic(path: Path, bag: BagReader, topic: str | None) -> list[Connecti
                 f"{path} has no image topic {chosen_topic}; choose --topic from: {listed}"
             )
     else:
-        # A camera that was recorded both raw and compressed counts once: the raw topic is used.
-        chosen_topic, *others = sorted(set(images) - {f"{raw}/compressed" for raw in images})
+        chosen_topic, *others = without_copies(images)
         if others:
-            raise UserError(f"{path} has several image topics; choose --topic from: {listed}")
-    same = [c for c in connections if c.topic == chosen_topic]
+            raise UserError(
+                f"{path} has several image topics; choose --topic from: {listed}; or see through"
+                f" several at once: --cameras a={chosen_topic},b={others[0]}"
+            )
+    same = [c for c in bag.connections if c.topic == chosen_topic]
     return [c for c in same if c.msgtype == same[0].msgtype]
+
+
+def without_copies(topics: Collection[str]) -> list[str]:
+    """Without the compressed ones of cameras that were recorded raw as well."""
+    return sorted(set(topics) - {f"{raw}/compressed" for raw in topics})
 
 
 def _lazy_frames(source: Source, topic: str, msgtype: str, reader: ImageReader) -> Lazy:
@@ -91,7 +104,8 @@ def _lazy_frames(source: Source, topic: str, msgtype: str, reader: ImageReader) 
                 yield LazyFrame(name, last_ns or _next_ns(first), partial(_refuse, refusal))
             else:
                 last_ns = stamp_ns
-                yield LazyFrame(name, stamp_ns, partial(_load, found.message, stamp_ns, reader))
+                load = partial(_load, found.message, stamp_ns, reader)
+                yield LazyFrame(name, stamp_ns, load, found.recorded_ns)
         _note_all(notes, bag.notes)
 
 

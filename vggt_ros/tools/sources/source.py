@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
@@ -22,6 +22,20 @@ class LazyFrame(NamedTuple):
     name: str
     stamp_ns: int
     load: Callable[[], Frame]
+    arrived_ns: int = 0  # when it was recorded; 0: not known
+
+
+@runtime_checkable
+class Stamped(Protocol):
+    """Whatever has a stamp."""
+
+    @property
+    def stamp_ns(self) -> int:
+        """In nanoseconds."""
+        ...
+
+
+Item = TypeVar("Item", bound=Stamped)
 
 
 class Skipped(NamedTuple):
@@ -50,6 +64,20 @@ class Selection(NamedTuple):
                 f"--start {self.start:g} --stop {self.stop} is an empty interval; "
                 "give seconds from the first frame, start before stop"
             )
+
+    def among(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Those of the interval, each n-th; the limit counts what can be read, by the caller."""
+        origin, count, started = None, 0, False
+        for item in items:
+            origin = item.stamp_ns if origin is None else origin
+            seconds = (item.stamp_ns - origin) / 1e9
+            if self.stop is not None and seconds >= self.stop:
+                return
+            started = started or seconds >= self.start
+            if started:  # a later stamp that goes back is refused by the pipeline
+                if count % self.every == 0:
+                    yield item
+                count += 1
 
     def of(self, count: int | None) -> int | None:
         """Number of selected frames out of `count`; None if the stamps must be read to know."""
@@ -85,20 +113,26 @@ class Source:
     def __iter__(self) -> Iterator[Frame]:
         """Raises `UserError` if the source ends without one readable frame."""
         taken, shift = 0, 0
-        for lazy in self._selected():
-            try:
-                frame = self._calibrated(lazy.load())
-            except UserError as error:
-                self.skipped.append(Skipped(lazy.name, str(error)))
+        for lazy in self.selection.among(self.lazy_frames):
+            frame = self.read(lazy)
+            if frame is None:
                 continue
             if not taken:
                 shift = max(0, 1 - frame.stamp_ns)  # a stamp of zero means "not set" in ROS
-            yield frame._replace(stamp_ns=frame.stamp_ns + shift, name=lazy.name)
+            yield frame._replace(stamp_ns=frame.stamp_ns + shift)
             taken += 1
             if taken == self.selection.limit:
                 return
         if not taken:
             raise UserError(self._why_empty())
+
+    def read(self, lazy: LazyFrame) -> Frame | None:
+        """The frame, decoded and with its K; None, and in `skipped`, where it cannot be read."""
+        try:
+            return self._calibrated(lazy.load())._replace(name=lazy.name)
+        except UserError as error:
+            self.skipped.append(Skipped(lazy.name, str(error)))
+            return None
 
     def note(self, line: str) -> None:
         """Tell the user, once."""
@@ -120,20 +154,6 @@ class Source:
         if camera.doubt:
             self.note(camera.doubt)
         return frame._replace(intrinsics=camera.intrinsics, rectification=camera.rectification)
-
-    def _selected(self) -> Iterator[LazyFrame]:
-        every, start, stop, _ = self.selection
-        origin, count, started = None, 0, False
-        for lazy in self.lazy_frames:
-            origin = lazy.stamp_ns if origin is None else origin
-            seconds = (lazy.stamp_ns - origin) / 1e9
-            if stop is not None and seconds >= stop:
-                return
-            started = started or seconds >= start
-            if started:  # a later stamp that goes back is refused by the pipeline
-                if count % every == 0:
-                    yield lazy
-                count += 1
 
     def _why_empty(self) -> str:
         if self.skipped:

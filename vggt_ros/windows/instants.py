@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from statistics import median_low
 from typing import Any, NamedTuple
 
+TOLERANCE = 0.02  # seconds, unless said otherwise
 KEPT = 8  # images of a camera that wait for their partners
 RECENT = 8  # of a camera's images, by which its period and its offset are judged
 MAX_PERIOD_NS = 1_000_000_000  # slower cameras are not waited for; also until a period is known
