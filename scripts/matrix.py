@@ -4,6 +4,7 @@
 
     python3 scripts/matrix.py                    every row whose Python is on this machine
     python3 scripts/matrix.py oldest-3.11        one row
+    python3 scripts/matrix.py extras-3.11        what needs large libraries: vggt app, fleet, mesh
     python3 scripts/matrix.py --require          end with 1 where a Python is missing, too
 
 Each row has an environment of its own in .cache/matrix. Standard library only; uv, which resolves
@@ -22,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".cache" / "matrix"
 PYTHONS = "3.11", "3.12", "3.13", "3.14"
 TOOLS = (
-    "beartype", "hypothesis", "opencv-python-headless", "pytest", "pytest-timeout", "pytest-xdist",
+    "beartype", "hypothesis", "opencv-python-headless", "playwright", "pytest", "pytest-timeout",
+    "pytest-xdist",
 )  # fmt: skip
 # Of the core: images, geometry, network, engine, map, pipeline, files; nothing of `tools` or `ros`.
 TESTS = (
@@ -32,6 +34,9 @@ TESTS = (
     "random_weights", "rectify", "scale", "sixteen_bits", "timeline",
     "velocity", "voxels", "weights",
 )  # fmt: skip
+# With libraries that are too large for the environment of `make test`, or contradict its pins.
+EXTRAS = "tools", "graph", "app", "fleet", "mesh"
+TESTS_OF_EXTRAS = "app_page", "fleet_ray", "export"
 
 
 class Row(NamedTuple):
@@ -40,11 +45,14 @@ class Row(NamedTuple):
     name: str
     python: str
     resolution: str
+    extras: tuple[str, ...] = ("graph",)
+    tests: tuple[str, ...] = TESTS
 
 
 ROWS = (
     Row("oldest-3.11", "3.11", "lowest-direct"),
     *(Row(f"newest-{python}", python, "highest") for python in PYTHONS),
+    Row("extras-3.11", "3.11", "highest", EXTRAS, TESTS_OF_EXTRAS),
 )
 
 
@@ -74,7 +82,8 @@ def run(row: Row, python: Path, arguments: list[str]) -> str:
     """Install and test; empty, or what failed."""
     environment = FOLDER / row.name
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["graph"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(name for extra in row.extras for name in extras[extra])]
     python_of = environment / "bin" / "python"
     subprocess.run([uv(), "venv", "-q", "--clear", "-p", python, environment], check=True)
     # The core's versions are in question; those of pytest and the like are the newest.
@@ -83,7 +92,7 @@ def run(row: Row, python: Path, arguments: list[str]) -> str:
         if subprocess.run([*command, *names]).returncode:
             return "its versions cannot be installed"
     subprocess.run([uv(), "pip", "list", "-q", "-p", python_of, "--format", "freeze"])
-    tests = [f"test/test_{name}.py" for name in TESTS if (ROOT / f"test/test_{name}.py").exists()]
+    tests = [f"test/test_{name}.py" for name in row.tests]
     # Old libraries use what is deprecated in each other; that is not ours to mend.
     quiet = ["-W", "ignore::DeprecationWarning"] if row.resolution == "lowest-direct" else []
     command = [python_of, "-m", "pytest", "-q", "-m", "not ros and not chaos", *quiet, *tests]

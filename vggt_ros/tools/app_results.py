@@ -18,6 +18,7 @@ from vggt_ros.tools.runs.format import Run, RunFrame, Tracks
 from vggt_ros.tools.runs.overview import depth_colours
 from vggt_ros.tools.runs.report import map_line, times_line
 
+COLMAP_POINTS = 50_000  # each is listed with all images that see it
 SHOWN = 24  # frames at most in each strip of the page
 TRAIL = 8  # frames back that a track is drawn
 
@@ -39,7 +40,7 @@ def show(done: Run, folder: Path, first: Picture) -> Shown:
     frames = done.placed_segments()[0]
     (folder / "scene").mkdir()
     scene = export(done.path, folder / "scene" / "scene.glb", to="glb")
-    colmap(done.path, folder / "colmap", images="copy")
+    colmap(done.path, folder / "colmap", max_points=COLMAP_POINTS, images="copy")
     archive = shutil.make_archive(str(folder / "colmap"), "zip", folder / "colmap")
     shown = [done.frame(index) for index in _some(frames)]
 
