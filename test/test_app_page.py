@@ -42,7 +42,8 @@ cli.main()
 def server(tmp_path: Path, root: Path) -> Iterator[tuple[subprocess.Popen, str]]:
     """The command with an exact network, in a process of its own, and its address."""
     (tmp_path / "temporary").mkdir()
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"),
+    unreachable = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
+    environment = {**os.environ, **unreachable, "TMPDIR": str(tmp_path / "temporary"),
                    "PYTHONPATH": f"{root}{os.pathsep}{root / 'test'}"}  # fmt: skip
     with subprocess.Popen([sys.executable, "-c", SERVER], env=environment, text=True,
                           stdout=subprocess.PIPE) as process:  # fmt: skip
@@ -103,8 +104,8 @@ def test_upload_reconstruct_look_click_and_leave(server, tab, tmp_path: Path):
     assert contents(tmp_path / "temporary")
     tab.close()
     assert soon(lambda: not contents(tmp_path / "temporary")), "deleted with the page"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE) == 130
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
     assert not list((tmp_path / "temporary").iterdir())
 
 

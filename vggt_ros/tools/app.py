@@ -7,6 +7,7 @@ It is served on this machine only unless another host is given, and asks nothing
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -65,6 +66,7 @@ def app(
                          cache_dir=cache_dir and cache_dir.expanduser(),
                          progress=lambda line: print(line, file=sys.stderr))  # fmt: skip
     limits = Limits(max_images, max_megabytes, keep_minutes)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # deletes as Ctrl-C
     with page(engine, limits, host=host, port=port) as address:
         print(f"{address}   (Ctrl-C ends, and deletes all uploads)", flush=True)
         while True:
@@ -88,17 +90,9 @@ def page(engine: Engine, limits: Limits, *, host: str, port: int) -> Iterator[st
     ended = threading.Event()
     threading.Thread(target=_clean, args=(sessions, transfer, ended), daemon=True).start()
     try:
-        served.launch(
-            server_name=host, server_port=port, share=False, inbrowser=False, quiet=True,
-            prevent_thread_lock=True, max_file_size=f"{limits.megabytes}mb", ssr_mode=False,
-            enable_monitoring=False, footer_links=[], pwa=False, mcp_server=False,
-            theme=gradio.themes.Default(font=LOCAL_FONTS, font_mono=LOCAL_FONTS[1:]),
-        )  # fmt: skip
+        _launch(served, gradio.themes.Default(font=LOCAL_FONTS, font_mono=LOCAL_FONTS[1:]),
+                limits, host, port)  # fmt: skip
         yield f"http://{reachable(host)}:{port}"
-    except OSError as error:
-        if "port" not in str(error):
-            raise
-        raise UserError(f"port {port} is taken; choose another --port, or 0") from None
     finally:
         ended.set()
         served.close(verbose=False)
@@ -106,10 +100,33 @@ def page(engine: Engine, limits: Limits, *, host: str, port: int) -> Iterator[st
         shutil.rmtree(root, ignore_errors=True)
 
 
+def _launch(served: Any, theme: Any, limits: Limits, host: str, port: int) -> None:
+    """Start the server.  Raises `UserError` for a port that is taken, and without an answer."""
+    try:
+        served.launch(
+            server_name=host, server_port=port, share=False, inbrowser=False, quiet=True,
+            prevent_thread_lock=True, max_file_size=f"{limits.megabytes}mb", ssr_mode=False,
+            enable_monitoring=False, footer_links=[], pwa=False, mcp_server=False, theme=theme,
+        )  # fmt: skip
+    except OSError as error:
+        if "port" not in str(error):
+            raise
+        raise UserError(f"port {port} is taken; choose another --port, or 0") from None
+    except ValueError as error:
+        if "localhost" not in str(error):
+            raise
+        raise UserError(
+            f"the page at {host}:{port} does not answer within 3 s: this machine is too busy, or a"
+            " proxy is used for its own addresses (NO_PROXY); try again"
+        ) from None
+
+
 def _import_gradio(transfer: Path) -> Any:
     """The module, without its reports on use; uploads lie in `transfer` until received."""
     os.environ |= {"GRADIO_TEMP_DIR": str(transfer), "GRADIO_ANALYTICS_ENABLED": "False",
                    "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip
+    for name in ("NO_PROXY", "no_proxy"):  # it asks its own page whether that is up
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
     import gradio  # pyright: ignore[reportMissingImports]
 
     return gradio
