@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import yaml
@@ -160,7 +161,12 @@ def generate_launch_description() -> LaunchDescription:
                 f"Time from /clock (bags, simulators), for RViz too; {AS_IN_FILE}",
                 choices=["", *BOOLEANS],
             ),
-            argument("rviz", "Start RViz with config/vggt.rviz", "false", choices=BOOLEANS),
+            argument(
+                "rviz",
+                "Start RViz with config/vggt.rviz",
+                "false",
+                choices=BOOLEANS,
+            ),
             argument("log_level", "Log level of the node", "info", choices=levels),
             argument("fastdds_profile", "Fast DDS profiles for the node, or none", profile),
             OpaqueFunction(function=start),
@@ -202,25 +208,41 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     ]
     if arguments["rviz"].lower() == "true":
         in_file = parameters_in(params_file, f"{namespace}/vggt").get("world_frame", "")
-        actions.append(rviz(arguments["world_frame"] or str(in_file), namespace, clock))
+        cameras = camera_names(arguments, params_file, f"{namespace}/vggt")
+        actions.append(rviz(arguments["world_frame"] or str(in_file), namespace, clock, cameras))
     return actions
+
+
+def camera_names(arguments: dict[str, str], params_file: Path, node: str) -> list[str]:
+    """The cameras of a rig; none of a single one."""
+    given = arguments["cameras"] or parameters_in(params_file, node).get("cameras", "")
+    names = given.strip("[]").split(",") if isinstance(given, str) else map(str, given)
+    return [stripped for name in names if (stripped := name.strip(" '\""))]
 
 
 def of_cameras(arguments: dict[str, str], params_file: Path, node: str) -> dict[str, str]:
     """Remapped topics of a rig's cameras: front/image:=/front/image_raw, which no list declares."""
-    given = arguments["cameras"] or parameters_in(params_file, node).get("cameras", "")
-    names = given.strip("[]").split(",") if isinstance(given, str) else map(str, given)
-    names = [name.strip(" '\"") for name in names]
-    topics = (f"{name}/{topic}" for name in names for topic in CAMERA_TOPICS if name)
+    names = camera_names(arguments, params_file, node)
+    topics = (f"{name}/{topic}" for name in names for topic in CAMERA_TOPICS)
     return {topic: arguments[topic] for topic in topics if topic in arguments}
 
 
-def rviz(world: str, prefix: str, clock: dict[str, bool]) -> Node:
-    """RViz on the topics of the node in its namespace; `world` is empty for the default."""
-    options = ["-d", str(HERE / "config/vggt.rviz")]
+def rviz(world: str, prefix: str, clock: dict[str, bool], cameras: list[str]) -> Node:
+    """RViz on the topics of the node in its namespace; `world` is empty for the default.
+
+    Of a rig it shows what each of its cameras has.
+    """
+    config, shown = HERE / "config/vggt.rviz", list(RVIZ_TOPICS)
+    if cameras:
+        from vggt_ros.ros.rig.view_files import OWN, write_rviz
+
+        config = write_rviz(HERE / "config", cameras, Path(mkdtemp(prefix="vggt_")) / "vggt.rviz")
+        own = [topic for topic in shown if topic in OWN]
+        shown += [f"{camera}/{topic}" for camera in cameras for topic in own]
+    options = ["-d", str(config)]
     if world:
         options += ["-f", world.lstrip("/")]
-    remappings = [(f"/vggt/{topic}", f"{prefix}/vggt/{topic}") for topic in RVIZ_TOPICS if prefix]
+    remappings = [(f"/vggt/{topic}", f"{prefix}/vggt/{topic}") for topic in shown if prefix]
     return Node(
         package="rviz2",
         executable="rviz2",

@@ -126,6 +126,15 @@ def test_rviz_uses_the_namespaces_and_the_world_frame_of_the_node(launch: Start)
     assert launch(rviz="true")[1].remappings == []
 
 
+def test_rviz_shows_the_cameras_of_a_rig(launch: Start):
+    _, rviz = launch(rviz="true", namespace="robot", cameras="[front, left]")
+    assert ("/vggt/left/points", "/robot/vggt/left/points") in rviz.remappings
+    written = yaml.safe_load(Path(rviz.arguments[1]).read_text())["Visualization Manager"]
+    topics = {display["Topic"]["Value"] for display in written["Displays"] if "Topic" in display}
+    assert "/vggt/front/points" in topics and "/vggt/points" not in topics
+    assert topics <= {topic for topic, _ in rviz.remappings}
+
+
 IN_A_FILE = {  # what params_file has for /robot/left/vggt: the fixed frame
     "/**": "room",
     "/robot/left/vggt": "room",

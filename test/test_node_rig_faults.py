@@ -144,6 +144,18 @@ def test_tf_that_contradicts_itself_is_named(rig: Rig):
     rig.wait_for_diagnostics("left: /tf contradicts itself", "by 0.200 m and 0.0 degrees")
 
 
+def test_topics_of_one_camera_are_named_as_unused(rig: Rig):
+    robot = RigRobot(rig, NAMES[:2])
+    remaps = ("-r", "baseline_image:=/stereo/right/image", "-r", "image:=/camera/image")
+    robot.start(tf_mode="none", arguments=remaps)
+    report = rig.wait_for_diagnostics(
+        "baseline_image is remapped to /stereo/right/image, but not used: cameras is front, left;"
+        " every two cameras of a rig are a baseline",
+        "image is remapped to /camera/image, but not used",
+    )
+    assert "camera_info is remapped" not in report["/vggt: settings"]
+
+
 def test_without_tf_the_places_are_estimated_and_a_line_to_paste_is_given(rig: Rig):
     robot = RigRobot(rig)
     robot.start(described=(), tf_mode="none")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from vggt_ros.ros.interface import OUTPUTS, Topic
+from vggt_ros.ros.interface import OUTPUTS, Topic, of_rig
+from vggt_ros.ros.rig.view_files import main
 
 ROOT = Path(__file__).resolve().parent.parent
 FOXGLOVE = json.loads((ROOT / "config/foxglove.json").read_text())
@@ -133,3 +134,63 @@ def test_plots_are_of_fields_that_their_messages_have():
 def test_a_field_that_is_not_there_is_found(path: str):
     with pytest.raises(AssertionError):
         field(path)
+
+
+# ---- of a rig -----------------------------------------------------------------------------------
+
+CAMERAS = ("front", "left", "right")
+
+
+@pytest.fixture
+def of_cameras(tmp_path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is written for a rig: RViz's and Foxglove's."""
+    assert main([",".join(CAMERAS), "--out", str(tmp_path)]) == 0
+    rviz = yaml.safe_load((tmp_path / "vggt.rviz").read_text())
+    return rviz, json.loads((tmp_path / "foxglove.json").read_text())
+
+
+def topics_of_rig() -> dict[str, Topic]:
+    return {topic.name.replace("~", "/vggt"): topic for topic in of_rig(OUTPUTS, CAMERAS)}
+
+
+def test_rviz_shows_what_each_camera_of_a_rig_has(of_cameras):
+    rviz, _ = of_cameras
+    found = [d for d in rviz["Visualization Manager"]["Displays"] if "Topic" in d]
+    known = topics_of_rig()
+    for display in found:
+        kind = DISPLAYS[display["Class"].removeprefix("rviz_default_plugins/")]
+        assert known[display["Topic"]["Value"]].kind == kind, display["Name"]
+    shown = [display["Topic"]["Value"] for display in found]
+    own = ["depth/image", "depth/confidence", "rgb/image_rect_color", "points"]
+    assert {f"/vggt/{camera}/{topic}" for camera in CAMERAS for topic in own} <= set(shown)
+    assert len(shown) == len(set(shown)) == len(displays()) + 2 * len(own)
+    names = [display["Name"] for display in found]
+    assert "Depth left" in names and len(names) == len(set(names))
+    synced = [p["SyncSource"] for p in rviz["Panels"] if p.get("SyncSource")]
+    assert set(synced) <= set(names)
+
+
+def test_foxglove_shows_what_each_camera_of_a_rig_has(of_cameras):
+    _, layout = of_cameras
+    panels = layout["configById"]
+    named = {re.split(r"[.\[]", text)[0] for text in texts(layout) if text.startswith("/")}
+    known = topics_of_rig()
+    assert named <= set(known)
+    assert {f"/vggt/{camera}/points" for camera in CAMERAS} <= set(panels["3D!vggt_map"]["topics"])
+
+    def leaves(node: Any) -> list[str]:
+        return [node] if isinstance(node, str) else leaves(node["first"]) + leaves(node["second"])
+
+    assert sorted(leaves(layout["layout"])) == sorted(panels)
+    images = [p["imageMode"] for name, p in panels.items() if name.startswith("Image!")]
+    assert len(images) == 3 * len(CAMERAS)
+    for mode in images:
+        assert known[mode["imageTopic"]].kind == IMAGE
+        assert known[mode["calibrationTopic"]].kind == INFO
+        assert mode["imageTopic"].split("/")[2] == mode["calibrationTopic"].split("/")[2]
+
+
+@pytest.mark.parametrize(("names", "words"), [("front", "one name"), ("", "no cameras given")])
+def test_names_that_are_no_rig_are_refused(tmp_path, capsys, names, words):
+    assert main([names, "--out", str(tmp_path)]) == 1
+    assert words in capsys.readouterr().err

@@ -17,6 +17,7 @@ from vggt_ros.ros.no_image import MissingImages
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.rig.cameras import RigCameras
 from vggt_ros.ros.rig.inference import RigInference
+from vggt_ros.ros.rig.unused import unused
 
 
 class OpenedCameras(NamedTuple):
@@ -41,6 +42,7 @@ def open_cameras(
 
     `put` and `restart` are for a rig, as `RigCameras` says.
     """
+    health.set_warning("cameras", "; ".join(unused(node, parameters)), "settings")
     if parameters.camera_names:
         rig = RigCameras(node, parameters, inputs, health, put, restart)
         return OpenedCameras(RigInference(*worker, cameras=rig.cameras), rig, rig)
