@@ -185,9 +185,27 @@ def test_two_cameras_that_never_meet_go_on_with_the_first():
 
 def test_fewer_than_min_cameras_are_no_instant():
     joiner = Instants(NAMES, TOLERANCE, min_cameras=2)
-    assert run(joiner, stream("left", 10, 6)) == []
+    assert run(joiner, stream("left", 10, 8)) == []
     counts = joiner.counts("left")
-    assert counts["received"] == 60 and counts["dropped"] == 60 - counts["waiting"]
+    assert counts["received"] == 80 and counts["dropped"] == 80 - counts["waiting"]
+    text = "nothing is inferred: min_cameras is 2, and 1 of 3 cameras run (left)"
+    assert joiner.obstacle == f"no instant for 7.9 s, {text}"
+
+
+def test_cameras_that_never_meet_are_an_obstacle_where_both_are_needed():
+    joiner = Instants(NAMES[:2], TOLERANCE, min_cameras=2)
+    events = sorted(stream("front", 10, 3) + stream("left", 10, 3, phase=50 * MS))
+    assert all(joiner.add(name, ns, at, ns) is None for at, name, ns in events)
+    assert "is 2, and fewer of front, left have images within 20 ms (sync_" in joiner.obstacle
+
+
+@pytest.mark.parametrize("hz", [5, 30])
+def test_instants_that_are_formed_are_no_obstacle(hz: int):
+    joiner = Instants(NAMES, TOLERANCE)
+    events = stream("front", hz, 6) + stream("left", 5, 6) + stream("right", 5, 2)
+    for at, name, ns in sorted(events):
+        joiner.add(name, ns, at, ns)
+        assert joiner.obstacle == ""
 
 
 def test_a_camera_is_forgotten_and_begins_again():

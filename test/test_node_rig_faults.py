@@ -8,7 +8,7 @@ import pytest
 from fakes.room import HEIGHT, WIDTH, numbered_image
 from node_rig import PERIOD, Rig
 from rig_robot import MOUNTS, NAMES, START, RigRobot
-from test_node_rig import check_accounts
+from test_node_rig import check_accounts, settle
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
@@ -32,6 +32,7 @@ def test_equal_frame_ids_are_named_until_they_differ(rig: Rig):
     rig.wait_for_diagnostics(text, "give each camera its own in its driver")
     assert robot.account("right")["refused"] == 30
     assert rig.count("inferences") > 0
+    settle(robot)  # or an inference of before would be taken for that of an instant that follows
     robot.infer(30, 31, 32)
     rig.wait_until(lambda: text not in rig.diagnostics()["/vggt: input"], "the warning ends")
     check_accounts(robot, **dict.fromkeys(NAMES, 33))
@@ -154,6 +155,18 @@ def test_topics_of_one_camera_are_named_as_unused(rig: Rig):
         "image is remapped to /camera/image, but not used",
     )
     assert "camera_info is remapped" not in report["/vggt: settings"]
+
+
+def test_too_few_cameras_for_min_cameras_are_named(rig: Rig):
+    robot = RigRobot(rig, NAMES[:2])
+    robot.start(tf_mode="none", min_cameras=2)
+    robot.infer(0, 1)
+    for i in range(2, 15):
+        robot.publish("front", i)
+    words = "nothing is inferred: min_cameras is 2, and 1 of 2 cameras run (front)"
+    rig.wait_for_diagnostics("no instant for", words)
+    robot.infer(15, 16)
+    rig.wait_until(lambda: words not in rig.diagnostics()["/vggt: input"], "the warning ends")
 
 
 def test_without_tf_the_places_are_estimated_and_a_line_to_paste_is_given(rig: Rig):

@@ -52,7 +52,7 @@ class _Camera:
     def forget(self) -> None:
         """All but the counts."""
         self.waiting: deque[Waiting] = deque()
-        self.last_ns = -1
+        self.last_ns = self.joined_ns = -1  # the last image, and the last one (or first) joined
         self.gaps: deque[int] = deque(maxlen=RECENT)
         self.arrived_ns = 0  # the last image
         self.silence_ns: dict[str, int] = {}  # since the last arrival, by the others' stamps
@@ -67,6 +67,8 @@ class _Camera:
     def add(self, stamp_ns: int, arrived_ns: int, item: Any) -> None:
         if self.last_ns >= 0:
             self.gaps.append(stamp_ns - self.last_ns)
+        else:
+            self.joined_ns = stamp_ns
         self.last_ns, self.arrived_ns = stamp_ns, arrived_ns
         self.counts["received"] += 1
         self.waiting.append(Waiting(stamp_ns, item))
@@ -152,6 +154,23 @@ class Instants:
         return self._is_silent(self._cameras[name])
 
     @property
+    def obstacle(self) -> str:
+        """Why no instant is formed although images come, with figures; empty: they are."""
+        every = self._cameras.items()
+        running = {name: c for name, c in every if c.last_ns >= 0 and not self._is_silent(c)}
+        waited = min((c.last_ns - c.joined_ns for c in running.values()), default=0)
+        if waited <= MAX_MISSES * max(map(self._patience_ns, self._cameras.values())):
+            return ""
+        why = (
+            f"fewer of {', '.join(running)} have images within {self._tolerance_ns * 1e-6:g} ms"
+            " (sync_tolerance); trigger them together, by one clock"
+        )
+        if len(running) < self._min_cameras:
+            why = f"{len(running)} of {len(every)} cameras run ({', '.join(running)})"
+        text = f"no instant for {waited * 1e-9:.1f} s, nothing is inferred"
+        return f"{text}: min_cameras is {self._min_cameras}, and {why}"
+
+    @property
     def faults(self) -> dict[str, str]:
         """Why a camera is left out, with figures; empty: it is not."""
         return {name: self._fault(name, camera) for name, camera in self._cameras.items()}
@@ -225,7 +244,7 @@ class Instants:
             while camera.waiting and camera.waiting[0].stamp_ns < limit:
                 camera.drop()
             if image is not None:
-                camera.waiting.popleft()
+                camera.joined_ns = camera.waiting.popleft().stamp_ns
                 camera.counts["joined"] += 1
         self.formed += 1
         self.complete += len(found) == len(self._cameras)

@@ -159,6 +159,7 @@ class RigCameras:
                     f" publish {self._node.resolve_topic_name(f'{name}/camera_info')}"
                 )
             self._health.set_warning(f"camera_info of {name}", without)
+        self._health.set_warning("instants", self._instants.obstacle)
         complete = f"{formed}, {self._instants.complete} of them with all cameras"
         self._health.describe("input", "instants", complete)
         missing = [camera.missing for camera in self.cameras.values()]

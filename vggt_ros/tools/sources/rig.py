@@ -108,6 +108,8 @@ class RigSource:
                 self._note_faults(joiner)
                 yield found
         self._note_faults(joiner)
+        if joiner.obstacle:
+            self.note(joiner.obstacle)
         for name in self.cameras:
             self.unpaired[name] += joiner.counts(name)["waiting"]
 
