@@ -134,6 +134,19 @@ def test_odometry_that_stops_leaves_the_scale_and_its_age_shows_it():
     assert stamp(40) <= update.scale.stamp_ns <= stamp(50)
 
 
+def test_odometry_after_a_time_that_came_back_is_forgotten():
+    wheels, elsewhere = OdometryBuffer(), np.eye(4)
+    elsewhere[0, 3] = 3.0
+    for i in range(10):
+        wheels.add(stamp(i), np.eye(4))
+    wheels.forget_from(stamp(-1))
+    assert wheels.latest_ns is None and wheels.restarts == 1
+    assert wheels.add(stamp(0), elsewhere) and wheels.add(stamp(5), elsewhere)
+    assert wheels.notices == []
+    found = wheels.at(stamp(5))
+    assert found is not None and found[0, 3] == 3.0
+
+
 @pytest.mark.parametrize(
     "damage, words",
     [

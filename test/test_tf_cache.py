@@ -156,3 +156,19 @@ def test_what_the_node_sends_itself_has_no_parent_of_others():
     assert tree.parent("camera") is None
     tree.add([ours], is_static=False)  # the same once more is of another node
     assert tree.parent("camera") == "world"
+
+
+def test_transforms_after_a_time_that_came_back_are_forgotten():
+    """A simulation that was reset: the robot is elsewhere at stamps that were known already."""
+    cache = TfCache()
+    stamps = [START + i * 100_000_000 for i in range(10)]
+    for ns in stamps:
+        cache.add([transform("odom", "base", ns, x=1.0)], is_static=False)
+    cache.add([transform("base", "camera")], is_static=True)
+    cache.forget_from(stamps[2])
+    assert cache.stamps("base") == tuple(stamps[:2])
+    assert cache.lookup("odom", "base", stamps[5]) is None
+    for ns in (stamps[2], stamps[6]):
+        cache.add([transform("odom", "base", ns, x=5.0)], is_static=False)
+    found = cache.lookup("odom", "camera", stamps[5])
+    assert found is not None and found[0, 3] == 6.0

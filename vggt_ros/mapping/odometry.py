@@ -121,6 +121,13 @@ class OdometryBuffer:
             sum(rotation_angle(step[:3, :3]) for step in steps),
         )
 
+    def forget_from(self, stamp_ns: int) -> None:
+        """Time went back to this stamp: what was known from it on was of another time."""
+        with self._lock:
+            first = bisect_left(self._stamps, stamp_ns)
+            self.restarts += first < len(self._stamps)
+            del self._stamps[first:], self._poses[first:]
+
     def _jumped(self, stamp_ns: int, pose: Float[np.ndarray, "4 4"]) -> bool:
         seconds = max((stamp_ns - self._stamps[-1]) * 1e-9, 1e-3)
         step = inverse_rigid(self._poses[-1]) @ pose

@@ -7,7 +7,6 @@ stamps and never extrapolates. It also has each frame's parent, which tf2 does n
 """
 
 import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from threading import RLock
@@ -18,89 +17,23 @@ from jaxtyping import Float
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from vggt_ros.geometry import interpolate_rigid, inverse_rigid
+from vggt_ros.geometry import inverse_rigid
 from vggt_ros.ros.frame_names import FrameNames, frame_name
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.polled import PolledSubscription
+from vggt_ros.ros.tf_link import Link
 from vggt_ros.ros.tf_messages import Packed, Reader, Received, pose_of, received
 
 __all__ = ["Frames", "TfCache", "open_frames", "pose_of"]
 
-KEPT_NS = 10_000_000_000  # of moving transforms
 TF_STATIC = "/tf_static"
 KEPT_MESSAGES = 2000  # by the middleware, until they are taken: ten seconds of 200 Hz
 KEPT_OWN = 1000  # transforms that were sent and did not come back yet
 MAX_FRAMES = 4096  # with a parent; more are a publisher that makes up names
-MAX_OLD = 3  # transforms in a row that are older than all that is kept: the clock went back
 MAX_FAILED_WAITS = 5  # for one transform in a row, from which there is no wait for it
 
 Pose = Float[np.ndarray, "4 4"]
 Notify = Callable[[str], object]
-
-
-class _Link:
-    """A frame's transform to its parent, static or over time, as received."""
-
-    def __init__(self, parent: str, is_static: bool):
-        self.parent, self.is_static = parent, is_static
-        self.stamps: list[int] = []  # ascending
-        self.packed: list[Packed] = []
-        self._old = 0  # in a row, that were too old to be kept
-
-    def add(self, ns: int, packed: Packed) -> None:
-        stamps, kept = self.stamps, self.packed
-        is_old = not self.is_static and bool(stamps) and ns < stamps[-1] - KEPT_NS
-        self._old = self._old + 1 if is_old else 0
-        if is_old and self._old < MAX_OLD:
-            return
-        if is_old:  # a recording that is played again
-            stamps.clear()
-            kept.clear()
-        if self.is_static:
-            stamps[:], kept[:] = [ns], [packed]
-        elif not stamps or ns > stamps[-1]:
-            stamps.append(ns)
-            kept.append(packed)
-        elif stamps[i := bisect_left(stamps, ns)] == ns:
-            kept[i] = packed
-        else:
-            stamps.insert(i, ns)
-            kept.insert(i, packed)
-        if stamps[-1] - stamps[0] > KEPT_NS:
-            first = bisect_left(stamps, stamps[-1] - KEPT_NS)
-            del stamps[:first], kept[:first]
-
-    def at(self, ns: int) -> Pose | None:
-        """parent_from_child; what is not rigid is forgotten when it is met."""
-        while self.stamps:
-            if self.is_static:
-                i, share = 0, 0.0
-            else:
-                i, share = self._place(ns)
-            if i < 0:
-                return None
-            before = self._pose(i)
-            after = before if share == 0.0 else self._pose(i + 1)
-            if before is not None and after is not None:
-                return before if share == 0.0 else interpolate_rigid(before, after, share)
-            wrong = i if before is None else i + 1
-            del self.stamps[wrong], self.packed[wrong]
-        return None
-
-    def _place(self, ns: int) -> tuple[int, float]:
-        """The stamp before `ns`, and how far it is to the next one; -1 where there are not both."""
-        i = bisect_left(self.stamps, ns)
-        if i == len(self.stamps):
-            return -1, 0.0
-        if self.stamps[i] == ns:
-            return i, 0.0
-        if i == 0:
-            return -1, 0.0
-        before, after = self.stamps[i - 1], self.stamps[i]
-        return i - 1, (ns - before) / (after - before)
-
-    def _pose(self, i: int) -> Pose | None:
-        return self.packed[i].pose()
 
 
 class TfCache:
@@ -112,7 +45,7 @@ class TfCache:
 
     def __init__(self, notify: Notify = lambda _: None) -> None:
         self.static_topic = TF_STATIC  # what that is remapped to, for advice
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, Link] = {}
         self._own: dict[tuple[str, str, int], None] = {}  # parent, child, stamp; oldest first
         self._names, self._notify = FrameNames(notify), notify
         self._lock = RLock()
@@ -138,7 +71,7 @@ class TfCache:
 
     def _link(
         self, parent: str, child: str, ns: int, packed: Packed, is_static: bool
-    ) -> _Link | None:
+    ) -> Link | None:
         """The link that a transform belongs to, a new one if needed; None if it is not to be kept.
 
         Only whole transforms begin a link: a damaged one must not end what was known.
@@ -158,8 +91,15 @@ class TfCache:
                 f" that makes up names, such as '{child}'"
             )
             return None
-        link = self._links[child] = _Link(parent, is_static)
+        link = self._links[child] = Link(parent, is_static)
         return link
+
+    def forget_from(self, ns: int) -> None:
+        """Time went back to this stamp: what was known from it on was of another time."""
+        with self._lock:
+            for link in self._links.values():
+                if not link.is_static:
+                    link.forget_from(ns)
 
     def expect(self, transforms: Sequence[TransformStamped]) -> None:
         """These are sent by this node, and are left out when they come back."""
