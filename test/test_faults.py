@@ -9,10 +9,13 @@ import pytest
 from node_rig import CAMERA, INPUT, PERIOD, START, Rig
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
+from robot_rig import START as FIRST
+from robot_rig import SimulatedRobot
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo
 
 from vggt_ros.errors import UserError
-from vggt_ros.ros.messages import header, image_message
+from vggt_ros.ros.messages import header, image_message, time_message
 from vggt_ros.ros.worker import Worker, ask
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
@@ -148,3 +151,36 @@ def test_images_of_a_clock_that_is_stepped_both_ways_are_used_again(rig: Rig):
         rig.wait_until(lambda: accounted(rig), "it has an outcome")
     assert rig.count("images refused") == 10, "five are refused at each step, then images go on"
     assert rig.count("used") == 6 and not rig.failures
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_a_bag_that_is_played_in_a_loop_starts_a_map_each_time_and_says_so(
+    rig: Rig, simulated: bool
+):
+    """Odometry of the second time is taken too, though its stamps are those of the first."""
+    robot, loops = SimulatedRobot(rig, frames=20), 3
+    clock = rig.peer.create_publisher(Clock, "/clock", 10)
+    node = robot.start(use_sim_time=simulated, tf_mode="none", scale_source="odometry")
+    rig.wait_until(lambda: clock.get_subscription_count() >= simulated, "/clock is matched")
+    words = "the clock went back" if simulated else "time went back"
+
+    def count(words: str) -> int:
+        return sum(n for text, n in node.health.snapshot().notices.items() if words in text)
+
+    for loop in range(loops):
+        for i in range(4, 20):
+            clock.publish(Clock(clock=time_message(FIRST + i * PERIOD)))
+            if simulated:
+                rig.wait_until(lambda n=loop: count(words) == n, "the clock goes back")
+            robot.publish_odometry(i)
+            done, refused = rig.count("inferences"), rig.count("images refused")
+            robot.publish_image(i)
+            rig.wait_until(
+                lambda d=done, r=refused: (
+                    rig.count("inferences") > d or rig.count("images refused") > r
+                ),
+                f"image {i} of loop {loop} is used or refused",
+            )
+    assert count(words) == loops - 1
+    assert rig.count("images refused") == (0 if simulated else 5 * (loops - 1))
+    assert count("odometry is refused") <= (0 if simulated else 6 * (loops - 1))

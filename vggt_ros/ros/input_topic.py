@@ -23,13 +23,13 @@ from vggt_ros.ros.arrivals import Arrivals
 from vggt_ros.ros.graph_names import listed, publishing
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.qos import Reliability, is_kept, is_reliable, offered, overridden
+from vggt_ros.ros.receiver import Receive, Receiver
 from vggt_ros.ros.topic_types import mismatch, type_name
 from vggt_ros.ros.traffic import Traffic
 
 POLICIES = QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH  # beside reliability, which may be auto
 MIN_ARRIVED = 0.6  # share of the images below which it is a warning
 
-Receive = Callable[[Any], object]
 Warn = Callable[[str, str], object]  # subject and text; an empty text ends the warning
 
 
@@ -44,6 +44,7 @@ class InputTopic:
         receive: Receive,
         topics: Sequence[str],
         warn: Warn,
+        receiver: Receiver,
         *,
         depth: int,
         reliability: Reliability,
@@ -57,6 +58,7 @@ class InputTopic:
         is read too.
         """
         self._node, self._receive, self._topics, self._depth = node, receive, topics, depth
+        self._receiver = receiver
         self._warn, self._failed = warn, 0  # messages in a row that could not be taken in
         self.kind, self.name, self.topic, self.arrivals = kind, name, topics[0], Arrivals()
         self.publishers: list[TopicEndpointInfo] = []  # of any type, on one of the topics
@@ -77,7 +79,7 @@ class InputTopic:
             return
         for subscription in (self._live, self._kept):
             if subscription is not None:
-                self._node.destroy_subscription(subscription)
+                self._end(subscription)
         self._live = self._kept = None
         self.arrivals = Arrivals()
 
@@ -159,7 +161,7 @@ class InputTopic:
         before = self.topic, self.is_reliable
         self._read_graph()
         if self._live is not None and before != (self.topic, self.is_reliable):
-            self._node.destroy_subscription(self._live)
+            self._end(self._live)
             self._live = self._subscribe()
         if self._asks_for_kept:
             self._follow_kept()
@@ -186,22 +188,29 @@ class InputTopic:
         if offered and self._kept is None:
             self._kept = self._subscribe(DurabilityPolicy.TRANSIENT_LOCAL)
         elif not offered and self._kept is not None:
-            self._node.destroy_subscription(self._kept)
+            self._end(self._kept)
             self._kept = None
 
     def _subscribe(self, durability=DurabilityPolicy.VOLATILE) -> Subscription:
         kept = durability == DurabilityPolicy.TRANSIENT_LOCAL
         policies = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
         reliability = policies[0] if kept or self.is_reliable else policies[1]
-        return self._node.create_subscription(
+        subscription = self._node.create_subscription(
             self.kind,
             self.topic,
             self._on_message,
             QoSProfile(depth=self._depth, reliability=reliability, durability=durability),
+            callback_group=self._receiver.group,
             qos_overriding_options=QoSOverridingOptions(POLICIES),
             # What does not match is replaced here, or a warning of this file's.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
         )
+        self._receiver.add(subscription, self._on_message)
+        return subscription
+
+    def _end(self, subscription: Subscription) -> None:
+        self._receiver.remove(subscription)
+        self._node.destroy_subscription(subscription)
 
     def _on_message(self, msg: Any) -> None:
         """Take a message in; one that nothing here expects costs itself, not the node."""

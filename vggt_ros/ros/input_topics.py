@@ -3,14 +3,18 @@
 """All topics that the node reads, and the faults of each as a warning."""
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.errors import UserError
-from vggt_ros.ros.input_topic import InputTopic, Receive, Warn
+from vggt_ros.ros.input_topic import InputTopic, Warn
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.qos import Reliability
+from vggt_ros.ros.receiver import Receive, Receiver
 from vggt_ros.ros.topic_types import type_name
 
 COMPRESSED = "/compressed"  # what image_transport appends
@@ -20,21 +24,45 @@ START_UP = 5.0  # seconds in which other nodes start
 class InputTopics:
     """All of them.  `warn` is told of faults that last, and of their end."""
 
-    def __init__(self, node: Node, parameters: Parameters, warn: Warn, *, is_on: bool = True):
-        """`is_on`: topics are subscribed as they are named; else by `switch`."""
+    def __init__(
+        self,
+        node: Node,
+        parameters: Parameters,
+        warn: Warn,
+        *,
+        is_on: bool = True,
+        fail: Callable[[BaseException], object] | None = None,
+    ):
+        """`is_on`: topics are subscribed as they are named; else by `switch`.
+
+        `fail` is called with an error of rclpy that ends the thread which receives; else it is
+        logged.
+        """
+        log = node.get_logger()
+        self._receiver = Receiver(node, fail or (lambda error: log.fatal(repr(error))))
         self._node, self._parameters, self._warn = node, parameters, warn
         self._topics: list[InputTopic] = []
         self._is_on, self._began = is_on, time.monotonic()
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held while a message is taken in; others hold it for what they share with that."""
+        return self._receiver.lock
+
+    def close(self, timeout: float) -> bool:
+        """Receive no more, for good; True if the thread ended within `timeout` seconds."""
+        return self._receiver.stop(timeout)
 
     def switch(self, *, is_on: bool) -> None:
         """Subscribe to all topics, or end that and its warnings."""
         if is_on == self._is_on:
             return
-        self._is_on, self._began = is_on, time.monotonic()
-        for topic in self._topics:
-            topic.switch(is_on=is_on)
-            if not is_on:
-                self._report(topic)
+        with self.lock:
+            self._is_on, self._began = is_on, time.monotonic()
+            for topic in self._topics:
+                topic.switch(is_on=is_on)
+                if not is_on:
+                    self._report(topic)
 
     def _add(self, topic: InputTopic) -> InputTopic:
         self._topics.append(topic)
@@ -57,7 +85,7 @@ class InputTopics:
         self._check_types(kind, name, topics[0])
         return self._add(
             InputTopic(
-                self._node, kind, name, receive, topics, self._warn,
+                self._node, kind, name, receive, topics, self._warn, self._receiver,
                 depth=depth, reliability=reliability, kept=kept,
             )
         )  # fmt: skip
@@ -77,7 +105,7 @@ class InputTopics:
         self._check_types(kind, name, topics[0])
         return self._add(
             InputTopic(
-                self._node, kind, name, receive, topics, self._warn, depth=5,
+                self._node, kind, name, receive, topics, self._warn, self._receiver, depth=5,
                 reliability=self._parameters.image_reliability, watched=watched,
             )
         )  # fmt: skip
@@ -99,7 +127,11 @@ class InputTopics:
                 )
 
     def follow(self) -> None:
-        """Read the graph; called once a second or so, in the thread of the callbacks."""
+        """Read the graph; called once a second or so."""
+        with self.lock:
+            self._follow()
+
+    def _follow(self) -> None:
         for topic in self._topics if self._is_on else ():
             topic.follow()
             found = {"losses": topic.losses}

@@ -42,7 +42,7 @@ class CameraReports(NamedTuple):
 class CameraInput:
     """camera_info as it is heard, and the images read by it.
 
-    `hear` runs in the callbacks' thread, `read` in the worker's. What does not fit is a warning
+    `hear` runs in the thread that receives, `read` in the worker's. What does not fit is a warning
     that lasts; what is used is said once, by `inform`.
     """
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The node: callbacks store messages, one thread infers, another publishes."""
+"""The node: one thread receives and stores messages, another infers, a third publishes."""
 
 import sys
 import time
@@ -15,10 +15,9 @@ from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
-from vggt_ros.errors import FrameError, UserError
+from vggt_ros.errors import UserError
 from vggt_ros.msg import QueryPoints
 from vggt_ros.ros.bond import open_bond
 from vggt_ros.ros.diagnostics import Health
@@ -28,13 +27,12 @@ from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.lifecycle import ACTIVE, UNCONFIGURED, ManagedNode
 from vggt_ros.ros.live_parameters import LiveParameters, refusal, to_apply
 from vggt_ros.ros.map_services import MapServices
-from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.opened_cameras import open_cameras
 from vggt_ros.ros.opening import cautions, memory, open_engine
 from vggt_ros.ros.output import open_publisher
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.params_files import files_in, unreached
-from vggt_ros.ros.process import run
+from vggt_ros.ros.process import CLOSE_TIMEOUT, run
 from vggt_ros.ros.rig.cameras import RigTask
 from vggt_ros.ros.robot import Robot
 from vggt_ros.ros.source_health import Warnings
@@ -42,7 +40,6 @@ from vggt_ros.ros.tasks import Result, Task
 from vggt_ros.ros.tf_cache import open_frames
 from vggt_ros.ros.transforms import open_transforms
 from vggt_ros.ros.worker import Worker, ask_patiently
-from vggt_ros.timeline import RateLimit, StreamGate
 
 DIAGNOSTICS_PERIOD = 1.0  # seconds
 
@@ -69,7 +66,6 @@ class VggtNode(ManagedNode):
         log = self.get_logger()
         self.health = Health(time.monotonic, log.warning, log.info)
         self.parameters = LiveParameters(self)
-        self._stream, self._rate, self._stamp_age = StreamGate(), RateLimit(), 0.0
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=self._on_jump,
@@ -82,7 +78,9 @@ class VggtNode(ManagedNode):
         for name, frame in self.parameters.slashed.items():
             names.of(f"parameter {name}", frame)
         frames = open_frames(self, self.parameters.now.tf_wait, notify)
-        self._inputs = InputTopics(self, self.parameters.now, self.health.set_warning, is_on=False)
+        self._inputs = InputTopics(
+            self, self.parameters.now, self.health.set_warning, is_on=False, fail=self._fail
+        )
         warnings = Warnings(
             partial(self.health.set_warning, part="scale"),
             notify,
@@ -96,13 +94,13 @@ class VggtNode(ManagedNode):
         self.outputs = Outputs(
             self, self.parameters, self.transforms, self.robot, self.sender.call_soon
         )
-        self.inference, self._missing_images, self.rig = open_cameras(
-            self, self._inputs, self.parameters.now, self.health,
+        self.inference, self._images, self._missing_images, self.rig = open_cameras(
+            self, self._inputs, self.parameters, self.health,
             (
                 self.parameters.now, open_engine, self.outputs, self.sender, self.health,
                 self.robot, lambda: self.worker.stopping,
             ),
-            self._on_image, self.worker.put_latest, self._reset,
+            self.worker.put_latest, self._go_back,
         )  # fmt: skip
         self._inputs.subscribe(
             QueryPoints, "~/query_points", self._on_query, reliability="reliable"
@@ -149,7 +147,7 @@ class VggtNode(ManagedNode):
 
     def activate(self) -> None:
         """Subscribe and publish; the map of the time before goes on."""
-        self._reset_stream()
+        self._images.reset()
         self._ask(self.sender, lambda: self.outputs.switch(is_on=True))
         self._inputs.switch(is_on=True)
         if self._bond is not None:
@@ -200,8 +198,13 @@ class VggtNode(ManagedNode):
     def close(self, timeout: float) -> bool:
         """End inference, publishing and compilation; True if all ended in `timeout` seconds."""
         end = time.monotonic() + timeout
-        parts = (self.sender.stop, self.worker.stop, self.inference.close)
+        parts = (self._inputs.close, self.sender.stop, self.worker.stop, self.inference.close)
         return all([part(max(end - time.monotonic(), 0.0)) for part in parts])
+
+    def destroy_node(self) -> None:
+        """Leave the graph; subscriptions are held by the thread that receives."""
+        self._inputs.close(CLOSE_TIMEOUT)
+        super().destroy_node()
 
     def _fail(self, error: BaseException) -> None:
         """Report the error that ended a thread, before the process ends."""
@@ -212,33 +215,13 @@ class VggtNode(ManagedNode):
         finally:
             self._on_failure(error)
 
-    def _on_image(self, msg: Image | CompressedImage) -> None:
-        ns = stamp_ns(msg.header.stamp)
-        try:
-            change = self._stream.check(ns, msg.header.frame_id.lstrip("/"))
-        except FrameError as error:  # a stray message says nothing about the camera's clock
-            self.health.image_arrived(self._stamp_age)
-            self.health.refuse_image(str(error))
-            return
-        self._stamp_age = (self.get_clock().now().nanoseconds - ns) * 1e-9
-        self.health.image_arrived(self._stamp_age)
-        if change.clock_set_back:
-            self._rate.reset()
-            self._reset(change.notice)
-        elif change.notice and not change.starts_map:  # else the pipeline says it
-            self.health.notice(change.notice)
-        if not self._rate.is_due(ns, self.parameters.now.max_rate_hz):
-            self.health.count("skipped")
-            return
-        if self.worker.put_latest(Task(msg, time.monotonic())):
-            self.health.count("dropped")
-
     def _on_query(self, msg: QueryPoints) -> None:
         self.worker.call_soon(lambda: self.inference.query(msg))
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._reset_stream()
-        self._reset("")
+        with self._inputs.lock:
+            self._images.reset()
+            self._reset()
         response.success = self.stage != UNCONFIGURED
         response.message = "window, tracks and path are empty; the compiled network stays"
         if not response.success:
@@ -247,30 +230,26 @@ class VggtNode(ManagedNode):
 
     def _on_jump(self, jump: TimeJump) -> None:
         if jump.clock_change == ClockChange.ROS_TIME_NO_CHANGE:
-            self._reset_stream()
-            self._reset("the clock went back: a new map starts")
+            with self._inputs.lock:
+                self._images.reset()
+                now = self.get_clock().now().nanoseconds
+                self._go_back("the clock went back: a new map starts", now)
 
-    def _reset_stream(self) -> None:
-        self._stream.reset()
-        self._rate.reset()
-        if self.rig is not None:
-            self.rig.reset()
+    def _go_back(self, reason: str, ns: int) -> None:
+        """Time went back to this stamp."""
+        self.health.notice(reason)
+        self.robot.forget_from(ns)
+        self._reset()
 
-    def _reset(self, reason: str) -> None:
-        if reason:
-            self.health.notice(reason)
+    def _reset(self) -> None:
         self.inference.discard()
         self._discard()
         self.worker.call_soon(self.inference.reset)
 
     def _discard(self) -> None:
         """The images that wait for the worker are discarded."""
-        if not self.worker.clear():
-            return
-        if self.rig is None:
-            self.health.count("discarded")
-        else:
-            self.rig.discard()
+        if self.worker.clear():
+            self._images.discard()
 
     def _publish_diagnostics(self) -> None:
         self.health.tf = self.transforms.state
@@ -283,7 +262,8 @@ class VggtNode(ManagedNode):
             self.health.set_warning(f"subscribers of {name}", text, "outputs")
         no_image = ""
         if self.stage == ACTIVE:
-            no_image = self._missing_images.diagnose(self.health.seconds_without_image)
+            with self._inputs.lock:
+                no_image = self._missing_images.diagnose(self.health.seconds_without_image)
         message = DiagnosticArray(
             status=self.health.report(self.get_fully_qualified_name(), no_image)
         )

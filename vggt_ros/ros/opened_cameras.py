@@ -10,11 +10,12 @@ from sensor_msgs.msg import CameraInfo
 
 from vggt_ros.ros.camera_inference import CameraInference
 from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.images import Images
 from vggt_ros.ros.inference import InferenceWorker
 from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.inputs import camera_input
+from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.no_image import MissingImages
-from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.rig.cameras import RigCameras
 from vggt_ros.ros.rig.inference import RigInference
 from vggt_ros.ros.rig.unused import unused
@@ -24,6 +25,7 @@ class OpenedCameras(NamedTuple):
     """What the node needs of them."""
 
     inference: InferenceWorker
+    images: Images | RigCameras  # as they arrive
     missing: MissingImages | RigCameras  # why no image comes
     rig: RigCameras | None  # None: one camera
 
@@ -31,26 +33,24 @@ class OpenedCameras(NamedTuple):
 def open_cameras(
     node: Node,
     inputs: InputTopics,
-    parameters: Parameters,
+    live: LiveParameters,
     health: Health,
     worker: tuple[Any, ...],
-    on_image: Callable[[Any], object],
     put: Callable[[Any], bool],
-    restart: Callable[[str], object],
+    restart: Callable[[str, int], object],
 ) -> OpenedCameras:
-    """`worker`: arguments of `InferenceWorker`; `on_image` is for one camera.
-
-    `put` and `restart` are for a rig, as `RigCameras` says.
-    """
+    """`worker`: arguments of `InferenceWorker`; `put` and `restart` as `Images` says."""
+    parameters = live.now
     health.set_warning("cameras", "; ".join(unused(node, parameters)), "settings")
     if parameters.camera_names:
         rig = RigCameras(node, parameters, inputs, health, put, restart)
-        return OpenedCameras(RigInference(*worker, cameras=rig.cameras), rig, rig)
+        return OpenedCameras(RigInference(*worker, cameras=rig.cameras), rig, rig, rig)
     log = node.get_logger()
     camera = camera_input(parameters, health, node.resolve_topic_name("image"), log.info)
-    image = inputs.subscribe_to_images("image", on_image)
+    images = Images(node, health, lambda: live.now.max_rate_hz, put, restart)
+    image = inputs.subscribe_to_images("image", images.receive)
     inputs.subscribe(
         CameraInfo, "camera_info", camera.hear, 1, reliability="best_effort", kept=True
     )
     inference = CameraInference(*worker, camera=camera)
-    return OpenedCameras(inference, MissingImages(node, image, log.warning), None)
+    return OpenedCameras(inference, images, MissingImages(node, image, log.warning), None)

@@ -4,23 +4,11 @@
 
 from collections.abc import Iterator
 
-from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
-
-class _NeverExecuted(CallbackGroup):
-    """Executors leave its members out of what they wait for."""
-
-    def can_execute(self, entity) -> bool:  # noqa: ARG002
-        return False
-
-    def beginning_execution(self, entity) -> bool:  # noqa: ARG002
-        return False
-
-    def ending_execution(self, entity) -> None:
-        """Nothing was begun."""
+from vggt_ros.ros.receiver import NeverExecuted
 
 
 class PolledSubscription:
@@ -29,7 +17,7 @@ class PolledSubscription:
     def __init__(self, node: Node, kind: type, topic: str, qos: QoSProfile):
         self._kind = kind
         # The node holds groups weakly.
-        self._group = _NeverExecuted()
+        self._group = NeverExecuted()
         self._subscription = node.create_subscription(
             kind,
             topic,

@@ -189,6 +189,12 @@ class Robot:
 
     # Callbacks.
 
+    def forget_from(self, ns: int) -> None:
+        """Time went back to this stamp: odometry and transforms from it on were of another time."""
+        self._odometry.forget_from(ns)
+        if self.frames is not None:
+            self.frames.tree.forget_from(ns)
+
     def _on_odometry(self, msg: Any) -> None:
         stamp = stamp_ns(msg.header.stamp)
         self._odometry_health.hear(stamp)

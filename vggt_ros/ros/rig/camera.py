@@ -29,7 +29,7 @@ OUTCOMES = (
 
 
 class RigCamera:
-    """One camera.  `add` and `missing` belong to the callbacks' thread, `read` to the worker's."""
+    """One camera.  `add` and `missing` are called under the inputs' lock, `read` by the worker."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class RigCamera:
         health: Health,
         receive: Callable[["RigCamera", Message], object],
     ):
-        """`receive` is called with each image, in the callbacks' thread."""
+        """`receive` is called with each image, in the thread that receives."""
         log = node.get_logger()
         self.name, self._health = name, health
         self.frame = ""  # of its newest image

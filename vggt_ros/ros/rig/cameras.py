@@ -27,10 +27,10 @@ class RigTask(NamedTuple):
 
 
 class RigCameras:
-    """All cameras of the rig.  Used in the callbacks' thread alone, but for the cameras' reading.
+    """All cameras of the rig.  Used under the lock of the inputs, but for the cameras' reading.
 
     `put` leaves an instant for the worker, and returns whether it replaced one; `restart` is called
-    with the reason when the time of all cameras goes back.
+    with the reason and the stamp when the time of all cameras goes back.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class RigCameras:
         inputs: InputTopics,
         health: Health,
         put: Callable[[RigTask], bool],
-        restart: Callable[[str], object],
+        restart: Callable[[str, int], object],
     ):
         self._node, self._parameters, self._health = node, parameters, health
         self._put, self._restart = put, restart
@@ -86,7 +86,7 @@ class RigCameras:
             camera.refuse(str(error))
             return
         if change.clock_set_back:
-            self._go_back(camera, change.text)
+            self._go_back(camera, change.text, ns)
         elif change.notice and not change.starts_map:  # else the pipeline says it
             self._health.notice(f"{camera.name}: {change.notice}")
         instant = self._instants.add(camera.name, ns, time.monotonic_ns(), msg)
@@ -107,7 +107,7 @@ class RigCameras:
                 )
         return ""
 
-    def _go_back(self, camera: RigCamera, text: str) -> None:
+    def _go_back(self, camera: RigCamera, text: str, ns: int) -> None:
         """One camera's clock was set, or all cameras play a recording again."""
         self._instants.forget(camera.name)
         self._set_back.add(camera.name)
@@ -118,7 +118,7 @@ class RigCameras:
         self._instants.reset()
         self._set_back.clear()
         self._rate.reset()
-        self._restart(f"{camera.name}, the last of the cameras: {text}: a new map starts")
+        self._restart(f"{camera.name}, the last of the cameras: {text}: a new map starts", ns)
 
     def _take(self, instant: Instant) -> None:
         if not self._rate.is_due(instant.stamp_ns, self._parameters.max_rate_hz):

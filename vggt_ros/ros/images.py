@@ -1,0 +1,66 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Images of a single camera as they arrive: judged by their stamps, and left for the worker."""
+
+import time
+from collections.abc import Callable
+
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+
+from vggt_ros.errors import FrameError
+from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.messages import stamp_ns
+from vggt_ros.ros.tasks import Task
+from vggt_ros.timeline import RateLimit, StreamGate
+
+
+class Images:
+    """Used under the lock of the inputs.
+
+    `put` leaves an image for the worker, and returns whether it replaced one; `restart` is called
+    with the reason and the stamp when the camera's time goes back. `max_rate` is in Hz, 0: all.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        health: Health,
+        max_rate: Callable[[], float],
+        put: Callable[[Task], bool],
+        restart: Callable[[str, int], object],
+    ):
+        self._node, self._health, self._max_rate = node, health, max_rate
+        self._put, self._restart = put, restart
+        self._stream, self._rate, self._stamp_age = StreamGate(), RateLimit(), 0.0
+
+    def reset(self) -> None:
+        """Stamps may be any from now on."""
+        self._stream.reset()
+        self._rate.reset()
+
+    def discard(self) -> None:
+        """The image that was put last will not be taken."""
+        self._health.count("discarded")
+
+    def receive(self, msg: Image | CompressedImage) -> None:
+        """One more image."""
+        ns = stamp_ns(msg.header.stamp)
+        try:
+            change = self._stream.check(ns, msg.header.frame_id.lstrip("/"))
+        except FrameError as error:  # a stray message says nothing about the camera's clock
+            self._health.image_arrived(self._stamp_age)
+            self._health.refuse_image(str(error))
+            return
+        self._stamp_age = (self._node.get_clock().now().nanoseconds - ns) * 1e-9
+        self._health.image_arrived(self._stamp_age)
+        if change.clock_set_back:
+            self._rate.reset()
+            self._restart(change.notice, ns)
+        elif change.notice and not change.starts_map:  # else the pipeline says it
+            self._health.notice(change.notice)
+        if not self._rate.is_due(ns, self._max_rate()):
+            self._health.count("skipped")
+            return
+        if self._put(Task(msg, time.monotonic())):
+            self._health.count("dropped")
