@@ -66,7 +66,7 @@ def test_uploads_become_a_scene_strips_and_downloads(sessions, tmp_path):
     red = (pixels(shown.masks[0])[0] - 0.6 * np.array(NO_DEPTH)) <= 0.4 * 255 + 1
     assert red.all(), "the upper rows of this network have no depth"
     glb, colmap, npz = shown.downloads
-    assert len(trimesh.load(glb).geometry) > COUNT  # a cloud, and a camera each
+    assert len(trimesh.load_scene(glb).geometry) > COUNT  # a cloud, and a camera each
     names = zipfile.ZipFile(colmap).namelist()
     assert "sparse/0/cameras.bin" in names
     assert sum(name.startswith("images/") and name.endswith(".png") for name in names) == COUNT

@@ -82,7 +82,7 @@ def test_upload_reconstruct_look_click_and_leave(server, tab, tmp_path: Path):
     assert soon(lambda: is_coloured(tab.locator("#scene").screenshot())), "the cloud is drawn"
     links = tab.locator("#downloads a[download]")
     glb, colmap, npz = (tab.request.get(link.get_attribute("href")).body() for link in links.all())
-    assert len(trimesh.load(BytesIO(glb), file_type="glb").geometry) > COUNT
+    assert len(trimesh.load_scene(BytesIO(glb), file_type="glb").geometry) > COUNT
     assert colmap.startswith(b"PK") and np.load(BytesIO(npz))["depth"].shape[0] == COUNT
     for name in ("Confidence", "Masks"):
         tab.get_by_role("tab", name=name).click()

@@ -45,7 +45,7 @@ def layout(gradio: Any, sessions: Sessions) -> Any:
     limits = sessions.limits
     with gradio.Blocks(
         analytics_enabled=False, title="vggt", fill_width=True,
-        delete_cache=(300, 60 * limits.minutes),  # uploads that were broken off
+        delete_cache=(300, 600),  # seconds: uploads that were broken off
     ) as blocks:  # fmt: skip
         gradio.Markdown(
             f"## Dense 3D from images\nModel {sessions.engine.name}. Uploads are deleted"
