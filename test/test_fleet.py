@@ -253,12 +253,15 @@ class FakeRay(ModuleType):
     def __init__(self, deadly: dict[str, int]):
         super().__init__("ray")
         self.deadly, self.most, self.started = deadly, 0, {}
+        self.faults: list[str] = []  # of the next starts
         self.fault: type[Exception] = Died
         self.exceptions = SimpleNamespace(
             RayTaskError=KeyError, RayError=Lost, WorkerCrashedError=Died, OutOfMemoryError=Died
         )
 
     def init(self, **options: Any) -> None:
+        if self.faults:
+            raise RuntimeError(self.faults.pop(0))
         self.started = options
 
     def shutdown(self) -> None:
@@ -302,6 +305,25 @@ def test_machines_that_are_lost_cost_no_source_anything(monkeypatch):
     ray.deadly = dict.fromkeys("abcd", 99)
     with pytest.raises(UserError, match="Ray lost its workers: The worker died.; the same"):
         list(ray_tasks(tasks, lambda entry: entry, 2, "", 0.0))
+
+
+def test_a_start_that_took_too_long_is_tried_again(monkeypatch):
+    ray = FakeRay({})
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    slow = "The current node timed out during startup.\nThe GCS is overloaded."
+    for faults, message in (
+        ([slow] * (TRIES - 1), ""),
+        ([slow] * TRIES, "Ray does not start: The current node timed out during startup. The"),
+        (["no free port"], "Ray does not start: no free port"),
+    ):
+        ray.faults = list(faults)
+        tasks = ray_tasks({0: Entry("a", "a")}, lambda entry: entry, 2, "", 0.0)
+        if message:
+            with pytest.raises(UserError, match=message):
+                list(tasks)
+            assert not ray.faults
+        else:
+            assert len(list(tasks)) == 1
 
 
 def test_several_workers_need_ray(sources, opened, tmp_path, monkeypatch):

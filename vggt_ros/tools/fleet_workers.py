@@ -42,14 +42,27 @@ def ray_tasks(
         "num_cpus": workers, "object_store_memory": OBJECTS, "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",
     }  # fmt: skip
-    try:
-        ray.init(**start, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # no cluster there, no memory, no free port
-        raise UserError(f"Ray does not start: {' '.join(str(error).split())[:200]}") from None
+    _start(ray, start)
     try:
         yield from _results(ray, tasks, _remote(ray, work, gpus), workers)
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, options: Mapping[str, Any]) -> None:
+    """Start Ray, or join its cluster; tried again where Ray's 30 s were too short (a busy machine).
+
+    Raises `UserError` where it does not start.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(**options, log_to_driver=False, logging_level="ERROR")
+            return
+        except Exception as error:  # no cluster there, no memory, no free port
+            ray.shutdown()
+            why = " ".join(str(error).split())
+            if not left or "timed out during startup" not in why:
+                raise UserError(f"Ray does not start: {why[:200]}") from None
 
 
 def _remote(ray: Any, work: Callable[[Entry], Entry], gpus: float) -> Any:
