@@ -3,7 +3,7 @@
 """Camera bytes of any encoding to one kind of image: RGB, 8 bit, C-contiguous.
 
 Samples of 16 bits (mono16, 16UC1, colours, mosaics) keep their full range, 0..65535 to 0..255,
-unless the caller knows the camera's own: see `sixteen_bits`.
+unless the caller gives the camera's own: see `sixteen_bits`.
 """
 
 from array import array

@@ -64,7 +64,7 @@ class Side:
 
     @property
     def is_over(self) -> bool:
-        """Whether this side has ended, and the other knows it, or will not answer."""
+        """Whether this side has ended, and the other has confirmed it, or will not answer."""
         if self._ended is None:
             return False
         waits = self._other and not self._is_broken

@@ -93,7 +93,7 @@ class OccupancyOutput:
         self._newest = update
 
     def abandon(self) -> None:
-        """Nobody listens any more."""
+        """Drop the grid in progress: no subscriber is left."""
         self._sweep, self.warning = None, ""
 
     @property

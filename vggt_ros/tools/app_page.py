@@ -141,7 +141,7 @@ def _connect_reconstruction(
 
     def of_uploads(
         request: gradio.Request, frames: Any, confidence: Any, sky: Any,
-        progress: Any = gradio.Progress(track_tqdm=True),  # noqa: B008 (as Gradio wants it)
+        progress: Any = gradio.Progress(track_tqdm=True),  # noqa: B008 (Gradio reads the default)
     ) -> list[Any]:  # fmt: skip
         return reconstruct(request, (frames, confidence, sky), use_clip=False)
 

@@ -25,7 +25,7 @@ HOST_BYTES = 19
 
 @runtime_checkable
 class Measured(Protocol):
-    """An engine that knows what it needs."""
+    """An engine that tells what memory it needs."""
 
     device: Any
     selection: Any  # which program an inference uses
