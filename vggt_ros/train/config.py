@@ -27,6 +27,7 @@ class Data:
     interval: float = 0.1  # seconds between rendered frames
     motion_scale: tuple[float, float] = (1.0, 1.0)  # range of the factor on camera motion
     motions: Literal["robots", "varied"] = "robots"  # how cameras move: `rooms/motions.py`
+    rooms_share: float = 1.0  # of the windows show rooms; the others scenes of `rooms/varied.py`
     threads: int = 4  # readers, for folders
     bad_limit: float = 0.05  # share of broken windows that stops the run
 
@@ -164,6 +165,11 @@ def recipe_from(tree: Any, where: str = "recipe") -> Recipe:
         raise UserError(
             f"{where}: data.motions varied is of rendered scenes, in units of their depth: it "
             "needs data.kind scenes and no data.motion_scale"
+        )
+    if not 0 <= recipe.data.rooms_share <= 1 or (robots and recipe.data.rooms_share < 1):
+        raise UserError(
+            f"{where}: data.rooms_share is between 0 and 1; below 1 it needs data.motions varied, "
+            "because robots drive in rooms only"
         )
     if recipe.data.kind == "co3d" and not recipe.data.root:
         raise UserError(f"{where}: data.kind co3d needs data.root, the folder of the categories")

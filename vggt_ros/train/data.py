@@ -6,7 +6,7 @@ A batch is a function of the seed and the step alone, so a resumed run gets the 
 uninterrupted one would have got.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,10 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from vggt_ros.geometry import pose_encoding_from, unproject
 from vggt_ros.train.rooms import motions, render, scenes, trajectories
 from vggt_ros.train.rooms.sampling import RandomStream
+from vggt_ros.train.rooms.varied import sample_varied
 
 AnyArray = Any  # jax.Array from the renderer, np.ndarray from a folder
+ROUGH = 1.4  # strength of the augmentation of varied scenes
 HELD_OUT = 1 << 30  # seeds from here on are reserved for validation
 
 
@@ -37,31 +39,25 @@ class Batch(NamedTuple):
 def sample_window(
     key: PRNGKeyArray, frames: int, height: int, width: int, *, queries: int, rays: int,
     interval: float = 0.1, motion_scale: tuple[float, float] = (1.0, 1.0), clean: bool = False,
-    views: int = 1, varied: bool = False,
+    views: int = 1, varied: Literal["", "motions", "scenes"] = "",
 ) -> Batch:  # fmt: skip
     """A window of a synthetic room, without a batch axis; every key gives another room.
 
     `rays` per pixel and side, `interval` in seconds; `clean` leaves out the augmentation.  With
     several `views` the frames are those of a rig of so many cameras, instant by instant.  Cameras
-    move as robots do, or with `varied` in any way (`rooms/motions.py`).
+    move as robots do or, where `varied` is not empty, in any way (`rooms/motions.py`); with
+    "scenes" the scene is not a room either, but one of `rooms/varied.py`.
     """
     keys = jax.random.split(key, 4)
     random = RandomStream(keys[2], 1 + 2 * queries)
-    world = scenes.sample_world(keys[0])
     fov = jnp.deg2rad(random(low=50.0, high=95.0))
     intrinsics = render.intrinsics_for(fov, height, width)
-    if varied:
-        viewpoint = motions.sample_viewpoint(
-            RandomStream(jax.random.fold_in(keys[1], 3), 7), world.room
-        )
-        slopes = jnp.array([width, height]) / 2 / intrinsics[0, 0]
-        world, trajectory = motions.sample_motion(
-            keys[1], world, viewpoint, slopes, frames // views, interval
-        )
-    else:
-        trajectory = trajectories.sample_trajectory(
-            keys[1], world.room, frames // views, interval, motion_scale
-        )
+    if varied == "scenes":
+        intrinsics = _any_intrinsics(jax.random.fold_in(keys[2], 1), height, width)
+    world, trajectory = _world_and_trajectory(
+        keys, jnp.array([width, height]) / 2 / intrinsics[0, 0], frames // views, interval,
+        motion_scale, varied,
+    )  # fmt: skip
     if views > 1:
         trajectory = trajectories.sample_rig(jax.random.fold_in(keys[1], 2), trajectory, views)
     if views > 1 or not varied:
@@ -69,11 +65,38 @@ def sample_window(
     rendering = render.draw(world, trajectory, intrinsics, height, width, rays)
     pixels = random(queries, 2) * (jnp.array([width, height]) - 1)
     tracks = render.track(world, trajectory, intrinsics, height, width, pixels)
-    images = rendering.images if clean else augment(keys[3], rendering.images)
+    images = rendering.images
+    if not clean:
+        images = augment(keys[3], images, ROUGH if varied == "scenes" else 1.0)
     return normalised(
         images, rendering.depth, jnp.isfinite(rendering.depth), trajectory.camera_from_world,
         jnp.broadcast_to(intrinsics, (frames, 3, 3)), pixels, tracks.uv, tracks.visible,
     )  # fmt: skip
+
+
+def _world_and_trajectory(
+    keys: PRNGKeyArray, slopes: Float[Array, "2"], frames: int, interval: float,
+    motion_scale: tuple[float, float], varied: str,
+) -> tuple[scenes.World, trajectories.Trajectory]:  # fmt: skip
+    """`slopes` are those of the rays at the right and the lower edge of the image."""
+    if varied == "scenes":
+        world, viewpoint = sample_varied(keys[0])
+    else:
+        world = scenes.sample_world(keys[0])
+        if not varied:
+            return world, trajectories.sample_trajectory(
+                keys[1], world.room, frames, interval, motion_scale
+            )
+        numbers = RandomStream(jax.random.fold_in(keys[1], 3), 7)
+        viewpoint = motions.sample_viewpoint(numbers, world.room)
+    return motions.sample_motion(keys[1], world, viewpoint, slopes, frames, interval)
+
+
+def _any_intrinsics(key: PRNGKeyArray, height: int, width: int) -> Float[Array, "3 3"]:
+    """A field of view of 35 to 110 degrees, a principal point up to 3 % off the middle."""
+    random = RandomStream(key, 3)
+    intrinsics = render.intrinsics_for(jnp.deg2rad(random(low=35.0, high=110.0)), height, width)
+    return intrinsics.at[:2, 2].add(0.03 * jnp.array([width, height]) * random(2, low=-1.0))
 
 
 def normalised(
@@ -103,16 +126,23 @@ def normalised(
     return Batch(images, encoding, depth, points / unit, valid, queries, tracks, visible)
 
 
-def augment(key: PRNGKeyArray, images: Float[Array, "s h w 3"]) -> Float[Array, "s h w 3"]:
-    """Random exposure, gamma, tint, vignette, blur and noise; exposure also varies by frame."""
+def augment(
+    key: PRNGKeyArray, images: Float[Array, "s h w 3"], strength: float = 1.0
+) -> Float[Array, "s h w 3"]:
+    """Random exposure, gamma, tint, vignette, blur and noise; exposure also varies by frame.
+
+    `strength` multiplies all ranges but that of blur.
+    """
     frames, height, width, _ = images.shape
     key, noise_key = jax.random.split(key)
     random = RandomStream(key, frames + 8)
-    gain = jnp.exp(random(low=-0.45, high=0.45) + random(frames, 1, 1, 1, low=-0.08, high=0.08))
-    tint, gamma = jnp.exp(random(3, low=-0.12, high=0.12)), jnp.exp(random(low=-0.25, high=0.25))
+    gain = random(low=-0.45, high=0.45) + random(frames, 1, 1, 1, low=-0.08, high=0.08)
+    gain = jnp.exp(strength * gain)
+    tint, gamma = random(3, low=-0.12, high=0.12), random(low=-0.25, high=0.25)
+    tint, gamma = jnp.exp(strength * tint), jnp.exp(strength * gamma)
     y, x = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
-    dark = random(high=0.25) * (x**2 + y**2)[..., None] / 2
-    blur, rough = random(high=0.25), random(high=0.03)
+    dark = strength * random(high=0.25) * (x**2 + y**2)[..., None] / 2
+    blur, rough = random(high=0.25), strength * random(high=0.03)
     for axis in (1, 2):
         near = jnp.concatenate([
             jax.lax.slice_in_dim(images, 0, 1, axis=axis), images,

@@ -212,11 +212,18 @@ class Trainer:
             sample_window, frames=frames, height=height, width=width, queries=recipe.queries,
             rays=recipe.data.rays, interval=recipe.data.interval,
             motion_scale=recipe.data.motion_scale, views=recipe.views_by_frames[frames],
-            varied=recipe.data.motions == "varied",
         )  # fmt: skip
+        in_rooms = "motions" if recipe.data.motions == "varied" else ""
+
+        def several(keys: Key[Array, "n"], varied: str) -> Batch:
+            at_once = min(recipe.data.at_once or keys.shape[0], keys.shape[0])
+            return jax.lax.map(partial(one, varied=varied), keys, batch_size=at_once)
 
         def shard(keys: Key[Array, "n"]) -> Batch:
-            return jax.lax.map(one, keys, batch_size=recipe.data.at_once or keys.shape[0])
+            rooms = round(recipe.data.rooms_share * keys.shape[0])
+            parts = [(keys[:rooms], in_rooms), (keys[rooms:], "scenes")]
+            batches = [several(part, varied) for part, varied in parts if part.shape[0]]
+            return jax.tree.map(lambda *x: jnp.concatenate(x), *batches)
 
         rows = PartitionSpec(BATCH_AXES)
 

@@ -91,6 +91,32 @@ def sample(random: RandomStream, kind: Int[Array, "m"]) -> Material:
     )
 
 
+def sample_any(random: RandomStream, count: int) -> Material:
+    """Materials of any kind, of the table or not: plain, striped, tiled, blotted; 19 numbers each."""
+    draws = random(count, 19)
+    rare = lambda i, share: jnp.where(draws[:, i] < share, draws[:, i] / share, 0.0)  # noqa: E731
+    hues = jnp.stack([draws[:, 0], 0.85 * draws[:, 1] ** 1.5, 0.12 + 0.85 * draws[:, 2]], -1)
+    others = jnp.stack([draws[:, 3], 0.85 * draws[:, 4] ** 1.5, 0.08 + 0.9 * draws[:, 5]], -1)
+    cell = 0.06 * 2.0 ** (5.0 * draws[:, 6:8])
+    drawn = draws[:, 8] > 0.12  # the others are plain
+    return Material(
+        base=_rgb(hues),
+        accent=_rgb(others),
+        cell=jnp.where(drawn[:, None], cell, 9.0),
+        stagger=0.5 * (draws[:, 9] < 0.4),
+        seam=drawn * 0.03 * rare(10, 0.5),
+        checker=drawn * rare(11, 0.35),
+        tone=drawn * 0.7 * draws[:, 12] ** 2,
+        hue=drawn * rare(13, 0.3),
+        grain=jnp.where(drawn, 0.05 + 0.55 * draws[:, 14], 0.04),
+        stretch=2.0 ** (6.0 * draws[:, 15] - 3.0),
+        ink=drawn * rare(16, 0.5),
+        frame=0.04 * rare(17, 0.2),
+        glow=jnp.zeros(count),
+        seed=jnp.floor(draws[:, 18] * 65536.0),
+    )
+
+
 def paint(
     material: Material,
     uv: Float[Array, "2 p"],
@@ -142,11 +168,11 @@ def _clouds(
     for octave in range(5):
         frequency = 2.5 * 2.25**octave
         weight = 0.5 * 0.72**octave * jnp.clip(1.6 - 1.6 * footprint * frequency, 0.0, 1.0)
-        total += weight * _noise(u * frequency, v * frequency, seed + 17 * octave)
+        total += weight * noise(u * frequency, v * frequency, seed + 17 * octave)
     return total
 
 
-def _noise(u: Float[Array, "p"], v: Float[Array, "p"], seed: Array) -> Float[Array, "p"]:
+def noise(u: Float[Array, "p"], v: Float[Array, "p"], seed: Array) -> Float[Array, "p"]:
     """Smooth random field in [-1, 1] with one value per unit square."""
     column, row = jnp.floor(u), jnp.floor(v)
     a, b = u - column, v - row

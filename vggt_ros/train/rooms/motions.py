@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from vggt_ros.train.rooms.rays import cast
 from vggt_ros.train.rooms.sampling import RandomStream
 from vggt_ros.train.rooms.scenes import World, cleared
+from vggt_ros.train.rooms.sky import covers
 from vggt_ros.train.rooms.trajectories import WORLD_FROM_OPTICAL, Trajectory, about
 
 MIN_OVERLAP = 0.3  # share of the points of the middle view that every frame shows
@@ -24,6 +25,7 @@ NEAREST = 0.2  # of the depth of the scene: what is closer to a camera is remove
 SHUFFLED = 0.5  # share of the windows with frames in random order
 SKEW = 1.3  # steps are the largest one times a uniform number to this power: many are small
 _FACTORS = (1.0, 0.85, 0.7, 0.55, 0.42, 0.32, 0.24, 0.16, 0.1, 0.05, 0.0)
+NO_SURFACE = 4.0  # metres: the depth of a scene that shows nothing but sky
 _GRID = 7  # rays along each side of the image that measure the depth of the scene
 
 
@@ -109,8 +111,12 @@ def sample_motion(
     x, y = jnp.meshgrid(side * slopes[0], side * slopes[1])
     rays = jnp.stack([x.ravel(), y.ravel(), jnp.ones(_GRID**2)])
     free = cleared(world, viewpoint.position[None], 0.3)
-    depth = cast(free, viewpoint.position, world_from_level @ tilt @ rays).t
-    scale = jnp.median(depth)
+    hit = cast(free, viewpoint.position, world_from_level @ tilt @ rays)
+    scale, depth = jnp.median(hit.t), hit.t
+    if world.surroundings:  # the sky is no surface: it is placed well behind the others
+        sky = covers(world, hit)
+        scale = jnp.nan_to_num(jnp.nanmedian(jnp.where(sky, jnp.nan, hit.t)), nan=NO_SURFACE)
+        depth = jnp.where(sky, 3 * scale, hit.t)
     points = (tilt @ rays * depth).T / scale
 
     def attempt(factor: Array) -> tuple[Path, Array]:

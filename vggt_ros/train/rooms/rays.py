@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vggt_ros.train.rooms.scenes import BALLS, BOXES, Solids, World
+from vggt_ros.train.rooms.scenes import Layout, Solids, World
 
 _INDEX = (1 << 7) - 1  # low bits of a distance that hold the solid's index during the minimum
 _MISS = np.float32(np.inf).view(np.int32)
@@ -43,14 +43,15 @@ class Hit(NamedTuple):
 
 def cast(world: World, origin: Float[Array, "3"], directions: Float[Array, "3 p"]) -> Hit:
     """The first surface along each ray from one origin inside the room (metres)."""
-    bits = _nearest(world.solids, origin, directions)
+    bits = _nearest(world.solids, world.layout, origin, directions)
     index = jnp.minimum(bits & _INDEX, world.solids.half.shape[0] - 1)
     # The minimum dropped low bits of the distance: intersect the nearest solid again, exactly.
     matrix, start = _unit_from_world(world.solids, origin)
     slope = times(jnp.moveaxis(matrix, 0, -1)[..., index], directions)
     start = start.T[:, index]
-    entry = jnp.where(index < BOXES, _cube(start, slope)[0], _ball(start, slope)[0])
-    entry = jnp.where(index < BOXES + BALLS, entry, _cylinder(start, slope)[0])
+    boxes, round_ = world.layout.boxes, world.layout.boxes + world.layout.balls
+    entry = jnp.where(index < boxes, _cube(start, slope)[0], _ball(start, slope)[0])
+    entry = jnp.where(index < round_, entry, _cylinder(start, slope)[0])
     entry = jnp.where(bits < _MISS, entry, jnp.inf)
 
     half = (world.room / 2)[:, None]
@@ -62,12 +63,13 @@ def cast(world: World, origin: Float[Array, "3"], directions: Float[Array, "3 p"
     return Hit(jnp.where(ahead, entry, leave_t), jnp.where(ahead, index + 3, shell))
 
 
-def _nearest(solids: Solids, origin: Array, directions: Array) -> Int[Array, "p"]:
+def _nearest(solids: Solids, layout: Layout, origin: Array, directions: Array) -> Int[Array, "p"]:
     """Bits of the nearest entry distance, the solid's index in the lowest: one integer minimum."""
     matrix, start = _unit_from_world(solids, origin)
     indices = jnp.arange(matrix.shape[0], dtype=jnp.int32)
     best = jnp.full(directions.shape[1:], _MISS)
-    for shape, low, high in _SHAPES:
+    first, second = layout.boxes, layout.boxes + layout.balls
+    for shape, low, high in ((_cube, 0, first), (_ball, first, second), (_cylinder, second, None)):
 
         def closer(best: Array, solid: tuple[Array, ...], shape=shape) -> tuple[Array, None]:
             matrix, start, index = solid
@@ -116,13 +118,6 @@ def _cylinder(start: Vector, slope: Vector) -> tuple[Array, Array]:
     entry = jnp.maximum((-middle - root) / square, jnp.minimum(a, b))
     leave = jnp.minimum((-middle + root) / square, jnp.maximum(a, b))
     return jnp.where(rest > 0, entry, jnp.inf), leave
-
-
-_SHAPES = (
-    (_cube, 0, BOXES),
-    (_ball, BOXES, BOXES + BALLS),
-    (_cylinder, BOXES + BALLS, None),
-)
 
 
 def dot(a: Vector, b: Vector) -> Float[Array, "*p"]:

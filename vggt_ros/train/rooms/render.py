@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vggt_ros.train.rooms import materials, solids
+from vggt_ros.train.rooms import materials, sky, solids
 from vggt_ros.train.rooms.rays import UP, cast, dot, prefers_large_kernels, times
-from vggt_ros.train.rooms.scenes import BALLS, BOXES, World
+from vggt_ros.train.rooms.scenes import World
 from vggt_ros.train.rooms.trajectories import Trajectory
 
 _TOLERANCE = 1e-3  # relative distance at which a ray has reached its target
@@ -73,8 +73,11 @@ def draw(
             return light + _shade(now, eye, directions, 1 / intrinsics[0, 0], ray[1]), None
 
         light, _ = jax.lax.scan(add, jnp.zeros((3, height * width)), (offsets, turns))
-        depth = cast(now, eye, _directions(camera_from_world, intrinsics, grid)).t
-        image = _tone_map(light / side**2).T.reshape(height, width, 3)
+        hit = cast(now, eye, _directions(camera_from_world, intrinsics, grid))
+        depth = jnp.where(sky.covers(world, hit), jnp.inf, hit.t) if world.surroundings else hit.t
+        light /= side**2
+        exposure = 1.7 if world.surroundings is None else sky.exposure(light)
+        image = _tone_map(exposure * light).T.reshape(height, width, 3)
         return Rendering(image, depth.reshape(height, width))
 
     return _for_each_frame(frame, trajectory)
@@ -94,6 +97,7 @@ def track(
     directions = _directions(trajectory.camera_from_world[0], intrinsics, queries.T)
     hit = cast(world._replace(solids=first), eye, directions)
     start = eye[:, None] + directions * hit.t
+    known = ~sky.covers(world, hit)
     shell = jnp.zeros((3, 3))
     home = jnp.concatenate([shell, first.centre]).T[:, hit.surface]
 
@@ -105,7 +109,7 @@ def track(
         inside = ((uv >= -0.5) & (uv <= jnp.array([width, height]) - 0.5)).all(axis=-1)
         eye = _position(camera_from_world)
         clear = cast(world._replace(solids=moved), eye, point - eye[:, None]).t > 1 - _TOLERANCE
-        return Tracks(uv, inside & clear & (seen[2] > 0.05))
+        return Tracks(uv, inside & clear & (seen[2] > 0.05) & known)
 
     return _for_each_frame(frame, trajectory)
 
@@ -132,7 +136,10 @@ def _shade(
     footprint = pixel * hit.t * length / jnp.maximum(slant, 0.1) ** 0.7
     paint = jax.tree.map(lambda a: a.T[..., hit.surface], world.paint)
     paint = jax.lax.optimization_barrier(paint)
-    albedo = materials.paint(paint, surface.uv, surface.margin, footprint)
+    zoom, shine = (1.0, None)
+    if world.surroundings:
+        zoom, shine = world.surroundings.zoom[hit.surface], world.surroundings.shine[hit.surface]
+    albedo = materials.paint(paint, surface.uv * zoom, surface.margin * zoom, footprint * zoom)
 
     def from_lamp(at: tuple[Array, Array]) -> Array:
         lamp, power = at
@@ -141,11 +148,17 @@ def _shade(
         far = jnp.sqrt(dot(way, way))
         facing = jnp.maximum(-dot(surface.normal, way) / far, 0.0)
         lit = cast(world, spot, way).t > 1 - _TOLERANCE
-        return power[:, None] * (lit * facing / (1.0 + 0.35 * far**2))
+        arriving = lit * facing / (1.0 + 0.35 * far**2)
+        if shine is None:
+            return power[:, None] * arriving
+        glare = shine * sky.highlight(surface.normal, -way / far, -directions / length)
+        return jnp.stack([power[:, None] * arriving, power[:, None] * arriving * glare])
 
     light = jax.lax.map(from_lamp, (world.lamps, world.power)).sum(axis=0)
+    light, glare = (light, 0.0) if shine is None else light
     light += world.ambient[:, None] * _ambient_occlusion(world.room, point, surface.normal)
-    return albedo * (light + paint.glow)
+    colour = albedo * (light + paint.glow) + glare
+    return sky.through_air(world, hit, directions, colour)
 
 
 def _surface(world: World, point: Float[Array, "3 p"], index: Int[Array, "p"]) -> Surface:
@@ -156,9 +169,9 @@ def _surface(world: World, point: Float[Array, "3 p"], index: Int[Array, "p"]) -
     local = times(jnp.swapaxes(rotation, 0, 1), point - bodies.centre.T[:, number])
     unit = local / half
     box = _face(unit)
-    round_ = number >= BOXES
-    lid = (number >= BOXES + BALLS) & (jnp.abs(unit[2]) > 1 - 1e-4)
-    side = jnp.where(number >= BOXES + BALLS, unit * jnp.array([[1.0], [1.0], [0.0]]), unit)
+    round_, upright = number >= world.layout.boxes, world.layout.boxes + world.layout.balls
+    lid = (number >= upright) & (jnp.abs(unit[2]) > 1 - 1e-4)
+    side = jnp.where(number >= upright, unit * jnp.array([[1.0], [1.0], [0.0]]), unit)
     normal = jnp.where(lid, jnp.array(UP) * jnp.sign(unit[2]), jnp.where(round_, side, box)) / half
     normal = times(rotation, normal / jnp.sqrt(dot(normal, normal)))
 
@@ -196,7 +209,7 @@ def _ambient_occlusion(room: Array, point: Float[Array, "3 p"], normal: Array) -
 
 def _tone_map(light: Float[Array, "3 p"]) -> Float[Array, "3 p"]:
     """Linear RGB to image values in [0, 1]: highlights compressed, then gamma."""
-    return (1 - jnp.exp(-1.7 * light)).clip(0.0, 1.0) ** (1 / 2.2)
+    return (1 - jnp.exp(-light)).clip(0.0, 1.0) ** (1 / 2.2)
 
 
 def _grid(height: int, width: int) -> Float[Array, "2 p"]:

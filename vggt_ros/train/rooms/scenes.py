@@ -8,6 +8,7 @@ not use lie below its floor: all rooms have the same array shapes, and a batch i
 World axes: x and y along the walls, z up, origin in the middle of the floor, metres.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -24,6 +25,39 @@ from vggt_ros.train.rooms.solids import Solids, about_z, removed, static
 T = TypeVar("T", "Solids", Material)
 
 
+BOXES, BALLS, CYLINDERS = PIECES * PARTS + 8 + 1 + 4 + 5 + 3, 3 + 1 + 1, 3 + 2 + 2 + 1
+# Groups of solids that are removed together (an ornament with the furniture that it stands on), in
+# the order of `sample_world`.
+_GROUPS = np.concatenate([
+    np.repeat(np.arange(PIECES), PARTS), np.arange(7, 25), [0, 1, 2],
+    [25, 26, 27, 3, 28], [29, 30, 31, 4, 5, 32, 33, 28],
+])  # fmt: skip
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Layout:
+    """How many of a world's solids are of which shape, in this order: known while tracing."""
+
+    boxes: int
+    balls: int  # cylinders follow
+    groups: tuple[int, ...]  # of each solid: those of one group are removed together
+
+
+ROOM = Layout(BOXES, BALLS, tuple(_GROUPS.tolist()))
+
+
+class Surroundings(NamedTuple):
+    """What only varied scenes have: a sky, fog, and finer properties of surfaces."""
+
+    is_open: Float[Array, ""]  # 1: sky instead of walls and ceiling
+    horizon: Float[Array, "3"]  # colour of the sky there and of the fog, linear RGB
+    zenith: Float[Array, "3"]
+    fog: Float[Array, ""]  # extinction, 1 / m
+    zoom: Float[Array, "m"]  # factor on the frequencies of a surface's pattern
+    shine: Float[Array, "m"]  # strength of highlights
+
+
 class World(NamedTuple):
     """One furnished room.  Rows 0, 1, 2 of `paint` are floor, walls, ceiling; solids follow."""
 
@@ -33,15 +67,8 @@ class World(NamedTuple):
     lamps: Float[Array, "l 3"]  # positions
     power: Float[Array, "l 3"]  # linear RGB
     ambient: Float[Array, "3"]  # linear RGB
-
-
-BOXES, BALLS, CYLINDERS = PIECES * PARTS + 8 + 1 + 4 + 5 + 3, 3 + 1 + 1, 3 + 2 + 2 + 1
-# Groups of solids that are removed together (an ornament with the furniture that it stands on), in
-# the order of `sample_world`.
-_GROUPS = np.concatenate([
-    np.repeat(np.arange(PIECES), PARTS), np.arange(7, 25), [0, 1, 2],
-    [25, 26, 27, 3, 28], [29, 30, 31, 4, 5, 32, 33, 28],
-])  # fmt: skip
+    layout: Layout = ROOM
+    surroundings: Surroundings | None = None
 
 
 def sample_world(key: PRNGKeyArray) -> World:
@@ -93,7 +120,9 @@ def cleared(
     local = jnp.einsum("nji,snj->sni", solids.world_from_solid, offset)
     outside = jnp.maximum(jnp.abs(local) - solids.half - jnp.abs(solids.swing), 0.0)
     hit = jnp.linalg.norm(outside, axis=-1).min(axis=0) < clearance
-    gone = jax.ops.segment_max(hit.astype(jnp.int32), _GROUPS, num_segments=34)[_GROUPS] > 0
+    groups = np.array(world.layout.groups)
+    gone = jax.ops.segment_max(hit.astype(jnp.int32), groups, num_segments=max(groups) + 1)
+    gone = gone[groups] > 0
     return world._replace(solids=removed(solids, gone))
 
 
