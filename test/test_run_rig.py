@@ -23,6 +23,7 @@ from vggt_ros.tools.export import export
 from vggt_ros.tools.exports.images import export_images
 from vggt_ros.tools.run import run
 from vggt_ros.tools.runs.format import Run
+from vggt_ros.tools.sources.bag_reader import reading
 
 EPOCH, PERIOD = 1_700_000_000_123_456_789, 100_000_000
 LAG = {"front": 0, "left": 3_000_007, "right": -9_000_000}  # of the cameras' stamps
@@ -179,12 +180,25 @@ def test_a_camera_that_is_mounted_otherwise_is_named_and_scored(tmp_path, capsys
     assert 7.0 < float(row.split()[1]) < 9.0
 
 
-def test_exports_of_a_moving_camera_have_the_reference_alone(tmp_path, capsys):
+def test_exports_have_all_cameras_or_say_that_they_have_the_reference_alone(tmp_path, capsys):
     path = bag(tmp_path / "bag", true_mounts(THREE))
     done, _ = reconstruct(path, tmp_path / "out")
     export(done.path, tmp_path / "kitti", to="kitti")
     assert len((tmp_path / "kitti/poses.txt").read_text().splitlines()) == 10
     assert "of the rig, front alone, its reference: 10 frames" in capsys.readouterr().out
+    export(done.path, tmp_path / "rosbag2", to="rosbag2")
+    found: dict[str, list[Any]] = {}
+    with reading(tmp_path / "rosbag2", []) as opened:
+        for connection, _, raw in opened.messages(opened.connections):
+            found.setdefault(connection.topic, []).append(opened.deserialize(raw, connection))
+    assert len(found["/vggt/path"][0].poses) == len(found["/vggt/pose"]) == 10
+    for name in THREE:
+        heads = [message.header for message in found[f"/vggt/{name}/depth/image"]]
+        stamps = [head.stamp.sec * 10**9 + head.stamp.nanosec for head in heads]
+        assert stamps == [EPOCH + i * PERIOD + LAG[name] for i in range(10)]
+        assert {head.frame_id for head in heads} == {f"{name}_optical"}
+    links = {(t.header.frame_id, t.child_frame_id) for m in found["/tf"] for t in m.transforms}
+    assert links == {("odom", "base_link"), *(("base_link", f"{name}_optical") for name in THREE)}
     exported, note = export_images(done, tmp_path / "images", "copy")
     assert note == "" and [e.name for e in exported[:2]] == [
         "front/image_000000.png", "left/image_000000.png",

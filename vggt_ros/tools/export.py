@@ -69,10 +69,8 @@ def export(
             write_kitti(folder, opened, frames)
         what = f"{len(frames)} poses"
     elif to == "rosbag2":
-        frames, of_body = _of_body(opened, frames)
         with export_folder(out, to, run) as folder, progress(len(frames), to) as advance:
             count, note = write_rosbag2(folder, surface, frames, advance)
-        note = "; ".join(filter(None, [of_body, note]))
         what = f"{count:,} messages of {len(frames)} frames; to replay them: ros2 bag play"
     else:
         with export_folder(out, to, run) as folder, progress(len(frames), to) as advance:

@@ -6,6 +6,9 @@ The tree of frames is that of a robot: map -> odom (fixed, the same) -> base_lin
 base is level (REP 105: its x is where the camera looks, seen from above) and stands below the
 camera, by `camera_height` where the run was told one, else at the camera. Transforms of a stamp
 come before its images, as the node sends them.
+
+Of a rig the base is that of its reference camera. Other cameras hang on the base at their own
+stamps, and each has topics of its own, as those of the node do.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +22,7 @@ from vggt_ros.errors import UserError, install_extra
 from vggt_ros.geometry import inverse_rigid
 from vggt_ros.mapping.flat import Band, scan
 from vggt_ros.tools.exports.ros_messages import Messages
-from vggt_ros.tools.runs.format import Run
+from vggt_ros.tools.runs.format import Run, RunFrame
 
 NODE = "/vggt"
 MAP, ODOM, BASE, CAMERA = "map", "odom", "base_link", "camera_optical_frame"
@@ -97,45 +100,56 @@ def _messages(
 ) -> Iterator[tuple[str, int, Any]]:
     """Topic, stamp and message, in the order of time."""
     stamps, poses = run.trajectory()
-    if (np.diff(stamps[np.array(frames)]) <= 0).any():
+    of_body = set(run.body_frames())
+    body = [index for index in frames if index in of_body]
+    if not body:
+        raise UserError(f"{run.reference}, the rig's reference, has no frame in this segment")
+    if (np.diff(stamps[np.array(body)]) <= 0).any():
         raise UserError(f"the stamps of {run.path} do not increase; a bag needs that they do")
     metric, height = _scale(run)
-    first = int(stamps[frames[0]])
+    first = int(stamps[body[0]])
     same = make.transform(make.header(first, MAP), ODOM, np.eye(4))
     yield "/tf_static", first, make.tf(same)
-    poses_in_map = [make.pose(make.header(int(stamps[i]), MAP), poses[i]) for i in frames]
-    yield f"{NODE}/path", first, make.path(make.header(int(stamps[frames[-1]]), MAP), poses_in_map)
+    poses_in_map = [make.pose(make.header(int(stamps[i]), MAP), poses[i]) for i in body]
+    yield f"{NODE}/path", first, make.path(make.header(int(stamps[body[-1]]), MAP), poses_in_map)
+    optical = {c["name"]: c["optical_frame"] for c in run.summary.get("rig", {}).get("cameras", ())}
+    base = base_frame(poses[body[0]], height)
     for index in frames:
         frame, stamp = run.frame(index), int(stamps[index])
-        base = base_frame(frame.world_from_camera, height)
+        camera = make.header(stamp, optical.get(frame.camera) or CAMERA)
+        transforms, found = [], {}
+        if index in of_body:
+            base = base_frame(frame.world_from_camera, height)
+            transforms.append(make.transform(make.header(stamp, ODOM), BASE, base))
+            found = {
+                "pose": make.pose(make.header(stamp, MAP), frame.world_from_camera),
+                "odometry": make.odometry(make.header(stamp, ODOM), BASE, base),
+            }
         base_from_camera = inverse_rigid(base) @ frame.world_from_camera
-        yield (
-            "/tf",
-            stamp,
-            make.tf(
-                make.transform(make.header(stamp, ODOM), BASE, base),
-                make.transform(make.header(stamp, BASE), CAMERA, base_from_camera),
-            ),
+        transforms.append(
+            make.transform(make.header(stamp, BASE), camera.frame_id, base_from_camera)
         )
-        camera = make.header(stamp, CAMERA)
-        info = make.camera_info(camera, frame)
-        pose = make.pose(make.header(stamp, MAP), frame.world_from_camera)
-        found = {
-            "depth/camera_info": info,
-            "depth/image": make.image(camera, frame.depth),
-            "depth/confidence": make.image(camera, frame.confidence),
-            "rgb/camera_info": info,
-            "rgb/image_rect_color": make.image(camera, frame.image),
-            "points": make.points(camera, frame),
-            "pose": pose,
-            "odometry": make.odometry(make.header(stamp, ODOM), BASE, base),
-        }
+        yield "/tf", stamp, make.tf(*transforms)
+        found = {**_of_camera(make, camera, frame), **found}
         if metric and height:
             seen = scan(frame.depth, frame.intrinsics, base_from_camera, BAND, NEAREST)
             found["scan"] = make.scan(make.header(stamp, BASE), seen, NEAREST, BAND.reach)
         for name, message in found.items():
             yield f"{NODE}/{name}", stamp, message
         advance()
+
+
+def _of_camera(make: Messages, header: Any, frame: RunFrame) -> dict[str, Any]:
+    """What a frame shows, by topic."""
+    own, info = f"{frame.camera}/" if frame.camera else "", make.camera_info(header, frame)
+    return {
+        f"{own}depth/camera_info": info,
+        f"{own}depth/image": make.image(header, frame.depth),
+        f"{own}depth/confidence": make.image(header, frame.confidence),
+        f"{own}rgb/camera_info": info,
+        f"{own}rgb/image_rect_color": make.image(header, frame.image),
+        f"{own}points": make.points(header, frame),
+    }
 
 
 def _qos(*, latched: bool) -> list[Any]:
