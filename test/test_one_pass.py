@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vggt run --all`: one inference over all images, and the memory that it needs."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -110,7 +112,8 @@ def test_a_pass_needs_what_is_planned_for_it():
     config, weights, _ = golden()
     for frames in (4, 12):
         shape = WindowProgram((56, 56), 13, frames, frames, 0)
-        planned = compiled()(shape).memory_analysis().temp_size_in_bytes
+        program: Any = compiled()(shape)
+        planned = program.memory_analysis().temp_size_in_bytes
         need = needed(config, weights, np.dtype("float32"), (56, 56), frames, jax.devices()[0])
         assert 0.6 < (need.tokens + need.scratch) / planned < 1.6
     assert need.weights == sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
