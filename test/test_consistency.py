@@ -154,6 +154,7 @@ def test_scale_and_calibration_equal_a_plain_loop(window):
 def test_gradients_leave_a_common_scale_alone_and_bring_scales_together(window):
     def loss(scales, name):
         prediction = predicted(window)
+        assert prediction.depth is not None and prediction.pose_encoding is not None
         depth = 1.3 * jnp.exp(scales[0]) * prediction.depth
         encoding = prediction.pose_encoding.at[..., :3].multiply(jnp.exp(scales[1]))
         changed = prediction._replace(depth=depth, pose_encoding=encoding)
