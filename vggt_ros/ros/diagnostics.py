@@ -129,11 +129,13 @@ class Health:
         self.count("used")
         self._enter("ready")
 
-    def set_compiling(self, shapes: tuple[str, ...]) -> None:
-        """What is being compiled now, then what will be; logged as it changes."""
+    def set_compiling(self, shapes: tuple[str, ...]) -> bool:
+        """What is being compiled now, then what will be; logged as it changes.  True: it ended."""
+        ended = bool(self._compiling) and not shapes
         if shapes[:1] != self._compiling[:1]:
             self._inform(f"compiling {shapes[0]}" if shapes else "all that is needed is compiled")
         self._compiling = shapes
+        return ended
 
     def enter(self, stage: str) -> None:
         """The state of the life cycle; that no image arrives is counted from here."""

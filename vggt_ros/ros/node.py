@@ -28,7 +28,7 @@ from vggt_ros.ros.lifecycle import ACTIVE, UNCONFIGURED, ManagedNode
 from vggt_ros.ros.live_parameters import LiveParameters, refusal, to_apply
 from vggt_ros.ros.map_services import MapServices
 from vggt_ros.ros.opened_cameras import open_cameras
-from vggt_ros.ros.opening import cautions, memory, open_engine
+from vggt_ros.ros.opening import cautions, give_back_memory, memory, open_engine
 from vggt_ros.ros.output import open_publisher
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.params_files import files_in, unreached
@@ -254,7 +254,8 @@ class VggtNode(ManagedNode):
     def _publish_diagnostics(self) -> None:
         self.health.tf = self.transforms.state
         engine = self.inference.engine
-        self.health.set_compiling(engine.compiling if engine else ())
+        if self.health.set_compiling(engine.compiling if engine else ()):
+            give_back_memory()
         self.health.describe("network", "memory", memory(engine))
         for row, text in self._inputs.traffic.items():
             self.health.describe("topics", row, text)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network of the node: opened as its parameters say, with JAX's own environment."""
 
+import ctypes
 import os
 import time
 from collections.abc import Callable
@@ -70,6 +71,13 @@ def memory(engine: Any) -> str:
         if key in found:
             texts.append(f"{word} {found[key] / 1e9:.2f} GB")
     return f"device: {', '.join(texts)}"
+
+
+def give_back_memory() -> None:
+    """Return to the system what was freed; glibc keeps most of what compiling took."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)
 
 
 def prepare(engine: Any, pipeline: Pipeline, width: int, height: int) -> None:

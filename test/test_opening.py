@@ -1,0 +1,36 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The node's memory once its programs are compiled."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.opening import give_back_memory
+
+pytestmark = pytest.mark.ros
+
+
+def resident() -> int:
+    """Bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_what_was_freed_below_something_kept_is_given_back():
+    """As after a compilation: small blocks, of which the last stays."""
+    before = resident()
+    blocks = [bytes(2000) for _ in range(50_000)]
+    pin = bytes(2000)
+    taken = resident() - before
+    del blocks
+    give_back_memory()
+    assert taken > 80e6 and resident() - before < 0.3 * taken
+    assert len(pin) == 2000
+
+
+def test_the_end_of_compiling_is_known():
+    health = Health(lambda: 0.0, lambda _: None, lambda _: None)
+    steps = ((), ("a", "b"), ("b",), (), ())
+    assert [health.set_compiling(step) for step in steps] == [False, False, False, True, False]
