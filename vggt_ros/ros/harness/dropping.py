@@ -1,14 +1,15 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What images cost that are dropped: the node while its network is busy, and a camera beside it.
+"""What messages cost that lead to nothing: images that the busy node drops, and a busy /tf.
 
-`python -m vggt_ros.ros.harness.dropping WIDTH HEIGHT RATE` is that camera.
+`python -m vggt_ros.ros.harness.dropping camera WIDTH HEIGHT RATE` and `... robot TRANSFORMS RATE`
+are the publishers beside the node.
 """
 
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 from threading import enumerate as threads
@@ -16,17 +17,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import TransformStamped
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
+from tf2_msgs.msg import TFMessage
 
 from vggt_ros.engine.interface import InferenceResult
 from vggt_ros.errors import UserError
 from vggt_ros.ros import receiver
 from vggt_ros.ros.harness.timing import START, TIMEOUT, InstantEngine
-from vggt_ros.ros.messages import header, image_message
+from vggt_ros.ros.messages import header, image_message, time_message
 from vggt_ros.ros.node import VggtNode
 
 
@@ -56,7 +60,7 @@ class BusyEngine(InstantEngine):
 def dropping(width: int, height: int, rate: float, seconds: float = 5.0) -> Dropping:
     """Measure for some seconds; raises `UserError` where no image arrives."""
     engine = BusyEngine(518)
-    with _spun(engine) as (node, thread), _camera(width, height, rate):
+    with _spun(engine) as (node, thread), _beside("camera", width, height, rate):
         if not engine.inside.wait(TIMEOUT):
             raise UserError("no image of the camera arrived; is the ROS domain in use?")
         both = (thread, *(t for t in threads() if t.name == receiver.NAME))
@@ -73,6 +77,28 @@ def dropping(width: int, height: int, rate: float, seconds: float = 5.0) -> Drop
         wall, process, own, count = (b - a for a, b in zip(before, clocks(), strict=True))
         engine.free.set()
     return Dropping(width, height, count / wall, process / wall, 1e3 * own / max(count, 1))
+
+
+def busy_tf(transforms: int, rate: float, seconds: float = 5.0) -> float:
+    """Milliseconds of the process for a message of so many transforms on /tf."""
+    with _spun(BusyEngine(518)) as (node, _):
+
+        def process_time() -> float:
+            began = time.process_time()
+            time.sleep(seconds)
+            return time.process_time() - began
+
+        time.sleep(1.0)  # what is done once
+        idle = process_time()
+        with _beside("robot", transforms, rate):
+            end = time.monotonic() + TIMEOUT
+            while not (node.count_publishers("/tf") and node.count_subscribers("/tf")):
+                if time.monotonic() > end:
+                    raise UserError("nothing arrived on /tf; is the ROS domain in use?")
+                time.sleep(0.1)
+            time.sleep(2.0)  # until both sides are matched
+            busy = process_time()
+    return 1e3 * (busy - idle) / (rate * seconds)
 
 
 @contextmanager
@@ -105,9 +131,10 @@ def _spun(engine: BusyEngine) -> Iterator[tuple[VggtNode, Thread]]:
 
 
 @contextmanager
-def _camera(width: int, height: int, rate: float) -> Iterator[None]:
+def _beside(*arguments: object) -> Iterator[None]:
+    """One of this file's programs, in a process of its own."""
     command = [sys.executable, "-m", "vggt_ros.ros.harness.dropping"]
-    process = subprocess.Popen([*command, *map(str, (width, height, rate))])
+    process = subprocess.Popen([*command, *map(str, arguments)])
     try:
         yield
     finally:
@@ -115,20 +142,46 @@ def _camera(width: int, height: int, rate: float) -> Iterator[None]:
         process.wait()
 
 
-def publish(width: int, height: int, rate: float) -> None:
+def camera(width: int, height: int, rate: float) -> None:
     """Publish images of this size until the process is ended."""
-    rclpy.init()
-    node = rclpy.create_node("camera")
-    publisher = node.create_publisher(Image, "/image", QoSProfile(depth=2))
+    publisher = rclpy.create_node("camera").create_publisher(Image, "/image", QoSProfile(depth=2))
     message = image_message(header(START, "camera"), np.zeros((height, width, 3), np.uint8))
+
+    def publish(stamp: Time) -> None:
+        message.header.stamp = stamp
+        publisher.publish(message)
+
+    repeat(publish, rate)
+
+
+def robot(transforms: int, rate: float) -> None:
+    """Publish a chain of frames until the process is ended."""
+    publisher = rclpy.create_node("robot").create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
+    frames = ["odom", *(f"link_{i}" for i in range(transforms))]
+    links = [TransformStamped(child_frame_id=child) for child in frames[1:]]
+    for link, parent in zip(links, frames, strict=False):
+        link.header.frame_id, link.transform.rotation.w = parent, 1.0
+
+    def publish(stamp: Time) -> None:
+        for link in links:
+            link.header.stamp = stamp
+        publisher.publish(TFMessage(transforms=links))
+
+    repeat(publish, rate)
+
+
+def repeat(publish: Callable[[Time], None], rate: float) -> None:
+    """Call it so often a second with the time, for ever."""
     began, count = time.monotonic(), 0
     while True:
-        stamp = time.time_ns()
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
-        publisher.publish(message)
+        publish(time_message(time.time_ns()))
         count += 1
         time.sleep(max(began + count / rate - time.monotonic(), 0.0))
 
 
 if __name__ == "__main__":
-    publish(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    rclpy.init()
+    program, *arguments = sys.argv[1:]
+    if program == "camera":
+        camera(int(arguments[0]), int(arguments[1]), float(arguments[2]))
+    robot(int(arguments[0]), float(arguments[1]))

@@ -68,13 +68,13 @@ def bench(
     """Run one benchmark and print its figures.
 
     Args:
-        name: callbacks (images that the busy node drops), dispatch (Python's time for the call of a
-            compiled step), full (a forward pass with all heads), layouts (operations, time and
-            memory of the aggregator in each layout over the official one's), load (a checkpoint:
-            time, memory), map (registration, scale and the map's cloud on one core), messages (an
-            inference without the network: images and messages), stream (a step of a sliding window
-            against a full pass; memory; the second start), train (samples a second of the training
-            loop on synthetic rooms).
+        name: callbacks (images that the busy node drops, a busy /tf), dispatch (Python's time for
+            the call of a compiled step), full (a forward pass with all heads), layouts (operations,
+            time and memory of the aggregator in each layout over the official one's), load (a
+            checkpoint: time, memory), map (registration, scale and the map's cloud on one core),
+            messages (an inference without the network: images and messages), stream (a step of a
+            sliding window against a full pass; memory; the second start), train (samples a second
+            of the training loop on synthetic rooms).
         json: print one object with machine and rows; the progress goes to stderr.
         model: preset or checkpoint.
         windows: window sizes S; by default 1 2 4, for layouts 4 8 16 32, and 1 to 16 for a plot.
