@@ -189,8 +189,10 @@ class RigSource:
             return  # more is known when all have been seen
         known = ", ".join(self._mounts)
         if not self._mounts:
-            by = "/tf_static does not connect the cameras" if self.kind == "bag" else "images alone"
-            self.note(f"rig: {by}: where they stand is estimated, and units are not metres by it")
+            by = "/tf_static does not connect the cameras: " if self.kind == "bag" else ""
+            self.note(
+                f"rig: {by}where they stand is estimated from the images, which gives no metres"
+            )
             return
         self.note(f"rig: {known} stand as /tf_static says")
         for name in self._optical.keys() - self._mounts.keys():
