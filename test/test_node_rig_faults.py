@@ -13,6 +13,7 @@ from test_node_rig import check_accounts, settle
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 MS = 1_000_000
+APEX = np.diag([0.0, 0.0, 0.0, 1.0])  # of a pose without a place
 
 
 def publish(robot: RigRobot, *frames: int, shifts: dict[str, int] | None = None, **changes) -> None:
@@ -167,6 +168,15 @@ def test_too_few_cameras_for_min_cameras_are_named(rig: Rig):
     rig.wait_for_diagnostics("no instant for", words)
     robot.infer(15, 16)
     rig.wait_until(lambda: words not in rig.diagnostics()["/vggt: input"], "the warning ends")
+
+
+def test_a_rig_without_metres_is_named_although_no_scale_source_is_given(rig: Rig):
+    """A network that sees no baseline between the cameras of an instant."""
+    robot = RigRobot(rig, NAMES[:2], frames=60)
+    robot.engine.rig = [np.eye(4), MOUNTS["left"] * np.array([1.0, 1.0, 1.0, 0.0]) + APEX]
+    robot.start(tf_mode="none")
+    robot.infer(*range(58))  # six seconds: a source that is younger is not judged
+    rig.wait_for_diagnostics("scale_source baseline: the last", "comparisons measured nothing")
 
 
 def test_without_tf_the_places_are_estimated_and_a_line_to_paste_is_given(rig: Rig):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fakes.oracle import Oracle
 from fakes.rig_ride import THREE, true_mounts
-from fakes.room import BASE_FROM_CAMERA, HEIGHT, WIDTH, drive, numbered_image, turn
+from fakes.room import BASE_FROM_CAMERA, HEIGHT, RIG, WIDTH, drive, numbered_image, turn
 from PIL import Image
 from rosbags.rosbag2 import Writer
 from test_bags import ROS, T, header
@@ -294,3 +294,27 @@ def test_folders_that_do_not_match_are_refused(tmp_path):
         reconstruct(path, tmp_path / "out")
     with pytest.raises(UserError, match="has no folder of images or video rear"):
         reconstruct(path, tmp_path / "out", "front,rear")
+
+
+def test_a_rig_without_metres_although_tf_is_there_says_so_with_figures(tmp_path, capsys):
+    """A network that sees no baseline between the cameras of an instant."""
+
+    class OnOneSpot(Oracle):
+        def infer(self, frame_ids, images, **options):
+            self.rig = [self._without_place(pose) for pose in RIG]
+            return super().infer(frame_ids, images, **options)
+
+        @staticmethod
+        def _without_place(pose: np.ndarray) -> np.ndarray:
+            turned = np.eye(4)
+            turned[:3, :3] = pose[:3, :3]
+            return turned
+
+    engine = OnOneSpot(drive("arc", 300) @ BASE_FROM_CAMERA)
+    path = bag(tmp_path / "bag", true_mounts(THREE), count=8)
+    done = run(path, tmp_path / "out", cameras="front,left,right", engine=engine, window_size=3,
+               picture=False, fuse=False, max_points=100)  # fmt: skip
+    assert done.summary["scale"]["metric"] is False
+    fault = done.summary["rig"]["fault"]
+    assert "units are not metres, although /tf_static says where" in fault
+    assert "left is 0.18" in fault and f"warning: {fault}" in capsys.readouterr().err

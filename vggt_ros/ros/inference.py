@@ -17,6 +17,7 @@ from vggt_ros.engine.shapes import padded_queries
 from vggt_ros.errors import UserError, sentence
 from vggt_ros.frames import Update
 from vggt_ros.mapping.map_files import LoadedMap
+from vggt_ros.mapping.scale import SOURCES
 from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.diagnostics import Health
@@ -237,7 +238,7 @@ class InferenceWorker(MapRequests):
         """What levelled the world, and which sources of scale are compared in vain."""
         levelled_by = "the loaded map" if self._loaded else self._robot.levelled_by
         self._health.describe("scale", "world levelled by", levelled_by)
-        for source in self.pipeline.settings.sources:
+        for source in SOURCES:  # a rig has baselines by itself
             fault = self.pipeline.outcomes.fault(source)
             self._health.set_warning(f"measurements of {source}", fault, "scale")
 

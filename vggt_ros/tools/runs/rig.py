@@ -39,8 +39,29 @@ def rig_summary(report: RigReport | None, source: RigSource) -> dict[str, Any]:
         "reference": next(iter(source.cameras)),
         "sync_tolerance": source.sync_tolerance,
         "min_cameras": source.min_cameras,
+        "fault": no_metres(report),
         "cameras": cameras,
     }
+
+
+def no_metres(report: RigReport | None) -> str:
+    """That units are no metres though mounts are known, with figures; empty: they are, or not."""
+    known = [c for c in report.cameras if c.mounted is not None] if report else []
+    if report is None or len(known) < 2 or any(camera.metric for camera in report.cameras):
+        return ""
+    seen = []
+    for camera in known:
+        if camera.name == report.reference or camera.mounted is None or camera.estimated is None:
+            continue
+        metres, units = (np.linalg.norm(p[:3, 3]) for p in (camera.mounted, camera.estimated))
+        seen.append(
+            f"{camera.name} is {metres:.3f} m from {report.reference}, by the images {units:.3g} of"
+            f" the map's units ({camera.windows} windows)"
+        )
+    return (
+        "units are not metres, although /tf_static says where the cameras stand: the images show no"
+        f" baseline between them along its direction; {'; '.join(seen)}"
+    )
 
 
 def static_transform(report: RigReport | None, camera: RigCamera) -> str:
@@ -57,6 +78,7 @@ def rig_lines(report: RigReport | None) -> list[str]:
     if report is None:
         return []
     lines = [f"rig: {c.name}: {about(c, report.reference)}" for c in report.cameras]
+    lines += [f"warning: {text}" for text in [no_metres(report)] if text]
     lines += [f"warning: {camera.fault}" for camera in report.cameras if camera.fault]
     for camera in report.cameras:
         line = static_transform(report, camera)
