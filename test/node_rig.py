@@ -14,6 +14,7 @@ from fakes.planar_engine import SIZE, PlanarEngine
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
 from rclpy.context import Context
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -107,7 +108,7 @@ class Rig:
                 executor.spin()
             except ExternalShutdownException:
                 pass
-            except AttributeError:  # rclpy's, now and then, of an executor that is shut down
+            except (AttributeError, InvalidHandle):  # rclpy's, of an executor that is shut down
                 if not self.closing:
                     raise
 
