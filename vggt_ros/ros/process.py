@@ -11,6 +11,7 @@ from threading import Event, Thread
 from typing import TypeVar
 
 import rclpy
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -50,7 +51,8 @@ def run(
         node = open_node(fail)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        spinner = Thread(target=_spin, args=(executor.spin, fail), name="vggt_spin", daemon=True)
+        spinner = Thread(target=_spin, args=(executor.spin, fail, end.is_set), name="vggt_spin",
+                         daemon=True)  # fmt: skip
         spinner.start()
         end.wait()
         ended_in_time = close(node, CLOSE_TIMEOUT)
@@ -83,11 +85,14 @@ def _initialise() -> None:
         ) from error
 
 
-def _spin(spin: Callable[[], None], fail: OnFailure) -> None:
+def _spin(spin: Callable[[], None], fail: OnFailure, is_ending: Callable[[], bool]) -> None:
     try:
         spin()
     except ExternalShutdownException:
         pass
+    except (AttributeError, InvalidHandle) as error:  # rclpy's, of an executor that is shut down
+        if not is_ending():
+            fail(error)
     except BaseException as error:  # of a callback: it must end the process, not just this thread
         fail(error)
 
