@@ -43,6 +43,7 @@ def own_domain() -> tuple[int, IO[str]]:
 
 UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 CACHING = "engine_rig", "golden_model"  # modules of functions that keep networks and programs
+KEPT = [0]  # bytes that were left when programs were released last, for want of memory
 PEAKS = pytest.StashKey[list[int]]()  # bytes resident, of each test process
 ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX: with an arena a thread glibc keeps twice as much
 DOMAIN, LOCK = own_domain()
@@ -100,11 +101,20 @@ def release_networks() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def release_memory() -> Iterator[None]:
-    """What a test has freed is not kept either, once it is much."""
+    """What a test has freed is not kept either, once it is much, nor its programs if need be."""
     yield
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    if pages * os.sysconf("SC_PAGE_SIZE") > 0.9e9:
+    if resident() > 0.9e9:
         return_memory()
+    if resident() > 1.1e9 and resident() > KEPT[0] + 0.2e9 and (jax := sys.modules.get("jax")):
+        jax.clear_caches()
+        return_memory()
+        KEPT[0] = resident()
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def return_memory() -> None:

@@ -83,8 +83,9 @@ def test_a_frame_file_has_the_documented_arrays(folder, planar_engine, tmp_path)
         with np.load(out / "frames" / f"{i:06d}.npz") as frame:
             assert set(frame.files) == set(
                 "depth confidence intrinsics world_from_camera stamp_ns image".split()
-                + "name input_size input_from_grid rectified".split()
+                + "name input_size input_from_grid rectified camera".split()
             )
+            assert frame["camera"] == ""
             assert frame["depth"].dtype == frame["confidence"].dtype == np.float32
             assert frame["image"].dtype == np.uint8 and frame["stamp_ns"].dtype == np.int64
             assert frame["image"].shape == (HEIGHT, WIDTH, 3) and frame["image"][0, 0, 0] == i
