@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from vggt_ros.geometry import pose_encoding_from, unproject
 from vggt_ros.train.rooms import motions, render, scenes, trajectories
@@ -75,7 +75,7 @@ def sample_window(
 
 
 def _world_and_trajectory(
-    keys: PRNGKeyArray, slopes: Float[Array, "2"], frames: int, interval: float,
+    keys: Key[Array, "4"], slopes: Float[Array, "2"], frames: int, interval: float,
     motion_scale: tuple[float, float], varied: str,
 ) -> tuple[scenes.World, trajectories.Trajectory]:  # fmt: skip
     """`slopes` are those of the rays at the right and the lower edge of the image."""
