@@ -18,7 +18,7 @@ from run_frames import wall_frame
 
 from vggt_ros.errors import UserError
 from vggt_ros.tools.app import app
-from vggt_ros.tools.app_pictures import NO_DEPTH, WIDEST, drawn_tracks, marked, reduced
+from vggt_ros.tools.app_images import NO_DEPTH, WIDEST, drawn_tracks, marked, reduced
 from vggt_ros.tools.app_sessions import Limits, Sessions
 
 COUNT = 6
@@ -83,12 +83,12 @@ def test_points_are_tracked_through_all_frames(sessions, tmp_path):
     start = (100.0, 60.0)
     assert (pixels(sessions.mark("me", [start])) != first).any(-1)[60, 100]
     assert np.array_equal(pixels(sessions.mark("me", [])), first)
-    pictures = [pixels(path) for path in sessions.track("me", [start])]
-    assert len(pictures) == COUNT
+    images = [pixels(path) for path in sessions.track("me", [start])]
+    assert len(images) == COUNT
     moved = 2 * WIDTH * STEP / DEPTH  # input pixels a frame, to the left
-    for index, picture in enumerate(pictures):
-        assert picture.shape[1] == 2 * WIDTH
-        red = (picture[..., 0] > 200) & (picture[..., 1:].max(-1) < 100)  # the first point's colour
+    for index, image in enumerate(images):
+        assert image.shape[1] == 2 * WIDTH
+        red = (image[..., 0] > 200) & (image[..., 1:].max(-1) < 100)  # the first point's colour
         ys, xs = np.nonzero(red)
         assert xs.min() == pytest.approx(start[0] - index * moved, abs=7)
         assert ys.mean() == pytest.approx(start[1], abs=4)
@@ -99,7 +99,7 @@ def test_other_settings_apply_to_the_uploads_of_before(sessions, tmp_path):
     before = sessions.reconstruct("me")
     again = sessions.reconstruct("me", frames=3)
     assert "3 frames" in again.text and len(again.depth) == 3
-    assert not before.scene.exists() and before.scene != again.scene, "a browser loads it anew"
+    assert not before.scene.exists() and before.scene != again.scene, "a browser loads it again"
     with pytest.raises(UserError, match="no depth has a confidence above 9: choose a lower one"):
         sessions.reconstruct("me", min_confidence=9.0)
     assert again.scene.exists()

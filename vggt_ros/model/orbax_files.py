@@ -21,9 +21,7 @@ from vggt_ros.files import atomic_folder
 
 MARK = "_METADATA"  # a file in the folder of every tree that Orbax wrote
 STEP = "default"  # name of the tree in a step of a CheckpointManager
-AT_ONCE = (
-    256 * 2**20
-)  # bytes of arrays that are read together: Orbax opens the folder for each call
+AT_ONCE = 256 * 2**20  # bytes of arrays read by one call, each of which opens the whole folder
 FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 

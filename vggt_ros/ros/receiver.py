@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thread that waits for messages, apart from rclpy's executor.
 
-For each message an executor lists all that the node has and builds what it waits for anew: a
+For each message an executor lists all that the node has and builds what it waits for again: a
 millisecond or more in a node with twenty subscriptions and services, at the rate of the camera, its
 calibration, odometry and an IMU. Here only the subscriptions are waited for, and what is waited for
 is built when they change. Services, timers and parameters stay with the executor.

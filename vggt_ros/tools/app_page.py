@@ -32,7 +32,7 @@ class Outputs(NamedTuple):
     text: Any
     scene: Any
     downloads: Any
-    picture: Any  # the first input image, with the chosen points
+    first: Any  # the first input image, with the chosen points
     depth: Any
     confidence: Any
     masks: Any
@@ -75,7 +75,7 @@ def layout(gradio: Any, sessions: Sessions) -> Any:
                     with gradio.Tab(title):
                         strips.append(_strip(gradio, label, title.lower()))
                 with gradio.Tab("Tracks"):
-                    picture = gradio.Image(
+                    first = gradio.Image(
                         label="Click on points to track",
                         interactive=False,
                         elem_id="first",
@@ -86,7 +86,7 @@ def layout(gradio: Any, sessions: Sessions) -> Any:
                     with gradio.Row():
                         track, clear = gradio.Button("Track points"), gradio.Button("Clear points")
                     tracks = _strip(gradio, "a ring: hidden in this image", "tracks")
-        outputs = Outputs(text, scene, downloads, picture, *strips, gradio.State([]), tracks)
+        outputs = Outputs(text, scene, downloads, first, *strips, gradio.State([]), tracks)
         _connect_upload(gradio, sessions, inputs, outputs)
         _connect_reconstruction(gradio, sessions, inputs, outputs, start, clip)
         _connect_tracks(gradio, sessions, outputs, track, clear)
@@ -178,8 +178,8 @@ def _connect_tracks(
         with errors_shown(gradio):
             return list(map(str, sessions.track(str(request.session_hash), points)))
 
-    chosen = [outputs.points, outputs.picture]
-    outputs.picture.select(choose, outputs.points, chosen, **PRIVATE)
+    chosen = [outputs.points, outputs.first]
+    outputs.first.select(choose, outputs.points, chosen, **PRIVATE)
     clear.click(choose_none, None, chosen, **PRIVATE)
     track.click(track_points, outputs.points, outputs.tracks, **NETWORK)
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vggt_ros.engine.interface import caution
-from vggt_ros.tools.app_pictures import Picture, drawn_tracks, masked
+from vggt_ros.tools.app_images import Rgb, drawn_tracks, masked
 from vggt_ros.tools.colmap import colmap
 from vggt_ros.tools.export import export
 from vggt_ros.tools.runs.format import Run, RunFrame, Tracks
@@ -35,7 +35,7 @@ class Shown(NamedTuple):
     masks: list[Path]
 
 
-def show(done: Run, folder: Path, first: Picture) -> Shown:
+def show(done: Run, folder: Path, first: Rgb) -> Shown:
     """Write all of it into a folder; `first` is the first input image."""
     frames = done.placed_segments()[0]
     (folder / "scene").mkdir()
@@ -44,9 +44,9 @@ def show(done: Run, folder: Path, first: Picture) -> Shown:
     archive = shutil.make_archive(str(folder / "colmap"), "zip", folder / "colmap")
     shown = [done.frame(index) for index in _some(frames)]
 
-    def strip(name: str, drawn: Callable[[RunFrame], Picture]) -> list[Path]:
-        pictures = enumerate(map(drawn, shown))
-        return [save(folder / f"{name}_{i:02d}.png", picture) for i, picture in pictures]
+    def strip(name: str, drawn: Callable[[RunFrame], Rgb]) -> list[Path]:
+        images = enumerate(map(drawn, shown))
+        return [save(folder / f"{name}_{i:02d}.png", image) for i, image in images]
 
     return Shown(
         _text(done),
@@ -74,9 +74,9 @@ def show_tracks(done: Run, tracks: Tracks, folder: Path) -> list[Path]:
     ]
 
 
-def save(path: Path, picture: Picture) -> Path:
+def save(path: Path, image: Rgb) -> Path:
     """Write an image."""
-    Image.fromarray(picture).save(path)
+    Image.fromarray(image).save(path)
     return path
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
-from vggt_ros.tools.app_pictures import Picture, marked, reduced
+from vggt_ros.tools.app_images import Rgb, marked, reduced
 from vggt_ros.tools.app_results import Shown, save, show, show_tracks
 from vggt_ros.tools.run import run
 from vggt_ros.tools.runs.format import Run
@@ -53,7 +53,7 @@ class Session:
         self.lock, self.closed = threading.Lock(), threading.Event()
         self.source: Path | None = None
         self.settings: dict[str, Any] = {}
-        self.first: Picture | None = None  # the first input image, reduced
+        self.first: Rgb | None = None  # the first input image, reduced
         self.input_from_first = 1.0  # scale of its pixels
         self.used = time.monotonic()
         self._kept: dict[str, Path] = {}

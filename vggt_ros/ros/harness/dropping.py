@@ -184,4 +184,5 @@ if __name__ == "__main__":
     program, *arguments = sys.argv[1:]
     if program == "camera":
         camera(int(arguments[0]), int(arguments[1]), float(arguments[2]))
-    robot(int(arguments[0]), float(arguments[1]))
+    else:
+        robot(int(arguments[0]), float(arguments[1]))

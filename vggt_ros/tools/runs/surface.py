@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The cloud and the picture of a run: of its largest segment, fused to one surface or not."""
+"""Cloud and overview image of a run: of its largest segment, fused to one surface or not."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ OVERVIEW_FRAMES = 48  # frames at most in the overview image
 
 
 class Surface:
-    """Frames of a run that belong together, with the depth that cloud and picture show."""
+    """Frames of a run that belong together, with the depth that cloud and overview show."""
 
     def __init__(self, run: Run, shown: Sequence[int], *, fuse: bool):
         """`shown`: these frames; with `fuse` their depth is moved to one surface."""

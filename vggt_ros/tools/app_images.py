@@ -13,10 +13,10 @@ from vggt_ros.tools.runs.format import RunFrame
 NO_DEPTH = (230, 40, 60)  # RGB of pixels without depth
 WIDEST = 1280  # pixels of the image in which points are chosen
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Rgb = UInt8[np.ndarray, "h w 3"]
 
 
-def reduced(image: Picture) -> tuple[UInt8[np.ndarray, "a b 3"], float]:
+def reduced(image: Rgb) -> tuple[UInt8[np.ndarray, "a b 3"], float]:
     """The image at most `WIDEST` wide, and how many of its pixels one of the result is wide."""
     height, width = image.shape[:2]
     if width <= WIDEST:
@@ -25,14 +25,14 @@ def reduced(image: Picture) -> tuple[UInt8[np.ndarray, "a b 3"], float]:
     return np.asarray(Image.fromarray(image).resize(size)), width / WIDEST
 
 
-def masked(frame: RunFrame) -> Picture:
+def masked(frame: RunFrame) -> Rgb:
     """The frame's image; pixels without depth are red."""
     image, hidden = frame.image.copy(), ~np.isfinite(frame.depth)
     image[hidden] = (0.4 * image[hidden] + 0.6 * np.array(NO_DEPTH)).astype(np.uint8)
     return image
 
 
-def marked(image: Picture, points: Sequence[tuple[float, float]]) -> Picture:
+def marked(image: Rgb, points: Sequence[tuple[float, float]]) -> Rgb:
     """The image with a dot at each chosen pixel (u, v)."""
     drawn = Image.fromarray(image)
     draw, radius = ImageDraw.Draw(drawn), max(3, image.shape[1] // 120)
@@ -44,7 +44,7 @@ def marked(image: Picture, points: Sequence[tuple[float, float]]) -> Picture:
 
 def drawn_tracks(
     frame: RunFrame, tracks: Float32[np.ndarray, "t n 2"], visibility: Float32[np.ndarray, " n"]
-) -> Picture:
+) -> Rgb:
     """The frame's image, twice as large, with the path of each point up to this frame.
 
     `tracks` are pixels of the input image, oldest first; a point that is hidden is a ring.
