@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from vggt_ros.model.capture import capture_intermediates
 from vggt_ros.model.config import Config
-from vggt_ros.model.layers import ConstantRngs
+from vggt_ros.model.layers import ShapesOnly
 from vggt_ros.model.vggt import VGGT, Weights, abstract_model
 from vggt_ros.model.weights import flatten, read
 
@@ -92,7 +92,7 @@ def filled(make, values: dict[str, Any]) -> Any:
         for key in parents:
             node = node.setdefault(key, {})
         node[last] = jnp.asarray(value)
-    return nnx.merge(nnx.split(nnx.eval_shape(lambda: make(ConstantRngs())))[0], tree)
+    return nnx.merge(nnx.split(make(ShapesOnly()))[0], tree)
 
 
 def max_error(x, y) -> float:

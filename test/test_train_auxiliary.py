@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from vggt_ros.geometry import pose_encoding_from, unproject
 from vggt_ros.model.aggregator import Aggregator
-from vggt_ros.model.layers import Block, ConstantRngs
+from vggt_ros.model.layers import Block
 from vggt_ros.train import auxiliary
 from vggt_ros.train.data import Batch
 
@@ -69,7 +70,7 @@ def test_the_loss_of_a_zero_probe_is_the_displacement_plus_the_position():
 
 
 def block(dim: int) -> Block:
-    return Block(dim, 1, 2.0, dtype=jnp.float32, param_dtype=jnp.float32, rngs=ConstantRngs())
+    return Block(dim, 1, 2.0, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
 
 
 def test_attention_loss_is_low_where_attention_is_on_the_position_in_the_first_frame():
@@ -100,7 +101,7 @@ def test_attention_loss_is_low_where_attention_is_on_the_position_in_the_first_f
 
 
 def test_the_supervised_blocks_are_the_global_ones_at_the_taps():
-    aggregator = Aggregator(16, 6, 1, 2.0, taps=(1, 2, 4, 5), registers=0, rngs=ConstantRngs())
+    aggregator = Aggregator(16, 6, 1, 2.0, taps=(1, 2, 4, 5), registers=0, rngs=nnx.Rngs(0))
     blocks = auxiliary.supervised_blocks(aggregator)
     for found, stage in zip(blocks, (1, 2, 3), strict=True):
         expected = aggregator.stages[stage].global_blocks.attn.qkv.kernel[-1]

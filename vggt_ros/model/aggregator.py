@@ -13,7 +13,7 @@ from jax import Array
 from jaxtyping import Float
 
 from vggt_ros.model.intermediates import sow
-from vggt_ros.model.layers import Block, stacked
+from vggt_ros.model.layers import Block, parameter, stacked
 from vggt_ros.model.rope import RotaryAngles, rotary_angles, token_positions
 from vggt_ros.model.scan import scan_layers
 
@@ -87,8 +87,8 @@ class Aggregator(nnx.Module):
         self.order, self.group, self.taps = tuple(order), group, tuple(taps)
         self.view_order = tuple(view_order)
         normal = nnx.initializers.normal(0.02)
-        self.camera_token = nnx.Param(normal(rngs.params(), (1, 2, 1, dim)))
-        self.register_token = nnx.Param(normal(rngs.params(), (1, 2, registers, dim)))
+        self.camera_token = parameter(normal, (1, 2, 1, dim), rngs)
+        self.register_token = parameter(normal, (1, 2, registers, dim), rngs)
         kinds = {"eps": eps, "qk_norm": qk_norm, "dtype": dtype, "param_dtype": param_dtype}
 
         def block(rngs: nnx.Rngs) -> Block:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from vggt_ros.model.aggregator import Aggregator
 from vggt_ros.model.intermediates import sow
-from vggt_ros.model.layers import Block, Mlp, layer_norm, stacked
+from vggt_ros.model.layers import Block, Mlp, layer_norm, parameter, stacked
 from vggt_ros.model.rope import RotaryAngles
 from vggt_ros.model.scan import scan_layers
 
@@ -55,8 +55,8 @@ class DualStream(Aggregator):
     def __init__(self, dim: int, *sizes: Any, rngs: nnx.Rngs, **options: Any):
         super().__init__(dim, *sizes, stage=DualStage, rngs=rngs, **options)
         self.spatial_mask_head = SpatialMaskHead(dim, rngs)
-        self.lambda_pose_logit = nnx.Param(jnp.zeros(()))
-        self.lambda_geo_logit = nnx.Param(jnp.zeros(()))
+        self.lambda_pose_logit = parameter(nnx.initializers.zeros, (), rngs)
+        self.lambda_geo_logit = parameter(nnx.initializers.zeros, (), rngs)
 
     def __call__(
         self, patches: Float[Array, "b s t d"], grid: tuple[int, int], views: int | None = None

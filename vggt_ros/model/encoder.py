@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float
 
 from vggt_ros.model.intermediates import sow
-from vggt_ros.model.layers import Block, layer_norm, stacked
+from vggt_ros.model.layers import Block, layer_norm, linear, parameter, stacked
 from vggt_ros.model.scan import scan_layers
 
 IMAGE_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # RGB of ImageNet, as DINOv2 was trained
@@ -45,13 +45,12 @@ class Encoder(nnx.Module):
         self.antialias, self.offset = antialias, offset
         kinds = {"dtype": dtype, "param_dtype": param_dtype}
         normal = nnx.initializers.normal(0.02)
-        self.patch_embed = nnx.Linear(3 * patch_size**2, dim, rngs=rngs, **kinds)
-        self.cls_token = nnx.Param(normal(rngs.params(), (1, 1, dim)))
-        self.pos_embed = nnx.Param(normal(rngs.params(), (1, 1 + grid**2, dim)))
-        self.register_tokens = (
-            nnx.Param(normal(rngs.params(), (1, registers, dim))) if registers else None
-        )
-        self.mask_token = nnx.Param(jnp.zeros((1, dim)))  # pre-training only; checkpoints hold it
+        self.patch_embed = linear(3 * patch_size**2, dim, rngs=rngs, **kinds)
+        self.cls_token = parameter(normal, (1, 1, dim), rngs)
+        self.pos_embed = parameter(normal, (1, 1 + grid**2, dim), rngs)
+        self.register_tokens = parameter(normal, (1, registers, dim), rngs) if registers else None
+        # Of pre-training only; checkpoints hold it.
+        self.mask_token = parameter(nnx.initializers.zeros, (1, dim), rngs)
         self.blocks = stacked(
             lambda rngs: Block(dim, heads, mlp_ratio, eps=eps, scale=scale, rngs=rngs, **kinds),
             depth,

@@ -16,7 +16,15 @@ from jax import Array
 from jaxtyping import Float
 
 from vggt_ros.model.intermediates import sow
-from vggt_ros.model.layers import Block, Mlp, layer_norm, stacked
+from vggt_ros.model.layers import (
+    Block,
+    Mlp,
+    initialisers,
+    layer_norm,
+    linear,
+    parameter,
+    stacked,
+)
 from vggt_ros.model.positions import add_position_embedding
 from vggt_ros.model.scan import iterate, map_in_chunks, scan_layers
 
@@ -37,9 +45,9 @@ class CameraHead(nnx.Module):
     ):
         self.iterations = iterations
         self.token_norm = layer_norm(dim, rngs=rngs)
-        self.empty_pose_tokens = nnx.Param(jnp.zeros((1, 1, 9)))
-        self.embed_pose = nnx.Linear(9, dim, rngs=rngs)
-        self.modulation = nnx.Linear(dim, 3 * dim, rngs=rngs)
+        self.empty_pose_tokens = parameter(nnx.initializers.zeros, (1, 1, 9), rngs)
+        self.embed_pose = linear(9, dim, rngs=rngs)
+        self.modulation = linear(dim, 3 * dim, rngs=rngs)
         self.adaln_norm = layer_norm(dim, 1e-6, affine=False, rngs=rngs)
         self.trunk = stacked(lambda r: Block(dim, heads, mlp_ratio, rngs=r, **FLOAT32), depth, rngs)
         self.trunk_norm = layer_norm(dim, rngs=rngs)
@@ -102,7 +110,7 @@ class DPTHead(nnx.Module):
         self.position = position
         self.pyramid = FeaturePyramid(name, dim, features, features // 2, channels, position, rngs)
         self.output_conv2 = conv3x3(features // 2, hidden, rngs=rngs)
-        self.predict = nnx.Linear(hidden, outputs + 1, rngs=rngs)
+        self.predict = linear(hidden, outputs + 1, rngs=rngs)
 
     def __call__(
         self, levels: Sequence[Float[Array, "n t d"]], grid: tuple[int, int], at_once: int = 8
@@ -142,7 +150,7 @@ class FeaturePyramid(nnx.Module):
     ):
         self.name, self.position = name, position
         self.norm = layer_norm(dim, rngs=rngs)
-        self.projects = nnx.List([nnx.Linear(dim, c, rngs=rngs) for c in channels])
+        self.projects = nnx.List([linear(dim, c, rngs=rngs) for c in channels])
         self.resize_layers = nnx.List(
             [
                 Upscale(channels[0], 4, rngs=rngs),
@@ -186,7 +194,7 @@ class FeatureFusion(nnx.Module):
     def __init__(self, features: int, has_coarse: bool, rngs: nnx.Rngs):
         self.residual_unit1 = ResidualConvUnit(features, rngs) if has_coarse else None
         self.residual_unit2 = ResidualConvUnit(features, rngs)
-        self.out_conv = nnx.Linear(features, features, rngs=rngs)
+        self.out_conv = linear(features, features, rngs=rngs)
 
     def __call__(
         self,
@@ -218,10 +226,9 @@ class Upscale(nnx.Module):
     """A transposed convolution whose stride is its kernel: one matrix product and a reshape."""
 
     def __init__(self, dim: int, factor: int, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(
-            nnx.initializers.lecun_normal(0, -1)(rngs.params(), (dim, factor, factor, dim))
-        )
-        self.bias = nnx.Param(jnp.zeros(dim))
+        normal = nnx.initializers.lecun_normal(0, -1)
+        self.kernel = parameter(normal, (dim, factor, factor, dim), rngs)
+        self.bias = parameter(nnx.initializers.zeros, (dim,), rngs)
 
     def __call__(self, x: Float[Array, "n h w d"]) -> Float[Array, "n y x d"]:
         n, h, w, d = x.shape
@@ -240,7 +247,8 @@ class Identity(nnx.Module):
 def conv3x3(
     dim: int, out: int, *, stride: int = 1, use_bias: bool = True, rngs: nnx.Rngs
 ) -> nnx.Conv:
-    return nnx.Conv(dim, out, (3, 3), stride, padding=1, use_bias=use_bias, rngs=rngs)
+    kinds = {"use_bias": use_bias, "rngs": rngs, **initialisers(rngs)}
+    return nnx.Conv(dim, out, (3, 3), stride, padding=1, **kinds)
 
 
 def resize(x: Float[Array, "n h w d"], size: tuple[int, int]) -> Float[Array, "n y x d"]:

@@ -9,7 +9,7 @@ them in float32 too.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,46 @@ from vggt_ros.model.attention import attend
 from vggt_ros.model.rope import RotaryAngles, apply_rope
 
 Layer = TypeVar("Layer", bound=nnx.Module)
+
+
+class ShapesOnly(nnx.Rngs):
+    """In place of random streams: parameters are shapes and dtypes, without values.
+
+    Tracing initialisers for their shapes (`nnx.eval_shape`) takes a second for a whole network.
+    """
+
+    def __init__(self):
+        pass
+
+    def params(self) -> None:
+        """No key: nothing is drawn."""
+
+
+def parameter(
+    initialise: nnx.Initializer, shape: tuple[int, ...], rngs: nnx.Rngs
+) -> nnx.Param[Array]:
+    """A parameter in float32."""
+    initialise = _shape_of if isinstance(rngs, ShapesOnly) else initialise
+    return nnx.Param(initialise(rngs.params(), shape, jnp.float32))
+
+
+def initialisers(rngs: nnx.Rngs, weight: str = "kernel") -> dict[str, nnx.Initializer]:
+    """Arguments of a layer of Flax: none, for its own initialisers, or those of shapes only."""
+    if not isinstance(rngs, ShapesOnly):
+        return {}
+    return {f"{weight}_init": _shape_of, "bias_init": _shape_of}
+
+
+def _shape_of(key: None, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def linear(
+    inputs: int, outputs: int, *, dtype=None, param_dtype=jnp.float32, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """A linear map with a bias."""
+    kinds = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+    return nnx.Linear(inputs, outputs, **kinds, **initialisers(rngs))
 
 
 def layer_norm(
@@ -35,23 +75,14 @@ def layer_norm(
         use_scale=affine,
         dtype=jnp.float32,
         rngs=rngs,
+        **initialisers(rngs, "scale"),
     )
-
-
-class ConstantRngs(nnx.Rngs):
-    """The same key at every call, for models of shapes only: there is no state to trace."""
-
-    def __init__(self):
-        pass
-
-    def params(self) -> Array:
-        return jax.random.key(0)
 
 
 def stacked(make: Callable[[nnx.Rngs], Layer], depth: int, rngs: nnx.Rngs) -> Layer:
     """`depth` equal layers as one module: every weight gains a first axis, the layer."""
-    if isinstance(rngs, ConstantRngs):
-        return jax.tree.map(lambda w: jnp.broadcast_to(w, (depth, *w.shape)), make(rngs))
+    if isinstance(rngs, ShapesOnly):
+        return jax.tree.map(lambda w: jax.ShapeDtypeStruct((depth, *w.shape), w.dtype), make(rngs))
     return nnx.vmap(make)(rngs.split(depth))
 
 
@@ -59,8 +90,8 @@ class Mlp(nnx.Module):
     """Two linear maps around the exact (erf) GELU; the tanh form differs by 2e-4."""
 
     def __init__(self, dim: int, hidden: int, out: int, *, dtype, param_dtype, rngs: nnx.Rngs):
-        self.fc1 = nnx.Linear(dim, hidden, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.fc2 = nnx.Linear(hidden, out, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.fc1 = linear(dim, hidden, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.fc2 = linear(hidden, out, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
         return self.fc2(gelu(self.fc1(x)))
@@ -78,10 +109,10 @@ class Attention(nnx.Module):
         self, dim: int, heads: int, *, qk_norm: bool = False, dtype, param_dtype, rngs: nnx.Rngs
     ):
         self.heads = heads
-        self.qkv = nnx.Linear(dim, 3 * dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.qkv = linear(dim, 3 * dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.q_norm = layer_norm(dim // heads, rngs=rngs) if qk_norm else None
         self.k_norm = layer_norm(dim // heads, rngs=rngs) if qk_norm else None
-        self.proj = nnx.Linear(dim, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.proj = linear(dim, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -137,8 +168,8 @@ class Attention(nnx.Module):
 class LayerScale(nnx.Module):
     """A learned gain for each channel, applied in float32."""
 
-    def __init__(self, dim: int, initial: float):
-        self.gamma = nnx.Param(jnp.full(dim, initial))
+    def __init__(self, dim: int, initial: float, rngs: nnx.Rngs):
+        self.gamma = parameter(nnx.initializers.constant(initial), (dim,), rngs)
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         return x * self.gamma
@@ -163,10 +194,10 @@ class Block(nnx.Module):
         kinds = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.norm1 = layer_norm(dim, eps, rngs=rngs)
         self.attn = Attention(dim, heads, qk_norm=qk_norm, **kinds)
-        self.ls1 = None if scale is None else LayerScale(dim, scale)
+        self.ls1 = None if scale is None else LayerScale(dim, scale, rngs)
         self.norm2 = layer_norm(dim, eps, rngs=rngs)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dim, **kinds)
-        self.ls2 = None if scale is None else LayerScale(dim, scale)
+        self.ls2 = None if scale is None else LayerScale(dim, scale, rngs)
 
     def __call__(
         self,

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.model.config import Config
-from vggt_ros.model.layers import ConstantRngs
+from vggt_ros.model.layers import ShapesOnly
 from vggt_ros.model.random_weights import random_weights
 from vggt_ros.model.vggt import HEADS, PRESETS, VGGT, Prediction, Weights, heads_in
 
@@ -145,8 +145,8 @@ def with_weights(config: Config, weights: Weights, dtype: Any = jnp.float32) -> 
 
     `dtype` is the arithmetic of encoder and aggregator.
     """
-    kinds = {"dtype": dtype, "param_dtype": dtype, "rngs": ConstantRngs()}
+    kinds = {"dtype": dtype, "param_dtype": dtype, "rngs": ShapesOnly()}
     heads = heads_in(weights)
-    empty = nnx.eval_shape(lambda: PretrainedVGGT(config, heads=heads, **kinds))
+    empty = PretrainedVGGT(config, heads=heads, **kinds)
     placed = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, weights)
     return nnx.merge(nnx.split(empty)[0], placed)

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from vggt_ros.model.aggregator import Aggregator, Stage
 from vggt_ros.model.attention import attend
 from vggt_ros.model.intermediates import sow
-from vggt_ros.model.layers import Block
+from vggt_ros.model.layers import Block, parameter
 from vggt_ros.model.rope import RotaryAngles
 from vggt_ros.model.scan import scan_layers
 
@@ -39,8 +39,8 @@ class SparseGlobal(Aggregator):
         super().__init__(dim, *sizes, rngs=rngs, **options)
         self.landmarks, self.memory = landmarks, memory
         if memory:
-            draw = nnx.initializers.normal(0.02)
-            self.memory_tokens = nnx.Param(draw(rngs.params(), (1, memory, dim)))
+            normal = nnx.initializers.normal(0.02)
+            self.memory_tokens = parameter(normal, (1, memory, dim), rngs)
 
     def __call__(
         self,

@@ -20,7 +20,15 @@ from vggt_ros.model.correlation import (
 )
 from vggt_ros.model.heads import FLOAT32, FeaturePyramid, nchw, resize
 from vggt_ros.model.intermediates import sow
-from vggt_ros.model.layers import Attention, Mlp, gelu, layer_norm, stacked
+from vggt_ros.model.layers import (
+    Attention,
+    Mlp,
+    gelu,
+    layer_norm,
+    linear,
+    parameter,
+    stacked,
+)
 from vggt_ros.model.scan import iterate, map_in_chunks, scan_layers
 
 
@@ -64,16 +72,16 @@ class TrackHead(nnx.Module):
             "track.fe", dim, features, features, channels, position, rngs
         )
         self.fmap_norm = layer_norm(features, rngs=rngs)
-        self.query_ref_token = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (1, 2, width)))
+        self.query_ref_token = parameter(nnx.initializers.normal(1.0), (1, 2, width), rngs)
         samples = levels * (2 * radius + 1) ** 2
         self.corr_mlp = Mlp(samples, hidden, features, rngs=rngs, **FLOAT32)
         self.updateformer = UpdateFormer(
             width, hidden, features + 2, depth, heads, mlp_ratio, virtual, rngs
         )
         self.feature_norm = layer_norm(features, rngs=rngs)
-        self.feature_updater = nnx.Linear(features, features, rngs=rngs)
-        self.vis_predictor = nnx.Linear(features, 1, rngs=rngs)
-        self.conf_predictor = nnx.Linear(features, 1, rngs=rngs)
+        self.feature_updater = linear(features, features, rngs=rngs)
+        self.vis_predictor = linear(features, 1, rngs=rngs)
+        self.conf_predictor = linear(features, 1, rngs=rngs)
 
     def features(
         self, levels: Sequence[Float[Array, "n t d"]], grid: tuple[int, int], at_once: int = 8
@@ -156,14 +164,12 @@ class UpdateFormer(nnx.Module):
         virtual: int,
         rngs: nnx.Rngs,
     ):
-        self.virtual_tracks = nnx.Param(
-            nnx.initializers.normal(1.0)(rngs.params(), (1, virtual, 1, hidden))
-        )
+        self.virtual_tracks = parameter(nnx.initializers.normal(1.0), (1, virtual, 1, hidden), rngs)
         self.input_norm = layer_norm(dim, rngs=rngs)
-        self.input_transform = nnx.Linear(dim, hidden, rngs=rngs)
+        self.input_transform = linear(dim, hidden, rngs=rngs)
         self.layers = stacked(lambda rngs: UpdateLayer(hidden, heads, mlp_ratio, rngs), depth, rngs)
         self.output_norm = layer_norm(hidden, rngs=rngs)
-        self.flow_head = nnx.Linear(hidden, out, rngs=rngs)
+        self.flow_head = linear(hidden, out, rngs=rngs)
 
     def __call__(
         self, states: Float[Array, "b n s d"], mask: Bool[Array, "b n"] | None

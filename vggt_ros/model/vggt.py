@@ -19,7 +19,7 @@ from vggt_ros.model.assembly import (
     new_track_head,
 )
 from vggt_ros.model.config import SMALL, TINY, VGGT_1B, Config
-from vggt_ros.model.layers import ConstantRngs
+from vggt_ros.model.layers import ShapesOnly
 
 if TYPE_CHECKING:
     from vggt_ros.model.pretrained import PretrainedVGGT
@@ -224,9 +224,7 @@ def abstract_model(
     config: Config, heads: Sequence[str] = HEADS, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> VGGT:
     """A model of shapes without values: for `functional`, `nnx.split` and tables."""
-    return nnx.eval_shape(
-        lambda: VGGT(config, heads=heads, dtype=dtype, param_dtype=param_dtype, rngs=ConstantRngs())
-    )
+    return VGGT(config, heads=heads, dtype=dtype, param_dtype=param_dtype, rngs=ShapesOnly())
 
 
 def functional(model: VGGT) -> tuple[Callable[..., Prediction], Weights]:
