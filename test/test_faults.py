@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from node_rig import CAMERA, INPUT, PERIOD, START, Rig
+from PIL import Image as PillowImage
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from robot_rig import START as FIRST
 from robot_rig import SimulatedRobot
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, CompressedImage
+from test_encodings import compressed
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.messages import header, image_message, time_message
@@ -44,6 +46,33 @@ def test_a_burst_of_500_images_is_accounted_for_and_the_newest_is_inferred(rig: 
     done = rig.count("inferences")
     rig.publish(20)
     rig.wait_until(lambda: rig.count("inferences") > done, "the next image is inferred")
+
+
+def test_compressed_images_that_are_dropped_are_never_decoded(rig: Rig):
+    """Decoded, each would be refused: they are no images."""
+    rig.open(image_transport="compressed")
+    publisher = rig.peer.create_publisher(CompressedImage, "/image/compressed", 10)
+    rig.wait_until(publisher.get_subscription_count, "the node subscribes")
+
+    def send(i: int, data: bytes) -> None:
+        head = header(START + i * PERIOD, CAMERA)
+        publisher.publish(CompressedImage(header=head, format="jpeg", data=data))
+        rig.wait_until(lambda: rig.count("received") == i + 1, f"image {i} arrives")
+
+    jpeg = compressed(PillowImage.new("RGB", INPUT[::-1], (200, 90, 13)), "JPEG")
+    rig.engine.inside.clear()
+    rig.engine.gate.clear()
+    send(0, jpeg)
+    assert rig.engine.inside.wait(TIMEOUT)
+    for i in range(1, 6):
+        send(i, b"no image")
+    send(6, jpeg)
+    rig.engine.gate.set()
+    rig.wait_until(lambda: accounted(rig), "all have an outcome")
+    found = {name: rig.count(name) for name in ("used", "dropped", "images refused")}
+    assert found == {"used": 2, "dropped": 5, "images refused": 0}
+    send(7, b"no image")  # this one is the newest, and is read
+    rig.wait_until(lambda: rig.count("images refused") == 1, "it is refused")
 
 
 def test_an_update_that_cannot_be_published_is_a_warning_until_one_can(

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What messages cost that lead to nothing: images that the busy node drops, and a busy /tf.
 
-`python -m vggt_ros.ros.harness.dropping camera WIDTH HEIGHT RATE` and `... robot TRANSFORMS RATE`
-are the publishers beside the node.
+`python -m vggt_ros.ros.harness.dropping camera WIDTH HEIGHT RATE TRANSPORT` and `... robot
+TRANSFORMS RATE` are the publishers beside the node.
 """
 
+import io
 import subprocess
 import sys
 import time
@@ -19,17 +20,19 @@ import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TransformStamped
+from PIL import Image as PillowImage
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
 from vggt_ros.engine.interface import InferenceResult
 from vggt_ros.errors import UserError
 from vggt_ros.ros import receiver
 from vggt_ros.ros.harness.timing import START, TIMEOUT, InstantEngine
+from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.messages import header, image_message, time_message
 from vggt_ros.ros.node import VggtNode
 
@@ -42,6 +45,7 @@ class Dropping(NamedTuple):
     rate: float  # images a second
     core: float  # share of a core that the process took
     milliseconds: float  # of the threads that receive and that spin, for each image
+    reading: float  # milliseconds that the worker needs to read an image that is used
 
 
 class BusyEngine(InstantEngine):
@@ -57,10 +61,18 @@ class BusyEngine(InstantEngine):
         return super().infer(*args, **named)
 
 
-def dropping(width: int, height: int, rate: float, seconds: float = 5.0) -> Dropping:
-    """Measure for some seconds; raises `UserError` where no image arrives."""
+def dropping(
+    width: int, height: int, rate: float, seconds: float = 5.0, transport: str = "raw"
+) -> Dropping:
+    """Measure for some seconds; `transport` as the parameter `image_transport`.
+
+    Raises `UserError` where no image arrives.
+    """
     engine = BusyEngine(518)
-    with _spun(engine) as (node, thread), _beside("camera", width, height, rate):
+    with (
+        _spun(engine, image_transport=transport) as (node, thread),
+        _beside("camera", width, height, rate, transport),
+    ):
         if not engine.inside.wait(TIMEOUT):
             raise UserError("no image of the camera arrived; is the ROS domain in use?")
         both = (thread, *(t for t in threads() if t.name == receiver.NAME))
@@ -76,7 +88,19 @@ def dropping(width: int, height: int, rate: float, seconds: float = 5.0) -> Drop
         time.sleep(seconds)
         wall, process, own, count = (b - a for a, b in zip(before, clocks(), strict=True))
         engine.free.set()
-    return Dropping(width, height, count / wall, process / wall, 1e3 * own / max(count, 1))
+    each = 1e3 * own / max(count, 1)
+    reading = _reading(picture(width, height, transport))
+    return Dropping(width, height, count / wall, process / wall, each, reading)
+
+
+def _reading(message: Image | CompressedImage, times: int = 10) -> float:
+    """Milliseconds of CPU time until an image is RGB, the median."""
+    spent = []
+    for _ in range(times):
+        began = time.thread_time()
+        frame_from(message)
+        spent.append(1e3 * (time.thread_time() - began))
+    return float(np.median(spent))
 
 
 def busy_tf(transforms: int, rate: float, seconds: float = 5.0) -> float:
@@ -102,11 +126,12 @@ def busy_tf(transforms: int, rate: float, seconds: float = 5.0) -> float:
 
 
 @contextmanager
-def _spun(engine: BusyEngine) -> Iterator[tuple[VggtNode, Thread]]:
+def _spun(engine: BusyEngine, **parameters: Any) -> Iterator[tuple[VggtNode, Thread]]:
     """A node on a context of its own, and the thread of its callbacks."""
     context = Context()
     context.init()
-    overrides = [Parameter("cache_dir", value="")]
+    values = {"cache_dir": "", **parameters}
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
     node = VggtNode(open_engine=lambda *_: engine, context=context, parameter_overrides=overrides)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
@@ -142,10 +167,27 @@ def _beside(*arguments: object) -> Iterator[None]:
         process.wait()
 
 
-def camera(width: int, height: int, rate: float) -> None:
+def picture(width: int, height: int, transport: str) -> Image | CompressedImage:
+    """An image as a camera sends it: smooth surfaces with some noise, which JPEG does not like."""
+    random = np.random.default_rng(0)
+    coarse = PillowImage.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), PillowImage.Resampling.BICUBIC), np.int16)
+    noise = random.integers(-6, 7, smooth.shape, dtype=np.int16)
+    pixels = np.clip(smooth + noise, 0, 255).astype(np.uint8)
+    head = header(START, "camera")
+    if transport == "raw":
+        return image_message(head, pixels)
+    file = io.BytesIO()
+    PillowImage.fromarray(pixels).save(file, "JPEG", quality=90)
+    return CompressedImage(header=head, format="rgb8; jpeg compressed bgr8", data=file.getvalue())
+
+
+def camera(width: int, height: int, rate: float, transport: str) -> None:
     """Publish images of this size until the process is ended."""
-    publisher = rclpy.create_node("camera").create_publisher(Image, "/image", QoSProfile(depth=2))
-    message = image_message(header(START, "camera"), np.zeros((height, width, 3), np.uint8))
+    message = picture(width, height, transport)
+    topic = "/image" if transport == "raw" else "/image/compressed"
+    node = rclpy.create_node("camera")
+    publisher = node.create_publisher(type(message), topic, QoSProfile(depth=2))
 
     def publish(stamp: Time) -> None:
         message.header.stamp = stamp
@@ -183,6 +225,6 @@ if __name__ == "__main__":
     rclpy.init()
     program, *arguments = sys.argv[1:]
     if program == "camera":
-        camera(int(arguments[0]), int(arguments[1]), float(arguments[2]))
+        camera(int(arguments[0]), int(arguments[1]), float(arguments[2]), arguments[3])
     else:
         robot(int(arguments[0]), float(arguments[1]))

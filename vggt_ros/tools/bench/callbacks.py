@@ -12,7 +12,13 @@ from vggt_ros.errors import UserError
 from vggt_ros.tools.bench.main import Options, Row
 from vggt_ros.tools.loopback import stay_on_this_machine
 
-SIZES = ((640, 480, 30.0), (1920, 1080, 15.0), (3840, 2160, 8.0))  # and images a second
+IMAGES = (  # width, height, images a second, transport
+    (640, 480, 30.0, "raw"),
+    (1920, 1080, 15.0, "raw"),
+    (3840, 2160, 8.0, "raw"),
+    (640, 480, 30.0, "compressed"),
+    (1920, 1080, 30.0, "compressed"),
+)
 
 TRANSFORMS, TF_RATE = 30, 100.0  # of a message on /tf, and messages a second
 
@@ -20,8 +26,8 @@ TRANSFORMS, TF_RATE = 30, 100.0  # of a message on /tf, and messages a second
 DROPPING = """
 import json, sys
 from vggt_ros.ros.harness.dropping import dropping
-width, height, rate, seconds = map(float, sys.argv[1:])
-print(json.dumps(dropping(int(width), int(height), rate, seconds)))
+width, height, rate, seconds = map(float, sys.argv[1:5])
+print(json.dumps(dropping(int(width), int(height), rate, seconds, sys.argv[5])))
 """
 BUSY_TF = """
 import json, sys
@@ -34,21 +40,26 @@ print(json.dumps(busy_tf(int(transforms), rate, seconds)))
 def rows(options: Options) -> Iterator[Row]:
     """The share of a core that the process takes, and the time of the callbacks for an image.
 
-    Then the time of the process for a message on /tf.
+    Beside them the time that the worker needs to read an image that is used; then the time of the
+    process for a message on /tf.
     """
     stay_on_this_machine()
     seconds = 1.0 + options.repeats / 2
-    for width, height, rate in SIZES:
-        *_, found, core, milliseconds = _measured(DROPPING, width, height, rate, seconds)
-        size, came = f"{width}x{height}", f"{found:.1f} of {rate:g} Hz"
+    for width, height, rate, transport in IMAGES:
+        *_, found, core, milliseconds, reading = _measured(
+            DROPPING, width, height, rate, seconds, transport
+        )
+        size = f"{width}x{height}" + (" jpeg" if transport == "compressed" else "")
+        came = f"{found:.1f} of {rate:g} Hz"
         yield Row(f"core/{size}", core, "", "lower", f"{came}, the process")
         yield Row(f"callback_ms/{size}", milliseconds, "ms", "lower", "of an image that is dropped")
+        yield Row(f"read_ms/{size}", reading, "ms", "lower", "of one that is used, beside that")
     spent = _measured(BUSY_TF, TRANSFORMS, TF_RATE, seconds)
     name = f"tf_ms/{TRANSFORMS} transforms"
     yield Row(name, spent, "ms", "lower", f"of a message, at {TF_RATE:g} Hz")
 
 
-def _measured(program: str, *values: float) -> Any:
+def _measured(program: str, *values: float | str) -> Any:
     command = [sys.executable, "-c", program, *map(str, values)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
