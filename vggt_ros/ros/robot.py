@@ -5,7 +5,7 @@
 Subscriptions only keep the newest messages; the worker's thread reads them for each frame.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,20 +21,13 @@ from vggt_ros.ros.gravity import Gravity
 from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.masks import MaskInput
 from vggt_ros.ros.messages import stamp_ns
+from vggt_ros.ros.mounts import Mounts
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.second_camera import SecondCamera
 from vggt_ros.ros.source_health import PATIENCE_NS, SourceHealth, Warnings
 from vggt_ros.ros.tf_cache import Frames, pose_of
 
 ASSUMED = "assumption: the first camera is level"
-
-
-class _Mount(NamedTuple):
-    """Where a camera is mounted on the robot, and where its map starts."""
-
-    camera: str
-    base_from_camera: Float[np.ndarray, "4 4"]
-    world_from_base: Float[np.ndarray, "4 4"]
 
 
 class Robot:
@@ -52,8 +45,7 @@ class Robot:
         self._sources = parse_sources(parameters.scale_source)
         self._odometry = OdometryBuffer()
         self._refused = ""  # why the last message of odometry was
-        self._mounts: dict[str, _Mount] = {}  # by the camera's frame
-        self._reference = ""  # the camera's frame, or that of the first camera of a rig
+        self._mounts = Mounts(parameters, frames, warnings)
         self.levelled_by = ASSUMED  # what makes the world's z point up
         odom = inputs.subscribe(  # an old measurement is of no use, so it need not be reliable
             OdometryMessage, "odom", self._on_odometry, 50, reliability="best_effort"
@@ -76,7 +68,8 @@ class Robot:
         Of the frames of an instant it is measured for the first one.
         """
         ns, up, extra = frame.stamp_ns, None, None
-        mount, masks = self._mount_of(frame), self.masks[frame.camera_name]
+        mount = self._mounts.of(frame, begins=needs.level)
+        masks = self.masks[frame.camera_name]
         if not is_first:
             return Observation(
                 frame, None if mount is None else mount.base_from_camera, mask=masks.mask_at(ns)
@@ -105,8 +98,7 @@ class Robot:
     @property
     def mount(self) -> Float[np.ndarray, "4 4"] | None:
         """`base_from_camera` of the camera, or of the first one of a rig; None: not known."""
-        mount = self._mounts.get(self._reference)
-        return None if mount is None else mount.base_from_camera
+        return self._mounts.reference
 
     def base_from_camera(self, camera: str, ns: int) -> Float[np.ndarray, "4 4"] | None:
         """Where the camera is mounted; None where /tf does not connect it with `base_frame`."""
@@ -158,34 +150,6 @@ class Robot:
             patience_ns=patience,
             fault=fault,
         )
-
-    def _mount_of(self, frame: Frame) -> "_Mount | None":
-        if not frame.camera_name and frame.camera not in self._mounts:
-            self._mounts.clear()  # another camera starts another map
-        if frame.camera_name in ("", *self._parameters.camera_names[:1]):
-            self._reference = frame.camera
-        if frame.camera not in self._mounts and (found := self._find_mount(frame)) is not None:
-            self._mounts[frame.camera] = found
-        return self._mounts.get(frame.camera)
-
-    def _find_mount(self, frame: Frame) -> "_Mount | None":
-        """The camera's mount, from the robot's description; None where /tf does not have it."""
-        if self.frames is None:
-            return None
-        needed = self._parameters.tf_mode in ("odom_to_base", "map_to_odom")
-        lookup = self.frames.wait_for if needed else self.frames.lookup
-        found = lookup(self._parameters.base_frame, frame.camera, frame.stamp_ns)
-        if found is None:
-            return None
-        return _Mount(frame.camera, found, self._world_from_base(frame.stamp_ns))
-
-    def _world_from_base(self, ns: int) -> Float[np.ndarray, "4 4"]:
-        """In mode map_to_odom a map starts where odometry is, so that both agree; else at zero."""
-        found = None
-        if self._parameters.tf_mode == "map_to_odom" and self.frames is not None:
-            odom, base = self._parameters.odom_frame, self._parameters.base_frame
-            found = self.frames.wait_for(odom, base, ns)
-        return np.eye(4) if found is None else found
 
     # Callbacks.
 

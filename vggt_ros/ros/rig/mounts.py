@@ -7,12 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.geometry import inverse_rigid
+from vggt_ros.ros.mounts import RENEWED_NS, difference
 from vggt_ros.ros.tf_cache import TfCache
-
-RENEWED_NS = 1_000_000_000  # between two comparisons of what is known already
-MAX_MOVED = 0.01  # metres, and
-MAX_TURNED = 1.0  # degrees by which a rigid rig's transforms differ at most
 
 Pose = Float[np.ndarray, "4 4"]
 Warn = Callable[[str, str], object]  # subject and text; an empty text ends the warning
@@ -79,14 +75,11 @@ class RigMounts:
 
 def _contradiction(name: str, frame: str, root: str, known: Pose, pose: Pose) -> str:
     """How far a transform is from the one that was used so far; empty: they agree."""
-    apart = inverse_rigid(known) @ pose
-    moved = float(np.linalg.norm(apart[:3, 3]))
-    cosine = np.clip((np.trace(apart[:3, :3]) - 1.0) / 2.0, -1.0, 1.0)
-    turned = float(np.degrees(np.arccos(cosine)))
-    if moved <= MAX_MOVED and turned <= MAX_TURNED:
+    apart = difference(known, pose)
+    if not apart:
         return ""
     return (
         f"{name}: /tf contradicts itself: '{root}' -> '{frame}' was otherwise before, by"
-        f" {moved:.3f} m and {turned:.1f} degrees; the first one is used: do two nodes publish it,"
+        f" {apart}; the first one is used: do two nodes publish it,"
         " or does the camera move on the rig? (a rig is rigid)"
     )
