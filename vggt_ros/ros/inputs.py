@@ -5,6 +5,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.errors import UserError
@@ -17,6 +18,8 @@ from vggt_ros.ros.messages import rgb_from_compressed, rgb_from_image, stamp_ns
 from vggt_ros.ros.parameters import Parameters
 
 PATIENCE = 3  # messages in a row, before another calibration replaces one that fits the image
+UNSTEADY = 30  # messages in a row of which none repeats: a lens that is focused with each image
+SAME_LENS = 0.1  # relative difference of focal lengths up to which a lens was focused anew
 
 
 def frame_from(msg: Image | CompressedImage, reader: ImageReader | None = None) -> Frame:
@@ -55,7 +58,9 @@ class CameraInput:
         self.calibration: Calibration | None = None
         self._reader = CameraReader(topic, rectify)
         self._heard: tuple[Any, ...] = ()  # what the newest calibration was made of
+        self._frame_id = ""  # of that message
         self._offered: tuple[tuple[Any, ...], int] = (), 0  # another one, how often in a row
+        self._differing = 0  # messages in a row that are neither used nor repeat
         self._fits = False  # the calibration fits the newest image, without a doubt
         self._lens: Calibration | None = None  # by which the newest image was rectified
         self._was_read = False
@@ -65,22 +70,46 @@ class CameraInput:
         """Keep the calibration, unless it is the one that is known, or a stray one."""
         fields = _fields(msg)
         if fields == self._heard:
-            self._offered = (), 0
+            self._offered, self._differing = ((), 0), 0
+            return
+        if self._is_focused_anew(msg, fields):
+            self._heard, self.calibration = fields, Calibration.of(msg)
+            self._offered, self._differing = ((), 0), 0
             return
         before, times = self._offered
         self._offered = fields, times + 1 if fields == before else 1
         if self._fits and self._offered[1] < PATIENCE:
+            self._differing += 1
             self._reports.notify(
                 "camera_info differs from the one that is used: it must repeat"
                 f" {PATIENCE} times; does another camera publish on the topic?"
             )
             return
-        self._heard, self._fits = fields, False
+        self._heard, self._fits, self._differing = fields, False, 0
+        self._frame_id = frame_name(msg.header.frame_id)
         try:
             self.calibration = Calibration.of(msg)
         except UserError as error:
             self.calibration = None
             (self._reports.refuse if self._is_asked_for else self._reports.notify)(str(error))
+
+    def _is_focused_anew(self, msg: CameraInfo, fields: tuple[Any, ...]) -> bool:
+        """Whether this differs by a little K alone, which a lens without distortion may do."""
+        known = self.calibration
+        if known is None or not self._fits or any(known.distortion):
+            return False
+        if frame_name(msg.header.frame_id) != self._frame_id or fields[:-4] != self._heard[:-4]:
+            return False
+        try:
+            found = Calibration.of(msg)
+        except UserError:
+            return False
+        focal = found.intrinsics[[0, 1], [0, 1]] / known.intrinsics[[0, 1], [0, 1]]
+        return (
+            not any(found.distortion)
+            and np.array_equal(found.rotation, known.rotation)
+            and bool((np.abs(focal - 1) <= SAME_LENS).all())
+        )
 
     def read(self, frame: Frame) -> tuple[Frame, bool]:
         """The image with its K and lens; True where its map cannot go on: other pixels."""
@@ -120,9 +149,28 @@ class CameraInput:
         if warning:
             self._reports.notify(warning)
         self._fits = camera is not None and not camera.doubt
-        self._reports.warn(f"{asked}{warning}" if warning else "")
+        doubts = [f"{asked}{warning}" if warning else "", self._doubt_of(frame, camera)]
+        self._reports.warn("; ".join(filter(None, doubts)))
         self._say(camera)
         return camera
+
+    def _doubt_of(self, frame: Frame, camera: Camera | None) -> str:
+        """What else speaks against the calibration by which the image is read; empty: nothing."""
+        if camera is None:
+            return ""
+        if self._frame_id and frame.camera and self._frame_id != frame.camera:
+            return (
+                f"camera_info is of frame_id '{self._frame_id}' and the image of '{frame.camera}':"
+                " if it is another camera's, remap camera_info to the one beside the image; if it"
+                " is this camera's, have its driver give both one frame_id"
+            )
+        if self._differing >= UNSTEADY:
+            return (
+                f"the last {self._differing} camera_infos differ from the one that is used and from"
+                " each other: it stays in use; fix the camera's focus, or publish rectified images"
+                " (whose K may change), and let one node alone publish on the topic"
+            )
+        return ""
 
     def _say(self, camera: Camera | None) -> None:
         """How images are read: in diagnostics, and once in the log."""
