@@ -4,7 +4,9 @@
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -138,6 +140,9 @@ PARAMETERS = {
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 BOOLEANS = ["true", "false", "True", "False"]
 AS_IN_FILE = "empty: as in params_file"
+OTHERS = ("namespace", "params_file", "use_sim_time", "rviz", "log_level", "fastdds_profile")
+# Launch files whose arguments these are, and those that each has besides.
+FILES = {"vggt.launch.py": (), "nav2.launch.py": ("nav2", "nav2_params_file")}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -188,6 +193,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     clock = clock if arguments["use_sim_time"] else {}
     outer = arguments.get("ros_namespace")  # by a launch file that includes this one
     namespace = make_namespace_absolute(prefix_namespace(outer, arguments["namespace"])).rstrip("/")
+    check_given(sys.argv, of_cameras(arguments, params_file, f"{namespace}/vggt"))
     actions: list[LaunchDescriptionEntity] = [
         Node(
             package="vggt_ros",
@@ -211,6 +217,28 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         cameras = camera_names(arguments, params_file, f"{namespace}/vggt")
         actions.append(rviz(arguments["world_frame"] or str(in_file), namespace, clock, cameras))
     return actions
+
+
+def check_given(words: list[str], cameras: dict[str, str]) -> None:
+    """Raises for an argument on the command line that nothing reads: launch itself says nothing.
+
+    `words` are those of the command line, `cameras` the arguments of a rig's cameras. What another
+    launch file is given that includes this one is its own.
+    """
+    file = next((Path(word).name for word in words if word.endswith(".launch.py")), "")
+    if file not in FILES:
+        return
+    known = {*TOPICS, *PARAMETERS, *OTHERS, *FILES[file], *cameras}
+    for word in words:
+        name, is_given, _ = word.partition(":=")
+        if is_given and name not in known:
+            near = get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise RuntimeError(
+                f"{word}: {file} has no such argument; {meant}--show-args lists them, and"
+                " parameters of the node that are none go into a file for params_file, as in"
+                f" {HERE / 'config/node.yaml'}"
+            )
 
 
 def camera_names(arguments: dict[str, str], params_file: Path, node: str) -> list[str]:

@@ -243,6 +243,31 @@ def test_the_fast_dds_profile_of_the_user_s_environment_comes_first(launch: Star
     assert second.default_value == str(ROOT / "config/fastdds.xml")
 
 
+def test_an_argument_that_nothing_reads_is_an_error(launch: Start, monkeypatch):
+    """ros2 launch takes any name; another launch file's arguments are its own."""
+    line = ["/opt/ros/jazzy/bin/ros2", "launch", "vggt_ros", "vggt.launch.py"]
+    monkeypatch.setattr(sys, "argv", [*line, "image:=/x", "windw_size:=8"])
+    with pytest.raises(RuntimeError, match="windw_size:=8: .* did you mean window_size"):
+        launch(image="/x")
+    monkeypatch.setattr(sys, "argv", [*line, "map_voxel:=0.02"])
+    with pytest.raises(RuntimeError, match="go into a file for params_file"):
+        launch()
+    rig = ["cameras:=[front,left]", "front/image:=/f"]
+    monkeypatch.setattr(sys, "argv", [*line, *rig, "left/mask:=/m"])
+    launch(**dict(word.split(":=") for word in [*rig, "left/mask:=/m"]))
+    monkeypatch.setattr(sys, "argv", [*line[:-1], "/ws/robot.launch.py", "speed:=1"])
+    launch()
+
+
+def test_every_declared_argument_may_be_given(launch: Start, monkeypatch: pytest.MonkeyPatch):
+    for file in ("vggt.launch.py", "nav2.launch.py"):
+        described = run_path(str(LAUNCH.parent / file))["generate_launch_description"]()
+        names = [entry.positional[0] for entry in described.positional[0][:-1]]
+        words = [f"{name}:=x" for name in names]
+        monkeypatch.setattr(sys, "argv", ["ros2", "launch", "vggt_ros", file, *words])
+        launch()
+
+
 def test_an_invalid_number_is_an_error(launch: Start):
     with pytest.raises(RuntimeError, match="window_size:=many: must be int"):
         launch(window_size="many")

@@ -111,9 +111,22 @@ def test_a_name_that_the_node_does_not_have_is_said(tmp_path: Path):
     known = {"seed": 1, "use_sim_time": True, "qos_overrides./vggt/points.publisher.depth": 1}
     assert unreached(written(tmp_path, "/vggt", **known), "/vggt") == ""
     file = written(tmp_path, "/vggt", tf_mod="none", **known)
-    assert unreached(file, "/vggt") == f"{file} sets what this node does not have: tf_mod"
+    assert unreached(file, "/vggt") == (
+        f"{file} sets what this node does not have: tf_mod (did you mean tf_mode?)"
+    )
     # A section for all nodes may be about others.
-    assert unreached(written(tmp_path, "/**", tf_mod="none"), "/vggt") == ""
+    shared = written(tmp_path, "/**", tf_mod="none")
+    assert unreached(shared, "/vggt") == ""
+    # But launch writes such a file for one node alone.
+    own = shared.rename(tmp_path / "launch_params_x7b2")
+    assert unreached(own, "/vggt").startswith("the launch file sets what this node does not have")
+
+
+def test_a_parameter_on_the_command_line_that_there_is_not_is_a_lasting_warning(rig: Rig):
+    rig.open(arguments=("-p", "windw_size:=8", "-p", "other:speed:=1", "-p", "vggt:seed:=1"))
+    words = "windw_size (did you mean window_size?)"
+    rig.wait_for_diagnostics(f"the command line sets what this node does not have: {words}")
+    assert "speed" not in rig.status("settings").message
 
 
 def test_files_are_those_of_the_command_line():

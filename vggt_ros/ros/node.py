@@ -31,7 +31,7 @@ from vggt_ros.ros.opened_cameras import open_cameras
 from vggt_ros.ros.opening import cautions, give_back_memory, memory, open_engine
 from vggt_ros.ros.output import open_publisher
 from vggt_ros.ros.outputs import Outputs
-from vggt_ros.ros.params_files import files_in, unreached
+from vggt_ros.ros.params_files import files_in, undeclared, unreached
 from vggt_ros.ros.process import CLOSE_TIMEOUT, run
 from vggt_ros.ros.rig.cameras import RigTask
 from vggt_ros.ros.robot import Robot
@@ -72,7 +72,7 @@ class VggtNode(ManagedNode):
         )
         self.worker, self.sender = Worker[Task | RigTask](), Worker[Result]()
         notify = self.health.notice
-        self._check_params_files([*sys.argv, *(node_options.get("cli_args") or ())])
+        self._check_given_parameters([*sys.argv, *(node_options.get("cli_args") or ())])
         self.health.set_warning("settings", "; ".join(cautions(self.parameters.now)), "settings")
         names = FrameNames(notify)
         for name, frame in self.parameters.slashed.items():
@@ -190,10 +190,11 @@ class VggtNode(ManagedNode):
             return super().set_parameters_atomically(changes)
         return SetParametersResult(successful=True)
 
-    def _check_params_files(self, arguments: list[str]) -> None:
+    def _check_given_parameters(self, arguments: list[str]) -> None:
         name = self.get_fully_qualified_name()
-        wrong = [text for file in files_in(arguments) if (text := unreached(file, name))]
-        self.health.set_warning("params_file", "; ".join(wrong), "settings")
+        wrong = [unreached(file, name) for file in files_in(arguments)]
+        wrong.append(undeclared(arguments, name))
+        self.health.set_warning("params_file", "; ".join(filter(None, wrong)), "settings")
 
     def close(self, timeout: float) -> bool:
         """End inference, publishing and compilation; True if all ended in `timeout` seconds."""

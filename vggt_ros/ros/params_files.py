@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether files of parameters that were given to the node are about this node."""
+"""Whether parameters that were given to the node, in files or one by one, are this node's."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import yaml
 from vggt_ros.ros.parameters import Parameters
 
 OF_ANY_NODE = {"use_sim_time", "qos_overrides", "start_type_description_service"}
+KNOWN = {row.name for row in fields(Parameters)} | OF_ANY_NODE
+FROM_LAUNCH = "launch_params_"  # files that launch_ros writes, for one node each
 
 
 def files_in(arguments: Sequence[str]) -> list[Path]:
@@ -37,12 +40,36 @@ def unreached(file: Path, node: str) -> str:
             f"no parameter of {file} reaches this node: it is {node}, and the file's keys are"
             f" {keys}; write /** instead, which fits every name"
         )
-    known = {row.name for row in fields(Parameters)} | OF_ANY_NODE
-    exact = [name for key, values in ours if "*" not in key for name in values]
-    unknown = [name for name in dict.fromkeys(exact) if str(name).split(".")[0] not in known]
-    if unknown:
-        return f"{file} sets what this node does not have: {', '.join(map(str, unknown))}"
+    is_own = file.name.startswith(FROM_LAUNCH)
+    exact = [str(name) for key, values in ours if is_own or "*" not in key for name in values]
+    if unknown := _unknown(exact):
+        source = "the launch file" if is_own else file
+        return f"{source} sets what this node does not have: {unknown}"
     return ""
+
+
+def undeclared(arguments: Sequence[str], node: str) -> str:
+    """Which parameters of a command line (-p name:=value) the node does not have; empty: none.
+
+    ROS takes any name. One may be preceded by the name of the node that it is for.
+    """
+    pairs = zip(arguments, arguments[1:], strict=False)
+    given = [value.partition(":=")[0] for option, value in pairs if option in ("-p", "--param")]
+    own = node.rpartition("/")[2]
+    names = [name for whose, _, name in (each.rpartition(":") for each in given)
+             if whose in ("", own, node)]  # fmt: skip
+    unknown = _unknown(names)
+    return f"the command line sets what this node does not have: {unknown}" if unknown else ""
+
+
+def _unknown(names: Sequence[str]) -> str:
+    """Those that are no parameters of the node, each with the one that may be meant."""
+    found = []
+    for name in dict.fromkeys(names):
+        if name.split(".")[0] not in KNOWN:
+            near = get_close_matches(name, KNOWN, 1)
+            found.append(f"{name} (did you mean {near[0]}?)" if near else name)
+    return ", ".join(found)
 
 
 def sections(content: Any, outer: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
