@@ -145,6 +145,9 @@ FAULTS = {  # parameters, static links, moving links: words of the warning
     "a leaf of others": (
         {}, (*HAND_HELD, ("camera_link", "vggt_odom")), (), "vggt_odom already has the parent",
     ),
+    "a world of another node": (
+        {}, (*HAND_HELD, ("vggt_world", "vggt_odom")), (), "so that another node of this kind has",
+    ),
     "another base": (
         {"tf_mode": "odom_to_base", "base_frame": "chassis", "tf_wait": 0.0}, URDF, (),
         "no node publishes chassis",

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.ros
 
 def test_after_a_reset_the_map_starts_where_odometry_is_by_then(rig: Rig):
     robot = SimulatedRobot(rig, "room", 12, NONE)
-    robot.start(
-        tf_mode="map_to_odom", world_frame="map", scale_source="fixed", fixed_scale=1.0
-    )
+    robot.start(tf_mode="map_to_odom", world_frame="map", scale_source="fixed", fixed_scale=1.0)
     robot.infer(*range(8))
     assert rig.call("reset").success
     robot.infer(8)

@@ -172,3 +172,14 @@ def test_transforms_after_a_time_that_came_back_are_forgotten():
         cache.add([transform("odom", "base", ns, x=5.0)], is_static=False)
     found = cache.lookup("odom", "camera", stamps[5])
     assert found is not None and found[0, 3] == 6.0
+
+
+def test_a_frame_with_two_parents_is_said_once_it_goes_to_and_fro():
+    notices: list[str] = []
+    tree = TfCache(notices.append)
+    for i, parent in enumerate(["odom", "footprint"]):  # a tree may be joined otherwise once
+        tree.add([transform(parent, "base", START + i)], is_static=False)
+    assert not notices
+    tree.add([transform("odom", "base", START + 2)], is_static=False)
+    (notice,) = notices
+    assert notice.startswith("/tf has two parents of 'base': 'footprint' and 'odom' by turns")

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's thread: `put_latest` replaces a waiting item, `put_and_wait` loses none."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Event, Thread, current_thread
 
 import pytest
@@ -129,3 +129,33 @@ def test_a_question_that_was_given_up_is_not_answered_later(worker: Worker, work
     work.gate.set()
     assert worker.wait_until_idle(TIMEOUT)
     assert called == []
+
+
+@pytest.mark.parametrize("error", [None, UserError("the disk is full"), OSError("no space")])
+def test_the_outcome_of_what_took_too_long_is_told(worker: Worker, error: Exception | None):
+    begun, gate, outcomes = Event(), Event(), []
+
+    def function() -> str:
+        begun.set()
+        assert gate.wait(TIMEOUT)
+        if error is not None:
+            raise error
+        return "saved"
+
+    class Eager(Worker):
+        """It has begun what it is asked before the caller waits."""
+
+        def call_soon(self, function: Callable[[], None]) -> None:
+            worker.call_soon(function)
+            assert begun.wait(TIMEOUT)
+
+    with pytest.raises(UserError, match="it goes on"):
+        ask(Eager(), function, 0.0, outcomes.append)
+    assert outcomes == []
+    gate.set()
+    assert worker.wait_until_idle(TIMEOUT)
+    (outcome,) = outcomes
+    if error is None:
+        assert outcome == "saved"
+    else:
+        assert isinstance(outcome, UserError) and str(error) in str(outcome)

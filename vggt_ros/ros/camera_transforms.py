@@ -181,11 +181,14 @@ class CameraTransforms(SendingTransforms):
         parent = self._frames.tree.parent(leaf)
         if parent is None:
             return True
-        name = "vggt_odom" if leaf != "vggt_odom" else "vggt_odom_2"
+        names = {"visual_odom_frame": "vggt_odom" if leaf != "vggt_odom" else "vggt_odom_2"}
+        also = ""
+        if parent == (world := self._parameters.world_frame):  # whose maps would be shown as one
+            names["world_frame"] = "vggt_world" if world != "vggt_world" else "vggt_world_2"
+            also = f", so that another node of this kind has its map in {world}"
         return self._is_off(
             f"{leaf} already has parent {parent}",
-            f"{leaf} already has the parent {parent}; restart with"
-            f" `{restart_line(visual_odom_frame=name)}`",
+            f"{leaf} already has the parent {parent}{also}; restart with `{restart_line(**names)}`",
         )
 
     def reset(self) -> None:

@@ -6,6 +6,7 @@ Each is done in the thread that owns the map, between two inferences, while the 
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -13,6 +14,7 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from vggt_ros.errors import UserError
+from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.inference import InferenceWorker
 from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.live_parameters import LiveParameters
@@ -35,9 +37,10 @@ class MapServices:
         worker: Worker,
         sender: Worker,
         inputs: InputTopics,
-        refuse: Callable[[str], object],
+        health: Health,
     ):
-        self._parameters, self._refuse = parameters, refuse
+        self._parameters, self._health = parameters, health
+        self._refuse = health.refuse
         self._inference, self._outputs = inference, outputs
         self._worker, self._sender = worker, sender
         node.create_service(Trigger, "~/save_map", self._on_save)
@@ -51,16 +54,19 @@ class MapServices:
             response.message = "mapping is false: the map is as it was loaded, and is not saved"
             return response
         path = Path(self._parameters.now.map_path).expanduser()
+        answer = partial(self._answer, response, "save_map")
         if path.suffix.lower() == ".ply":
-            return _answer(response, self._sender, lambda: self._outputs.map.save(path))
-        return _answer(response, self._worker, lambda: self._inference.save_map(path))
+            return answer(self._sender, lambda: self._outputs.map.save(path))
+        return answer(self._worker, lambda: self._inference.save_map(path))
 
     def _on_load(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         folder = self._parameters.now.map
         if not folder:
             response.message = "no map is named: set the parameter map to the folder of one"
             return response
-        return _answer(response, self._worker, lambda: self._inference.load_map(Path(folder)))
+        return self._answer(
+            response, "load_map", self._worker, lambda: self._inference.load_map(Path(folder))
+        )
 
     def _on_pose(self, msg: PoseWithCovarianceStamped) -> None:
         world, frame = self._parameters.now.world_frame, msg.header.frame_id.lstrip("/")
@@ -78,13 +84,28 @@ class MapServices:
         else:
             self._worker.call_soon(lambda: self._inference.expect_at(pose))
 
+    def _answer(
+        self,
+        response: Trigger.Response,
+        service: str,
+        worker: Worker,
+        function: Callable[[], str],
+    ) -> Trigger.Response:
+        """The outcome of a function that a worker's thread is to call.
 
-def _answer(
-    response: Trigger.Response, worker: Worker, function: Callable[[], str]
-) -> Trigger.Response:
-    """The outcome of a function that a worker's thread is to call."""
-    try:
-        response.message, response.success = ask(worker, function, TIMEOUT), True
-    except UserError as error:
-        response.message, response.success = str(error), False
-    return response
+        Of one that takes longer than the caller waits, the outcome is in the diagnostics.
+        """
+        self._health.set_warning(f"~/{service}", "", "map")
+
+        def late(outcome: str | Exception) -> None:
+            text = f"~/{service}, whose caller waited {TIMEOUT:.0f} s, "
+            if isinstance(outcome, Exception):
+                self._health.set_warning(f"~/{service}", f"{text}failed: {outcome}", "map")
+            else:
+                self._health.notice(f"{text}is done: {outcome}")
+
+        try:
+            response.message, response.success = ask(worker, function, TIMEOUT, late), True
+        except UserError as error:
+            response.message, response.success = str(error), False
+        return response

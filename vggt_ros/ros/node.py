@@ -22,6 +22,7 @@ from vggt_ros.msg import QueryPoints
 from vggt_ros.ros.bond import open_bond
 from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import FrameNames
+from vggt_ros.ros.graph_names import namesakes
 from vggt_ros.ros.inference import OpenEngine
 from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.lifecycle import ACTIVE, UNCONFIGURED, ManagedNode
@@ -108,7 +109,7 @@ class VggtNode(ManagedNode):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._map_services = MapServices(
             self, self.parameters, self.inference, self.outputs, self.worker, self.sender,
-            self._inputs, self.health.refuse,
+            self._inputs, self.health,
         )  # fmt: skip
         self._diagnostics = open_publisher(
             self, DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
@@ -262,6 +263,7 @@ class VggtNode(ManagedNode):
             self.health.describe("topics", row, text)
         for name, text in self.outputs.unserved.items():
             self.health.set_warning(f"subscribers of {name}", text, "outputs")
+        self.health.set_warning("name", namesakes(self), "settings")
         no_image = ""
         if self.stage == ACTIVE:
             with self._inputs.lock:

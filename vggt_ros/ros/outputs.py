@@ -34,6 +34,7 @@ from vggt_ros.ros.robot import Robot
 from vggt_ros.ros.status_output import status_message, status_text
 from vggt_ros.ros.surface import SurfaceFilter
 from vggt_ros.ros.transforms import Transforms
+from vggt_ros.ros.view_health import ViewHealth
 from vggt_ros.ros.view_outputs import ViewOutputs
 from vggt_ros.ros.when_lost import is_located
 
@@ -58,6 +59,7 @@ class Outputs:
         self._newest: tuple[Update, int] | None = None  # and the segment that is shown
         self._keyframes_sent_ns = 0
         self._newest_shown: int | None = None  # keyframe, of a map that is not extended
+        self.view_health = ViewHealth()
         self.map = MapOutput(parameters)
         self.path = PathOutput(self._world)
         self._window = WindowCloud()
@@ -114,6 +116,7 @@ class Outputs:
         self.surface.update(update, change)
         for view in fresh:
             if view.depth is not None:
+                self.view_health.update(view, parameters.min_confidence)
                 self._publish_view(view, update, parameters)
         self._publish_poses(body, change, parameters.path_length)
         self._publish_window(update, parameters)

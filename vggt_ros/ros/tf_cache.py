@@ -21,7 +21,7 @@ from vggt_ros.geometry import inverse_rigid
 from vggt_ros.ros.frame_names import FrameNames, frame_name
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.polled import PolledSubscription
-from vggt_ros.ros.tf_link import Link
+from vggt_ros.ros.tf_link import KEPT_NS, Link
 from vggt_ros.ros.tf_messages import Packed, Reader, Received, pose_of, received
 
 __all__ = ["Frames", "TfCache", "open_frames", "pose_of"]
@@ -47,6 +47,7 @@ class TfCache:
         self.static_topic = TF_STATIC  # what that is remapped to, for advice
         self._links: dict[str, Link] = {}
         self._own: dict[tuple[str, str, int], None] = {}  # parent, child, stamp; oldest first
+        self._former: dict[str, tuple[str, int]] = {}  # by child: the parent before, until when
         self._names, self._notify = FrameNames(notify), notify
         self._lock = RLock()
 
@@ -91,8 +92,21 @@ class TfCache:
                 f" that makes up names, such as '{child}'"
             )
             return None
+        if link is not None and link.parent != parent:
+            self._note_parents(child, link.parent, parent, ns)
         link = self._links[child] = Link(parent, is_static)
         return link
+
+    def _note_parents(self, child: str, before: str, parent: str, ns: int) -> None:
+        """Says that two nodes place a frame, which tf2 takes without a word: it goes to and fro."""
+        was, until = self._former.get(child, ("", 0))
+        self._former[child] = before, ns
+        if was == parent and abs(ns - until) <= KEPT_NS:
+            self._notify(
+                f"/tf has two parents of '{child}': '{before}' and '{parent}' by turns, so that"
+                " what is between them is unknown at most stamps; stop one of the nodes that"
+                " publish it"
+            )
 
     def forget_from(self, ns: int) -> None:
         """Time went back to this stamp: what was known from it on was of another time."""

@@ -132,13 +132,21 @@ class Worker(Generic[Item]):
 
 
 class _Question(Generic[Answer]):
-    """A call whose result another thread waits for."""
+    """A call whose result another thread waits for.
+
+    Other exceptions than the expected ones become a `UserError` too: they concern who asked, not
+    the thread. `late` is called with the outcome that nobody waited for any more.
+    """
 
     def __init__(
-        self, function: Callable[[], Answer], expected: type[Exception] = UserError
-    ):  # other exceptions than the expected ones end the thread
+        self,
+        function: Callable[[], Answer],
+        expected: type[Exception] = UserError,
+        late: Callable[[Answer | Exception], object] = lambda _: None,
+    ):
         self._function, self._lock, self._done = function, Lock(), Event()
-        self._expected, self._begun, self._given_up = expected, False, False
+        self._expected, self._late = expected, late
+        self._begun, self._given_up = False, False
         self._answers: list[Answer] = []
         self._error: Exception | None = None
 
@@ -151,10 +159,18 @@ class _Question(Generic[Answer]):
             self._answers.append(self._function())
         except self._expected as error:
             self._error = error
-        except Exception as error:  # it concerns who asked, not the thread
+        except Exception as error:
             self._error = UserError(f"it failed: {type(error).__name__}: {error}")
         finally:
-            self._done.set()
+            with self._lock:
+                self._done.set()
+                given_up = self._given_up
+        if given_up:
+            self._late(self._answers[0] if self._answers else self._failure)
+
+    @property
+    def _failure(self) -> Exception:
+        return self._error or UserError("the thread that was asked has failed")
 
     def is_done(self, seconds: float) -> bool:
         return self._done.wait(seconds)
@@ -162,21 +178,27 @@ class _Question(Generic[Answer]):
     def wait(self, seconds: float) -> Answer:
         if not self.is_done(seconds):
             with self._lock:
-                self._given_up = not self._begun
-            late = "it goes on" if self._begun else "it was not begun, and will not be"
-            raise UserError(f"not done within {seconds:.0f} s; {late}")
+                self._given_up = not self._done.is_set()
+            if self._given_up:
+                late = "it goes on" if self._begun else "it was not begun, and will not be"
+                raise UserError(f"not done within {seconds:.0f} s; {late}")
         if self._answers:
             return self._answers[0]
-        raise self._error or UserError("the thread that was asked has failed")
+        raise self._failure
 
 
-def ask(worker: Worker, function: Callable[[], Answer], seconds: float) -> Answer:
+def ask(
+    worker: Worker,
+    function: Callable[[], Answer],
+    seconds: float,
+    late: Callable[[Answer | Exception], object] = lambda _: None,
+) -> Answer:
     """What a function returns in a worker's thread, where it is called before the next item.
 
     Raises the `UserError` that it raises, one for any other error, or one after `seconds`: it is
-    then not called any more, unless it began.
+    then not called any more, unless it began; `late` is called with the outcome of one that did.
     """
-    question = _Question(function)
+    question = _Question(function, late=late)
     worker.call_soon(question.call)
     return question.wait(seconds)
 
