@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Which camera_info an image is read by, as messages come: another camera's, and a lens in focus."""
+"""Which camera_info an image is read by, as they come: another camera's, and of a lens in focus."""
 
 import numpy as np
 import pytest

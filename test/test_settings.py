@@ -67,6 +67,28 @@ def test_a_scale_that_no_source_uses_is_said():
     assert caution.startswith("fixed_scale is 2, but not used: scale_source is 'odometry'")
 
 
+def test_a_camera_height_that_no_source_uses_is_said():
+    (caution,) = Settings(camera_height=0.4).cautions
+    assert caution == (
+        "camera_height is 0.4, but not used: scale_source is 'none'; add height to it"
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_setting_that_is_not_a_number_is_refused(value: float):
+    with pytest.raises(UserError, match=f"min_confidence is {value}; give a number"):
+        Settings(min_confidence=value)
+
+
+def test_topics_of_a_source_that_is_not_asked_for_are_named_as_unused(rig: Rig):
+    remaps = ("-r", "scale_depth:=/depth", "-r", "baseline_image:=/right", "-r", "odom:=/wheels")
+    rig.open(arguments=remaps, scale_source="baseline")
+    words = "scale_depth is remapped to /depth, but not used: scale_source is 'baseline'; add depth"
+    rig.wait_for_diagnostics(words)
+    message = rig.status("settings").message
+    assert "/right" not in message and "/wheels" not in message
+
+
 def test_the_node_warns_for_as_long_as_it_runs(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("vggt_ros.ros.input_health.MAX_STAMP_AGE", np.inf)  # stamps are old here
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")

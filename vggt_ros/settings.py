@@ -7,6 +7,7 @@ commands and the README's table take them from here.
 """
 
 from dataclasses import Field, dataclass, field, fields
+from math import isfinite
 from typing import Any, Literal
 
 from vggt_ros.errors import UserError
@@ -14,6 +15,8 @@ from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.imaging.grid import Grid, grid_for
 from vggt_ros.imaging.masks import Masking
 from vggt_ros.mapping.scale import parse_sources
+
+OF_SOURCES = {"height": "camera_height", "fixed": "fixed_scale"}  # settings of sources of scale
 
 
 def setting(
@@ -118,7 +121,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         sources = parse_sources(self.scale_source)
-        for source, name in (("height", "camera_height"), ("fixed", "fixed_scale")):
+        for row in fields(self):
+            value = getattr(self, row.name)
+            if isinstance(value, float) and not isfinite(value):
+                raise UserError(f"{row.name} is {value}; give a number")
+        for source, name in OF_SOURCES.items():
             if source in sources and not getattr(self, name) > 0:
                 raise UserError(f"scale_source {source} needs {name}: set it to a positive number")
         if not 1 <= self.window_size:
@@ -163,11 +170,12 @@ class Settings:
                 f"depth_frames is {self.depth_frames}, but {used} of window_size {self.window_size}"
                 f" are used: {reason}"
             )
-        if self.fixed_scale > 0 and "fixed" not in self.sources:
-            found.append(
-                f"fixed_scale is {self.fixed_scale:g}, but not used: scale_source is"
-                f" '{self.scale_source}'; add fixed to it"
-            )
+        for source, name in OF_SOURCES.items():
+            if getattr(self, name) > 0 and source not in self.sources:
+                found.append(
+                    f"{name} is {getattr(self, name):g}, but not used: scale_source is"
+                    f" '{self.scale_source}'; add {source} to it"
+                )
         return tuple(found)
 
     def masking(self) -> Masking:

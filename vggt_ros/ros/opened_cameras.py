@@ -18,7 +18,7 @@ from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.no_image import MissingImages
 from vggt_ros.ros.rig.cameras import RigCameras
 from vggt_ros.ros.rig.inference import RigInference
-from vggt_ros.ros.rig.unused import unused
+from vggt_ros.ros.unused import unused
 
 
 class OpenedCameras(NamedTuple):
@@ -41,7 +41,7 @@ def open_cameras(
 ) -> OpenedCameras:
     """`worker`: arguments of `InferenceWorker`; `put` and `restart` as `Images` says."""
     parameters = live.now
-    health.set_warning("cameras", "; ".join(unused(node, parameters)), "settings")
+    health.set_warning("unused", "; ".join(unused(node, parameters)), "settings")
     if parameters.camera_names:
         rig = RigCameras(node, parameters, inputs, health, put, restart)
         return OpenedCameras(RigInference(*worker, cameras=rig.cameras), rig, rig, rig)
