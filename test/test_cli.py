@@ -62,6 +62,12 @@ def test_arguments_have_their_types_and_the_result_is_the_exit_code(command):
     assert cli.call(["probe", "here", "--count", "7"]) == 7
 
 
+def test_paths_may_begin_at_home_where_a_shell_leaves_that_as_it_is(command, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    command("return 0 if path == Path('/home/ada/runs') else 1")
+    assert cli.call(["probe", "~/runs"]) == 0
+
+
 @pytest.mark.parametrize(
     "command, names",
     [

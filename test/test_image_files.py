@@ -179,3 +179,15 @@ def test_an_animation_is_a_video(tmp_path):
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
     source = open_source(tmp_path / "a.gif")
     assert source.kind == "video" and len(list(source)) == 3
+
+
+def test_of_a_file_of_several_images_the_first_is_used_and_it_is_said(tmp_path):
+    images = [Image.new("RGB", (40, 30), (i, 0, 0)) for i in (10, 90, 170)]
+    for name in ("a.png", "b.tif", "c.webp", "d.gif"):
+        images[0].save(tmp_path / name, save_all=True, append_images=images[1:])
+    images[0].save(tmp_path / "e.png")
+    source = open_source(tmp_path)
+    frames = list(source)
+    assert [int(frame.rgb[0, 0, 0]) // 20 for frame in frames] == [0] * 5
+    (note,) = [note for note in source.notes if "several images" in note]
+    assert note.startswith("files that hold several images: of each the first one is used, as of a")

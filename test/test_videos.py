@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Videos as people have them: damaged, joined, with covers, with pixels that are not square."""
 
+import os
 from pathlib import Path
 
 import av
@@ -11,6 +12,7 @@ from PIL import Image
 from tagged_images import HEIGHT, WIDTH, tags
 from test_sources import film
 
+from vggt_ros.errors import UserError
 from vggt_ros.tools.sources.open import open_source
 
 
@@ -136,3 +138,39 @@ def test_all_frames_of_two_films_that_were_joined_are_used_in_order(tmp_path):
     gaps = np.diff(stamps) * 1e-9
     assert (gaps > 0.03).all() and (gaps < 0.04).all(), gaps
     assert sum("go back" in note for note in source.notes) == 1
+
+
+def live(folder: Path) -> tuple[Path, Path]:
+    """A playlist that has no end, and one above it that names it."""
+    moving(folder / "part.ts", 20, "mpeg2video", pix_fmt="yuv420p")
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:2", "#EXTINF:0.7,", "part.ts", ""]
+    playlist, master = folder / "live.m3u8", folder / "master.m3u8"
+    playlist.write_text("\n".join(lines))
+    master.write_text("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1000\nlive.m3u8\n")
+    return playlist, master
+
+
+def test_a_live_playlist_is_refused_with_the_cure(tmp_path):
+    playlist, _ = live(tmp_path)
+    with pytest.raises(UserError, match=r"without an end \(live\): record a part of it"):
+        open_source(playlist)
+    playlist.write_text(playlist.read_text() + "#EXT-X-ENDLIST\n")
+    assert len(list(open_source(playlist))) == 20
+
+
+def test_a_video_that_waits_for_more_ends_with_what_there_is(tmp_path, monkeypatch):
+    """FFmpeg asks for the next part of what is still written for ever."""
+    monkeypatch.setattr("vggt_ros.tools.sources.video.PATIENCE", 1.0)
+    _, master = live(tmp_path)
+    source = open_source(master)
+    assert len(list(source)) == 20
+    assert any("nothing more of it came for 1 s" in note for note in source.notes)
+
+
+def test_addresses_devices_and_pipes_are_refused_with_the_cure(tmp_path):
+    with pytest.raises(UserError, match="is an address: only files are read; record it"):
+        open_source(Path("rtsp://camera.local/stream"))
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(UserError, match="is a device or a pipe: only files are read"):
+            open_source(path)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from vggt_ros.errors import UserError, install_extra
@@ -130,7 +131,7 @@ def _with_hints(
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+        return function(*map(_at_home, args), **{k: _at_home(v) for k, v in kwargs.items()})
 
     hints = get_type_hints(function, include_extras=True)
     hints |= {name: tyro.conf.Positional[hints[name]] for name in positional}
@@ -146,6 +147,18 @@ def _with_hints(
     called.__dict__["__signature__"] = signature.replace(parameters=parameters)
     del called.__dict__["__wrapped__"]
     return called
+
+
+def _at_home(value: Any) -> Any:
+    """Paths with `~` resolved, which shells leave in --out=~/run; anything else as it is."""
+    if isinstance(value, Path):
+        try:
+            return value.expanduser()
+        except RuntimeError:  # of a user that there is not
+            return value
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(map(_at_home, value))
+    return value
 
 
 def _settings_help(function: Callable[..., Any]) -> dict[str, str]:

@@ -26,6 +26,7 @@ SUFFIXES = HEIF | frozenset(
     ".avif .bmp .dib .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pfm .pgm"
     " .png .pnm .ppm .qoi .sgi .tga .tif .tiff .webp".split()
 )
+SEVERAL = frozenset(".avif .gif .png .tif .tiff .webp".split())  # formats of several images
 TURNED = (5, 6, 7, 8)  # EXIF orientations whose rows are the columns of the stored image
 
 
@@ -68,6 +69,20 @@ def time_taken(path: Path) -> datetime | None:
             return datetime.strptime(f"{text}.{fraction[:6]}", "%Y:%m:%d %H:%M:%S.%f")
     except (OSError, SyntaxError, ValueError, KeyError, UserError):
         return None
+
+
+def images_in(path: Path) -> int:
+    """How many images it holds, of which one is read; 1 also where that is not known.
+
+    JPEG is left out: what phones put beside a photo (a gain map, a smaller copy) is no image of it.
+    """
+    if path.suffix.lower() not in SEVERAL:
+        return 1
+    try:
+        with _opened(path), Image.open(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except (OSError, SyntaxError, ValueError, EOFError, UserError):
+        return 1
 
 
 def is_animated(path: Path) -> bool:

@@ -20,6 +20,7 @@ from vggt_ros.frames import Frame
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.tools.sources.image_files import (
     SUFFIXES,
+    images_in,
     is_animated,
     read_samples,
     shown_size,
@@ -223,5 +224,8 @@ def _are_times(found: NamedStamps) -> bool:
 
 def _load(file: Path, stamp_ns: int, reader: ImageReader) -> Frame:
     samples = read_samples(file)
+    about = "files that hold several images: of each the first one is used, as of "
+    if (count := images_in(file)) > 1 and not any(n.startswith(about) for n in reader.notices):
+        reader.notices.append(f"{about}{file.name} ({count}); make a video of an animation")
     kind = "mono" if samples.ndim == 2 else "rgb"
     return Frame(reader.samples(samples, f"{kind}{8 * samples.itemsize}"), stamp_ns)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opens images, a video or a bag as a stream of frames, without ROS."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,8 +48,7 @@ def open_source(
     if not paths:
         raise UserError("no source given; name a folder of images, a video or a bag")
     for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist; check the path")
+        _check_is_there(path)
         if is_run(path):
             raise UserError(
                 f"{path} is the result of a run, not a source; to see it: vggt view {path}"
@@ -73,6 +73,17 @@ def open_source(
         opened.calibration_of = lambda camera: calibration
         opened.camera_info = camera_info
     return opened
+
+
+def _check_is_there(path: Path) -> None:
+    """Raises `UserError` for what is no file and no folder."""
+    record = "only files are read; record it, as with ffmpeg -i {} -t 60 clip.mp4, and give that"
+    if not path.exists():
+        if re.match(r"\w+:/", str(path)):  # a path has one slash of the two
+            raise UserError(f"{path} is an address: {record.format('ADDRESS')}")
+        raise UserError(f"{path} does not exist; check the path")
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is a device or a pipe: {record.format(path)}")
 
 
 def read_camera_info(path: Path) -> Calibration:

@@ -5,6 +5,7 @@
 It is decoded packet by packet, so that a damaged one costs the frames that need it and no more.
 """
 
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
@@ -29,6 +30,7 @@ WIDE = {"gray16": ("gray16le", "mono16"), "rgb48": ("rgb48le", "rgb16")}
 SAME_GAP = 0.05  # relative difference; some containers have times in whole milliseconds
 STEADY = 10  # frames from which a rate is known to be steady
 ASSUMED_PERIOD_NS = 40_000_000  # of streams without times (raw, some MJPEG)
+PATIENCE = 30.0  # seconds without more of it: a file that is still written, a live address
 
 
 def open_video(path: Path, reader: ImageReader) -> Source:
@@ -38,8 +40,13 @@ def open_video(path: Path, reader: ImageReader) -> Source:
         from av.error import FFmpegError
     except ImportError:
         raise UserError(f"reading videos needs PyAV; install it {install_extra('tools')}") from None
+    if _is_live(path):
+        raise UserError(
+            f"{path} is a playlist without an end (live): record a part of it, as with ffmpeg -i"
+            f" {path.name} -t 60 clip.mp4, and give that"
+        )
     try:
-        with av.open(_name(path)) as container:
+        with av.open(_name(path), timeout=PATIENCE) as container:
             stream = _stream(container)
             count = None if stream is None else stream.frames
     except (FFmpegError, OSError) as error:
@@ -57,6 +64,14 @@ def _name(path: Path) -> str:
     return str(path.absolute())
 
 
+def _is_live(path: Path) -> bool:
+    """Whether it is a playlist of HTTP Live Streaming (RFC 8216) that goes on being written."""
+    if path.suffix.lower() not in (".m3u8", ".m3u"):
+        return False
+    text = path.read_text(errors="replace")
+    return "#EXTINF" in text and "#EXT-X-ENDLIST" not in text
+
+
 def _stream(container: "InputContainer") -> "av.VideoStream | None":
     """The largest one that is a film: covers are pictures that a player shows beside it."""
     from av.stream import Disposition
@@ -69,7 +84,7 @@ def _lazy_frames(path: Path, source: Source, reader: ImageReader) -> Iterator[La
     import av
 
     notes = reader.notices
-    with av.open(_name(path)) as container:
+    with av.open(_name(path), timeout=PATIENCE) as container:
         stream = _stream(container)
         assert stream is not None
         stream.thread_type = "AUTO"
@@ -112,6 +127,7 @@ def _decoded(
 
     packets = container.demux(stream)
     while True:
+        began = time.monotonic()
         try:
             packet = next(packets)
         except StopIteration:
@@ -119,6 +135,8 @@ def _decoded(
         except FFmpegError as error:
             damage.end = str(error)
             return
+        if not packet.size and time.monotonic() - began >= PATIENCE:
+            damage.end = f"nothing more of it came for {PATIENCE:.0f} s"
         if packet.is_corrupt:
             damage.add("a packet is incomplete")
         try:
