@@ -14,7 +14,8 @@ from vggt_ros.mapping.keyframes import KeyframeStore
 from vggt_ros.mapping.map_files import LoadedMap
 from vggt_ros.mapping.voxels import OwnedCloud
 from vggt_ros.ros.following import Change
-from vggt_ros.ros.harness.timing import PERIOD, START, TIMEOUT, InstantEngine, Part, measured_node
+from vggt_ros.ros.harness.instant_engine import InstantEngine
+from vggt_ros.ros.harness.timing import PERIOD, START, TIMEOUT, Part, measured_node
 from vggt_ros.ros.parameters import Parameters
 
 SIDE = 76  # points along each edge of a cube that nearly fills the default cloud

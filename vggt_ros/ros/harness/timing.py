@@ -16,22 +16,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
+from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
-from vggt_ros.engine.interface import InferenceResult
 from vggt_ros.errors import UserError
 from vggt_ros.msg import MapStatus, PointTracks, QueryPoints
+from vggt_ros.ros.harness.instant_engine import InstantEngine, mounts
 from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.interface import OF_A_CAMERA
-from vggt_ros.ros.messages import header, image_message
+from vggt_ros.ros.messages import header, image_message, transform_message
 from vggt_ros.ros.node import VggtNode
 from vggt_ros.ros.rig.cameras import RigTask
 from vggt_ros.ros.tasks import Task
@@ -54,6 +55,7 @@ TOPICS = {
     "/vggt/occupancy": OccupancyGrid,
     "/vggt/tracks": PointTracks,
 }
+RAMP = 12  # inferences before those that count: of a whole window, and with the rig's mounts known
 START, PERIOD = 1_700_000_000_000_000_000, 100_000_000  # nanoseconds
 TIMEOUT = 30.0  # seconds for the subscribers to appear, and for an update to be published
 
@@ -63,46 +65,6 @@ class Part(NamedTuple):
 
     name: str
     milliseconds: float
-
-
-class InstantEngine:
-    """A network that returns at once: a tilted plane, high confidence, all queries visible."""
-
-    name, device, dtype, random_weights = "instant", "none", "float32", False
-    fingerprint = "instant"
-    compiling, cache_fault = (), ""
-
-    def __init__(self, width: int):
-        self.default_width = width
-
-    def prepare(self, *_: Any, **__: Any) -> None: ...
-
-    def reset(self) -> None: ...
-
-    def obstacle(self, *_: Any, **__: Any) -> str:
-        return ""
-
-    def close(self, timeout: float) -> bool:
-        return True
-
-    def describe(self, frame_id: int) -> Float32[np.ndarray, "2"]:
-        return np.array([np.cos(0.1 * frame_id), np.sin(0.1 * frame_id)], np.float32)
-
-    def infer(
-        self, frame_ids, images, *, depth_frames: int, queries=None, query_frame: int = 0
-    ) -> InferenceResult:
-        height, width = images[-1].shape[:2]
-        encoding = np.zeros((len(frame_ids), 9), np.float32)
-        encoding[:, 0] = [-0.02 * (i - frame_ids[0]) for i in frame_ids]
-        encoding[:, 6:] = 1.0
-        plane = np.linspace(1, 4, width, dtype=np.float32) + np.zeros((height, 1), np.float32)
-        depth = np.broadcast_to(plane, (depth_frames, height, width))
-        confidence = np.full_like(depth, 4.0)
-        if queries is None:
-            return InferenceResult(encoding, depth, confidence)
-        tracks = np.broadcast_to(queries, (len(frame_ids), *queries.shape))
-        ones = np.ones(tracks.shape[:2], np.float32)
-        return InferenceResult(encoding, depth, confidence, tracks, ones, ones)
 
 
 def message_times(
@@ -118,17 +80,18 @@ def message_times(
 
     Decoding to geometry run as they are; the rows of topics are the time to build and publish the
     message, where a part that two topics share counts for the first.  `image_size` is width and
-    height. Of several `cameras` an inference has one image each.
+    height. Of several `cameras` an inference has one image each; /tf_static says where they stand.
     """
     names = tuple(f"camera_{k}" for k in range(cameras)) if cameras > 1 else ()
-    with measured_node(InstantEngine(network_width), window_size, names) as node:
+    engine = InstantEngine(network_width, cameras)
+    with measured_node(engine, window_size, names) as node:
         rng = np.random.default_rng(0)
         image = rng.integers(0, 255, (*reversed(image_size), 3), dtype=np.uint8)
         node.inference.infer(task_at(0, image, names))
         ids = list(range(queries))
         node.inference.query(QueryPoints(ids=ids, u=[50.0 + i for i in ids], v=[40.0 for _ in ids]))
         samples: dict[str, list[float]] = {}
-        for i in range(1, repeats + window_size + 1):
+        for i in range(1, repeats + RAMP + 1):
             msg = image_at(i, image)
             began = time.perf_counter()
             for _ in names or ("",):
@@ -139,7 +102,7 @@ def message_times(
             parts = dict(node.health.seconds)
             total = time.perf_counter() - decoded - parts.pop("network")
             parts = {"decode": decoded - began, **parts, "total": total}
-            for name, seconds in parts.items() if i > window_size else ():
+            for name, seconds in parts.items() if i > RAMP else ():
                 samples.setdefault(name, []).append(1e3 * seconds)
     return [Part(name, median(times)) for name, times in samples.items()]
 
@@ -154,9 +117,14 @@ def task_at(i: int, image: UInt8[np.ndarray, "h w 3"], cameras: tuple[str, ...])
         return Task(image_at(i, image), time.monotonic())
     images: dict[str, Any] = {}
     for name in cameras:
-        head = header(START + i * PERIOD, "camera" if name == cameras[0] else name)
+        head = header(START + i * PERIOD, optical_frame(name, cameras))
         images[name] = image_message(head, image)
     return RigTask(images, time.monotonic())
+
+
+def optical_frame(name: str, cameras: Sequence[str]) -> str:
+    """The first camera is its own base."""
+    return "camera" if name == cameras[0] else name
 
 
 def topics_of(cameras: Sequence[str]) -> dict[str, type]:
@@ -202,17 +170,27 @@ def measured_node(
         context.shutdown()
 
 
-def _subscribe(topics: dict[str, type]) -> None:
-    """Receive every message as bytes: the subscribers' own work is not part of the timing."""
+def _subscribe(cameras: Sequence[str]) -> None:
+    """Receive every message as bytes: the subscribers' own work is not part of the timing.
+
+    And say where the cameras of a rig stand.
+    """
     rclpy.init()
     node = Node("bench_subscriber")
-    for topic, kind in topics.items():
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    fixed = node.create_publisher(TFMessage, "/tf_static", latched)
+    placed = list(zip(cameras, mounts(len(cameras)), strict=True))[1:]
+    fixed.publish(TFMessage(transforms=[
+        transform_message(header(START, "camera"), optical_frame(name, cameras), pose)
+        for name, pose in placed
+    ]))  # fmt: skip
+    for topic, kind in topics_of(cameras).items():
         node.create_subscription(kind, topic, lambda _: None, QoSProfile(depth=5), raw=True)
     rclpy.spin(node)
 
 
 if __name__ == "__main__":
     try:
-        _subscribe(topics_of(sys.argv[1:]))
+        _subscribe(sys.argv[1:])
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

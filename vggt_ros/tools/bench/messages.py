@@ -17,9 +17,9 @@ import json, sys
 from vggt_ros.ros.harness.growing import grown_times
 from vggt_ros.ros.harness.timing import message_times
 parts = [tuple(part) for part in message_times(int(sys.argv[1]))]
-for cameras in (2, 3):
-    *_, total = message_times(int(sys.argv[1]), cameras=cameras)
-    parts.append((f"{total.name} of {cameras} cameras", total.milliseconds))
+for width, cameras in ((518, 2), (518, 3), (224, 1), (224, 2), (224, 3)):
+    *_, total = message_times(int(sys.argv[1]), network_width=width, cameras=cameras)
+    parts.append((f"{total.name} of {cameras} cameras at width {width}", total.milliseconds))
 late = [(f"late/{name}", median) for name, median in grown_times(5 * int(sys.argv[1]))]
 print(json.dumps([*parts, *late]))
 """
@@ -28,8 +28,8 @@ print(json.dumps([*parts, *late]))
 def rows(options: Options) -> Iterator[Row]:
     """Median milliseconds of each part of a frame and of their sum, then of a long run.
 
-    In the rows of several cameras each frame is an instant of that many images. In the rows `late/`
-    path, keyframes and cloud have their default lengths.
+    In the rows of several cameras each frame is an instant of that many images; the width is that
+    of the network's image. In the rows `late/` path, keyframes and cloud have default lengths.
     """
     stay_on_this_machine()
     command = [sys.executable, "-c", MEASURE, str(4 * options.repeats)]
