@@ -121,6 +121,18 @@ def test_what_changed_in_the_scene_enters_once_more_views_have_seen_it():
     assert not entered[0] and entered[-1]
 
 
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_some_rows_and_columns_of_a_view_are_those_of_all_of_it(every: int):
+    """Those that enter the cloud, bit for bit."""
+    whole, some = FusedViews(), FusedViews()
+    for i, seen in enumerate(wall(2.0 + 0.05 * (-1) ** i, 0.02 * i) for i in range(5)):
+        shape = 3 * seen.depth.shape[0], 3 * seen.depth.shape[1]
+        depth = enlarged(seen.depth, shape) + np.linspace(0, 0.1, shape[1], dtype=np.float32)
+        given = depth, np.diag([3.0, 3.0, 1.0]) @ seen.intrinsics, seen.world_from_camera, i, 0
+        for all_of_it, part in zip(whole.add(*given), some.add(*given, every), strict=True):
+            np.testing.assert_array_equal(part, all_of_it[::every, ::every])
+
+
 def wall(depth: float, x: float = 0.0) -> DepthView:
     pose = np.eye(4)
     pose[0, 3] = x

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8, UInt32
 from vggt_ros.geometry import inverse_rigid
 
 EDGE = 0.08  # relative step of depth to a neighbour beyond which a pixel mixes two surfaces
-ROWS = 28  # of an image at a time
+ROWS = 28  # of an image at a time; of a narrow one more, up to
+AT_ONCE = 14_504  # pixels
 MANY = 0.3  # share of pixels that are still open, from which all are faster than a list of them
 
 
@@ -162,15 +163,20 @@ class Projection:
         self._turn = turn.astype(np.float32)
         self._shift = (k @ there_from_here[:3, 3]).astype(np.float32)
 
-    def ratios(self) -> Float32[np.ndarray, "h w"]:
-        """The other depth at each point's pixel over that of the point; NaN: there is none."""
-        height, width = self._depth.shape
+    def ratios(self, depth: Float32[np.ndarray, "h w"] | None = None) -> Float32[np.ndarray, "h w"]:
+        """The other depth at each point's pixel over that of the point; NaN: there is none.
+
+        `depth`: of the points by now; None: that of the view.
+        """
+        depth = self._depth if depth is None else depth
+        height, width = depth.shape
+        some = max(ROWS, AT_ONCE // width)
         u = np.arange(width, dtype=np.float32)
         found = np.empty((height, width), np.float32)
-        for row in range(0, height, ROWS):
-            rows = slice(row, min(row + ROWS, height))
+        for row in range(0, height, some):
+            rows = slice(row, min(row + some, height))
             v = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
-            found[rows] = self._ratio(u, v, self._depth[rows])
+            found[rows] = self._ratio(u, v, depth[rows])
         return found
 
     def seen(self) -> Bool[np.ndarray, "h w"]:

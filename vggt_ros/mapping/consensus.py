@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from vggt_ros.mapping.agreement import DepthView, Projection
+from vggt_ros.mapping.medians import median
 
 MAX_PIXELS = 7_000  # of one view that are compared; the errors vary slowly over an image
 SPREADS = 2.5  # of the views' log ratios of depth: what differs by more is another surface
@@ -33,25 +34,33 @@ class Consensus(NamedTuple):
 
 def consensus(view: DepthView, others: Sequence[DepthView]) -> Consensus:
     """By the others' depth at the points of a view; where there are none, nothing is moved."""
-    shape = view.depth.shape
+    return consensus_of(view.depth, [Projection(view, other) for other in others])
+
+
+def consensus_of(depth: Float32[np.ndarray, "h w"], others: Sequence[Projection]) -> Consensus:
+    """The same for a view that has this depth by now, by its projections into the others."""
+    shape = depth.shape
     if not others:
         return Consensus(np.zeros(shape, np.float32), np.ones(shape, bool), np.zeros(shape, bool))
     with np.errstate(invalid="ignore", divide="ignore"):
-        logs = np.log(np.stack([Projection(view, other).ratios() for other in others]))
-        known = np.isfinite(logs)
-        tolerance = _tolerance(logs[known])
-        alike = np.abs(logs) < tolerance
-        near = np.abs(logs) < NEAR * tolerance
+        logs = np.stack([other.ratios(depth) for other in others])
+        np.log(logs, out=logs)
+        away = np.abs(logs)
+        known = away < np.inf
+        tolerance = _tolerance(away[known])
+        alike = away < tolerance
+        near = away < NEAR * tolerance
     votes = alike.sum(axis=0)
-    shift = np.where(alike, logs, np.float32(0.0)).sum(axis=0) / (1.0 + votes)
+    np.copyto(logs, np.float32(0.0), where=~alike)
+    shift = logs.sum(axis=0) / (1.0 + votes)
     return Consensus(
         shift.astype(np.float32), 2 * votes >= known.sum(axis=0), near.sum(axis=0) > 2 * votes
     )
 
 
-def _tolerance(logs: Float32[np.ndarray, "n"]) -> float:
+def _tolerance(away: Float32[np.ndarray, "n"]) -> float:
     """What two views of one surface usually differ by at most, in log depth."""
-    usual = 1.4826 * float(np.median(np.abs(logs))) if logs.size else 0.0
+    usual = 1.4826 * median(away) if away.size else 0.0
     return float(np.clip(SPREADS * usual, LEAST, MOST))
 
 
@@ -80,18 +89,21 @@ def thinned(
     return DepthView.of(np.ascontiguousarray(depth[::step, ::step]), coarse, world_from_camera)
 
 
-def thinning(shape: tuple[int, ...]) -> int:
-    """Every so manieth row and column is compared."""
-    return max(1, int(np.ceil((shape[0] * shape[1] / MAX_PIXELS) ** 0.5)))
+def thinning(shape: tuple[int, ...], most: int = MAX_PIXELS) -> int:
+    """Every so manieth row and column leaves `most` pixels; by default what is compared."""
+    return max(1, int(np.ceil((shape[0] * shape[1] / most) ** 0.5)))
 
 
 def enlarged(
-    thin: Float32[np.ndarray, "h w"], shape: tuple[int, ...]
+    thin: Float32[np.ndarray, "h w"], shape: tuple[int, ...], every: int = 1
 ) -> Float32[np.ndarray, "H W"]:
-    """Values at the pixels of a thinned view, interpolated to those of the view itself."""
+    """Values at the pixels of a thinned view, interpolated to those of the view itself.
+
+    `shape` is that of the view; of `every` so manieth row and column.
+    """
     step = thinning(shape)
     for axis in range(2):
-        place = np.arange(shape[axis], dtype=np.float32) / np.float32(step)
+        place = np.arange(0, shape[axis], every, dtype=np.float32) / np.float32(step)
         below = np.minimum(place.astype(np.int64), thin.shape[axis] - 1)
         above = np.minimum(below + 1, thin.shape[axis] - 1)
         share = np.expand_dims((place - below).astype(np.float32), 1 - axis)

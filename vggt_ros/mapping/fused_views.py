@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from vggt_ros.mapping.agreement import DepthView
-from vggt_ros.mapping.consensus import consensus, enlarged, nearest, thinned
+from vggt_ros.mapping.agreement import DepthView, Projection
+from vggt_ros.mapping.consensus import consensus_of, enlarged, nearest, thinned
 from vggt_ros.mapping.corrections import Correction
 
 KEPT = 300  # views, of 40 KB each
@@ -69,22 +69,27 @@ class FusedViews:
         world_from_camera: Float[np.ndarray, "4 4"],
         keyframe: int,
         segment: int,
+        every: int = 1,
     ) -> FusedView:
-        """One more view, its `depth` above 0 or NaN, on the surface that those before it see."""
+        """One more view, its `depth` above 0 or NaN, on the surface that those before it see.
+
+        Returned is `every` so manieth row and column of it.
+        """
         view = thinned(depth, intrinsics, world_from_camera)
         first, doubted = view.depth.copy(), np.zeros(view.depth.shape, bool)
         known = first[np.isfinite(first)]
         views = [held.view for held in self._held if held.segment == segment]
         if views and known.size:
             beside = nearest(len(views), [*views, view], NEIGHBOURS, float(np.median(known)))
+            others, moved = [Projection(view, views[i]) for i in beside], view.depth
             for _ in range(ROUNDS):
-                found = consensus(view, [views[i] for i in beside])
-                moved = view.depth * np.exp(found.log_shift)
-                view = DepthView.of(moved, view.intrinsics, view.world_from_camera)
+                found = consensus_of(moved, others)
+                moved = moved * np.exp(found.log_shift)
+            view = DepthView.of(moved, view.intrinsics, view.world_from_camera)
             doubted = found.doubted
         self._held = [*self._held[1 - KEPT :], _Held(view, keyframe, segment)]
         factor = np.nan_to_num(view.depth / first, nan=1.0)
         return FusedView(
-            depth * enlarged(factor, depth.shape),
-            enlarged(doubted.astype(np.float32), depth.shape) < 0.5,
+            depth[::every, ::every] * enlarged(factor, depth.shape, every),
+            enlarged(doubted.astype(np.float32), depth.shape, every) < 0.5,
         )

@@ -7,11 +7,13 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 
 from vggt_ros.geometry import inverse_rigid, transform, unproject
 from vggt_ros.mapping.agreement import is_smooth
+from vggt_ros.mapping.consensus import thinning
 from vggt_ros.mapping.corrections import Correction
+from vggt_ros.mapping.fused_views import FusedView
 from vggt_ros.mapping.voxel_table import VoxelTable
 
 MAX_PIXELS = 26_000  # of one view that are added; at 518 x 392 every third row and column
@@ -105,31 +107,25 @@ class VoxelMap:
         keyframe: int = -1,
         segment: int = 0,
         clearing: bool = True,
-        is_new: Bool[np.ndarray, "h w"] | None = None,
+        fused: FusedView | None = None,
     ) -> int:
         """Add one view; its depth is NaN or 0 where unknown. Returns how many voxels are new.
 
         Those move with `keyframe`; -1: with none. With `clearing`, voxels of its segment that it
-        sees through lose votes. `is_new`: pixels that become points; None: all with depth.
+        sees through lose votes. `fused`: what is added instead of its depth, thinned as that is.
         """
-        step = max(1, int(np.ceil((depth.size / MAX_PIXELS) ** 0.5)))
-        thin = np.ascontiguousarray(depth[::step, ::step], np.float32)
-        sound = is_smooth(thin) & (thin > 0) & (confidence[::step, ::step] >= min_confidence)
-        if is_new is not None:
-            sound &= is_new[::step, ::step]
+        step = thinning(depth.shape, MAX_PIXELS)
+        thin, is_new = (depth[::step, ::step], True) if fused is None else fused
+        thin, sure = np.ascontiguousarray(thin, np.float32), confidence[::step, ::step]
+        sound = is_new & is_smooth(thin) & (thin > 0) & (sure >= min_confidence)
         coarse = np.diag([1.0 / step, 1.0 / step, 1.0]) @ intrinsics
         if clearing:
-            known = np.where(confidence[::step, ::step] >= min_confidence, thin, np.float32(np.nan))
+            known = np.where(sure >= min_confidence, thin, np.float32(np.nan))
             self._see_through(known, coarse, world_from_camera, segment)
         points = unproject(thin, coarse.astype(np.float32))[sound]
         points = transform(world_from_camera.astype(np.float32), points)
-        return self.add(
-            points,
-            rgb[::step, ::step][sound],
-            confidence[::step, ::step][sound],
-            keyframe=keyframe,
-            segment=segment,
-        )
+        colours = rgb[::step, ::step][sound]
+        return self.add(points, colours, sure[sound], keyframe=keyframe, segment=segment)
 
     def add(
         self,

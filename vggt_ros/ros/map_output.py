@@ -10,10 +10,11 @@ from sensor_msgs.msg import PointCloud2
 from vggt_ros.errors import UserError
 from vggt_ros.files import write_ply
 from vggt_ros.frames import Update, View
+from vggt_ros.mapping.consensus import thinning
 from vggt_ros.mapping.fused_views import FusedViews
 from vggt_ros.mapping.map_files import LoadedMap
 from vggt_ros.mapping.voxel_sweep import CloudSweep, Parts
-from vggt_ros.mapping.voxels import OwnedCloud, VoxelMap
+from vggt_ros.mapping.voxels import MAX_PIXELS, OwnedCloud, VoxelMap
 from vggt_ros.ros import messages
 from vggt_ros.ros.following import Change
 from vggt_ros.ros.live_parameters import LiveParameters
@@ -101,17 +102,19 @@ class MapOutput:
 
     def _add(self, view: View, segment: int, cloud: VoxelMap) -> None:
         """One view, moved to the surface that older ones see unless `map_fusion` is false."""
-        now, depth, is_new = self._parameters.now, view.depth, None
+        now, fused = self._parameters.now, None
+        assert view.depth is not None
         if now.map_fusion:
-            depth, is_new = self._fused.add(
+            fused = self._fused.add(
                 view.masked_depth(now.min_confidence),
                 view.intrinsics,
                 view.world_from_camera,
                 view.keyframe,
                 segment,
+                thinning(view.depth.shape, MAX_PIXELS),
             )
         cloud.add_view(
-            depth,
+            view.depth,
             view.rgb,
             view.confidence,
             view.intrinsics,
@@ -120,7 +123,7 @@ class MapOutput:
             keyframe=view.keyframe,
             segment=segment,
             clearing=now.map_clearing,
-            is_new=is_new,
+            fused=fused,
         )
 
     @property
