@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 
-from vggt_ros.mapping.medians import median, quantile
+from vggt_ros.mapping.medians import median, medians, quantile
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -19,3 +19,4 @@ def test_they_are_those_of_numpy(count: int, dtype: type):
             assert quantile(values, share) == np.quantile(values, share)
     image = random.standard_normal((count, 3))
     assert median(image) == np.median(image)
+    np.testing.assert_array_equal(medians(image.T), np.median(image, axis=0))

@@ -8,6 +8,7 @@ from fakes.rig_ride import THREE, true_mounts
 from fakes.room import HEIGHT, INTRINSICS, WIDTH, turn
 
 from vggt_ros.geometry import inverse_rigid, rotation_angle
+from vggt_ros.mapping.registration import robust_mean
 from vggt_ros.mapping.rig.body import body, held_together
 from vggt_ros.mapping.rig.relative import between, mean_pose, relative_poses
 from vggt_ros.mapping.rig.rig import HELD, SURE, Rig
@@ -71,6 +72,15 @@ def test_a_third_of_the_measurements_may_be_anything():
     assert turned(found, truth) < 0.8
     np.testing.assert_allclose(found[:3, 3], truth[:3, 3], atol=0.015)
     np.testing.assert_allclose(mean_pose([truth]), truth, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 7, 41])
+def test_the_centre_is_the_robust_mean_of_each_axis(count: int):
+    """To the last bit: maps of rigs repeat."""
+    random = np.random.default_rng(count)
+    poses = [moved(np.eye(4), 5.0, 10.0 ** random.integers(-3, 2), random) for _ in range(count)]
+    one_by_one = [robust_mean(np.stack(poses)[:, axis, 3])[0] for axis in range(3)]
+    np.testing.assert_array_equal(mean_pose(poses)[:3, 3], one_by_one)
 
 
 def test_a_body_is_placed_by_all_of_its_cameras():

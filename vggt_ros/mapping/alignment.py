@@ -25,13 +25,14 @@ from vggt_ros.mapping.noise import MIN_NOISE, NoiseEstimate
 from vggt_ros.mapping.registration import ScaleFit, average_frames, estimate_gauge, estimate_scale
 from vggt_ros.mapping.segment import MapState, Registration, Segment
 from vggt_ros.mapping.sharing import (
+    SampledWindow,
     other_depths,
     placed_by,
+    sampled,
     shared,
     spread_of,
-    subsampled_others,
 )
-from vggt_ros.mapping.window import WindowGeometry, subsampled
+from vggt_ros.mapping.window import WindowGeometry
 
 MIN_INLIERS = 0.6  # share of pixels that must agree
 REFUSED = 5.0  # times the usual residual: a window beyond contradicts the map
@@ -51,20 +52,20 @@ def register(
     state: MapState,
     window: WindowGeometry,
     predicted: Float[np.ndarray, "4 4"] | None = None,
-    others: WindowGeometry | None = None,
+    seen: SampledWindow | None = None,
 ) -> tuple[MapState, Registration]:
     """Place `window` in the map; one that contradicts it is refused and changes nothing.
 
     `predicted`: world_from_camera of the newest camera by its motion so far; None: not known.
-    `others`: what a rig's other cameras saw at those instants, for the scale by their depth.
+    `seen`: of a rig, the window on a coarse grid, with what the other cameras saw.
     """
     number = state.number
     if not np.isfinite(window.window_from_camera).all():
         return _refuse(state, number, "the network's cameras are not finite")
-    frames = subsampled(window)
+    seen = seen or sampled(window)
     if state.current is None:
-        return start_segment(state, window, number, state.world_from_first, 1.0, others=others)
-    fitted = _fit(state.current, frames, state.noise, predicted, subsampled_others(others))
+        return start_segment(state, window, number, state.world_from_first, 1.0, seen=seen)
+    fitted = _fit(state.current, seen, state.noise, predicted)
     if isinstance(fitted, str):
         return _refuse(state, number, fitted)
     after, found, noise = fitted
@@ -78,17 +79,17 @@ def start_segment(
     world_from_first: Float[np.ndarray, "4 4"],
     unit: float,
     covariance: Float[np.ndarray, "6 6"] | None = None,
-    others: WindowGeometry | None = None,
+    seen: SampledWindow | None = None,
 ) -> tuple[MapState, Registration]:
     """A new segment: the window's first camera stands at `world_from_first`.
 
     `unit`: world units per window unit; `covariance`: of that camera, by default none.
     """
-    frames = subsampled(window)
+    frames, others, _ = seen or sampled(window)
     gauge = Similarity.between(world_from_first, frames[0].world_from_camera, unit)
     known = 1e-8 * np.eye(6) if covariance is None else covariance
     first, found = _insert(Segment(number, (), known), placed_by(frames, gauge), gauge, Fit())
-    first = first._replace(others=other_depths((), subsampled_others(others), gauge, ""))
+    first = first._replace(others=other_depths((), others, gauge, ""))
     return replace(state, current=first, refusals=0), found
 
 
@@ -121,26 +122,26 @@ class Fit(NamedTuple):
 
 def _fit(
     segment: Segment,
-    frames: tuple[MapFrame, ...],
+    seen: SampledWindow,
     noise: NoiseEstimate,
     predicted: Float[np.ndarray, "4 4"] | None,
-    others: tuple[MapFrame, ...],
 ) -> tuple[Segment, Registration, NoiseEstimate] | str:
     """The segment with these frames registered to it, or why they do not belong."""
+    frames, others, before = seen
     pairs = shared(segment.frames, frames)
     if not pairs:
         return NOTHING_SHARED
     scene_depth = median_depth(segment.frames)
     spread = spread_of(frames)[[frames.index(frame) for _, frame in pairs]]
     also = shared(segment.others, others)
-    fit = estimate_scale(pairs, spread, scene_depth, segment.unit, noise, also)
+    fit = estimate_scale(pairs, spread, scene_depth, segment.unit, noise, also, before)
     laid = estimate_gauge(pairs, spread, fit.scale, scene_depth, noise)
     residual = laid.residual
     if fit.inlier_share < MIN_INLIERS:
         return f"only {fit.inlier_share:.0%} of the shared pixels agree in depth"
     placed = placed_by(frames, laid.gauge)
-    seen = view_overlap(pairs[-1][0], placed[-1], max(SAME_VIEW, 2.5 * noise.view))
-    checked = seen if seen is not None and seen.overlap > CHECKED_OVERLAP else None
+    overlap = view_overlap(pairs[-1][0], placed[-1], max(SAME_VIEW, 2.5 * noise.view))
+    checked = overlap if overlap is not None and overlap.overlap > CHECKED_OVERLAP else None
     if not residual < _refused_from(noise, checked):
         return (
             f"the shared cameras disagree by {residual:.1%} of the scene depth; usual are"
@@ -169,7 +170,7 @@ def _fit(
         view=None if checked is None else checked.spread,
     )
     kept = other_depths(segment.others, others, laid.gauge, doubt)
-    return after._replace(overlap=seen, others=kept), found, noise
+    return after._replace(overlap=overlap, others=kept), found, noise
 
 
 def _refused_from(noise: NoiseEstimate, checked: ViewOverlap | None) -> float:

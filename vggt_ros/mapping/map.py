@@ -107,7 +107,7 @@ class Map(Standing):
             found, before = self._begin_segment(held, predicted), None
         else:
             expected = predicted and predicted.world_from_camera
-            self._state, found = alignment.register(self._state, window, expected, held.others)
+            self._state, found = alignment.register(self._state, window, expected, held.sampled)
         placing.learn(self.rig, held, found)
         if found.accepted:
             self._take_in(window, sensors, stamp_ns, before, frames)
@@ -203,7 +203,7 @@ class Map(Standing):
         self._kept_in_segment = 0
         self._motion.reset()
         self._state, found = alignment.start_segment(
-            self._state, window, number, first, unit, covariance, held.others
+            self._state, window, number, first, unit, covariance, held.sampled
         )
         placing.restart(self.rig)
         return found

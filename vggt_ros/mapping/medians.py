@@ -19,6 +19,15 @@ def median(values: Float[np.ndarray, "*n"]) -> float:
     return float((low + high) / 2)
 
 
+def medians(rows: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k"]:
+    """`median` of each row."""
+    half = rows.shape[1] // 2
+    if rows.shape[1] % 2:
+        return np.partition(rows, half)[:, half]
+    low, high = np.partition(rows, (half - 1, half))[:, half - 1 : half + 1].T
+    return (low + high) / 2
+
+
 def quantile(values: Float[np.ndarray, "n"], share: float) -> float:
     """`np.quantile` of at least one number; `share` is below 1."""
     place = share * (len(values) - 1)

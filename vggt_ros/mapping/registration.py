@@ -71,14 +71,20 @@ def estimate_scale(
     last_scale: float,
     noise: NoiseEstimate,
     also: Sequence[tuple[MapFrame, MapFrame]] = (),
+    before: ScaleFit | None = None,
 ) -> ScaleFit:
     """The scale by the depth of every shared frame and by the baselines between shared cameras.
 
     `pairs` are shared frames, in the map and in the window; `also`: of a rig's other cameras, which
     have depth to compare and no centre of their own. Each source counts by its variance;
-    where there is neither depth nor a baseline worth its noise, `last_scale` is kept.
+    where there is neither depth nor a baseline worth its noise, `last_scale` is kept. `before`: of
+    the same frames with other poses; what it says by depth holds.
     """
-    by_depth, inliers = _scale_by_depth([*pairs, *also], noise)
+    if before is None:
+        by_depth, inliers = _scale_by_depth([*pairs, *also], noise)
+    else:
+        known, inliers = before.by_depth, before.inlier_share
+        by_depth = None if known is None else (known, noise.depth_scale)
     by_baseline = _scale_by_baselines(pairs, spread, scene_depth, noise)
     if by_baseline is not None and by_baseline[1] > MAX_BASELINE_SIGMA:
         by_baseline = None

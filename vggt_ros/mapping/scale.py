@@ -10,11 +10,13 @@ unit of the map as it is *now*: `moved` keeps that true when the map takes up a 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from vggt_ros.errors import UserError
+from vggt_ros.mapping.medians import median
 from vggt_ros.mapping.registration import robust_mean
 
 SOURCES = ("fixed", "baseline", "depth", "odometry", "height")
@@ -253,13 +255,14 @@ def widened(state: ScaleState, sigma: float) -> ScaleState:
     )
 
 
+@lru_cache(maxsize=4 * len(SOURCES))  # each window asks some ten times
 def _mean(measurements: tuple[Measurement, ...]) -> Estimate:
     """Robust mean of one source; not sure before a few measurements, unless it is given."""
     source, stamp_ns = measurements[-1].source, measurements[-1].stamp_ns
     ratios = np.array([m.log_ratio for m in measurements])
-    sigmas = np.array([m.sigma for m in measurements])
-    mean, spread = robust_mean(ratios, least_spread=float(np.median(sigmas)))
-    sigma = max(spread, float(np.median(sigmas))) / np.sqrt(len(measurements))
+    usual = median(np.array([m.sigma for m in measurements]))
+    mean, spread = robust_mean(ratios, least_spread=usual)
+    sigma = max(spread, usual) / np.sqrt(len(measurements))
     if source != "fixed" and len(measurements) < MIN_MEASUREMENTS:
         sigma = float("inf")
     return Estimate(source, float(np.exp(mean)), float(sigma), stamp_ns, "")

@@ -2,14 +2,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames that a window shares with the map, and a window's frames in the world."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.geometry import Similarity
 from vggt_ros.mapping.map_frames import MapFrame, median_depth
-from vggt_ros.mapping.registration import average_frames, centre_spread, estimate_scale
+from vggt_ros.mapping.registration import (
+    ScaleFit,
+    average_frames,
+    centre_spread,
+    estimate_scale,
+)
 from vggt_ros.mapping.segment import MapState
 from vggt_ros.mapping.window import WindowGeometry, subsampled
+
+
+class SampledWindow(NamedTuple):
+    """A window on a coarse grid."""
+
+    frames: tuple[MapFrame, ...]
+    others: tuple[MapFrame, ...] = ()  # of a rig: what its other cameras saw at those instants
+    fit: ScaleFit | None = None  # by all of these, before the cameras were held together
+
+    def with_poses(self, poses: Mapping[int, Float[np.ndarray, "4 4"]]) -> "SampledWindow":
+        """The same with other poses, by frame."""
+        frames, others = (
+            tuple(frame._replace(world_from_camera=poses[frame.frame_id]) for frame in part)
+            for part in self[:2]
+        )
+        return SampledWindow(frames, others, self.fit)
 
 
 def shared(
@@ -54,18 +78,19 @@ def other_depths(
     )  # fmt: skip
 
 
-def subsampled_others(others: WindowGeometry | None) -> tuple[MapFrame, ...]:
-    return subsampled(others) if others is not None and others.frame_ids else ()
+def sampled(
+    leading: WindowGeometry, others: WindowGeometry | None = None, state: MapState | None = None
+) -> SampledWindow:
+    """A window and a rig's other views; with a `state` also their scale in the map.
 
-
-def unit_of(
-    state: MapState, window: WindowGeometry, others: WindowGeometry | None = None
-) -> float | None:
-    """World units per unit of a window, by the frames it shares with the map; None: it has none."""
-    segment, frames = state.current, subsampled(window)
+    That is None where they share nothing with it.
+    """
+    frames = subsampled(leading)
+    beside = subsampled(others) if others is not None and others.frame_ids else ()
+    segment = state and state.current
     if segment is None or not (pairs := shared(segment.frames, frames)):
-        return None
+        return SampledWindow(frames, beside)
     spread = spread_of(frames)[[frames.index(frame) for _, frame in pairs]]
-    depth, unit = median_depth(segment.frames), segment.unit
-    also = shared(segment.others, subsampled_others(others))
-    return estimate_scale(pairs, spread, depth, unit, state.noise, also).scale
+    depth, also = median_depth(segment.frames), shared(segment.others, beside)
+    fit = estimate_scale(pairs, spread, depth, segment.unit, state.noise, also)
+    return SampledWindow(frames, beside, fit)

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.geometry import nearest_rotation
+from vggt_ros.mapping.medians import median
 from vggt_ros.mapping.registration import CENTRE_FLOOR
 from vggt_ros.mapping.rig.relative import Pose, rows_by_instant
 from vggt_ros.mapping.window import WindowGeometry
@@ -70,5 +71,5 @@ def body(
         turned = 0.5 * np.sum((rotations - pose[:3, :3]) ** 2, axis=(1, 2))
         moved = np.sum((centres - pose[:3, 3]) ** 2, axis=1) / scene_depth**2
         size = np.sqrt(turned + moved)
-        trust = weights / (1.0 + (size / (2.0 * np.median(size) + 1e-9)) ** 2)
+        trust = weights / (1.0 + (size / (2.0 * median(size) + 1e-9)) ** 2)
     return pose

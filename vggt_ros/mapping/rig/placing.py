@@ -23,8 +23,8 @@ from vggt_ros.mapping.rig.report import RigReport
 from vggt_ros.mapping.rig.rig import Rig
 from vggt_ros.mapping.scale import ScaleState
 from vggt_ros.mapping.segment import MapState, Registration, Segment
-from vggt_ros.mapping.sharing import unit_of as unit_of_shared
-from vggt_ros.mapping.window import WindowGeometry, coarse, subsampled
+from vggt_ros.mapping.sharing import SampledWindow, sampled
+from vggt_ros.mapping.window import WindowGeometry, coarse
 
 
 class HeldWindow(NamedTuple):
@@ -32,7 +32,7 @@ class HeldWindow(NamedTuple):
 
     whole: WindowGeometry
     leading: WindowGeometry  # the first camera of each instant
-    others: WindowGeometry | None = None  # coarse
+    sampled: SampledWindow | None = None  # of a rig
     pairs: tuple[CameraPair, ...] = ()  # as the network has them
     unit: float = 1.0  # world units per window unit that the rig was held with
 
@@ -49,13 +49,14 @@ def hold(
         return HeldWindow(window, window.part(leading=True))
     sparse = coarse(window)
     leading, others = sparse.part(leading=True), sparse.part(leading=False)
-    unit = unit_of_shared(state, leading, others)
-    if unit is None:
+    seen = sampled(leading, others, state)
+    if seen.fit is not None:
+        unit = seen.fit.scale
+    else:
         unit = 1.0 if state.current is None else unit_of(leading)
-    depth = median_depth(subsampled(leading))
-    held = rig.hold(window, unit, metres_per_unit(known), depth)
-    others = coarse(held).part(leading=False)
-    return HeldWindow(held, held.part(leading=True), others, rig.pairs(window), unit)
+    held = rig.hold(window, unit, metres_per_unit(known), median_depth(seen.frames))
+    seen = seen.with_poses(dict(zip(held.frame_ids, held.window_from_camera, strict=True)))
+    return HeldWindow(held, held.part(leading=True), seen, rig.pairs(window), unit)
 
 
 def metres_per_unit(known: ScaleState) -> float | None:

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.geometry import inverse_rigid, nearest_rotation
-from vggt_ros.mapping.registration import robust_mean
+from vggt_ros.mapping.medians import median, medians
 from vggt_ros.mapping.window import WindowGeometry
 
+LEAST_SPREAD = 1e-9  # world units
 Pose = Float[np.ndarray, "4 4"]
 Pair = tuple[str, str]  # names of two cameras; a motion between them is first_from_second
 
@@ -48,14 +49,26 @@ def mean_pose(poses: Sequence[Pose]) -> Pose:
     rotations, mean = stack[:, :3, :3], np.eye(4)
     cosines = np.einsum("nij,mij->nm", rotations, rotations)  # of angles: trace of R_n^T R_m
     turned = np.arccos(np.clip((cosines - 1.0) / 2.0, -1.0, 1.0))
-    rotation = rotations[int(np.argmin(np.median(turned, axis=1)))]
+    rotation = rotations[int(np.argmin(medians(turned)))]
     for _ in range(4):
         cosines = (np.einsum("ij,nij->n", rotation, rotations) - 1.0) / 2.0
         angles = np.arccos(np.clip(cosines, -1.0, 1.0))
-        trust = 1.0 / (1.0 + (angles / (2.0 * np.median(angles) + 1e-9)) ** 2)
+        trust = 1.0 / (1.0 + (angles / (2.0 * median(angles) + 1e-9)) ** 2)
         rotation = nearest_rotation(np.einsum("n,nij->ij", trust, rotations))
     mean[:3, :3] = rotation
-    mean[:3, 3] = [robust_mean(stack[:, axis, 3])[0] for axis in range(3)]
+    mean[:3, 3] = _robust_centre(stack[:, :3, 3])
+    return mean
+
+
+def _robust_centre(places: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "3"]:
+    """`robust_mean` of each axis, all at once."""
+    axes = np.ascontiguousarray(places.T)
+    mean = medians(axes)
+    spread = 4.685 * np.maximum(1.4826 * medians(np.abs(axes - mean[:, None])), LEAST_SPREAD)
+    for _ in range(5):
+        away = (axes - mean[:, None]) / spread[:, None]
+        pull = np.maximum(1.0 - away**2, 0.0) ** 2
+        mean = np.array([p @ v for p, v in zip(pull, places.T, strict=True)]) / pull.sum(axis=1)
     return mean
 
 
@@ -67,7 +80,7 @@ def spread_of(poses: Sequence[Pose], mean: Pose) -> float:
     if len(poses) < 3:
         return 0.0
     cosines = (np.einsum("ij,nij->n", mean[:3, :3], np.stack(poses)[:, :3, :3]) - 1.0) / 2.0
-    return 1.4826 * float(np.median(np.arccos(np.clip(cosines, -1.0, 1.0))))
+    return 1.4826 * median(np.arccos(np.clip(cosines, -1.0, 1.0)))
 
 
 def scaled(pose: Pose, factor: float) -> Pose:
