@@ -28,6 +28,7 @@ class Data:
     motion_scale: tuple[float, float] = (1.0, 1.0)  # range of the factor on camera motion
     motions: Literal["robots", "varied"] = "robots"  # how cameras move: `rooms/motions.py`
     rooms_share: float = 1.0  # of the windows show rooms; the others scenes of `rooms/varied.py`
+    robots_share: float = 0.0  # of the windows are of robots in rooms, whatever `motions` says
     threads: int = 4  # readers, for folders
     bad_limit: float = 0.05  # share of broken windows that stops the run
 
@@ -82,6 +83,7 @@ class Recipe:
     ] = ()  # cameras of the rig that the frames of each bucket are of; empty: 1
     queries: int = 32  # tracked points a window
     tracks_share: float = 1.0  # of the steps train the track head; the others are faster
+    dense_share: float = 1.0  # of the steps run depth, points and tracks; the others cameras alone
     optimiser: Literal["adamw", "muon"] = "adamw"  # muon: orthogonalised updates of matrices
     learning_rate: float = 5e-4
     warmup: int = 500
@@ -170,6 +172,16 @@ def recipe_from(tree: Any, where: str = "recipe") -> Recipe:
         raise UserError(
             f"{where}: data.rooms_share is between 0 and 1; below 1 it needs data.motions varied, "
             "because robots drive in rooms only"
+        )
+    shares = recipe.data.robots_share, recipe.data.rooms_share
+    if shares[0] and not 0 < shares[0] <= 1 - shares[1]:
+        raise UserError(
+            f"{where}: data.rooms_share and data.robots_share are shares of all windows: their "
+            "sum is at most 1"
+        )
+    if recipe.dense_share < 1 and "camera" not in recipe.heads:
+        raise UserError(
+            f"{where}: dense_share leaves steps to the camera head alone: heads must have camera"
         )
     if recipe.data.kind == "co3d" and not recipe.data.root:
         raise UserError(f"{where}: data.kind co3d needs data.root, the folder of the categories")

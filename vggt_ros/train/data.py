@@ -164,3 +164,8 @@ def bucket_of(seed: int, step: int, count: int) -> int:
 def trains_tracks(seed: int, step: int, share: float) -> bool:
     """Whether a step trains the track head: true for `share` of the steps."""
     return bool(np.random.default_rng((seed, step, 1)).random() < share)
+
+
+def trains_dense(seed: int, step: int, share: float) -> bool:
+    """Whether a step runs the dense heads: true for `share` of the steps."""
+    return bool(np.random.default_rng((seed, step, 2)).random() < share)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from vggt_ros.train.config import Recipe
-from vggt_ros.train.data import Batch, bucket_of, trains_tracks
+from vggt_ros.train.data import Batch, bucket_of, trains_dense, trains_tracks
 from vggt_ros.train.trainer import Report, State, Trainer
 
 
@@ -24,6 +24,7 @@ class BatchKind(NamedTuple):
 
     bucket: int  # index in the recipe
     tracks: bool  # whether the step trains the track head
+    dense: bool = True  # whether it runs any head but that of the camera
 
 
 TrainStep = Callable[[State, Batch], tuple[State, Report]]
@@ -33,7 +34,8 @@ SampleBatch = Callable[[int], Batch]  # of a step
 def batch_kind(recipe: Recipe, step: int) -> BatchKind:
     """The kind of a step's batch: a function of seed and step."""
     bucket = bucket_of(recipe.seed, step, len(recipe.buckets))
-    return BatchKind(bucket, trains_tracks(recipe.seed, step, recipe.tracks_share))
+    dense = trains_dense(recipe.seed, step, recipe.dense_share)
+    return BatchKind(bucket, dense and trains_tracks(recipe.seed, step, recipe.tracks_share), dense)
 
 
 def drop_unused_tracks(kind: BatchKind, batch: Batch) -> Batch:
@@ -51,10 +53,8 @@ class Programs(NamedTuple):
 def compile_programs(trainer: Trainer) -> Programs:
     """Compile a training step for every kind of batch, and a sampler for every bucket."""
     recipe = trainer.recipe
-    some, all_ = recipe.tracks_share > 0, recipe.tracks_share >= 1
-    tracks = [value for value, used in ((True, some), (False, not all_)) if used]
     buckets = range(len(recipe.buckets))
-    kinds = [BatchKind(bucket, value) for bucket in buckets for value in tracks]
+    kinds = [kind for bucket in buckets for kind in _kinds(recipe, bucket)]
     rendered = list(buckets) if recipe.data.kind == "scenes" else []
     state, number = trainer.abstract(), jax.ShapeDtypeStruct((), jnp.int32)
     samplers = [trainer.sampler(bucket) for bucket in recipe.buckets]
@@ -62,7 +62,7 @@ def compile_programs(trainer: Trainer) -> Programs:
 
     def compile_step(kind: BatchKind) -> Any:
         batch = trainer.abstract_batch(drop_unused_tracks(kind, shapes[kind.bucket]))
-        return trainer.step.lower(state, batch).compile()
+        return trainer.step.lower(state, batch, dense=kind.dense).compile()
 
     def compile_sampler(bucket: int) -> SampleBatch:
         program = samplers[bucket].lower(number).compile()
@@ -78,3 +78,12 @@ def compile_programs(trainer: Trainer) -> Programs:
         {kind: future.result() for kind, future in steps.items()},
         {bucket: future.result() for bucket, future in samples.items()},
     )
+
+
+def _kinds(recipe: Recipe, bucket: int) -> list[BatchKind]:
+    """The kinds of batches of a bucket that steps of the recipe have."""
+    kinds = []
+    if recipe.dense_share > 0:
+        kinds += [BatchKind(bucket, tracks=True)] * (recipe.tracks_share > 0)
+        kinds += [BatchKind(bucket, tracks=False)] * (recipe.tracks_share < 1)
+    return kinds + [BatchKind(bucket, tracks=False, dense=False)] * (recipe.dense_share < 1)

@@ -97,7 +97,7 @@ class Trainer:
         self.dtype = jnp.bfloat16 if half else jnp.float32
         self._graph = nnx.split(abstract_model(config, recipe.heads, self.dtype))[0]
         self.optimiser = optimiser_for(recipe)
-        self.step = jax.jit(self._step, donate_argnums=0)
+        self.step = jax.jit(self._step, donate_argnums=0, static_argnames="dense")
 
     def start(self, weights: Weights | None = None) -> State:
         """The state at step 0, from the given weights or from random ones."""
@@ -132,7 +132,9 @@ class Trainer:
     def _model(self, weights: Weights) -> VGGT:
         return nnx.merge(self._graph, auxiliary.network_weights(weights))
 
-    def _forward(self, model: VGGT, images: Array, queries: Array | None) -> ForwardPass:
+    def _forward(
+        self, model: VGGT, images: Array, queries: Array | None, dense: bool = True
+    ) -> ForwardPass:
         b, s, height, width, _ = images.shape
         grid = model.grid(height, width)
         views = None
@@ -148,6 +150,8 @@ class Trainer:
         if model.camera_head is not None:
             encodings = model.camera_head(taps[-1][:, :, 0])
             out = out._replace(pose_encoding=encodings[-1], pose_encodings=encodings)
+        if not dense:
+            return ForwardPass(out, maps, taps)
         if model.depth_head is not None:
             depth, confidence = map(by_frame, model.depth_head(levels, grid, at_once=b * s))
             out = out._replace(depth=depth[..., 0], depth_confidence=confidence)
@@ -164,15 +168,20 @@ class Trainer:
             maps = model.track_head.fmap_norm(maps)
         return ForwardPass(out, maps, taps)
 
-    def loss(self, weights: Weights, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        """The weighted loss of a batch, and its parts; frozen weights pass no gradient."""
+    def loss(
+        self, weights: Weights, batch: Batch, dense: bool = True
+    ) -> tuple[Array, dict[str, Array]]:
+        """The weighted loss of a batch, and its parts; frozen weights pass no gradient.
+
+        Without `dense` only the camera head runs, beside the terms on tokens.
+        """
         weights = jax.tree.map(
             lambda x, stop: jax.lax.stop_gradient(x) if stop else x,
             weights, frozen(self.recipe, weights),
         )  # fmt: skip
         model, terms = self._model(weights), self.recipe.loss
         with remat(self.recipe.remat):
-            prediction, maps, taps = self._forward(model, batch.images, batch.queries)
+            prediction, maps, taps = self._forward(model, batch.images, batch.queries, dense)
         matches = None
         if maps is not None and terms.matches:
             cell = self.config.track_head.stride
@@ -185,14 +194,15 @@ class Trainer:
             extra = auxiliary.auxiliary_losses(model, probes, taps, batch)
             loss += terms.motion * extra["motion"] + terms.attention * extra["attention"]
             parts |= extra
-        if terms.agreement:
+        if terms.agreement and dense:
             extra = consistency.agreement_losses(prediction, batch)
             loss += sum(weight * extra[name] for name, weight in terms.agreement.items())
             parts |= extra
         return loss, parts
 
-    def _step(self, state: State, batch: Batch) -> tuple[State, Report]:
-        (loss, parts), grads = jax.value_and_grad(self.loss, has_aux=True)(state.weights, batch)
+    def _step(self, state: State, batch: Batch, dense: bool = True) -> tuple[State, Report]:
+        loss_of = partial(self.loss, dense=dense)
+        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.weights, batch)
         grad_norm = optax.tree.norm(gathered(self.recipe, grads))
         updates, opt_state = self.optimiser.update(grads, state.opt_state, state.weights)
         updated = State(state.step, jax.tree.map(jnp.add, state.weights, updates), opt_state)
@@ -213,15 +223,19 @@ class Trainer:
             rays=recipe.data.rays, interval=recipe.data.interval,
             motion_scale=recipe.data.motion_scale, views=recipe.views_by_frames[frames],
         )  # fmt: skip
-        in_rooms = "motions" if recipe.data.motions == "varied" else ""
 
         def several(keys: Key[Array, "n"], varied: str) -> Batch:
             at_once = min(recipe.data.at_once or keys.shape[0], keys.shape[0])
             return jax.lax.map(partial(one, varied=varied), keys, batch_size=at_once)
 
         def shard(keys: Key[Array, "n"]) -> Batch:
-            rooms = round(recipe.data.rooms_share * keys.shape[0])
-            parts = [(keys[:rooms], in_rooms), (keys[rooms:], "scenes")]
+            robots, rooms = self._counts(keys.shape[0])
+            in_rooms = "motions" if recipe.data.motions == "varied" else ""
+            parts = [
+                (keys[:robots], ""),
+                (keys[robots : robots + rooms], in_rooms),
+                (keys[robots + rooms :], "scenes"),
+            ]
             batches = [several(part, varied) for part, varied in parts if part.shape[0]]
             return jax.tree.map(lambda *x: jnp.concatenate(x), *batches)
 
@@ -237,6 +251,12 @@ class Trainer:
             return by_device(keys)
 
         return sample
+
+    def _counts(self, windows: int) -> tuple[int, int]:
+        """Of so many windows: those of robots in rooms, and those of any motion in rooms."""
+        data = self.recipe.data
+        robots = round(data.robots_share * windows)
+        return robots, round((data.robots_share + data.rooms_share) * windows) - robots
 
     def shard_batch(self, batch: Batch) -> Batch:
         """A batch from the host, sharded over the devices."""
