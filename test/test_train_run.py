@@ -31,7 +31,7 @@ def no_rooms(monkeypatch):
     monkeypatch.setattr(trainer, "sample_window", random_window)
 
 
-def distance_loss(_, weights, batch):
+def distance_loss(_, weights, batch, dense=True):
     """A loss that compiles at once, for tests of the loop around the step."""
     loss = jnp.square(weights["encoder"]["cls_token"] - batch.images.mean()).mean()
     return loss, {"distance": loss}
@@ -147,7 +147,7 @@ def test_a_run_stops_at_its_time_limit_and_its_files_can_be_read(tmp_path):
 def test_a_run_saves_and_ends_after_too_many_skipped_steps(tmp_path, monkeypatch):
     write_co3d(tmp_path / "co3d")
 
-    def undefined_loss(_, weights, batch):
+    def undefined_loss(_, weights, batch, dense=True):
         loss, parts = distance_loss(_, weights, batch)
         return loss * jnp.nan, parts
 

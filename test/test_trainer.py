@@ -14,7 +14,7 @@ from training_rig import MICRO, batch_of, recipe_of
 
 from vggt_ros.errors import UserError
 from vggt_ros.train.auxiliary import network_weights
-from vggt_ros.train.precompile import BatchKind, batch_kind, drop_unused_tracks
+from vggt_ros.train.precompile import BatchKind, batch_kind, drop_unused_tracks, kinds_of
 from vggt_ros.train.run import Run
 from vggt_ros.train.trainer import Trainer, mesh_of
 
@@ -134,6 +134,31 @@ def test_steps_without_tracks_leave_the_track_head_unchanged(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, before["track_head"], after["track_head"])
     kernels = [weights["depth_head"]["output_conv2"]["kernel"] for weights in (before, after)]
     assert np.any(kernels[0] != kernels[1])
+
+
+def test_steps_of_cameras_alone_run_no_dense_head_but_the_terms_on_tokens(tmp_path):
+    recipe = recipe_of(
+        tmp_path, heads=["camera", "depth", "tracks"], dense_share=0.25, tracks_share=0.5,
+        warmup=0, weight_decay=0.0, loss={"motion": 0.5, "surface": 0.3, "matches": 0.3},
+    )  # fmt: skip
+    trainer = Trainer(recipe, MICRO)
+    kinds = [batch_kind(recipe, step) for step in range(200)]
+    assert 30 < sum(kind.dense for kind in kinds) < 70
+    assert 12 < sum(kind.tracks for kind in kinds) < 40
+    assert not any(kind.tracks and not kind.dense for kind in kinds)
+    assert {*kinds} == {*kinds_of(recipe, 0)}
+    state = trainer.start()
+    before: Any = jax.device_get(state.weights)
+    kind = BatchKind(0, tracks=False, dense=False)
+    batch = trainer.shard_batch(drop_unused_tracks(kind, batch_of(2)))
+    state, report = trainer.step(state, batch, dense=kind.dense)
+    assert {"camera", "motion"} < {*report.parts}
+    assert not {"depth", "tracks", "matches", "surface"} & {*report.parts}
+    after: Any = jax.device_get(state.weights)
+    for head in ("depth_head", "track_head"):
+        jax.tree.map(np.testing.assert_array_equal, before[head], after[head])
+    changed = [weights["camera_head"]["embed_pose"]["kernel"] for weights in (before, after)]
+    assert np.any(changed[0] != changed[1])
 
 
 EIGHT = """

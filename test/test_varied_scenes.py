@@ -187,6 +187,11 @@ def test_a_batch_has_the_recipe_s_share_of_rooms(tmp_path, monkeypatch):
     batch = trainer.Trainer(recipe, MICRO).sampler(recipe.buckets[0])(0)
     assert batch.depth[:, 0, 0, 0].tolist() == [1.0, 2.0, 2.0, 2.0]
     assert set(drawn) == {"motions", "scenes"}
+    drawn.clear()
+    recipe = recipe_of(tmp_path, batch=4, data=data | {"robots_share": 0.5})
+    batch = trainer.Trainer(recipe, MICRO).sampler(recipe.buckets[0])(0)
+    assert batch.depth[:, 0, 0, 0].tolist() == [1.0, 1.0, 1.0, 2.0]
+    assert drawn == ["", "motions", "scenes"]
 
 
 def test_varied_scenes_need_varied_motions():

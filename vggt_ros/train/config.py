@@ -157,35 +157,42 @@ def recipe_from(tree: Any, where: str = "recipe") -> Recipe:
             f"{where}: loss terms {', '.join(recipe.loss.agreement)} compare cameras with depth: "
             "heads must have both"
         )
-    scale = recipe.data.motion_scale
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise UserError(
-            f"{where}: data.motion_scale is two positive numbers, low and high, as [1.0, 4.0]"
-        )
-    robots = recipe.data.motions == "robots"
-    if not robots and (scale != Data.motion_scale or recipe.data.kind != "scenes"):
-        raise UserError(
-            f"{where}: data.motions varied is of rendered scenes, in units of their depth: it "
-            "needs data.kind scenes and no data.motion_scale"
-        )
-    if not 0 <= recipe.data.rooms_share <= 1 or (robots and recipe.data.rooms_share < 1):
-        raise UserError(
-            f"{where}: data.rooms_share is between 0 and 1; below 1 it needs data.motions varied, "
-            "because robots drive in rooms only"
-        )
-    shares = recipe.data.robots_share, recipe.data.rooms_share
-    if shares[0] and not 0 < shares[0] <= 1 - shares[1]:
-        raise UserError(
-            f"{where}: data.rooms_share and data.robots_share are shares of all windows: their "
-            "sum is at most 1"
-        )
+    if not (0 <= recipe.dense_share <= 1 and 0 <= recipe.tracks_share <= 1):
+        raise UserError(f"{where}: dense_share and tracks_share are between 0 and 1")
     if recipe.dense_share < 1 and "camera" not in recipe.heads:
         raise UserError(
             f"{where}: dense_share leaves steps to the camera head alone: heads must have camera"
         )
-    if recipe.data.kind == "co3d" and not recipe.data.root:
-        raise UserError(f"{where}: data.kind co3d needs data.root, the folder of the categories")
+    _check_data(recipe, where)
     return recipe
+
+
+def _check_data(recipe: Recipe, where: str) -> None:
+    """Raise UserError for settings of the windows' source that exclude each other."""
+    data = recipe.data
+    scale = data.motion_scale
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+        raise UserError(
+            f"{where}: data.motion_scale is two positive numbers, low and high, as [1.0, 4.0]"
+        )
+    robots = data.motions == "robots"
+    if not robots and (scale != Data.motion_scale or data.kind != "scenes"):
+        raise UserError(
+            f"{where}: data.motions varied is of rendered scenes, in units of their depth: it "
+            "needs data.kind scenes and no data.motion_scale"
+        )
+    if not 0 <= data.rooms_share <= 1 or (robots and data.rooms_share < 1):
+        raise UserError(
+            f"{where}: data.rooms_share is between 0 and 1; below 1 it needs data.motions varied, "
+            "because robots drive in rooms only"
+        )
+    if data.robots_share < 0 or data.robots_share + data.rooms_share > 1 + 1e-9:
+        raise UserError(
+            f"{where}: data.rooms_share and data.robots_share are shares of all windows: their "
+            "sum is at most 1"
+        )
+    if data.kind == "co3d" and not data.root:
+        raise UserError(f"{where}: data.kind co3d needs data.root, the folder of the categories")
 
 
 def _check_views(recipe: Recipe, where: str) -> None:

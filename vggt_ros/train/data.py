@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from vggt_ros.geometry import pose_encoding_from, unproject
+from vggt_ros.train.jpeg import compressed
 from vggt_ros.train.rooms import motions, render, scenes, trajectories
 from vggt_ros.train.rooms.sampling import RandomStream
 from vggt_ros.train.rooms.varied import sample_varied
@@ -62,12 +63,15 @@ def sample_window(
         trajectory = trajectories.sample_rig(jax.random.fold_in(keys[1], 2), trajectory, views)
     if views > 1 or not varied:
         world = scenes.cleared(world, trajectory.position)
-    rendering = render.draw(world, trajectory, intrinsics, height, width, rays)
+    shutter = _shutter(jax.random.fold_in(keys[2], 2), frames) if varied == "scenes" else None
+    rendering = render.draw(world, trajectory, intrinsics, height, width, rays, shutter)
     pixels = random(queries, 2) * (jnp.array([width, height]) - 1)
     tracks = render.track(world, trajectory, intrinsics, height, width, pixels)
     images = rendering.images
     if not clean:
         images = augment(keys[3], images, ROUGH if varied == "scenes" else 1.0)
+        if varied == "scenes":
+            images = _stored(jax.random.fold_in(keys[3], 1), images)
     return normalised(
         images, rendering.depth, jnp.isfinite(rendering.depth), trajectory.camera_from_world,
         jnp.broadcast_to(intrinsics, (frames, 3, 3)), pixels, tracks.uv, tracks.visible,
@@ -97,6 +101,19 @@ def _any_intrinsics(key: PRNGKeyArray, height: int, width: int) -> Float[Array, 
     random = RandomStream(key, 3)
     intrinsics = render.intrinsics_for(jnp.deg2rad(random(low=35.0, high=110.0)), height, width)
     return intrinsics.at[:2, 2].add(0.03 * jnp.array([width, height]) * random(2, low=-1.0))
+
+
+def _shutter(key: PRNGKeyArray, frames: int) -> Float[Array, "s 3"]:
+    """Rotation vectors of a camera while it exposes its rows: to 0.7 degrees; half have none."""
+    random = RandomStream(key, 1 + 3 * frames)
+    return random(low=-0.012, high=0.012).clip(0.0) * random(frames, 3, low=-1.0)
+
+
+def _stored(key: PRNGKeyArray, images: Float[Array, "s h w 3"]) -> Float[Array, "s h w 3"]:
+    """Images as JPEG leaves them, in two windows of three: quality 35 to 98."""
+    random = RandomStream(key, 2)
+    kept, quality = random() < 1 / 3, random(low=35.0, high=98.0)
+    return jnp.where(kept, images, compressed(images, quality))
 
 
 def normalised(

@@ -54,7 +54,7 @@ def compile_programs(trainer: Trainer) -> Programs:
     """Compile a training step for every kind of batch, and a sampler for every bucket."""
     recipe = trainer.recipe
     buckets = range(len(recipe.buckets))
-    kinds = [kind for bucket in buckets for kind in _kinds(recipe, bucket)]
+    kinds = [kind for bucket in buckets for kind in kinds_of(recipe, bucket)]
     rendered = list(buckets) if recipe.data.kind == "scenes" else []
     state, number = trainer.abstract(), jax.ShapeDtypeStruct((), jnp.int32)
     samplers = [trainer.sampler(bucket) for bucket in recipe.buckets]
@@ -80,7 +80,7 @@ def compile_programs(trainer: Trainer) -> Programs:
     )
 
 
-def _kinds(recipe: Recipe, bucket: int) -> list[BatchKind]:
+def kinds_of(recipe: Recipe, bucket: int) -> list[BatchKind]:
     """The kinds of batches of a bucket that steps of the recipe have."""
     kinds = []
     if recipe.dense_share > 0:

@@ -33,6 +33,14 @@ class Material(NamedTuple):
     frame: Float[Array, "*m"]  # width of a dark border on each face of a box
     glow: Float[Array, "*m"]  # light that the surface emits
     seed: Float[Array, "*m"]
+    printed: Float[Array, "*m"] | None = (
+        None  # strength of lines of glyphs; None: no surface has any
+    )
+    decay: Float[Array, "*m"] | None = None  # of the noise from octave to octave; None: DECAY
+
+
+DECAY = 0.72
+GLYPH = 0.03  # metres: width of a glyph and its gap; lines are twice as high
 
 
 #                 hue        saturation  value        cell u, v    stag seam  chk  tone hue  grain str ink frame glow
@@ -92,8 +100,8 @@ def sample(random: RandomStream, kind: Int[Array, "m"]) -> Material:
 
 
 def sample_any(random: RandomStream, count: int) -> Material:
-    """Materials of any kind, of the table or not: plain, striped, tiled, blotted; 19 numbers each."""
-    draws = random(count, 19)
+    """Materials of any kind, of the table or not: plain, striped, tiled, blotted; 22 numbers each."""
+    draws = random(count, 22)
     rare = lambda i, share: jnp.where(draws[:, i] < share, draws[:, i] / share, 0.0)  # noqa: E731
     hues = jnp.stack([draws[:, 0], 0.85 * draws[:, 1] ** 1.5, 0.12 + 0.85 * draws[:, 2]], -1)
     others = jnp.stack([draws[:, 3], 0.85 * draws[:, 4] ** 1.5, 0.08 + 0.9 * draws[:, 5]], -1)
@@ -114,6 +122,8 @@ def sample_any(random: RandomStream, count: int) -> Material:
         frame=0.04 * rare(17, 0.2),
         glow=jnp.zeros(count),
         seed=jnp.floor(draws[:, 18] * 65536.0),
+        printed=drawn * 0.9 * jnp.minimum(1.0, 3 * rare(19, 0.15)),
+        decay=0.45 + 0.5 * draws[:, 20],
     )
 
 
@@ -135,8 +145,9 @@ def paint(
     column = jnp.floor(along)
     resolved = jnp.clip(1.5 - footprint / jnp.minimum(width, height), 0.0, 1.0)
 
-    grain = _clouds(u / material.stretch, v, seed + 11, footprint)
-    blots = _soft_step(_clouds(u * 0.4, v * 0.4, seed + 13, footprint) * 6.0)
+    decay = DECAY if material.decay is None else material.decay
+    grain = _clouds(u / material.stretch, v, seed + 11, footprint, decay)
+    blots = _soft_step(_clouds(u * 0.4, v * 0.4, seed + 13, footprint, decay) * 6.0)
     odd = jnp.mod(column + row, 2.0)
     accent = material.checker * (0.5 + (odd - 0.5) * resolved) + material.ink * blots
     accent = jnp.clip(accent + 0.5 * material.grain * grain, 0.0, 1.0)
@@ -152,7 +163,22 @@ def paint(
     lines = _cover(material.seam / 2 - to_seam, footprint) * (material.seam > 0)
     border = _cover(material.frame - margin, footprint) * (material.frame > 0)
     colour *= 1 - 0.55 * jnp.maximum(lines, border)
+    if material.printed is not None:
+        colour *= 1 - material.printed * _glyphs(u / GLYPH, v / (2 * GLYPH), seed, footprint)
     return jnp.clip(colour, 0.02, 1.0)
+
+
+def _glyphs(
+    u: Float[Array, "p"], v: Float[Array, "p"], seed: Array, footprint: Float[Array, "p"]
+) -> Float[Array, "p"]:
+    """Ink of words in lines, one glyph a unit of `u` and one line a unit of `v`: 3 x 5 dots each."""
+    column, line = jnp.floor(u), jnp.floor(v)
+    dot, row = jnp.floor(4 * (u - column)), jnp.floor(8 * (v - line))
+    word = _hash(column, line, seed + 21) > 0.2
+    inked = _hash(4 * column + dot, 8 * line + row, seed + 23) < 0.55
+    ink = (word & inked & (dot < 3) & (row < 5)).astype(jnp.float32)
+    mean = 0.8 * 0.55 * (3 / 4) * (5 / 8)
+    return mean + (ink - mean) * jnp.clip(1.6 - footprint / (GLYPH / 4), 0.0, 1.0)
 
 
 def _cover(depth: Float[Array, "p"], footprint: Float[Array, "p"]) -> Float[Array, "p"]:
@@ -161,13 +187,17 @@ def _cover(depth: Float[Array, "p"], footprint: Float[Array, "p"]) -> Float[Arra
 
 
 def _clouds(
-    u: Float[Array, "p"], v: Float[Array, "p"], seed: Array, footprint: Float[Array, "p"]
-) -> Float[Array, "p"]:
-    """Value noise over five octaves, 40 cm to 1.6 cm, about -0.5 to 0.5; too fine octaves fade."""
+    u: Float[Array, "p"], v: Float[Array, "p"], seed: Array, footprint: Float[Array, "p"],
+    decay: float | Array = DECAY,
+) -> Float[Array, "p"]:  # fmt: skip
+    """Value noise over five octaves, 40 cm to 1.6 cm, about -0.5 to 0.5; too fine octaves fade.
+
+    Each octave is `decay` times as strong as the one before.
+    """
     total = jnp.zeros_like(u)
     for octave in range(5):
         frequency = 2.5 * 2.25**octave
-        weight = 0.5 * 0.72**octave * jnp.clip(1.6 - 1.6 * footprint * frequency, 0.0, 1.0)
+        weight = 0.5 * decay**octave * jnp.clip(1.6 - 1.6 * footprint * frequency, 0.0, 1.0)
         total += weight * noise(u * frequency, v * frequency, seed + 17 * octave)
     return total
 

@@ -57,19 +57,24 @@ def draw(
     height: int,
     width: int,
     side: int = 2,
+    shutter: Float[Array, "s 3"] | None = None,
 ) -> Rendering:
-    """Render every frame with `side` x `side` rays a pixel; depth is at the pixel's centre."""
+    """Render every frame with `side` x `side` rays a pixel; depth is at the pixel's centre.
+
+    With a rolling `shutter` each camera turns by that rotation vector (radians, camera frame)
+    while its rows are exposed from the first to the last; depth is that of the middle row's pose.
+    """
     step = (jnp.arange(side) + 0.5) / side - 0.5
     offsets = jnp.stack(jnp.meshgrid(step, step), axis=-1).reshape(-1, 2, 1)
     turns = 2.4 * jnp.arange(side**2) + 0.7  # each ray samples another part of every lamp
 
-    def frame(camera_from_world: Array, seconds: Array) -> Rendering:
+    def frame(camera_from_world: Array, seconds: Array, turn: Array | None = None) -> Rendering:
         now = world._replace(solids=solids.at(world.solids, seconds))
         eye = _position(camera_from_world)
         grid = _grid(height, width)
 
         def add(light: Array, ray: tuple[Array, Array]) -> tuple[Array, None]:
-            directions = _directions(camera_from_world, intrinsics, grid + ray[0])
+            directions = _directions(camera_from_world, intrinsics, grid + ray[0], turn)
             return light + _shade(now, eye, directions, 1 / intrinsics[0, 0], ray[1]), None
 
         light, _ = jax.lax.scan(add, jnp.zeros((3, height * width)), (offsets, turns))
@@ -80,7 +85,7 @@ def draw(
         image = _tone_map(exposure * light).T.reshape(height, width, 3)
         return Rendering(image, depth.reshape(height, width))
 
-    return _for_each_frame(frame, trajectory)
+    return _for_each_frame(frame, trajectory, shutter)
 
 
 def track(
@@ -114,9 +119,9 @@ def track(
     return _for_each_frame(frame, trajectory)
 
 
-def _for_each_frame(frame: Callable, trajectory: Trajectory) -> Any:
-    """`frame(camera_from_world, seconds)` for every frame: a loop, or one `vmap`."""
-    frames = trajectory.camera_from_world, trajectory.seconds
+def _for_each_frame(frame: Callable, trajectory: Trajectory, *more: Any) -> Any:
+    """`frame(camera_from_world, seconds, ...)` for every frame: a loop, or one `vmap`."""
+    frames = trajectory.camera_from_world, trajectory.seconds, *more
     if prefers_large_kernels():
         return jax.vmap(frame)(*frames)
     return jax.lax.map(lambda at: frame(*at), frames)
@@ -158,6 +163,9 @@ def _shade(
     light, glare = (light, 0.0) if shine is None else light
     light += world.ambient[:, None] * _ambient_occlusion(world.room, point, surface.normal)
     colour = albedo * (light + paint.glow) + glare
+    if world.surroundings:
+        gloss = world.surroundings.gloss[hit.surface]
+        colour = sky.mirrored(world, colour, gloss, surface.normal, directions / length)
     return sky.through_air(world, hit, directions, colour)
 
 
@@ -217,11 +225,20 @@ def _grid(height: int, width: int) -> Float[Array, "2 p"]:
     return jnp.stack([u.reshape(-1), v.reshape(-1)]).astype(jnp.float32)
 
 
-def _directions(camera_from_world: Array, intrinsics: Array, uv: Array) -> Float[Array, "3 p"]:
-    """World directions through pixels ([2 p]), one unit of z-depth long."""
+def _directions(
+    camera_from_world: Array, intrinsics: Array, uv: Array, turn: Array | None = None
+) -> Float[Array, "3 p"]:
+    """World directions through pixels ([2 p]), one unit of z-depth long.
+
+    `turn` is the (small) rotation vector of the camera from the first row to the last.
+    """
     x = (uv[0] - intrinsics[0, 2]) / intrinsics[0, 0]
     y = (uv[1] - intrinsics[1, 2]) / intrinsics[1, 1]
-    return times(camera_from_world[:, :3].T[..., None], jnp.stack([x, y, jnp.ones_like(x)]))
+    rays = jnp.stack([x, y, jnp.ones_like(x)])
+    if turn is not None:
+        late = uv[1] / jnp.maximum(uv[1].max(), 1.0) - 0.5
+        rays += late * jnp.cross(turn[:, None], rays, axis=0)
+    return times(camera_from_world[:, :3].T[..., None], rays)
 
 
 def _position(camera_from_world: Float[Array, "3 4"]) -> Float[Array, "3"]:

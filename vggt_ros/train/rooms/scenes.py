@@ -56,6 +56,7 @@ class Surroundings(NamedTuple):
     fog: Float[Array, ""]  # extinction, 1 / m
     zoom: Float[Array, "m"]  # factor on the frequencies of a surface's pattern
     shine: Float[Array, "m"]  # strength of highlights
+    gloss: Float[Array, "m"]  # share of the light that a surface mirrors, seen straight on
 
 
 class World(NamedTuple):

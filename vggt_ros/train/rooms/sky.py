@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Sky, fog and highlights of varied scenes; rooms have none of them."""
+"""Sky, fog, highlights and reflections of varied scenes; rooms have none of them."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -33,16 +33,38 @@ def through_air(
     if around is None:
         return colour
     length = jnp.sqrt(dot(directions, directions))
-    x, y, z = directions / length
+    clear = jnp.exp(-around.fog * hit.t * length)
+    seen = colour * clear + around.horizon[:, None] * (1 - clear)
+    return jnp.where(covers(world, hit), above(world, directions / length), seen)
+
+
+def above(world: World, directions: Float[Array, "3 p"]) -> Float[Array, "3 p"]:
+    """Linear RGB of the sky and its clouds along unit vectors; level ones see the horizon."""
+    around = world.surroundings
+    x, y, z = directions
     up = jnp.clip(z, 0.0, 1.0)
     seed = world.paint.seed[2].astype(jnp.uint32)
     flat = 1.0 / (0.15 + up)  # clouds are level: smaller towards the horizon
     cloud = noise(3 * x * flat, 3 * y * flat, seed) + 0.5 * noise(8 * x * flat, 8 * y * flat, seed)
-    above = around.horizon[:, None] + (around.zenith - around.horizon)[:, None] * up**0.6
-    above *= 1 + 0.3 * jnp.clip(cloud, -1.0, 1.0) * jnp.minimum(4 * up, 1.0)
-    clear = jnp.exp(-around.fog * hit.t * length)
-    seen = colour * clear + around.horizon[:, None] * (1 - clear)
-    return jnp.where(covers(world, hit), above, seen)
+    colour = around.horizon[:, None] + (around.zenith - around.horizon)[:, None] * up**0.6
+    return colour * (1 + 0.3 * jnp.clip(cloud, -1.0, 1.0) * jnp.minimum(4 * up, 1.0))
+
+
+def mirrored(
+    world: World, colour: Float[Array, "3 p"], gloss: Float[Array, "p"],
+    normal: Float[Array, "3 p"], directions: Float[Array, "3 p"],
+) -> Float[Array, "3 p"]:  # fmt: skip
+    """Linear RGB of surfaces that mirror the surroundings, without the things that stand in them.
+
+    `directions` are unit vectors from the eye; the share that is mirrored rises to 1 at grazing
+    angles (C. Schlick, 1994).  What lies below the horizon is dark ground.
+    """
+    facing = dot(normal, directions)
+    away = directions - 2 * facing * normal
+    share = gloss + (1 - gloss) * jnp.clip(1 - jnp.abs(facing), 0.0, 1.0) ** 5
+    ground = 0.4 * world.surroundings.horizon[:, None]
+    around = jnp.where(away[2] > 0, above(world, away), ground)
+    return jnp.where(gloss > 0, colour + share * (around - colour), colour)
 
 
 def highlight(

@@ -95,6 +95,7 @@ def sample_varied(
             fog=foggy,
             zoom=2.0 ** random(COUNT + 3, low=-1.8, high=1.8),
             shine=random(COUNT + 3) ** 2 * 0.8 * (random(COUNT + 3) < 0.3),
+            gloss=random(COUNT + 3) ** 2 * 0.9 * (random(COUNT + 3) < 0.12),
         ),
     )
     return world, _viewpoint(random, row, room)
