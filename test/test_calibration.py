@@ -9,6 +9,7 @@ import pytest
 
 from vggt_ros.errors import UserError
 from vggt_ros.imaging.calibration import Calibration, CameraReader, from_yaml, is_rectified
+from vggt_ros.imaging.lens import Lens
 
 K = np.array([[605.0, 0, 641], [0, 606, 359], [0, 0, 1]])
 P = np.array([[540.0, 0, 630, -54], [0, 541, 350, 0], [0, 0, 1, 0]])
@@ -169,3 +170,12 @@ def test_a_calibration_file_says_the_same_as_the_message():
 def test_another_file_is_refused(document):
     with pytest.raises(UserError, match="no camera_info file"):
         from_yaml(document)
+
+
+def test_the_case_of_a_model_s_letters_does_not_matter():
+    xy = np.array([[0.3, -0.2]])
+    d = (0.02, -0.01, 0.003, -0.001)
+    for name in ("Equidistant", "FISHEYE"):
+        np.testing.assert_array_equal(Lens(name, d).distort(xy), Lens("equidistant", d).distort(xy))
+    with pytest.raises(UserError, match="the distortion model 'Double_Sphere', which is not known"):
+        Lens("Double_Sphere", d)

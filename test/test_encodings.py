@@ -170,6 +170,15 @@ def test_invalid_sizes_are_refused_before_memory_is_taken(height, width):
         decode(b"", encoding="rgb8", height=height, width=width, step=24, is_bigendian=0)
 
 
+@pytest.mark.parametrize("encoding", ["rgb8", "mono16", "bayer_rggb8", "yuyv", "nv12", "16UC3"])
+def test_the_case_of_an_encoding_s_letters_does_not_matter(encoding):
+    data = np.random.default_rng(0).integers(0, 256, 24 * 4 * 6, np.uint8).tobytes()
+    size = {"height": 4, "width": 4, "step": 24, "is_bigendian": 0}
+    expected = decode(data, encoding=encoding, **size)
+    for other in (encoding.upper(), encoding.lower(), encoding.title()):
+        np.testing.assert_array_equal(decode(data, encoding=other, **size), expected)
+
+
 def test_an_unknown_encoding_is_named_beside_the_known():
     with pytest.raises(UnknownEncoding, match="'32FC1' is not read here: use one of rgb8, "):
         decode(bytes(99), encoding="32FC1", height=2, width=2, step=8, is_bigendian=0)

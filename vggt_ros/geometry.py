@@ -152,22 +152,6 @@ def lever_arm_jacobian(step: Float[np.ndarray, "3"]) -> Float[np.ndarray, "6 6"]
 # ---- scaled motions ---------------------------------------------------------------------------
 
 
-def scale_points(
-    points: Float[np.ndarray, "*p 3"], factor: float, about: Float[np.ndarray, "3"]
-) -> Float[np.ndarray, "*p 3"]:
-    """Points with every distance multiplied by `factor`; the point `about` stays."""
-    return about + factor * (points - about)
-
-
-def scale_pose(
-    world_from_camera: Float[np.ndarray, "4 4"], factor: float, about: Float[np.ndarray, "3"]
-) -> Float[np.ndarray, "4 4"]:
-    """A pose in a world that was rescaled about a point: its centre moves, its axes do not."""
-    pose = world_from_camera.copy()
-    pose[:3, 3] = scale_points(pose[:3, 3], factor, about)
-    return pose
-
-
 def scale_covariance(
     covariance: Float[np.ndarray, "6 6"], factor: float
 ) -> Float[np.ndarray, "6 6"]:

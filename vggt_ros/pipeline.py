@@ -105,11 +105,6 @@ class Pipeline:
         """Why points that were queried are not tracked, with figures; empty: they are."""
         return self._tracker.waiting
 
-    @property
-    def window_stamps(self) -> tuple[int, ...]:
-        """Stamps of the frames in the window, oldest first."""
-        return tuple(held.frame.stamp_ns for held in self._held.frames.values())
-
     def query(
         self, ids: UInt32[np.ndarray, "n"], uv: Float[np.ndarray, "n 2"], stamp_ns: int = 0,
         camera: str = "",

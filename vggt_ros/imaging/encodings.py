@@ -88,8 +88,17 @@ BY_CONVENTION = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mon
 LAYOUTS |= {name: LAYOUTS[meant] for name, meant in BY_CONVENTION.items()}
 
 
+_SPELT = {name.lower(): name for name in [*LAYOUTS, *PLANAR]}
+
+
+def spelt(encoding: str) -> str:
+    """An encoding as it is spelt here, whatever its letters' case; any other text as it is."""
+    return _SPELT.get(encoding.lower(), encoding)
+
+
 def assumption(encoding: str) -> str:
     """What is assumed of an encoding that names no colours, for the user; else empty."""
+    encoding = spelt(encoding)
     if encoding not in BY_CONVENTION:
         return ""
     meant = BY_CONVENTION[encoding]
@@ -115,9 +124,11 @@ def decode(
 
     Rows may be padded (`step` in bytes). The result shares memory with `data` where no byte has
     to move (rgb8 without padding); `sixteen` converts samples of 16 bits. Raises UnknownEncoding
-    for an encoding that is not in `LAYOUTS`, and UserError for an invalid size, a step too small
+    for an encoding that is not in `LAYOUTS`
+    in any case of letters, and UserError for an invalid size, a step too small
     and data too short.
     """
+    encoding = spelt(encoding)
     if encoding not in LAYOUTS and encoding not in PLANAR:
         raise UnknownEncoding(
             f"encoding {encoding!r} is not read here: use one of {', '.join([*LAYOUTS, *PLANAR])}"

@@ -31,12 +31,13 @@ class Lens:
 
     def __init__(self, model: str, coefficients: tuple[float, ...]):
         """Raises `UserError` for a model, a number of coefficients or values that are unknown."""
+        named, model = model, model.lower()
         self.is_fisheye = model in FISHEYE
         self.model, self.coefficients = model or "plumb_bob", coefficients
         counts = {4} if self.is_fisheye else COUNTS
         if model not in FISHEYE | POLYNOMIAL:
             raise UserError(
-                f"camera_info has the distortion model '{model}', which is not known here; rectify"
+                f"camera_info has the distortion model '{named}', which is not known here; rectify"
                 " the image elsewhere, or calibrate with plumb_bob, rational_polynomial or"
                 " equidistant"
             )

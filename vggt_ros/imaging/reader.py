@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from vggt_ros.imaging.encodings import Buffer, Samples, assumption, decode, to_rgb
 from vggt_ros.imaging.sixteen_bits import SixteenBits
-from vggt_ros.imaging.transport import unpack
+from vggt_ros.imaging.transport import Format, unpack
 
 
 class ImageReader:
@@ -51,6 +51,7 @@ class ImageReader:
     def compressed(self, data: Buffer, format: str = "") -> UInt8[np.ndarray, "h w 3"]:
         """A compressed image; see `encodings.decode_compressed`, also for errors."""
         samples, encoding = unpack(bytes(data), format)
+        self._say(assumption(Format.of(format).source))
         if samples.dtype == np.uint8 and re.match(r"\w+16\s*;|16uc\d", format, re.IGNORECASE):
             self._say(
                 f"images of 16 bits arrive with 8: format {format!r}; let their sender compress"

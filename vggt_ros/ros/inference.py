@@ -252,6 +252,13 @@ class InferenceWorker(MapRequests):
             compile_ahead(begin, self._stopping, self._progress, waits=waits)
 
     def _prepare(self, width: int, height: int) -> None:
+        expected, text = self._parameters.image_shape, ""
+        if expected not in (None, (width, height)):
+            text = (
+                f"image_size is {self._parameters.image_size}, but images have {width}x{height}:"
+                " what was compiled before the first one is not used; set it to that"
+            )
+        self._health.set_warning("image_size", text, "settings")
         prepare(self._engine, self.pipeline, width, height)
 
     def _progress(self, state: str) -> None:

@@ -94,6 +94,6 @@ class InputHealth:
         side = "behind" if self._stamp_age > 0 else "ahead of"
         return (
             f"images are stamped {abs(self._stamp_age):.0f} s {side} the ROS clock: another"
-            " machine's clock (synchronise it), or a bag without use_sim_time (or that without"
-            " /clock)"
+            " machine's clock (synchronise it), a bag without use_sim_time (or that without"
+            " /clock), or with it a driver that stamps by the system's time"
         )

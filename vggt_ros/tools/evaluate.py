@@ -51,7 +51,8 @@ def evaluate(
     mounted, by the images; its poses, where it has any, are those of the rig's first camera.
 
     `vggt eval small rooms` renders rooms that are not in the training data and compares depth,
-    relative poses and tracks with their ground truth, next to a trivial baseline.
+    relative poses and tracks with their ground truth, next to a trivial baseline; `--other 4` adds
+    clips of another renderer.
 
     Args:
         run: directory that `vggt run` wrote, or a trajectory in TUM format; for rooms, a network.
@@ -122,6 +123,8 @@ def _in_rooms(
         ) from None
     found = score(model, windows, lengths, size, other)
     print(lines(found))
+    if not other:
+        print("--other 4 adds clips of another renderer, which training never sees (extra judge)")
     if out is not None:
         _write(out, {name: [row._asdict() for row in rows] for name, rows in found.items()})
     return 0

@@ -19,6 +19,9 @@ from vggt_ros.imaging.fit import Fit
 from vggt_ros.imaging.grid import Grid
 from vggt_ros.timeline import MIN_JUMP_NS, StreamGate
 
+# Width over height of images: VGGT was trained on 1:1 to 3:1 (Wang et al., CVPR 2025, 3.4).
+WIDEST = 3
+
 
 class Taken(NamedTuple):
     """The frames of an instant that may follow, and what that changes."""
@@ -155,6 +158,12 @@ class Cameras:
             self._notify(
                 f"{of}image size changed from {was[0]}x{was[1]} to {width}x{height}: it is fitted"
                 " to the rig's grid"
+            )
+        if name not in self._sizes and width > WIDEST * height:
+            self._notify(
+                f"{of}images of {width}x{height} are wider than those that the network was trained"
+                f" on ({WIDEST}:1 at most): crop them, and where each shows two images side by side"
+                " (a stereo camera), give one of the two"
             )
         self._sizes[name] = (width, height)
         return change.starts_map
