@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random weights: determined by the seed, with the shapes, dtypes and scales of their rules."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from golden_model import CONFIG, assert_equal_weights
 
 from vggt_ros.model.random_weights import Constant, Normal, random_weights, untrained
+from vggt_ros.model.vggt import VGGT
 from vggt_ros.model.weights import abstract, flatten
 
 pytestmark = pytest.mark.slow
@@ -22,6 +26,21 @@ def test_shapes_and_dtypes_are_those_of_the_model():
     assert {path: (x.shape, x.dtype) for path, x in found.items()} == {
         path: (x.shape, x.dtype) for path, x in needed.items()
     }
+
+
+def test_a_model_of_shapes_has_those_that_flax_draws():
+    """Nothing is traced for the one; the other calls each initialiser with a key of its own.
+
+    The layout has all that the official one has, and memory tokens.
+    """
+    config = replace(CONFIG, layout="sparse_global", strategy="memory_bank")
+    drawn = nnx.eval_shape(lambda: VGGT(config, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    expected = flatten(nnx.to_pure_dict(nnx.state(drawn, nnx.Param)))
+    found = flatten(abstract(config, dtype=jnp.bfloat16))
+    assert {path: (x.shape, x.dtype) for path, x in found.items()} == {
+        path: (x.shape, x.dtype) for path, x in expected.items()
+    }
+    assert {x.dtype for x in found.values()} == {jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)}
 
 
 def test_the_seed_determines_every_array():

@@ -286,4 +286,4 @@ def _read_own(
 
 
 def _leaves(config: Config, heads: Sequence[str], dtype: Any = jnp.float32) -> dict:
-    return weights.flatten(weights.abstract(config, tuple(heads), dtype))
+    return weights.flatten(weights.abstract(config, heads, dtype))

@@ -68,7 +68,7 @@ def random_weights(
     """
     generator = np.random.default_rng(seed)
     pool = None if pooled_on is None else generator.standard_normal(POOL, np.float32)
-    leaves = flatten(abstract(config, tuple(heads), jnp.dtype(dtype)))
+    leaves = flatten(abstract(config, heads, dtype))
     flat = {}
     for path in drawing_order(leaves):
         leaf = leaves[path]

@@ -38,12 +38,15 @@ class Entry(NamedTuple):
     shape: Shape  # official
 
 
-@cache
-def abstract(config: Config, heads: tuple[str, ...] = HEADS, dtype: Any = jnp.float32) -> Weights:
+def abstract(config: Config, heads: Sequence[str] = HEADS, dtype: Any = jnp.float32) -> Weights:
     """Our weights as shapes and dtypes: matrices of encoder and aggregator in `dtype`."""
-    if heads != HEADS:
-        return select_heads(abstract(config, HEADS, dtype), heads)
-    return functional(abstract_model(config, heads, param_dtype=dtype))[1]
+    whole = _abstract(config, jnp.dtype(dtype))
+    return whole if tuple(heads) == HEADS else select_heads(whole, heads)
+
+
+@cache
+def _abstract(config: Config, dtype: np.dtype) -> Weights:
+    return functional(abstract_model(config, HEADS, param_dtype=dtype))[1]
 
 
 def table(config: Config, heads: Sequence[str] = HEADS) -> tuple[Entry, ...]:
@@ -132,7 +135,7 @@ def read(
     report = balance(config, {name: tensor.shape for name, tensor in tensors.items()}, heads)
     report.require(partial=rest is not None)
     others = {} if rest is None else flatten(rest)
-    leaves = flatten(abstract(config, tuple(heads), dtype))
+    leaves = flatten(abstract(config, heads, dtype))
     sources = {name: name for name in report.loaded} | dict(report.copied)
     new = set(report.neutral)
     flat: dict[Path, Any] = {}
