@@ -17,6 +17,12 @@ from vggt_ros.tools.sources.rig import RigSource
 from vggt_ros.tools.sources.source import LazyFrame, Selection, Source
 from vggt_ros.tools.sources.static_frames import StaticFrames, static_frames
 
+VIDEOS = frozenset(".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split())
+SHOWN = 8  # names of what a folder holds, where a camera is not found in it
+SAME_BEGIN = (
+    "the videos are taken to begin at one moment: if they do not, cut them so that they do, as with"
+    " ffmpeg -ss SECONDS -i front.mp4 cut/front.mp4"
+)
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 USAGE = "give --cameras front,left, or --cameras front=/cam0/image,left=/cam1/image"
 
@@ -35,8 +41,9 @@ def open_rig(
     """Open the cameras `cameras`: NAME,... or NAME=PLACE,..., the reference first.
 
     Of a bag a place is an image topic, by default the one with NAME in its path; of a folder it is
-    a folder of images or a video in it, by default NAME. `camera_info` is a folder with NAME.yaml
-    of cameras; other options as in `open_source`. Raises `UserError`, before anything is decoded.
+    a folder of images or a video in it, by default NAME or the video of that name. `camera_info` is
+    a folder with NAME.yaml of cameras; other options as in `open_source`. Raises `UserError`,
+    before anything is decoded.
     """
     selection.check()
     places = parse_cameras(cameras)
@@ -59,21 +66,17 @@ def open_rig(
         if is_bag(path):
             sources[name] = open_source(path, topic=place, **options)
             continue
-        folder = path / (place or name)
-        if not folder.exists() or is_bag(folder):
-            raise UserError(
-                f"{path} has no folder of images or video {place or name} of the camera {name};"
-                f" name it: --cameras {name}=FOLDER,..."
-            )
-        sources[name] = open_source(folder, rate=rate, root=path, **options)
+        places[name] = place = _place(path, name, place)
+        sources[name] = open_source(path / place, rate=rate, root=path, **options)
     kinds = {source.kind for source in sources.values()}
     if len(kinds) > 1:
         raise UserError(f"the cameras in {path} are of {' and '.join(sorted(kinds))}; use one kind")
     (kind,) = kinds
-    places = {name: place or name for name, place in places.items()}
     stamps = {"bag": "message headers", "video": "the videos"}.get(kind) or _stamp(sources, rate)
     opened = RigSource(path, kind, stamps, sources, places, frames, sync_tolerance, min_cameras,
                        selection, camera_info=camera_info)  # fmt: skip
+    if kind == "video":
+        opened.note(SAME_BEGIN)
     return opened
 
 
@@ -115,6 +118,33 @@ def _topics(path: Path, places: Mapping[str, str], topics: list[str]) -> dict[st
             raise UserError(f"--cameras has the topic {found[0]} twice; give each camera its own")
         chosen[name] = found[0]
     return chosen
+
+
+def _place(path: Path, name: str, place: str) -> str:
+    """Where a camera is below a folder: its folder of images, or its video.  Raises `UserError`.
+
+    A folder that holds nothing but one video is that video.
+    """
+    if not path.is_dir():
+        raise UserError(
+            f"{path} is one file: with --cameras give a bag, or the folder that holds a folder of"
+            " images or a video of each camera"
+        )
+    if not place:
+        films = [f.name for f in path.iterdir() if f.stem == name and f.suffix.lower() in VIDEOS]
+        place = films[0] if len(films) == 1 and not (path / name).exists() else name
+    found = path / place
+    if not found.exists() or is_bag(found):
+        held = sorted(each.name for each in path.iterdir() if not each.name.startswith("."))
+        several = ", ..." if len(held) > SHOWN else ""
+        raise UserError(
+            f"{path} has no folder of images or video {place} of the camera {name}; choose with"
+            f" --cameras {name}=PLACE,... from: {', '.join(held[:SHOWN])}{several}"
+        )
+    inside = [f for f in found.iterdir() if not f.name.startswith(".")] if found.is_dir() else []
+    if len(inside) == 1 and inside[0].suffix.lower() in VIDEOS:
+        place = f"{place}/{inside[0].name}"
+    return place
 
 
 def _camera_info(folder: Path | None, name: str) -> Path | None:
