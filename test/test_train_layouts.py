@@ -13,7 +13,7 @@ from training_rig import MICRO, batch_of, recipe_of
 from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import save
 from vggt_ros.model.random_weights import random_weights
-from vggt_ros.model.vggt import abstract_model, functional
+from vggt_ros.model.vggt import PRESETS, abstract_model, functional
 from vggt_ros.model.weights import flatten
 from vggt_ros.train.config import read_recipe, recipe_from
 from vggt_ros.train.rooms.trajectories import sample_rig, sample_trajectory
@@ -67,6 +67,23 @@ def test_the_recipe_of_rigs_names_the_cameras_of_each_window():
     recipe = read_recipe("small_rig")
     assert recipe.views_by_frames == {4: 2, 6: 3, 8: 4} and recipe.layout == "view_time"
     assert read_recipe("small").views_by_frames == {2: 1, 4: 1, 8: 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frames, views", [(6, 3), (8, 4)])
+def test_a_step_of_that_recipe_is_traced_for_three_and_four_cameras(frames, views):
+    """From the rendered batch to the new weights, as it is compiled in a run; nothing runs."""
+    recipe = read_recipe("small_rig")
+    config = replace(PRESETS[recipe.model].config, layout=recipe.layout)
+    trainer = Trainer(recipe, config)
+    (bucket,) = [bucket for bucket in recipe.buckets if bucket[0] == frames]
+    batch = jax.eval_shape(trainer.sampler(bucket), jax.ShapeDtypeStruct((), jnp.int32))
+    assert batch.images.shape == (recipe.batch, *bucket, 3) and frames % views == 0
+    state, without = trainer.abstract(), batch._replace(queries=None, tracks=None, visible=None)
+    after, report = trainer.step.eval_shape(state, trainer.abstract_batch(without))
+    assert {"camera", "depth"} <= set(report.parts)
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), each) for each in (state, after)]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.slow
