@@ -13,7 +13,7 @@ from training_rig import MICRO, batch_of, recipe_of
 from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import save
 from vggt_ros.model.random_weights import random_weights
-from vggt_ros.model.vggt import PRESETS, abstract_model, functional
+from vggt_ros.model.vggt import abstract_model, functional
 from vggt_ros.model.weights import flatten
 from vggt_ros.train.config import read_recipe, recipe_from
 from vggt_ros.train.rooms.trajectories import sample_rig, sample_trajectory
@@ -72,10 +72,12 @@ def test_the_recipe_of_rigs_names_the_cameras_of_each_window():
 @pytest.mark.slow
 @pytest.mark.parametrize("frames, views", [(6, 3), (8, 4)])
 def test_a_step_of_that_recipe_is_traced_for_three_and_four_cameras(frames, views):
-    """From the rendered batch to the new weights, as it is compiled in a run; nothing runs."""
+    """From the rendered batch to the new weights, as it is compiled in a run; nothing runs.
+
+    All is the recipe's but the depth of the network.
+    """
     recipe = read_recipe("small_rig")
-    config = replace(PRESETS[recipe.model].config, layout=recipe.layout)
-    trainer = Trainer(recipe, config)
+    trainer = Trainer(recipe, replace(MICRO, layout=recipe.layout))
     (bucket,) = [bucket for bucket in recipe.buckets if bucket[0] == frames]
     batch = jax.eval_shape(trainer.sampler(bucket), jax.ShapeDtypeStruct((), jnp.int32))
     assert batch.images.shape == (recipe.batch, *bucket, 3) and frames % views == 0
