@@ -9,6 +9,8 @@ from fakes.room import BASE_FROM_CAMERA, CAMERA_HEIGHT, INTRINSICS, drive, true_
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import transform, unproject
 from vggt_ros.mapping import scale, scale_sources
+from vggt_ros.mapping.odometry import OdometryBuffer, TravelComparison
+from vggt_ros.mapping.scale_sources import Unusable
 from vggt_ros.settings import Settings
 
 SECOND = 1_000_000_000
@@ -98,6 +100,24 @@ def test_of_two_segments_that_become_one_the_older_keeps_its_scale_if_it_was_sur
     surer = scale.adopted(state_of(*measured(*[1.0] * 20)))
     assert scale.is_to_keep(sure, surer) and scale.is_to_keep(surer, sure)
     assert not scale.is_to_keep(state, sure) and not scale.is_to_keep(state, state)
+
+
+def test_odometry_that_stands_still_while_the_camera_moves_measures_nothing_and_is_said():
+    """As that of a driver which fills in the velocity alone, and the pose later."""
+    odometry, travel, found = OdometryBuffer(), TravelComparison(), []
+    for i in range(30):
+        base, camera = np.eye(4), np.eye(4)
+        camera[2, 3] = 0.2 * i  # units; the scene is 2 units deep
+        base[2, 3] = 0.4 * max(i - 15, 0)  # metres
+        odometry.add(SECOND + i * SECOND // 10, base)
+        ns = SECOND + i * SECOND // 10
+        found.append(travel.measure(odometry, np.eye(4), ns, camera, 2.0))
+    reasons = {type(each) for each in found[:6]}, {type(each) for each in found[6:16]}
+    assert reasons == ({type(None)}, {Unusable})
+    assert "it stands still (0.000 m) while the camera moved by 60% of the depth" in found[6].reason
+    ratios = [np.exp(each.log_ratio) for each in found[16:] if each is not None]
+    assert ratios, "it measures again"
+    np.testing.assert_allclose(ratios, 2.0)
 
 
 def test_the_ground_is_found_below_clutter():

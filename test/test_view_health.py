@@ -8,8 +8,10 @@ from fakes.planar_engine import SIZE
 from node_rig import CAMERA, PERIOD, START, Rig
 from rclpy.node import Node
 
+from vggt_ros.frames import View
+from vggt_ros.imaging.grid import grid_for
 from vggt_ros.ros.messages import header, image_message
-from vggt_ros.ros.view_health import PATIENCE
+from vggt_ros.ros.view_health import PATIENCE, ViewHealth
 
 pytestmark = pytest.mark.ros
 
@@ -31,6 +33,26 @@ def test_a_lens_cap_is_a_warning_as_long_as_it_is_on(rig: Rig):
     rig.wait_for_diagnostics(f"the last {PATIENCE} images show next to nothing (brightness 20 of")
     infer(rig, PATIENCE, 1, amplitude=20)
     rig.wait_until(lambda: "next to nothing" not in rig.status("input").message, "it ends")
+
+
+def test_images_dark_and_bright_by_turns_are_a_warning():
+    """As of exposures for HDR, or of a depth camera whose emitter blinks."""
+    health, random = ViewHealth(), np.random.default_rng(0)
+    image, ones = np.zeros((*SIZE, 3), np.uint8), np.ones(SIZE, np.float32)
+    grid = grid_for(64, 48, SIZE[1])
+    view = View(0, 1, CAMERA, grid, image, np.eye(3), np.eye(4), ones, 2 * ones, image)
+
+    def see(brightness: int) -> str:
+        rgb = np.clip(brightness + random.integers(-20, 21, (*SIZE, 3)), 0, 255).astype(np.uint8)
+        health.update(view._replace(rgb=rgb), 1.5)
+        return health.images
+
+    for i in range(PATIENCE + 1):
+        assert not see(60 + 60 * (i % 2))
+    assert "images are dark and bright by turns (brightness 60 and 12" in see(120)
+    assert not see(120)
+    for i in range(20):  # a lamp that is dimmed up
+        assert not see(60 + 6 * i)
 
 
 def test_depth_that_is_hardly_trusted_is_a_warning_until_it_is(rig: Rig):

@@ -27,6 +27,8 @@ MIN_TRAVEL = 0.1  # of the camera between two measurements, as a share of scene 
 MIN_METRES = 0.1  # the same, in metres
 DISTANCE_NOISE = 0.02  # of wheels, relative
 SAME_DIRECTION = float(np.deg2rad(25))  # between the directions by odometry and by the camera
+STILL = 0.01  # metres: odometry that moved no further while the camera did, and that by
+MOVED = 0.5  # of scene depth
 LARGE_TURN = float(np.deg2rad(30))  # with hardly any travel: the measurement restarts
 SAME_TURN = float(np.deg2rad(6))
 TURN_WITHOUT_MOUNT = float(np.deg2rad(10))  # allowed where the lever arm is not known
@@ -159,6 +161,7 @@ class TravelComparison:
 
     def __init__(self) -> None:
         self._start: _Start | None = None
+        self._is_stuck = False  # odometry stood still while the camera moved
 
     def measure(
         self,
@@ -188,6 +191,12 @@ class TravelComparison:
         by_map = inverse_rigid(start.world_from_camera) @ here.world_from_camera
         metres, units = (float(np.linalg.norm(step[:3, 3])) for step in (by_odometry, by_map))
         turned = rotation_angle(by_odometry[:3, :3])
+        was_stuck, self._is_stuck = self._is_stuck, metres < STILL and units > MOVED * scene_depth
+        if self._is_stuck:
+            return _stuck(metres, units / scene_depth)
+        if was_stuck:  # what was travelled meanwhile is not known
+            self._start = here
+            return None
         if metres < MIN_METRES or units < MIN_TRAVEL * scene_depth:
             if turned > LARGE_TURN:
                 self._start = here
@@ -225,4 +234,12 @@ class TravelComparison:
 
     def reset(self) -> None:
         """The camera's place is not tied to the one before: the measurement restarts."""
-        self._start = None
+        self._start, self._is_stuck = None, False
+
+
+def _stuck(metres: float, share: float) -> Unusable:
+    return Unusable(
+        "odometry",
+        f"it stands still ({metres:.3f} m) while the camera moved by {share:.0%} of the depth of"
+        " what it sees; does its driver fill in the pose, and is it of this robot?",
+    )

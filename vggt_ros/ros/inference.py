@@ -202,7 +202,7 @@ class InferenceWorker(MapRequests):
         for subject in ("surface", "map", "scan", "occupancy"):
             self._health.set_warning(subject, getattr(self._outputs, subject).warning, "outputs")
         views = self._outputs.view_health
-        self._health.set_warning("blank images", views.blank)
+        self._health.set_warning("what images show", views.images)
         self._health.set_warning("confidence", views.untrusted, "outputs")
         seconds = {**result.update.seconds, **self._outputs.seconds}
         self._health.inferred(result.update, time.monotonic() - result.arrived, seconds)
