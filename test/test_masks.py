@@ -235,3 +235,16 @@ def test_without_masks_nothing_changes():
             for view in views[1:]:
                 np.testing.assert_array_equal(view.depth, views[0].depth)
                 np.testing.assert_array_equal(view.world_from_camera, views[0].world_from_camera)
+
+
+def test_a_mask_that_leaves_next_to_nothing_is_doubted(tmp_path):
+    """As one whose zeros and ones are exchanged."""
+    body = np.zeros((48, 64), np.uint8)
+    body[40:] = 255
+    grid, pixels = grid_for(64, 48, 56), np.zeros((42, 56, 3), np.uint8)
+    for name, values, is_doubted in (("body", body, False), ("inverted", 255 - body, True)):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(values).save(path)
+        masking = Masking(str(path))
+        masking.of(pixels, grid)
+        assert ("leave less than 20% of the image" in masking.fault) == is_doubted

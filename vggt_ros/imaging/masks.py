@@ -17,6 +17,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.imaging.grid import PATCH, Grid
 
 SAME_SHAPE = 0.02  # relative difference of width over height up to which a mask fits an image
+MOST = 0.8  # share of an image that is masked, from which a mask may be the other way round
 REACH = PATCH // 2  # network pixels by which a mask grows to each side where it covers the image
 SKY_BRIGHT = 90  # of 255: the blue of the darkest sky
 SKY_COLD = 12  # by how much red or green may exceed blue
@@ -34,8 +35,8 @@ class Masked(NamedTuple):
 class Masking:
     """All masks of a camera.
 
-    `fault` says why one that was asked for is not used; empty: it is. `share` of the newest image's
-    pixels is ignored.
+    `fault` says why one that was asked for is not used, or what is odd about it; empty: all are
+    used. `share` of the newest image's pixels is ignored.
     """
 
     def __init__(self, file: str = "", *, sky: bool = False, cover: bool = False):
@@ -68,6 +69,11 @@ class Masking:
             return Masked()
         found = np.logical_or.reduce(parts)
         self.share = float(found.mean())
+        if self.share > MOST and not self.fault:
+            self.fault = (
+                f"masks leave less than {1 - MOST:.0%} of the image: what is not zero is ignored;"
+                " if it is the other way round, exchange both"
+            )
         return Masked(found, covered(pixels, found) if self._cover and found.any() else None)
 
 

@@ -202,27 +202,8 @@ class TravelComparison:
                 self._start = here
             return None
         self._start = here
-        turned_by_map = rotation_angle(by_map[:3, :3])
-        if abs(turned - turned_by_map) > SAME_TURN:
-            return Unusable(
-                "odometry",
-                f"over {metres:.2f} m it turned by {np.rad2deg(turned):.0f} degrees, the camera by"
-                f" {np.rad2deg(turned_by_map):.0f}; {np.rad2deg(SAME_TURN):.0f} apart are allowed",
-            )
-        if base_from_camera is None and turned > TURN_WITHOUT_MOUNT:
-            return Unusable(  # an unknown lever arm swings
-                "odometry",
-                f"it turned by {np.rad2deg(turned):.0f} degrees, and where the camera is mounted"
-                " is not known; publish base_frame -> camera on /tf",
-            )
-        ahead = np.clip(by_odometry[:3, 3] @ by_map[:3, 3] / (metres * units), -1, 1)
-        if base_from_camera is not None and np.arccos(ahead) > SAME_DIRECTION:
-            return Unusable(
-                "odometry",
-                f"its direction of travel is {np.rad2deg(np.arccos(ahead)):.0f} degrees off the"
-                f" camera's, {np.rad2deg(SAME_DIRECTION):.0f} are allowed; check base_frame ->"
-                " camera on /tf",
-            )
+        if fault := _disagreement(by_odometry, by_map, is_mounted=base_from_camera is not None):
+            return Unusable("odometry", fault)
         sigma = float(np.hypot(DISTANCE_NOISE, CENTRE_NOISE * scene_depth / units))
         return Measurement("odometry", float(np.log(metres / units)), sigma, stamp_ns)
 
@@ -243,3 +224,34 @@ def _stuck(metres: float, share: float) -> Unusable:
         f"it stands still ({metres:.3f} m) while the camera moved by {share:.0%} of the depth of"
         " what it sees; does its driver fill in the pose, and is it of this robot?",
     )
+
+
+def _disagreement(
+    by_odometry: Float[np.ndarray, "4 4"], by_map: Float[np.ndarray, "4 4"], *, is_mounted: bool
+) -> str:
+    """Why two motions of the camera cannot be the same one, whatever the scale; empty: they can.
+
+    Where it is not mounted at a known place, the lever arm from the base is not known.
+    """
+    turned, turned_by_map = (rotation_angle(step[:3, :3]) for step in (by_odometry, by_map))
+    metres, units = (float(np.linalg.norm(step[:3, 3])) for step in (by_odometry, by_map))
+    if abs(turned - turned_by_map) > SAME_TURN:
+        return (
+            f"over {metres:.2f} m it turned by {np.rad2deg(turned):.0f} degrees, the camera by"
+            f" {np.rad2deg(turned_by_map):.0f}; {np.rad2deg(SAME_TURN):.0f} apart are allowed"
+        )
+    if not is_mounted:
+        if turned <= TURN_WITHOUT_MOUNT:
+            return ""
+        return (  # an unknown lever arm swings
+            f"it turned by {np.rad2deg(turned):.0f} degrees, and where the camera is mounted is not"
+            " known; publish base_frame -> camera on /tf"
+        )
+    ahead = np.clip(by_odometry[:3, 3] @ by_map[:3, 3] / (metres * units), -1, 1)
+    if np.arccos(ahead) > SAME_DIRECTION:
+        return (
+            f"its direction of travel is {np.rad2deg(np.arccos(ahead)):.0f} degrees off the"
+            f" camera's, {np.rad2deg(SAME_DIRECTION):.0f} are allowed; check base_frame ->"
+            " camera on /tf"
+        )
+    return ""
