@@ -108,6 +108,21 @@ def test_two_cameras_beside_each_other_are_as_good_as_a_second_camera_for_scale(
     assert fit.scale == pytest.approx(1.0, abs=0.03) and ride.share(rows) < 0.02
 
 
+def test_a_place_is_recognised_by_a_camera_that_does_not_lead():
+    """Turning to the left, the right camera sees what the front one saw 72 degrees before.
+
+    The front camera itself has not come round yet.
+    """
+    ride = RigRide(THREE, "spin", 110)
+    status = ride.updates[-1].status
+    assert status.loops_closed >= 1
+    rows = metric_rows(ride)
+    reference = ride.reference[rows, :3, 3] - ride.truth[rows, :3, 3]
+    assert np.linalg.norm(reference - reference[0], axis=1).max() < 0.02
+    alone = RigRide(STEREO, "spin", 110)
+    assert alone.updates[-1].status.loops_closed == 0
+
+
 def test_without_tf_the_rig_is_measured_and_held():
     """In the map's own unit: directions and turns are right, and no metres are claimed."""
     ride = RigRide(THREE, "arc", 60, described={})

@@ -89,11 +89,16 @@ class LoopSearch:
     def propose(
         self,
         segment: Segment,
-        describe: Callable[[], Float32[np.ndarray, "d"] | None],
+        newest: int,
+        describe: Callable[[int], Float32[np.ndarray, "d"] | None],
         *,
         lost: bool,
     ) -> int | None:
-        """The old keyframe that the next inference should show beside its window, if any."""
+        """The old keyframe that the next inference should show beside its window, if any.
+
+        `newest`: the frame whose image was taken last, also if it was refused; of a rig the others
+        of that instant are compared as well, if they were not. `describe` gives their descriptors.
+        """
         self._since_attempt += 1
         due = self._since_attempt >= 0 and (lost or self._since_attempt >= self._period)
         ids, others = self._store.descriptors()
@@ -101,10 +106,14 @@ class LoopSearch:
             self._note_missing(len(ids))
         if self._period <= 0 or not due or len(ids) < (2 if lost else RECENT + 1):
             return None
-        if (descriptor := describe()) is None:
+        first, *beside = segment.newest
+        seen = [first._replace(frame_id=newest)] + beside * (newest == first.frame_id)
+        described = [(view, d) for view in seen if (d := describe(view.frame_id)) is not None]
+        if not described:
             return None
         order = np.argsort(ids)
-        ids, likeness = ids[order], loops.similarities(descriptor, others)[order]
+        alike = np.stack([loops.similarities(d, others)[order] for _, d in described])
+        ids, likeness = ids[order], alike.max(axis=0)
         views = self._store.centres()
         rows = np.searchsorted(views.ids, ids)
         same = views.segments[rows] == segment.number
@@ -116,15 +125,19 @@ class LoopSearch:
         else:
             depth = median_depth(segment.frames)
             extent = float(np.linalg.norm(np.ptp(views.centres[rows][same], axis=0)))
-            away = loops.apart(
-                views.centres[rows], views.directions[rows], segment.frames[-1].world_from_camera,
-                distance=REACH * depth + DRIFT * extent, angle=FACING,
-            )  # fmt: skip
-            usable = same & (away < 1.0)
+            reach = REACH * depth + DRIFT * extent
+            away = np.stack([
+                loops.apart(
+                    views.centres[rows], views.directions[rows], view.world_from_camera,
+                    distance=reach, angle=FACING,
+                )
+                for view, _ in described
+            ])  # fmt: skip
+            usable = same & (away < 1.0).any(axis=0)
             usable[np.flatnonzero(same)[-RECENT:]] = False
             if self._keyframes.fixed:
                 usable &= np.isin(ids, list(self._keyframes.fixed))
-            score = likeness - 2.0 * away
+            score = np.where(away < 1.0, alike - 2.0 * away, -np.inf).max(axis=0)
             key = loops.best(ids[usable], score[usable], list(self._tried)[-2:])
         if key is not None:
             self._tried.append(key)
@@ -172,7 +185,11 @@ class LoopSearch:
             return None
         old = self._store.get(seen.keyframe)
         depth = median_depth(segment.frames)
-        relation = loops.measure(seen, old, segment.frames, world_from_window, noise, depth)
+        known = world_from_window, noise, depth
+        relation = loops.measure(seen, old, segment.frames, *known)
+        for view in segment.newest[1:]:
+            if isinstance(relation, str):  # the camera that leads does not see it, as far as known
+                relation = loops.measure(seen, old, (*segment.frames, view), *known)
         if isinstance(relation, str):
             self.reason = relation
             return None

@@ -13,8 +13,6 @@ is known: tied by odometry (`bridging`), or else as a new segment of the map, wh
 of the older one again once the network recognises one of that one's keyframes (`loop_search`).
 """
 
-from functools import partial
-
 import numpy as np
 
 from vggt_ros.geometry import Similarity, inverse_rigid
@@ -119,8 +117,8 @@ class Map(Standing):
         else:
             velocity, found = None, self._motion.at_prediction(found, window, predicted)
         if frames is not None and (now := self._state.current) is not None:
-            seen_by = partial(frames.describe, window.frame_ids[-1])
-            self.next_loop = self.loops.propose(now, seen_by, lost=self.is_relocalising)
+            newest, lost = window.frame_ids[-1], self.is_relocalising
+            self.next_loop = self.loops.propose(now, newest, frames.describe, lost=lost)
         poses = recovery.placed(found, held.whole)
         status = map_status(
             found, self._state, self.keyframes, self.loops, self.sought_in,

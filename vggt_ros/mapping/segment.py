@@ -40,6 +40,12 @@ class Segment(NamedTuple):
     overlap: ViewOverlap | None = None  # the newest frame against the last one known before
     others: tuple[MapFrame, ...] = ()  # of a rig: what its other cameras saw, for their depth
 
+    @property
+    def newest(self) -> tuple[MapFrame, ...]:
+        """The newest frame, and of a rig those of its other cameras at that instant."""
+        leading = self.frames[-1]
+        return (leading, *(each for each in self.others if each.frame_id > leading.frame_id))
+
 
 @dataclass(frozen=True)
 class MapState:
