@@ -14,7 +14,9 @@ from vggt_ros.model.intermediates import capture, named
 from vggt_ros.model.vggt import Weights, abstract_model, functional, heads_in
 
 # For a program that runs once and returns every intermediate: compiled in a third of the time.
-FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FAST_COMPILE: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # newer ones may refuse it: JAX 0.12 does
+    FAST_COMPILE["xla_cpu_use_fusion_emitters"] = False
 
 
 def capture_intermediates(
