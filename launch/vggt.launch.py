@@ -223,10 +223,12 @@ def check_given(words: list[str], cameras: dict[str, str]) -> None:
     """Raises for an argument on the command line that nothing reads: launch itself says nothing.
 
     `words` are those of the command line, `cameras` the arguments of a rig's cameras. What another
-    launch file is given that includes this one is its own.
+    launch file is given that includes this one is its own, even if it has the same name.
     """
-    file = next((Path(word).name for word in words if word.endswith(".launch.py")), "")
-    if file not in FILES:
+    pairs = zip(words, words[1:], strict=False)
+    package, given = next((pair for pair in pairs if pair[1].endswith(".launch.py")), ("", ""))
+    file, is_ours = Path(given).name, package == "vggt_ros" and "/" not in given
+    if file not in FILES or not (is_ours or Path(given).resolve().parent == HERE / "launch"):
         return
     known = {*TOPICS, *PARAMETERS, *OTHERS, *FILES[file], *cameras}
     for word in words:

@@ -255,8 +255,13 @@ def test_an_argument_that_nothing_reads_is_an_error(launch: Start, monkeypatch):
     rig = ["cameras:=[front,left]", "front/image:=/f"]
     monkeypatch.setattr(sys, "argv", [*line, *rig, "left/mask:=/m"])
     launch(**dict(word.split(":=") for word in [*rig, "left/mask:=/m"]))
-    monkeypatch.setattr(sys, "argv", [*line[:-1], "/ws/robot.launch.py", "speed:=1"])
-    launch()
+    monkeypatch.setattr(sys, "argv", [*line[:2], str(LAUNCH), "windw_size:=8"])
+    with pytest.raises(RuntimeError, match="did you mean window_size"):
+        launch()
+    others = [["/ws/robot.launch.py"], ["/ws/vggt.launch.py"], ["my_robot", "vggt.launch.py"]]
+    for other in others:
+        monkeypatch.setattr(sys, "argv", [*line[:2], *other, "speed:=1"])
+        launch()
 
 
 def test_every_declared_argument_may_be_given(launch: Start, monkeypatch: pytest.MonkeyPatch):
