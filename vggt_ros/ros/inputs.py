@@ -19,7 +19,7 @@ from vggt_ros.ros.parameters import Parameters
 
 PATIENCE = 3  # messages in a row, before another calibration replaces one that fits the image
 UNSTEADY = 30  # messages in a row of which none repeats: a lens that is focused with each image
-SAME_LENS = 0.1  # relative difference of focal lengths up to which a lens was focused anew
+SAME_LENS = 0.1  # relative difference of focal lengths up to which a lens was focused again
 
 
 def frame_from(msg: Image | CompressedImage, reader: ImageReader | None = None) -> Frame:

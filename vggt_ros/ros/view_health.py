@@ -11,7 +11,7 @@ from vggt_ros.frames import View
 PATIENCE = 10  # views in a row of one camera before it is a warning
 NO_CONTRAST = 3.0  # standard deviation of brightness, of 255: that of noise in darkness
 TOO_FEW = 0.02  # share of pixels that are trusted, below which clouds are next to empty
-EVERY = 4  # rows and columns whose brightness is looked at
+EVERY = 4  # rows and columns apart whose brightness is measured
 BLINK = 15.0  # of 255: by how much brightness goes to and fro at least, from image to image
 
 

@@ -135,7 +135,7 @@ class _Question(Generic[Answer]):
     """A call whose result another thread waits for.
 
     Other exceptions than the expected ones become a `UserError` too: they concern who asked, not
-    the thread. `late` is called with the outcome that nobody waited for any more.
+    the thread. `late` is called with an outcome that came after its caller gave up.
     """
 
     def __init__(

@@ -90,7 +90,7 @@ def dropping(
         wall, process, own, count = (b - a for a, b in zip(before, clocks(), strict=True))
         engine.free.set()
     each = 1e3 * own / max(count, 1)
-    reading = _reading(picture(width, height, transport))
+    reading = _reading(message_of(width, height, transport))
     return Dropping(width, height, count / wall, process / wall, each, reading)
 
 
@@ -168,8 +168,8 @@ def _beside(*arguments: object) -> Iterator[None]:
         process.wait()
 
 
-def picture(width: int, height: int, transport: str) -> Image | CompressedImage:
-    """An image as a camera sends it: smooth surfaces with some noise, which JPEG does not like."""
+def message_of(width: int, height: int, transport: str) -> Image | CompressedImage:
+    """An image as a camera sends it: smooth surfaces with noise, which JPEG hardly compresses."""
     random = np.random.default_rng(0)
     coarse = PillowImage.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), PillowImage.Resampling.BICUBIC), np.int16)
@@ -185,7 +185,7 @@ def picture(width: int, height: int, transport: str) -> Image | CompressedImage:
 
 def camera(width: int, height: int, rate: float, transport: str) -> None:
     """Publish images of this size until the process is ended."""
-    message = picture(width, height, transport)
+    message = message_of(width, height, transport)
     topic = "/image" if transport == "raw" else "/image/compressed"
     node = rclpy.create_node("camera")
     publisher = node.create_publisher(type(message), topic, QoSProfile(depth=2))
