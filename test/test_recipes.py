@@ -12,7 +12,7 @@ from vggt_ros.tools.cli import call
 from vggt_ros.train import run
 from vggt_ros.train.config import RECIPES, find_recipe, read_recipe, recipe_from
 
-NAMES = {"small", "small_cpu", "small_cpu_wide", "small_rig", "small_varied"}
+NAMES = {"small", "small_cpu", "small_cpu_wide", "small_rig", "small_varied", "small_varied_cpu"}
 
 
 @pytest.mark.parametrize(
