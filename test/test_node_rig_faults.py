@@ -32,7 +32,7 @@ def test_equal_frame_ids_are_named_until_they_differ(rig: Rig):
     text = "right: its images have the frame_id 'left_optical', as those of left"
     rig.wait_for_diagnostics(text, "give each camera its own in its driver")
     assert robot.account("right")["refused"] == 30
-    assert rig.count("inferences") > 0
+    rig.wait_until(lambda: rig.count("inferences") > 0, "an inference of the others")
     settle(robot)  # or an inference of before would be taken for that of an instant that follows
     robot.infer(30, 31, 32)
     rig.wait_until(lambda: text not in rig.diagnostics()["/vggt: input"], "the warning ends")
