@@ -17,7 +17,7 @@ from vggt_ros.train.rooms.sampling import RandomStream
 INTRINSICS = jnp.array([[40.0, 0, 20.5], [0, 40.0, 13.5], [0, 0, 1]])
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def coloured(height: int, width: int) -> np.ndarray:
     """Smooth colours with an edge and some noise."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     image = np.stack(
@@ -30,7 +30,7 @@ def picture(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(48, 64), (84, 112)])  # blocks fit, and do not
 @pytest.mark.parametrize("quality", [35, 75, 95])
 def test_compressed_images_are_those_of_a_jpeg_library(size, quality):
-    before = picture(*size)
+    before = coloured(*size)
     file = io.BytesIO()
     Image.fromarray(before).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     library = np.asarray(Image.open(file), np.float32) / 255
@@ -43,7 +43,7 @@ def test_compressed_images_are_those_of_a_jpeg_library(size, quality):
 
 
 def test_quality_100_keeps_what_half_the_chroma_can_show():
-    grey = np.repeat(picture(32, 32)[..., :1], 3, axis=-1) / 255
+    grey = np.repeat(coloured(32, 32)[..., :1], 3, axis=-1) / 255
     ours = jpeg.compressed(jnp.asarray(grey, jnp.float32), jnp.float32(100.0))
     assert np.abs(np.asarray(ours) - grey).max() < 3 / 255
 

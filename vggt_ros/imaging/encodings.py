@@ -124,9 +124,8 @@ def decode(
 
     Rows may be padded (`step` in bytes). The result shares memory with `data` where no byte has
     to move (rgb8 without padding); `sixteen` converts samples of 16 bits. Raises UnknownEncoding
-    for an encoding that is not in `LAYOUTS`
-    in any case of letters, and UserError for an invalid size, a step too small
-    and data too short.
+    for an encoding that is not in `LAYOUTS` in any case of letters, and UserError for an invalid
+    size, a step too small and data too short.
     """
     encoding = spelt(encoding)
     if encoding not in LAYOUTS and encoding not in PLANAR:

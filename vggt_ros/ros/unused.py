@@ -11,8 +11,6 @@ from vggt_ros.ros.parameters import Parameters
 
 OF_ONE_CAMERA = ("image", "camera_info", "mask", "baseline_image", "baseline_camera_info")
 OF_A_RIG = ("sync_tolerance",)  # `min_cameras` is refused without cameras
-
-
 # Topics that are read for a source of scale alone.
 OF_SOURCES = {
     "baseline": ("baseline_image", "baseline_camera_info"),
