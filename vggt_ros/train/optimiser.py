@@ -26,7 +26,11 @@ Groups = dict[str, Any]
 
 
 def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
-    """AdamW or Muon with clipping, warm-up and cosine schedule; weight decay on matrices only."""
+    """AdamW or Muon with clipping, warm-up and cosine schedule; weight decay on matrices only.
+
+    A weight whose gradient is zero throughout, as of a head that a step did not run, stays as it
+    is: momentum alone would move it, and Muon's updates are as large however small momentum is.
+    """
     rate = optax.warmup_cosine_decay_schedule(
         0.0, recipe.learning_rate, recipe.warmup, max(recipe.steps, recipe.warmup + 1),
         recipe.final_share * recipe.learning_rate,
@@ -52,7 +56,8 @@ def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
         updates, opt_state = chain.update(
             gathered(recipe, grads), opt_state, gathered(recipe, weights)
         )
-        return _scattered(recipe, updates, weights), opt_state
+        updates = _scattered(recipe, updates, weights)
+        return jax.tree.map(lambda x, g: jnp.where((g != 0).any(), x, 0), updates, grads), opt_state
 
     return optax.GradientTransformation(init, update)
 
