@@ -91,6 +91,17 @@ def test_images_without_a_compiled_program_are_counted_and_not_refused(rig: Rig)
     assert report["/vggt: network"] == "ready"
 
 
+def test_the_solver_of_loops_is_imported_while_images_wait_for_a_program(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "gtsam", None)
+    rig.engine.missing.add(SIZE)
+    node = rig.start()
+    rig.publish(0)
+    rig.wait_for_diagnostics("waiting for a program 1")
+    rig.wait_until(lambda: "gtsam" in node.inference.pipeline.map.loops.obstacles.text, "a reason")
+
+
 def test_a_size_that_is_being_compiled_leaves_the_window_of_the_other_size_alone(rig: Rig):
     rig.start()
     rig.infer(0, 1)

@@ -79,7 +79,11 @@ class LoopSearch:
         self._prior = world_from_camera
         self._tried.clear()
 
-    def _is_solvable(self) -> bool:
+    def is_solvable(self) -> bool:
+        """Whether the graph can be solved here; the first time imports the solver: 0.3 s and more.
+
+        While it is not there, and loops are on, `obstacles` says so.
+        """
         if self._can_solve is None:
             unavailable = graph.unavailable()
             self.obstacles.set("graph", unavailable)
@@ -120,7 +124,7 @@ class LoopSearch:
         # Now and then also among what was mapped while the camera was lost.
         if lost or (self.tried % 2 and not same.all()):
             key = self._best_elsewhere(ids[~same], likeness[~same])
-        elif not self._is_solvable():
+        elif not self.is_solvable():
             return None
         else:
             depth = median_depth(segment.frames)

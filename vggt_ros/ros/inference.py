@@ -154,6 +154,8 @@ class InferenceWorker(MapRequests):
             update = self._step(frame)
         except Compiling as error:
             self._wait(str(error))
+            if (loops := self.pipeline.map.loops).is_on:
+                loops.is_solvable()  # imported now, it does not stop the first search for a loop
             return
         except DeviceLost:
             raise
