@@ -206,8 +206,17 @@ def test_what_was_masked_is_a_mask_file_where_programs_look_for_it(made, tmp_pat
             pixels = np.array(mask)
         assert pixels.shape == (60, 80) and set(np.unique(pixels)) == {0, 255}
         assert (pixels[:20, :10] == 0).all() and (pixels == 0).sum() <= 21 * 11
+    with np.load(frames / "000001.npz") as file:
+        arrays = dict(file) | {"confidence": np.full((30, 40), 5, np.float32)}
+    np.savez(frames / "000001.npz", **arrays)  # nothing is ignored of this image
+    out = export(made, tmp_path / "nerf", to="nerfstudio")
+    rows = json.loads((out / "transforms.json").read_text())["frames"]
+    assert all("mask_path" in row for row in rows)  # nerfstudio takes masks of all, or of none
+    masks = [np.asarray(Image.open(out / row["mask_path"])) for row in rows]
+    assert [bool((mask == 0).any()) for mask in masks] == [True, False, True]
+    assert masks[1].shape == (60, 80)
     colmap(made, tmp_path / "colmap", depth=True, fuse=False)
-    assert "masks of 4 images" in capsys.readouterr().out
+    assert "masks of 3 images" in capsys.readouterr().out
     for name in ("right/0.png", "left/3.png"):
         with Image.open(tmp_path / "colmap" / "masks" / f"{name}.png") as mask:
             assert mask.size == (80, 60)

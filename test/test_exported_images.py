@@ -156,3 +156,41 @@ def test_an_image_that_has_changed_or_is_gone_is_refused_in_one_sentence(made, t
         export_images(done, tmp_path / "out", "link")
     exported, note = export_images(done, tmp_path / "grid", "grid")
     assert [e.name for e in exported] == ["a.png", "b.png"] and not note and b.exists()
+
+
+def test_a_photo_written_anew_never_overwrites_another_original(made, tmp_path):
+    """A photo and its conversion: a.webp would be a.png, which is a link to the user's own file."""
+    names = ["a.png", "a.png.png", "a.webp", "image 1.png", "image 1.webp", "image_000001.png"]
+    files = photos(tmp_path / "in", names, lossless=True)
+    before = {file.name: file.read_bytes() for file in files}
+    done = made(tmp_path / "in")
+    colmap(tmp_path / "run", tmp_path / "out")
+    assert {file.name: file.read_bytes() for file in files} == before
+    exported, _ = export_images(done, tmp_path / "again", "link")
+    assert len({image.name for image in exported}) == len(names)
+    for image, frame in zip(exported, done.frames(), strict=True):
+        with Image.open(tmp_path / "again" / image.name) as found:
+            pixels = np.asarray(found)
+        with Image.open(tmp_path / "in" / frame.name) as original:
+            np.testing.assert_array_equal(pixels, np.asarray(original))
+    grid, _ = export_images(done, tmp_path / "grid", "grid")
+    assert len({image.name for image in grid}) == len(names)
+
+
+def test_images_whose_depth_would_have_one_name_are_refused_with_the_cure(made, tmp_path):
+    photos(tmp_path / "in", ["a.jpg", "a.png", "b.png"])
+    made(tmp_path / "in")
+    with pytest.raises(UserError, match="a.jpg and a.png would have one depth file.*grid"):
+        colmap(tmp_path / "run", tmp_path / "out", depth=True)
+    colmap(tmp_path / "run", tmp_path / "out", depth=True, images="grid")
+    assert len(list((tmp_path / "out/depths").iterdir())) == 3
+
+
+def test_a_file_given_twice_is_one_image(made, tmp_path, capsys):
+    files = photos(tmp_path / "in", ["1.png", "2.png", "3.png"])
+    done = made([tmp_path / "in", files[1], files[1]])
+    assert [frame.name for frame in done.frames()] == ["1.png", "2.png", "3.png"]
+    (note,) = done.summary["notes"]
+    assert note == "given more than once, and used once: 1 file: 2.png (2 left out)"
+    colmap(tmp_path / "run", tmp_path / "out")
+    assert "3 of 3 images" in capsys.readouterr().out

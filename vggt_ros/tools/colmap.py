@@ -25,7 +25,7 @@ from vggt_ros.tools.exports.adjusting import CameraModel, adjusted
 from vggt_ros.tools.exports.colmap_files import write_model
 from vggt_ros.tools.exports.folder import export_folder
 from vggt_ros.tools.exports.images import ExportedImage, Images, export_images
-from vggt_ros.tools.exports.masks import write_depths, write_masks
+from vggt_ros.tools.exports.masks import check_depth_names, write_depths, write_masks
 from vggt_ros.tools.exports.measured_tracks import ENOUGH, measure_tracks
 from vggt_ros.tools.exports.progress import fused, progress
 from vggt_ros.tools.exports.sparse_model import build_model
@@ -74,6 +74,8 @@ def colmap(
     lines = []
     with export_folder(out, "colmap", run) as folder:
         exported, note = export_images(opened, folder / "images", images)
+        if depth:
+            check_depth_names(exported)
         record = out.with_name(f".{out.name}.record")  # until the export is complete
         adjuster = None
         if adjust:

@@ -11,7 +11,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -83,8 +84,10 @@ def _originals(
     source = run.summary["source"]
     root, is_folder = Path(source["path"]), source["kind"] == "images"
     plain = [is_folder and _is_plain(root / frame.name, frame) for frame in frames]
-    written = iter(_png_names([f.name for f, same in zip(frames, plain, strict=True) if not same]))
-    names = [f.name if same else next(written) for f, same in zip(frames, plain, strict=True)]
+    both = list(zip(frames, plain, strict=True))
+    kept = {frame.name for frame, same in both if same}
+    written = iter(_png_names([frame.name for frame, same in both if not same], kept))
+    names = [frame.name if same else next(written) for frame, same in both]
     anew = {}
     for frame, name, same in zip(frames, names, plain, strict=True):
         if same:
@@ -164,13 +167,19 @@ def _decoded_rig(
             yield from open_source(mine, root=root, **own)
 
 
-def _png_names(names: list[str]) -> list[str]:
-    """The names with the suffix .png; with both suffixes where two would become one."""
+def _png_names(names: list[str], taken: Iterable[str] = ()) -> list[str]:
+    """The names with the suffix .png; with both suffixes where that is a name already.
+
+    `taken`: names that files have which are not written anew.
+    """
     stems = [_numbered(str(PurePosixPath(name).with_suffix(""))) for name in names]
-    times = Counter(stems)
-    return [
-        f"{stem if times[stem] == 1 else name}.png" for stem, name in zip(stems, names, strict=True)
-    ]
+    times, used, found = Counter(stems), set(taken), []
+    for stem, name in zip(stems, names, strict=True):
+        both = chain([f"{name}.png"], (f"{name}_{i}.png" for i in count(2)))
+        candidates = both if times[stem] > 1 else chain([f"{stem}.png"], both)
+        found.append(next(each for each in candidates if each not in used))
+        used.add(found[-1])
+    return found
 
 
 def _numbered(name: str) -> str:
@@ -190,5 +199,7 @@ def _place(file: Path, target: Path, *, copied: bool) -> None:
 
 
 def _save(path: Path, rgb: np.ndarray) -> None:
+    """A new file: one that is there may be a link to an original, which would be overwritten."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rgb).save(path)
+    with path.open("xb") as file:
+        Image.fromarray(rgb).save(file, "PNG")

@@ -9,6 +9,7 @@ far away.  `depth_params.json` beside the sparse model has the unit.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
+from vggt_ros.errors import UserError
 from vggt_ros.tools.exports.images import ExportedImage
 from vggt_ros.tools.runs.format import Run, RunFrame
 from vggt_ros.tools.runs.whole_images import depth_on_image
@@ -44,11 +46,19 @@ def ignored(frame: RunFrame, image: ExportedImage) -> Bool[np.ndarray, "H W"] | 
 def write_mask(path: Path, frame: RunFrame, image: ExportedImage) -> bool:
     """Write the mask of an image where it has one; whether it has."""
     found = ignored(frame, image)
-    if found is None:
-        return False
+    if found is not None:
+        _save(path, found)
+    return found is not None
+
+
+def write_empty_mask(path: Path, image: ExportedImage) -> None:
+    """Write a mask by which nothing of an image is ignored."""
+    _save(path, np.zeros((image.height, image.width), bool))
+
+
+def _save(path: Path, found: Bool[np.ndarray, "H W"]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.where(found, 0, 255).astype(np.uint8)).save(path)
-    return True
 
 
 def write_masks(
@@ -58,6 +68,18 @@ def write_masks(
     return sum(
         write_mask(folder / f"{images[i].name}.png", run.frame(i), images[i]) for i in frames
     )
+
+
+def check_depth_names(images: Sequence[ExportedImage]) -> None:
+    """Raises `UserError` for images whose depth files would have one name."""
+    stems = Counter(_stem(image.name) for image in images)
+    for stem, times in stems.items():
+        if times > 1:
+            alike = " and ".join(image.name for image in images if _stem(image.name) == stem)
+            raise UserError(
+                f"{alike} would have one depth file, since 3DGS names it without the image's"
+                " suffix; rename one of them and run again, or use --images grid"
+            )
 
 
 def write_depths(
@@ -74,9 +96,13 @@ def write_depths(
         frame, image = run.frame(i), images[i]
         depth = depth_on_image(frame, image.image_from_grid, (image.width, image.height))
         steps = np.nan_to_num(np.rint(STEPS * nearest / depth)).clip(0, STEPS).astype(np.uint16)
-        name = str(PurePosixPath(image.name).with_suffix(""))
+        name = _stem(image.name)
         path = folder / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(steps).save(path)
         rows[name] = {"scale": UNIT / (STEPS * nearest), "offset": 0.0}
     params.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))

@@ -4,7 +4,7 @@
 
 Conventions (https://docs.nerf.studio/quickstart/data_conventions.html): a camera looks along its
 negative z axis, y is up; the centre of the first pixel is (0.5, 0.5); depth files hold thousandths
-of the world's unit.
+of the world's unit; all images have masks, or none has.
 """
 
 import json
@@ -16,7 +16,7 @@ import numpy as np
 
 from vggt_ros.files import write_ply
 from vggt_ros.tools.exports.images import ExportedImage
-from vggt_ros.tools.exports.masks import write_mask
+from vggt_ros.tools.exports.masks import write_empty_mask, write_mask
 from vggt_ros.tools.exports.sparse_model import PIXEL_CENTRE, build_model
 from vggt_ros.tools.runs.format import Run, RunFrame
 from vggt_ros.tools.runs.whole_images import depth_on_image
@@ -47,14 +47,22 @@ def write_nerfstudio(
         depth = depth_on_image(frame, image.image_from_grid, (image.width, image.height))
         np.save(folder / name, np.nan_to_num(depth * np.float32(THOUSANDTHS)))
         row = _row(frame, image) | {"depth_file_path": name}
-        mask = f"masks/{image.name}.png"
-        if write_mask(folder / mask, frame, image):
-            row["mask_path"] = mask
+        if write_mask(folder / _mask(image), frame, image):
+            row["mask_path"] = _mask(image)
         rows.append(row)
         advance()
+    if any("mask_path" in row for row in rows):
+        for index, row in zip(frames, rows, strict=True):
+            if "mask_path" not in row:
+                row["mask_path"] = _mask(images[index])
+                write_empty_mask(folder / row["mask_path"], images[index])
     document = {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": rows}
     (folder / "transforms.json").write_text(json.dumps(document, indent=1) + "\n")
     return len(points.positions)
+
+
+def _mask(image: ExportedImage) -> str:
+    return f"masks/{image.name}.png"
 
 
 def _row(frame: RunFrame, image: ExportedImage) -> dict[str, Any]:

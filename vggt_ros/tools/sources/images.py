@@ -65,6 +65,7 @@ def open_images(
         for path in paths
         for file in (_required_images(path, notes) if path.is_dir() else [path])
     ]
+    files = _each_once(files, notes)
     files = _ordered(files, order, notes, given=any(not path.is_dir() for path in paths))
     folders = [path if path.is_dir() else path.parent for path in paths]
     root = root or Path(commonpath([folder.absolute() for folder in folders]))
@@ -122,6 +123,15 @@ def _find_images(folder: Path) -> tuple[list[Path], list[str]]:
     if all(SECONDS.fullmatch(path.stem) for path in found):
         found.sort(key=lambda path: Fraction(path.stem))  # 0.5 comes after 0.25
     return found, lines
+
+
+def _each_once(files: list[Path], notes: list[str]) -> list[Path]:
+    """Without files that were given before, as by a folder and by name."""
+    once = list({file.absolute(): file for file in files}.values())
+    if again := len(files) - len(once):
+        twice = [file for file, times in Counter(f.absolute() for f in files).items() if times > 1]
+        notes.append(f"given more than once, and used once: {_listed(twice)} ({again} left out)")
+    return once
 
 
 def _listed(files: Sequence[Path]) -> str:
