@@ -12,7 +12,7 @@ from pathlib import Path
 from vggt_ros.engine.engine import open_engine
 from vggt_ros.files import write_ply
 from vggt_ros.frames import Observation
-from vggt_ros.mapping.voxels import VoxelMap
+from vggt_ros.mapping.cloud.voxels import VoxelMap
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 from vggt_ros.tools.sources.open import CLIP, open_source

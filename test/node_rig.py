@@ -24,7 +24,7 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from vggt_ros.msg import MapStatus, PointTracks, QueryPoints
 
-from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.messages import camera_info_message, header, image_message
 from vggt_ros.ros.node import VggtNode
 

@@ -30,7 +30,7 @@ from vggt_ros.ros.messages import (
     transform_message,
 )
 from vggt_ros.ros.node import VggtNode
-from vggt_ros.ros.tf_cache import TfCache
+from vggt_ros.ros.tf.tf_cache import TfCache
 
 START = 1_700_000_000_000_000_001
 RIGHT = "right_optical"

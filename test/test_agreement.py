@@ -14,7 +14,7 @@ from robot_rig import SimulatedRobot
 from sensor_msgs.msg import PointCloud2
 
 from vggt_ros.errors import UserError
-from vggt_ros.mapping.agreement import DepthView, agreed, is_smooth
+from vggt_ros.mapping.cloud.agreement import DepthView, agreed, is_smooth
 from vggt_ros.ros.parameters import Parameters
 
 pytestmark = pytest.mark.ros

@@ -172,8 +172,8 @@ def test_the_rows_are_the_areas():
 @pytest.mark.parametrize(
     "importer, used",
     [
-        ("mapping.scale", "imaging.grid"),
-        ("mapping.voxels", "frames"),
+        ("mapping.metric.scale", "imaging.grid"),
+        ("mapping.cloud.voxels", "frames"),
         ("pipeline", "engine.engine"),
         ("pipeline", "model.config"),
         ("model.stream", "geometry"),

@@ -13,9 +13,9 @@ from map_rig import PERIOD, SECOND, Ride, cameras
 
 from vggt_ros.geometry import Similarity, inverse_rigid, rotation_angle
 from vggt_ros.mapping.bridging import NEW_UNIT_SIGMA, Lead
-from vggt_ros.mapping.edges import BRIDGE, LOOP, SEQUENCE, Edge, EdgeTable
 from vggt_ros.mapping.map import Map
-from vggt_ros.mapping.odometry import OdometryBuffer
+from vggt_ros.mapping.metric.odometry import OdometryBuffer
+from vggt_ros.mapping.pose_graph.edges import BRIDGE, LOOP, SEQUENCE, Edge, EdgeTable
 from vggt_ros.mapping.window import WindowGeometry
 
 FAULTS = {"vggt": VGGT_LIKE, "small": SMALL_LIKE}

@@ -9,10 +9,17 @@ from fakes.room import INTRINSICS, true_depth
 from map_rig import cameras
 
 from vggt_ros.geometry import Similarity
-from vggt_ros.mapping.agreement import DepthView, Projection
-from vggt_ros.mapping.consensus import MAX_PIXELS, consensus, enlarged, nearest, thinned, thinning
+from vggt_ros.mapping.cloud.agreement import DepthView, Projection
+from vggt_ros.mapping.cloud.consensus import (
+    MAX_PIXELS,
+    consensus,
+    enlarged,
+    nearest,
+    thinned,
+    thinning,
+)
+from vggt_ros.mapping.cloud.fused_views import FusedViews
 from vggt_ros.mapping.corrections import Correction
-from vggt_ros.mapping.fused_views import FusedViews
 from vggt_ros.tools.runs.format import RunFrame
 from vggt_ros.tools.runs.fused import fuse
 

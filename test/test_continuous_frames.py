@@ -15,9 +15,9 @@ from vggt_ros.mapping.status import LOST, RELOCALISING, TRACKING, UNCERTAIN, Map
 from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE
 from vggt_ros.ros.messages import header, transform_message
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.pose_output import PoseOutput, invertible_covariance
-from vggt_ros.ros.tf_cache import TfCache, open_frames, pose_of
-from vggt_ros.ros.transforms import Transforms, open_transforms
+from vggt_ros.ros.publishing.pose_output import PoseOutput, invertible_covariance
+from vggt_ros.ros.tf.tf_cache import TfCache, open_frames, pose_of
+from vggt_ros.ros.tf.transforms import Transforms, open_transforms
 
 pytestmark = pytest.mark.ros
 

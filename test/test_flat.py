@@ -7,11 +7,11 @@ import pytest
 from fakes.room import BASE_FROM_CAMERA, FURNITURE, INTRINSICS, ROOM, drive, true_depth
 
 from vggt_ros.geometry import transform, unproject
-from vggt_ros.mapping import occupancy
+from vggt_ros.mapping.cloud import occupancy
+from vggt_ros.mapping.cloud.flat import Band, scan
+from vggt_ros.mapping.cloud.occupancy import FREE, MAX_CELLS, OCCUPIED, UNKNOWN, Grid, GridBuilder
+from vggt_ros.mapping.cloud.voxels import OwnedCloud
 from vggt_ros.mapping.corrections import KeyframePoses
-from vggt_ros.mapping.flat import Band, scan
-from vggt_ros.mapping.occupancy import FREE, MAX_CELLS, OCCUPIED, UNKNOWN, Grid, GridBuilder
-from vggt_ros.mapping.voxels import OwnedCloud
 
 BAND = Band(0.1, 1.6, 5.0)
 

@@ -7,16 +7,16 @@ import pytest
 from made_updates import DEPTH, SIZE, keyframes, pose, stamp, update, view
 
 from vggt_ros.geometry import Similarity, rotation_from_quaternion
-from vggt_ros.mapping.keyframes import KeyframeStore
+from vggt_ros.mapping.cloud.voxels import OwnedCloud
 from vggt_ros.mapping.map_files import LoadedMap
+from vggt_ros.mapping.pose_graph.keyframes import KeyframeStore
 from vggt_ros.mapping.status import MapStatus
-from vggt_ros.mapping.voxels import OwnedCloud
-from vggt_ros.ros.following import MapFollower
 from vggt_ros.ros.live_parameters import LiveParameters
-from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.path_output import PathOutput
+from vggt_ros.ros.publishing.following import MapFollower
+from vggt_ros.ros.publishing.map_output import MapOutput
+from vggt_ros.ros.publishing.path_output import PathOutput
 
 pytestmark = pytest.mark.ros
 
@@ -222,7 +222,7 @@ def test_a_large_cloud_is_published_after_some_updates_and_a_small_one_at_once(
     small = followed.map.next_message()
     assert small is not None and small.width == followed.map.size > 100
     assert followed.map.next_message() is None, "another one is not due"
-    monkeypatch.setattr("vggt_ros.ros.map_output.READ_AT_ONCE", followed.map.size // 4)
+    monkeypatch.setattr("vggt_ros.ros.publishing.map_output.READ_AT_ONCE", followed.map.size // 4)
     sent = {}
     for i in range(2, 60):  # six seconds
         followed.add([i], keyframes([0, 1, i]), fresh=1)

@@ -20,15 +20,15 @@ from tf2_msgs.msg import TFMessage
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.reader import ImageReader
-from vggt_ros.mapping.odometry import OdometryBuffer
-from vggt_ros.mapping.scale_sources import sparse_depth
-from vggt_ros.ros.depth_messages import depth_from_image, points_from
+from vggt_ros.mapping.metric.odometry import OdometryBuffer
+from vggt_ros.mapping.metric.scale_sources import sparse_depth
+from vggt_ros.ros.health.notices import LONGEST, printable
 from vggt_ros.ros.inputs import CameraInput, CameraReports, frame_from
-from vggt_ros.ros.masks import mask_from
 from vggt_ros.ros.messages import queries_from, stamp_ns
-from vggt_ros.ros.notices import LONGEST, printable
-from vggt_ros.ros.tf_cache import TfCache, pose_of
-from vggt_ros.ros.tf_messages import Reader
+from vggt_ros.ros.sensors.depth_messages import depth_from_image, points_from
+from vggt_ros.ros.sensors.masks import mask_from
+from vggt_ros.ros.tf.tf_cache import TfCache, pose_of
+from vggt_ros.ros.tf.tf_messages import Reader
 
 pytestmark = pytest.mark.ros
 

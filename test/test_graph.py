@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vggt_ros.geometry import Similarity, nearest_rotation, rotation_angle
-from vggt_ros.mapping.edges import BRIDGE, LOOP, SEQUENCE, Edge, relative_sigma
-from vggt_ros.mapping.graph import GraphWorker, optimise, unavailable
+from vggt_ros.mapping.pose_graph.edges import BRIDGE, LOOP, SEQUENCE, Edge, relative_sigma
+from vggt_ros.mapping.pose_graph.graph import GraphWorker, optimise, unavailable
 
 SIGMA = (0.004, 0.01, 0.01)
 POINTS = np.random.default_rng(9).normal(size=(20, 3))
@@ -283,7 +283,7 @@ def test_the_worker_never_lets_the_caller_wait(worker, monkeypatch):
         assert finish.wait(60)
         return poses
 
-    monkeypatch.setattr("vggt_ros.mapping.graph.optimise", slow)
+    monkeypatch.setattr("vggt_ros.mapping.pose_graph.graph.optimise", slow)
     pose = {1: Similarity.identity()}
     assert worker.submit(pose, [], 1)
     assert started.wait(60)
@@ -298,7 +298,7 @@ def test_the_worker_tells_what_went_wrong(worker, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("indeterminate")
 
-    monkeypatch.setattr("vggt_ros.mapping.graph.optimise", broken)
+    monkeypatch.setattr("vggt_ros.mapping.pose_graph.graph.optimise", broken)
     assert worker.submit({}, [], 0)
     with pytest.raises(RuntimeError, match="indeterminate"):
         waited_for(worker)

@@ -7,10 +7,10 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from made_updates import update
 from node_rig import Rig
 
-from vggt_ros.mapping.scale import Estimate
+from vggt_ros.mapping.metric.scale import Estimate
 from vggt_ros.mapping.status import TRACKING, MapStatus
-from vggt_ros.ros.alarms import HELD_REPORTS
-from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.health.alarms import HELD_REPORTS
+from vggt_ros.ros.health.diagnostics import Health
 
 pytestmark = pytest.mark.ros
 

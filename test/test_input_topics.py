@@ -18,9 +18,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, PointCloud2
 from vggt_ros.msg import QueryPoints
 
 from vggt_ros.errors import UserError
-from vggt_ros.ros.arrivals import Arrivals
 from vggt_ros.ros.messages import camera_info_message, header
 from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.subscriptions.arrivals import Arrivals
 
 pytestmark = pytest.mark.ros
 
@@ -89,7 +89,9 @@ def test_a_topic_of_another_type_is_named_with_the_cure(
     rig: Rig, driver: Node, monkeypatch: pytest.MonkeyPatch, case: str
 ):
     name, kind, parameters, cure = OTHER_TYPES[case]
-    monkeypatch.setattr("vggt_ros.ros.no_image.TIMEOUT", 0.0 if name == "image" else np.inf)
+    monkeypatch.setattr(
+        "vggt_ros.ros.subscriptions.no_image.TIMEOUT", 0.0 if name == "image" else np.inf
+    )
     topic = "/robot/image/compressed" if kind is CompressedImage else "/robot/sensor"
     log = rig.subscribe("/rosout", Log, latched=True)
     publisher = driver.create_publisher(kind, topic, 10)
@@ -131,7 +133,7 @@ def test_a_weak_publisher_of_what_must_not_be_lost_is_named_with_its_settings(ri
 def test_a_topic_that_is_remapped_and_silent_is_named_with_those_that_are_there(
     rig: Rig, driver: Node, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("vggt_ros.ros.input_topics.START_UP", 0.0)
+    monkeypatch.setattr("vggt_ros.ros.subscriptions.input_topics.START_UP", 0.0)
     driver.create_publisher(Odometry, "/wheel/odometry", 10)
     rig.open(arguments=remapped(odom="/odometry"))
     rig.wait_for_diagnostics(
@@ -171,7 +173,7 @@ def test_compressed_images_are_read_from_the_camera_s_name_or_their_own(rig: Rig
 def test_a_topic_without_publisher_is_explained_by_what_else_is_there(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, remap: str, words: str
 ):
-    monkeypatch.setattr("vggt_ros.ros.no_image.TIMEOUT", 0.0)
+    monkeypatch.setattr("vggt_ros.ros.subscriptions.no_image.TIMEOUT", 0.0)
     rig.peer.create_publisher(CompressedImage, "/robot/image/compressed", 10)
     rig.open(arguments=remapped(image=remap))
     rig.wait_for_diagnostics(words)
@@ -205,7 +207,7 @@ def test_who_does_not_keep_messages_sees_one_subscription_that_fits(rig: Rig):
 def test_an_image_published_once_before_the_start_is_named(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("vggt_ros.ros.no_image.TIMEOUT", 0.0)
+    monkeypatch.setattr("vggt_ros.ros.subscriptions.no_image.TIMEOUT", 0.0)
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     rig.peer.create_publisher(Image, "/still", latched).publish(Image())
     rig.open(arguments=remapped(image="/still"), image_reliability="auto")
@@ -270,7 +272,7 @@ def test_a_reliability_that_there_is_not_is_refused(rig: Rig):
 def test_a_reliable_subscription_to_a_weak_publisher_is_named(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("vggt_ros.ros.no_image.TIMEOUT", 0.0)
+    monkeypatch.setattr("vggt_ros.ros.subscriptions.no_image.TIMEOUT", 0.0)
     rig.peer.create_publisher(Image, "/weak", QoSProfile(depth=1, reliability=BEST_EFFORT))
     rig.open(arguments=remapped(image="/weak"), image_reliability="reliable")
     rig.wait_for_diagnostics(

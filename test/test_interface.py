@@ -17,7 +17,7 @@ from robot_rig import SimulatedRobot
 from vggt_ros.ros import interface, interface_files
 from vggt_ros.ros.frame_names import CONNECTED
 from vggt_ros.ros.interface import INPUTS, OUTPUTS, RCLPY_OUTPUTS, STATUSES, Topic, of_rig
-from vggt_ros.ros.topic_types import type_name
+from vggt_ros.ros.subscriptions.topic_types import type_name
 
 pytestmark = pytest.mark.ros
 

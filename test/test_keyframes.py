@@ -7,9 +7,9 @@ import pytest
 
 from vggt_ros.geometry import Similarity
 from vggt_ros.mapping.corrections import KeyframeFollower
-from vggt_ros.mapping.edges import BRIDGE, LOOP, SEQUENCE, Edge, relative_sigma
-from vggt_ros.mapping.keyframe import Keyframe
-from vggt_ros.mapping.keyframes import NEWEST, KeyframeStore
+from vggt_ros.mapping.pose_graph.edges import BRIDGE, LOOP, SEQUENCE, Edge, relative_sigma
+from vggt_ros.mapping.pose_graph.keyframe import Keyframe
+from vggt_ros.mapping.pose_graph.keyframes import NEWEST, KeyframeStore
 
 SIGMA = (0.01, 0.02, 0.03)
 POINTS = np.random.default_rng(0).normal(size=(30, 3))

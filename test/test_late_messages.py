@@ -9,9 +9,9 @@ from fakes.oracle import Faults
 from fakes.room import BASE_FROM_CAMERA, drive, true_depth
 from map_rig import PERIOD, SECOND, Ride, cameras
 
-from vggt_ros.mapping.comparisons import KEPT_NS
-from vggt_ros.mapping.measuring import VAIN
-from vggt_ros.mapping.odometry import OdometryBuffer
+from vggt_ros.mapping.metric.comparisons import KEPT_NS
+from vggt_ros.mapping.metric.measuring import VAIN
+from vggt_ros.mapping.metric.odometry import OdometryBuffer
 
 
 def stamp(i: int) -> int:

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from launch_rig import LAUNCH, Action, vggt_launch
 
-from vggt_ros.ros import tf_advice
 from vggt_ros.ros.parameters import Parameters, choices
+from vggt_ros.ros.tf import tf_advice
 
 pytestmark = pytest.mark.ros
 

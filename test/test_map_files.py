@@ -19,11 +19,11 @@ from fakes.room import turn
 from vggt_ros.errors import UserError
 from vggt_ros.files import write_ply
 from vggt_ros.geometry import Similarity
-from vggt_ros.mapping.edges import BRIDGE, LOOP, SEQUENCE, Edge
-from vggt_ros.mapping.keyframe import Keyframe
-from vggt_ros.mapping.keyframes import KeyframeStore
+from vggt_ros.mapping.cloud.voxels import OwnedCloud
 from vggt_ros.mapping.map_files import load_map, save_map
-from vggt_ros.mapping.voxels import OwnedCloud
+from vggt_ros.mapping.pose_graph.edges import BRIDGE, LOOP, SEQUENCE, Edge
+from vggt_ros.mapping.pose_graph.keyframe import Keyframe
+from vggt_ros.mapping.pose_graph.keyframes import KeyframeStore
 
 NETWORK = "0123456789abcdef"
 STAMP = 1_700_000_000_123_456_789  # more digits than a float has

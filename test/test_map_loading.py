@@ -15,13 +15,13 @@ from test_map_files import filled
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame, Observation, Update
 from vggt_ros.geometry import Similarity
-from vggt_ros.mapping.keyframe_map import KeyframeMap
 from vggt_ros.mapping.loading import OlderMap, part_of
-from vggt_ros.mapping.loop_search import Found, LoopSearch
-from vggt_ros.mapping.loops import Relation
 from vggt_ros.mapping.map_files import LoadedMap, load_map
 from vggt_ros.mapping.map_frames import MapFrame
-from vggt_ros.mapping.scale import LOADED, ScaleState
+from vggt_ros.mapping.metric.scale import LOADED, ScaleState
+from vggt_ros.mapping.pose_graph.keyframe_map import KeyframeMap
+from vggt_ros.mapping.pose_graph.loop_search import Found, LoopSearch
+from vggt_ros.mapping.pose_graph.loops import Relation
 from vggt_ros.mapping.segment import MapState, Segment
 from vggt_ros.mapping.status import RELOCALISING, TRACKING
 from vggt_ros.pipeline import Pipeline

@@ -12,7 +12,7 @@ from vggt_ros.frames import Tracks, View
 from vggt_ros.geometry import rotation_from_quaternion, unproject
 from vggt_ros.imaging.calibration import Calibration
 from vggt_ros.imaging.grid import grid_for
-from vggt_ros.mapping.voxels import OwnedCloud
+from vggt_ros.mapping.cloud.voxels import OwnedCloud
 from vggt_ros.ros import clouds, messages
 
 pytestmark = pytest.mark.ros

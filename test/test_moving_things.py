@@ -7,8 +7,8 @@ import pytest
 from fakes.room import BASE_FROM_CAMERA, INTRINSICS, drive, true_depth
 
 from vggt_ros.geometry import unproject
-from vggt_ros.mapping.voxel_table import VoxelTable
-from vggt_ros.mapping.voxels import EXAMINED, TURNS, VoxelMap
+from vggt_ros.mapping.cloud.voxel_table import VoxelTable
+from vggt_ros.mapping.cloud.voxels import EXAMINED, TURNS, VoxelMap
 
 RGB = np.zeros((56, 84, 3), np.uint8)
 

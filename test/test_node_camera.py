@@ -116,7 +116,8 @@ def test_binning_and_region_of_interest_are_understood(rig: Rig, changes: dict, 
 def test_a_camera_info_of_a_larger_image_is_scaled_with_a_warning_that_lasts(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("vggt_ros.ros.input_health.MAX_STAMP_AGE", np.inf)  # stamps are old here
+    # stamps are old here
+    monkeypatch.setattr("vggt_ros.ros.health.input_health.MAX_STAMP_AGE", np.inf)
     rig.start()
     twice = np.diag([2.0, 2.0, 1.0]) @ K
     twice[:2, 2] += 0.5
@@ -219,7 +220,7 @@ def test_queries_and_tracks_go_through_the_lens_both_ways(rig: Rig):
 def test_a_lens_that_is_not_known_is_a_warning_that_lasts(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("vggt_ros.ros.input_health.MAX_STAMP_AGE", np.inf)
+    monkeypatch.setattr("vggt_ros.ros.health.input_health.MAX_STAMP_AGE", np.inf)
     rig.start()
     rig.publish_camera_info(d=[0.1] * 6, distortion_model="double_sphere")
     assert published(rig)[0, 0] == pytest.approx(SIZE[1])

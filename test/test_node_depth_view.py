@@ -13,8 +13,8 @@ from vggt_ros.frames import Frame
 from vggt_ros.imaging.calibration import Calibration
 from vggt_ros.imaging.lens import Lens
 from vggt_ros.imaging.rectify import Rectification
-from vggt_ros.ros.depth_view import DepthView
 from vggt_ros.ros.messages import camera_info_message, header, image_message, transform_message
+from vggt_ros.ros.sensors.depth_view import DepthView
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 

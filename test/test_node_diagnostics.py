@@ -15,12 +15,12 @@ from node_rig import CAMERA, START, TIMEOUT, Rig, log_of_warnings
 
 from vggt_ros.engine.interface import DeviceLost
 from vggt_ros.errors import UserError
-from vggt_ros.ros import transforms
-from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.health.diagnostics import Health
+from vggt_ros.ros.health.notices import ThrottledLog
 from vggt_ros.ros.messages import header, image_message
-from vggt_ros.ros.notices import ThrottledLog
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.tf_cache import open_frames
+from vggt_ros.ros.tf import transforms
+from vggt_ros.ros.tf.tf_cache import open_frames
 from vggt_ros.timeline import PATIENCE
 
 pytestmark = pytest.mark.ros
@@ -178,7 +178,7 @@ def test_a_network_that_cannot_be_opened_ends_the_node(rig: Rig):
 
 
 def test_missing_images_are_explained(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vggt_ros.ros.no_image.TIMEOUT", 0.0)
+    monkeypatch.setattr("vggt_ros.ros.subscriptions.no_image.TIMEOUT", 0.0)
     rig.start()
     report = rig.wait_for_diagnostics("on /image: published by peer (reliable, volatile)")
     assert report["/vggt: input"].startswith("no image for")

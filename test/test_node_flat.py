@@ -15,12 +15,12 @@ from robot_rig import START, SimulatedRobot
 from sensor_msgs.msg import LaserScan
 
 from vggt_ros.errors import UserError
-from vggt_ros.ros.flat_outputs import OccupancyOutput
-from vggt_ros.ros.following import MapFollower
 from vggt_ros.ros.live_parameters import LiveParameters
-from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.publishing.flat_outputs import OccupancyOutput
+from vggt_ros.ros.publishing.following import MapFollower
+from vggt_ros.ros.publishing.map_output import MapOutput
 
 pytestmark = pytest.mark.ros
 
@@ -120,7 +120,9 @@ def test_a_large_grid_takes_some_images_and_that_is_said(monkeypatch: pytest.Mon
     output = OccupancyOutput(lambda *_: np.eye(4), known)
     for i in range(40):
         if i == 20:
-            monkeypatch.setattr("vggt_ros.ros.flat_outputs.READ_AT_ONCE", known.size // 8)
+            monkeypatch.setattr(
+                "vggt_ros.ros.publishing.flat_outputs.READ_AT_ONCE", known.size // 8
+            )
         found = update([i - 1, i] if i else [i], keyframes(range(i + 1)), metric=True)
         change = follower.follow(found)
         known.update(found, change)

@@ -14,12 +14,12 @@ from tf2_msgs.msg import TFMessage
 
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.sixteen_bits import WATCHED
-from vggt_ros.ros.input_topics import InputTopics
+from vggt_ros.ros.health.source_health import Warnings
 from vggt_ros.ros.messages import header, image_message, rgb_from_image, transform_message
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.second_camera import SecondCamera
-from vggt_ros.ros.source_health import Warnings
-from vggt_ros.ros.tf_cache import Frames
+from vggt_ros.ros.sensors.second_camera import SecondCamera
+from vggt_ros.ros.subscriptions.input_topics import InputTopics
+from vggt_ros.ros.tf.tf_cache import Frames
 
 pytestmark = pytest.mark.ros
 

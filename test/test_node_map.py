@@ -27,7 +27,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.geometry import Similarity
 from vggt_ros.mapping.map_files import load_map, save_map
 from vggt_ros.ros.messages import header, pose_message, stamp_ns
-from vggt_ros.ros.tf_cache import pose_of
+from vggt_ros.ros.tf.tf_cache import pose_of
 
 pytestmark = pytest.mark.ros
 

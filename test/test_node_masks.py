@@ -52,7 +52,8 @@ def pixels(msg) -> np.ndarray:
 
 
 def test_what_is_masked_stands_in_a_status_of_its_own(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vggt_ros.ros.input_health.MAX_STAMP_AGE", np.inf)  # stamps are old here
+    # stamps are old here
+    monkeypatch.setattr("vggt_ros.ros.health.input_health.MAX_STAMP_AGE", np.inf)
     rig.start(mask_wait=0.0, min_agreement=1, window_size=2)
     segmentation = Segmentation(rig)
     segmentation.publish(0)

@@ -19,8 +19,8 @@ from vggt_ros.msg import MapStatus, QueryPoints
 
 from vggt_ros.imaging.grid import grid_for
 from vggt_ros.ros import clouds, messages
-from vggt_ros.ros.depth_output import DepthOutput
 from vggt_ros.ros.messages import stamp_ns
+from vggt_ros.ros.publishing.depth_output import DepthOutput
 
 pytestmark = pytest.mark.ros
 

@@ -213,7 +213,8 @@ def test_camera_info_of_another_size_is_reported_and_the_network_s_k_is_used(rig
 def test_missing_intrinsics_are_a_warning_until_they_arrive(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, informed: bool, words: str
 ):
-    monkeypatch.setattr("vggt_ros.ros.input_health.MAX_STAMP_AGE", np.inf)  # stamps are old here
+    # stamps are old here
+    monkeypatch.setattr("vggt_ros.ros.health.input_health.MAX_STAMP_AGE", np.inf)
     rig.start(intrinsics="camera_info")
     if informed:
         rig.publish_camera_info(width=640, height=360)

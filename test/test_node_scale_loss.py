@@ -10,7 +10,7 @@ from node_rig import PERIOD, Rig
 from robot_rig import START, SimulatedRobot
 from vggt_ros.msg import MapStatus
 
-from vggt_ros.mapping.scale import MAX_SIGMA, UNSURE
+from vggt_ros.mapping.metric.scale import MAX_SIGMA, UNSURE
 from vggt_ros.ros.messages import stamp_ns
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.opening import give_back_memory
 
 pytestmark = pytest.mark.ros

@@ -7,8 +7,8 @@ import pytest
 
 from vggt_ros.files import read_ply, write_ply
 from vggt_ros.geometry import Similarity
+from vggt_ros.mapping.cloud.voxels import VoxelMap
 from vggt_ros.mapping.corrections import Correction
-from vggt_ros.mapping.voxels import VoxelMap
 
 
 @pytest.mark.parametrize("confidence", (None, np.array([1.5, 2.5], np.float32)))

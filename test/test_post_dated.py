@@ -15,7 +15,7 @@ from rosgraph_msgs.msg import Clock
 from tree_rig import HAND_HELD, URDF, TreeRig
 
 from vggt_ros.ros.messages import stamp_ns, time_message
-from vggt_ros.ros.tf_repeat import SlowTransform
+from vggt_ros.ros.tf.tf_repeat import SlowTransform
 
 pytestmark = pytest.mark.ros
 

@@ -12,7 +12,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from vggt_ros.ros.receiver import NAME, Receiver
+from vggt_ros.ros.subscriptions.receiver import NAME, Receiver
 
 pytestmark = pytest.mark.ros
 

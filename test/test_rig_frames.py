@@ -11,7 +11,7 @@ from vggt_ros.mapping.rig.report import static_line
 from vggt_ros.ros.messages import header, transform_message
 from vggt_ros.ros.rig.mounts import RigMounts
 from vggt_ros.ros.rig.names import camera_list, camera_names
-from vggt_ros.ros.tf_cache import TfCache
+from vggt_ros.ros.tf.tf_cache import TfCache
 
 START, SECOND = 1_700_000_000_000_000_001, 1_000_000_000
 OPTICAL = {"front": "front_optical", "left": "left_optical"}

@@ -19,10 +19,10 @@ from vggt_ros.errors import UserError
 from vggt_ros.geometry import inverse_rigid
 from vggt_ros.mapping.velocity import rigid_logarithm
 from vggt_ros.mapping.window import upright_camera
-from vggt_ros.ros import tf_cache
-from vggt_ros.ros.depth_messages import depth_from_image, points_from
 from vggt_ros.ros.messages import cloud_message, header, stamp_ns, transform_message
-from vggt_ros.ros.tf_cache import TfCache, pose_of
+from vggt_ros.ros.sensors.depth_messages import depth_from_image, points_from
+from vggt_ros.ros.tf import tf_cache
+from vggt_ros.ros.tf.tf_cache import TfCache, pose_of
 
 pytestmark = pytest.mark.ros
 

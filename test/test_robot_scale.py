@@ -16,7 +16,7 @@ from tf2_msgs.msg import TFMessage
 
 from vggt_ros.frames import Frame
 from vggt_ros.geometry import inverse_rigid, transform, unproject
-from vggt_ros.ros.input_topics import InputTopics
+from vggt_ros.ros.health.source_health import Warnings
 from vggt_ros.ros.messages import (
     cloud_message,
     header,
@@ -26,9 +26,9 @@ from vggt_ros.ros.messages import (
     transform_message,
 )
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.second_camera import SecondCamera
-from vggt_ros.ros.source_health import Warnings
-from vggt_ros.ros.tf_cache import Frames
+from vggt_ros.ros.sensors.second_camera import SecondCamera
+from vggt_ros.ros.subscriptions.input_topics import InputTopics
+from vggt_ros.ros.tf.tf_cache import Frames
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 

@@ -12,8 +12,8 @@ from fakes.room import BASE_FROM_CAMERA, CAMERA_HEIGHT, drive, numbered_image, t
 from map_rig import SECOND, Ride, cameras, grown_between
 
 from vggt_ros.frames import Frame, Observation
-from vggt_ros.mapping.odometry import OdometryBuffer
-from vggt_ros.mapping.scale import MAX_STEP
+from vggt_ros.mapping.metric.odometry import OdometryBuffer
+from vggt_ros.mapping.metric.scale import MAX_STEP
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 

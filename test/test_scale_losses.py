@@ -11,8 +11,8 @@ from fakes.oracle import Faults
 from fakes.room import BASE_FROM_CAMERA, CAMERA_HEIGHT, drive, true_depth
 from map_rig import PERIOD, SECOND, Ride, cameras, grown_between
 
-from vggt_ros.mapping.odometry import OdometryBuffer
-from vggt_ros.mapping.scale import MAX_SIGMA, MAX_STEP, UNSURE
+from vggt_ros.mapping.metric.odometry import OdometryBuffer
+from vggt_ros.mapping.metric.scale import MAX_SIGMA, MAX_STEP, UNSURE
 
 
 def stamp(i: int) -> int:

@@ -8,9 +8,9 @@ from fakes.room import BASE_FROM_CAMERA, CAMERA_HEIGHT, INTRINSICS, drive, true_
 
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import transform, unproject
-from vggt_ros.mapping import scale, scale_sources
-from vggt_ros.mapping.odometry import OdometryBuffer, TravelComparison
-from vggt_ros.mapping.scale_sources import Unusable
+from vggt_ros.mapping.metric import scale, scale_sources
+from vggt_ros.mapping.metric.odometry import OdometryBuffer, TravelComparison
+from vggt_ros.mapping.metric.scale_sources import Unusable
 from vggt_ros.settings import Settings
 
 SECOND = 1_000_000_000

@@ -14,8 +14,8 @@ from map_rig import Path
 from vggt_ros.errors import UserError
 from vggt_ros.frames import ExtraView, Frame, Observation
 from vggt_ros.geometry import inverse_rigid
-from vggt_ros.mapping import scale, scale_sources
-from vggt_ros.mapping.baseline import MAX_FAILURES, PERIOD_NS
+from vggt_ros.mapping.metric import scale, scale_sources
+from vggt_ros.mapping.metric.baseline import MAX_FAILURES, PERIOD_NS
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 

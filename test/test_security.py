@@ -15,10 +15,10 @@ from rclpy.parameter import Parameter
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.file_parameters import LIVE_FILES, check_files
-from vggt_ros.ros.notices import LONGEST, printable
+from vggt_ros.ros.health.notices import LONGEST, printable
 from vggt_ros.ros.parameters import Parameters, choices
-from vggt_ros.ros.tf_advice import mount_line
-from vggt_ros.ros.tf_cache import TfCache
+from vggt_ros.ros.tf.tf_advice import mount_line
+from vggt_ros.ros.tf.tf_cache import TfCache
 
 pytestmark = pytest.mark.ros
 

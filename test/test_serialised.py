@@ -11,10 +11,10 @@ from node_rig import TIMEOUT, Rig
 from rclpy.serialization import deserialize_message, serialize_message
 from visualization_msgs.msg import Marker, MarkerArray
 
-from vggt_ros.ros.following import MapFollower
 from vggt_ros.ros.messages import header, stamp_ns
-from vggt_ros.ros.path_output import SPARE, PathOutput
-from vggt_ros.ros.serialised import PathBytes, marker_bytes
+from vggt_ros.ros.publishing.following import MapFollower
+from vggt_ros.ros.publishing.path_output import SPARE, PathOutput
+from vggt_ros.ros.publishing.serialised import PathBytes, marker_bytes
 
 pytestmark = pytest.mark.ros
 

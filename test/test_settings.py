@@ -90,7 +90,8 @@ def test_topics_of_a_source_that_is_not_asked_for_are_named_as_unused(rig: Rig):
 
 
 def test_the_node_warns_for_as_long_as_it_runs(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vggt_ros.ros.input_health.MAX_STAMP_AGE", np.inf)  # stamps are old here
+    # stamps are old here
+    monkeypatch.setattr("vggt_ros.ros.health.input_health.MAX_STAMP_AGE", np.inf)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")
     rig.start(window_size=4, depth_frames=1, memory_fraction=0.25)
     rig.infer(0, 1)

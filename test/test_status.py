@@ -16,7 +16,7 @@ from vggt_ros.msg import MapStatus as MapStatusMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
 from vggt_ros.mapping.corrections import KeyframePoses
-from vggt_ros.mapping.scale import Estimate
+from vggt_ros.mapping.metric.scale import Estimate
 from vggt_ros.mapping.status import (
     INITIALISING,
     LOST,
@@ -26,11 +26,11 @@ from vggt_ros.mapping.status import (
     UNCERTAIN,
     MapStatus,
 )
-from vggt_ros.ros.alarms import HELD_REPORTS
-from vggt_ros.ros.diagnostics import Health
-from vggt_ros.ros.keyframes_output import keyframes_message
+from vggt_ros.ros.health.alarms import HELD_REPORTS
+from vggt_ros.ros.health.diagnostics import Health
+from vggt_ros.ros.health.status_output import PATIENCE, status_message, status_text
 from vggt_ros.ros.messages import stamp_ns
-from vggt_ros.ros.status_output import PATIENCE, status_message, status_text
+from vggt_ros.ros.publishing.keyframes_output import keyframes_message
 
 pytestmark = pytest.mark.ros
 

@@ -9,10 +9,10 @@ from node_rig import START, Rig
 from rclpy.serialization import serialize_message
 from tf2_msgs.msg import TFMessage
 
-from vggt_ros.ros import tf_messages
 from vggt_ros.ros.messages import header, transform_message
-from vggt_ros.ros.tf_cache import TfCache, open_frames
-from vggt_ros.ros.tf_messages import Reader, pose_of, received
+from vggt_ros.ros.tf import tf_messages
+from vggt_ros.ros.tf.tf_cache import TfCache, open_frames
+from vggt_ros.ros.tf.tf_messages import Reader, pose_of, received
 
 pytestmark = pytest.mark.ros
 

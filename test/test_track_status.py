@@ -7,7 +7,7 @@ import pytest
 from made_updates import stamp, update
 
 from vggt_ros.frames import Tracks
-from vggt_ros.ros.track_status import TrackCost
+from vggt_ros.ros.health.track_status import TrackCost
 
 pytestmark = pytest.mark.ros
 ONES = np.ones((2, 1), np.float32)

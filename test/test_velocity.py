@@ -12,7 +12,7 @@ from fakes.room import BASE_FROM_CAMERA, INTRINSICS, drive, numbered_image, turn
 from vggt_ros.frames import Frame, Observation
 from vggt_ros.geometry import inverse_rigid
 from vggt_ros.mapping.map import Map
-from vggt_ros.mapping.odometry import OdometryBuffer
+from vggt_ros.mapping.metric.odometry import OdometryBuffer
 from vggt_ros.mapping.velocity import (
     LONGEST_NS,
     Velocity,

@@ -10,8 +10,8 @@ from rclpy.node import Node
 
 from vggt_ros.frames import View
 from vggt_ros.imaging.grid import grid_for
+from vggt_ros.ros.health.view_health import PATIENCE, ViewHealth
 from vggt_ros.ros.messages import header, image_message
-from vggt_ros.ros.view_health import PATIENCE, ViewHealth
 
 pytestmark = pytest.mark.ros
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from vggt_ros.geometry import Similarity
+from vggt_ros.mapping.cloud.voxel_sweep import PATIENCE, CloudSweep
+from vggt_ros.mapping.cloud.voxels import OwnedCloud, VoxelMap
 from vggt_ros.mapping.corrections import Correction
-from vggt_ros.mapping.voxel_sweep import PATIENCE, CloudSweep
-from vggt_ros.mapping.voxels import OwnedCloud, VoxelMap
 
 VOXEL, COUNT = 0.1, 5000
 SHIFT = Similarity(1.0, np.eye(3), np.array([0.01, 0.0, 0.0]))  # within a voxel

@@ -7,10 +7,10 @@ import pytest
 from fakes.room import BASE_FROM_CAMERA, FURNITURE, INTRINSICS, ROOM, drive, true_depth
 
 from vggt_ros.geometry import Similarity, rotation_from_quaternion
-from vggt_ros.mapping import voxels
+from vggt_ros.mapping.cloud import voxels
+from vggt_ros.mapping.cloud.voxel_table import VoxelTable
+from vggt_ros.mapping.cloud.voxels import VoxelMap
 from vggt_ros.mapping.corrections import Correction
-from vggt_ros.mapping.voxel_table import VoxelTable
-from vggt_ros.mapping.voxels import VoxelMap
 
 
 def entered(cloud: VoxelMap, points, shade=100, confidence=2.0, **owner) -> int:

@@ -13,7 +13,7 @@ from tf2_msgs.msg import TFMessage
 
 from vggt_ros.ros.messages import header, stamp_ns, transform_message
 from vggt_ros.ros.node import VggtNode
-from vggt_ros.ros.tf_cache import TfCache, pose_of
+from vggt_ros.ros.tf.tf_cache import TfCache, pose_of
 
 HAND_HELD = (("camera_link", "camera_color_frame"), ("camera_color_frame", CAMERA))
 URDF = (("base_footprint", "base_link"), ("base_link", "camera_link"), *HAND_HELD)

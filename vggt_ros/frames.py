@@ -16,10 +16,10 @@ from vggt_ros.imaging.grid import Grid, to_network
 from vggt_ros.imaging.masks import Masked, Masking
 from vggt_ros.imaging.rectify import Rectification
 from vggt_ros.mapping.corrections import Correction, KeyframePoses
-from vggt_ros.mapping.odometry import OdometryBuffer
+from vggt_ros.mapping.metric.odometry import OdometryBuffer
+from vggt_ros.mapping.metric.scale import NO_ESTIMATE, Estimate
 from vggt_ros.mapping.placement import Placement
 from vggt_ros.mapping.rig.report import RigReport
-from vggt_ros.mapping.scale import NO_ESTIMATE, Estimate
 from vggt_ros.mapping.segment import Registration
 from vggt_ros.mapping.status import NO_STATUS, MapStatus
 from vggt_ros.mapping.velocity import Velocity

@@ -29,9 +29,9 @@ from vggt_ros.mapping.corrections import KeyframeFollower, KeyframePoses
 from vggt_ros.mapping.loading import OlderMap, open_map
 from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.map_files import LoadedMap
-from vggt_ros.mapping.measuring import Outcomes, Priors, Sensors
+from vggt_ros.mapping.metric.measuring import Outcomes, Priors, Sensors
+from vggt_ros.mapping.metric.scale import of_rig
 from vggt_ros.mapping.rig.rig import describe, rig_of
-from vggt_ros.mapping.scale import of_rig
 from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate, Window, push
 from vggt_ros.tracking import SeenFrame, Tracker

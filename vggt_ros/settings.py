@@ -14,7 +14,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.imaging.grid import Grid, grid_for
 from vggt_ros.imaging.masks import Masking
-from vggt_ros.mapping.scale import parse_sources
+from vggt_ros.mapping.metric.scale import parse_sources
 
 OF_SOURCES = {"height": "camera_height", "fixed": "fixed_scale"}  # settings of sources of scale
 

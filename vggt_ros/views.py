@@ -20,15 +20,15 @@ from vggt_ros.geometry import (
 )
 from vggt_ros.imaging.compressed import compress, decompress
 from vggt_ros.imaging.grid import to_same_grid
-from vggt_ros.mapping.baseline import (
+from vggt_ros.mapping.map import Map
+from vggt_ros.mapping.metric.baseline import (
     BaselineSchedule,
     CameraPair,
     camera_pair,
     check_simultaneous,
 )
-from vggt_ros.mapping.keyframe_map import Appearance
-from vggt_ros.mapping.loops import LoopView
-from vggt_ros.mapping.map import Map
+from vggt_ros.mapping.pose_graph.keyframe_map import Appearance
+from vggt_ros.mapping.pose_graph.loops import LoopView
 from vggt_ros.mapping.window import WindowGeometry, camera_from_encoding
 from vggt_ros.tracking import TrackAnchor, Tracker
 from vggt_ros.windows.results import without_masked

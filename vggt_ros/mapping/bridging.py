@@ -15,14 +15,14 @@ import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.geometry import Similarity, inverse_rigid
-from vggt_ros.mapping import scale
-from vggt_ros.mapping.edges import BRIDGE, Edge
-from vggt_ros.mapping.keyframe_map import KeyframeMap
 from vggt_ros.mapping.map_frames import median_depth
+from vggt_ros.mapping.metric import scale
+from vggt_ros.mapping.metric.odometry import OdometryBuffer
+from vggt_ros.mapping.metric.scale import ScaleState
 from vggt_ros.mapping.noise import NoiseEstimate
-from vggt_ros.mapping.odometry import OdometryBuffer
+from vggt_ros.mapping.pose_graph.edges import BRIDGE, Edge
+from vggt_ros.mapping.pose_graph.keyframe_map import KeyframeMap
 from vggt_ros.mapping.registration import CENTRE_FLOOR
-from vggt_ros.mapping.scale import ScaleState
 from vggt_ros.mapping.segment import Segment
 
 SLIP = 0.05  # of odometry, relative to the distance travelled and to the angle turned

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from vggt_ros.errors import UserError
-from vggt_ros.mapping import scale
-from vggt_ros.mapping.keyframe_map import KeyframeMap
-from vggt_ros.mapping.keyframes import KeyframeStore
 from vggt_ros.mapping.map_files import LoadedMap, load_map, save_map
-from vggt_ros.mapping.scale import ScaleState
+from vggt_ros.mapping.metric import scale
+from vggt_ros.mapping.metric.scale import ScaleState
+from vggt_ros.mapping.pose_graph.keyframe_map import KeyframeMap
+from vggt_ros.mapping.pose_graph.keyframes import KeyframeStore
 from vggt_ros.mapping.segment import MapState
 
 

@@ -16,20 +16,21 @@ of the older one again once the network recognises one of that one's keyframes (
 import numpy as np
 
 from vggt_ros.geometry import Similarity, inverse_rigid
-from vggt_ros.mapping import alignment, measuring, recovery, scale
+from vggt_ros.mapping import alignment, recovery
 from vggt_ros.mapping import segment as segments
 from vggt_ros.mapping.bridging import NEW_UNIT_SIGMA, Bridging
-from vggt_ros.mapping.graph_updates import GraphUpdates
-from vggt_ros.mapping.keyframe_map import Frames, KeyframeMap
 from vggt_ros.mapping.loading import OlderMap, Part, part_of
-from vggt_ros.mapping.loop_search import LoopSearch
-from vggt_ros.mapping.loops import LoopView
-from vggt_ros.mapping.measuring import Priors, Sensors
+from vggt_ros.mapping.metric import measuring, scale
+from vggt_ros.mapping.metric.measuring import Priors, Sensors
+from vggt_ros.mapping.metric.scale import ScaleState
 from vggt_ros.mapping.placement import Placement, map_status
+from vggt_ros.mapping.pose_graph.graph_updates import GraphUpdates
+from vggt_ros.mapping.pose_graph.keyframe_map import Frames, KeyframeMap
+from vggt_ros.mapping.pose_graph.loop_search import LoopSearch
+from vggt_ros.mapping.pose_graph.loops import LoopView
 from vggt_ros.mapping.recovery import Motion, Prediction
 from vggt_ros.mapping.rig import placing
 from vggt_ros.mapping.rig.rig import Rig
-from vggt_ros.mapping.scale import ScaleState
 from vggt_ros.mapping.segment import Registration, Segment
 from vggt_ros.mapping.standing import Standing
 from vggt_ros.mapping.status import ESTABLISHED

@@ -25,10 +25,10 @@ import numpy as np
 from vggt_ros.errors import UserError
 from vggt_ros.files import atomic_folder, read_ply, restore_folder
 from vggt_ros.geometry import Similarity
-from vggt_ros.mapping.edges import Edge
-from vggt_ros.mapping.keyframe import Keyframe
-from vggt_ros.mapping.keyframes import KeyframeStore
-from vggt_ros.mapping.voxels import OwnedCloud
+from vggt_ros.mapping.cloud.voxels import OwnedCloud
+from vggt_ros.mapping.pose_graph.edges import Edge
+from vggt_ros.mapping.pose_graph.keyframe import Keyframe
+from vggt_ros.mapping.pose_graph.keyframes import KeyframeStore
 
 FORMAT, VERSION = "vggt_ros map", 1
 INDEX, GRAPH, CLOUD, KEYFRAMES = "map.json", "graph.npz", "cloud.ply", "keyframes"

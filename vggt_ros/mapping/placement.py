@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.mapping.corrections import KeyframePoses
-from vggt_ros.mapping.keyframe_map import KeyframeMap
-from vggt_ros.mapping.loop_search import LoopSearch
+from vggt_ros.mapping.metric.scale import Estimate
+from vggt_ros.mapping.pose_graph.keyframe_map import KeyframeMap
+from vggt_ros.mapping.pose_graph.loop_search import LoopSearch
 from vggt_ros.mapping.rig.report import RigReport
-from vggt_ros.mapping.scale import Estimate
 from vggt_ros.mapping.segment import MapState, Registration
 from vggt_ros.mapping.status import MapStatus, tracking_state
 from vggt_ros.mapping.velocity import Velocity

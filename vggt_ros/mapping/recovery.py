@@ -13,12 +13,12 @@ from vggt_ros.geometry import (
     lever_arm_jacobian,
     scale_covariance,
 )
-from vggt_ros.mapping import measuring
 from vggt_ros.mapping.bridging import Lead
-from vggt_ros.mapping.comparisons import Comparisons
 from vggt_ros.mapping.map_frames import median_depth
-from vggt_ros.mapping.odometry import OdometryBuffer
-from vggt_ros.mapping.scale import ScaleState
+from vggt_ros.mapping.metric import measuring
+from vggt_ros.mapping.metric.comparisons import Comparisons
+from vggt_ros.mapping.metric.odometry import OdometryBuffer
+from vggt_ros.mapping.metric.scale import ScaleState
 from vggt_ros.mapping.segment import Registration, Segment
 from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE, Velocity, VelocityEstimator
 from vggt_ros.mapping.window import WindowGeometry, subsampled

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the map stands after a window: what is asked of it, and changes nothing."""
 
-from vggt_ros.mapping import alignment, recovery, scale
-from vggt_ros.mapping.keyframe_map import KeyframeMap
+from vggt_ros.mapping import alignment, recovery
 from vggt_ros.mapping.loading import OlderMap
-from vggt_ros.mapping.scale import ScaleState
+from vggt_ros.mapping.metric import scale
+from vggt_ros.mapping.metric.scale import ScaleState
+from vggt_ros.mapping.pose_graph.keyframe_map import KeyframeMap
 from vggt_ros.mapping.segment import MapState
 
 

@@ -16,9 +16,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 
-from vggt_ros.ros.output import open_publisher
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.polled import PolledSubscription
+from vggt_ros.ros.publishing.output import open_publisher
+from vggt_ros.ros.subscriptions.polled import PolledSubscription
 
 PERIOD = 0.1  # seconds between two heartbeats; nav2's servers and its manager have the same
 FAREWELL = 2.0  # seconds in which the end is repeated until the manager confirms it; as bond's own

@@ -9,7 +9,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.errors import FrameError
-from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.tasks import Task
 from vggt_ros.timeline import RateLimit, StreamGate

@@ -17,18 +17,18 @@ from vggt_ros.engine.shapes import padded_queries
 from vggt_ros.errors import UserError, sentence
 from vggt_ros.frames import Update
 from vggt_ros.mapping.map_files import LoadedMap
-from vggt_ros.mapping.scale import SOURCES
+from vggt_ros.mapping.metric.scale import SOURCES
 from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
-from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.health.diagnostics import Health
+from vggt_ros.ros.health.track_status import TrackCost
 from vggt_ros.ros.map_requests import MapRequests
 from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.opening import close_engine, compile_ahead, described, prepare
-from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.robot import Robot
+from vggt_ros.ros.publishing.outputs import Outputs
+from vggt_ros.ros.sensors.robot import Robot
 from vggt_ros.ros.tasks import Result, Stopped
-from vggt_ros.ros.track_status import TrackCost
 from vggt_ros.ros.worker import Worker
 from vggt_ros.timeline import StreamGate
 

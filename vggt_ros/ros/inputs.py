@@ -12,8 +12,8 @@ from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.calibration import Calibration, Camera, CameraReader, Rectify
 from vggt_ros.imaging.reader import ImageReader
-from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import frame_name
+from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.messages import rgb_from_compressed, rgb_from_image, stamp_ns
 from vggt_ros.ros.parameters import Parameters
 

@@ -14,10 +14,10 @@ from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.mapping.map_files import LoadedMap
 from vggt_ros.mapping.window import level_camera
 from vggt_ros.pipeline import Pipeline
-from vggt_ros.ros.diagnostics import Health
-from vggt_ros.ros.outputs import Outputs
+from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.robot import Robot
+from vggt_ros.ros.publishing.outputs import Outputs
+from vggt_ros.ros.sensors.robot import Robot
 from vggt_ros.ros.worker import Worker, ask
 
 PUBLISHED_WITHIN = 10.0  # seconds in which the sender takes up what is done

@@ -14,12 +14,12 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from vggt_ros.errors import UserError
-from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.inference import InferenceWorker
-from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.live_parameters import LiveParameters
-from vggt_ros.ros.outputs import Outputs
-from vggt_ros.ros.tf_cache import pose_of
+from vggt_ros.ros.publishing.outputs import Outputs
+from vggt_ros.ros.subscriptions.input_topics import InputTopics
+from vggt_ros.ros.tf.tf_cache import pose_of
 from vggt_ros.ros.worker import Worker, ask
 
 TIMEOUT = 30.0  # seconds that a caller waits

@@ -23,8 +23,8 @@ from vggt_ros.frames import Tracks
 from vggt_ros.geometry import lever_arm_jacobian, one_quaternion
 from vggt_ros.imaging.encodings import UnknownEncoding
 from vggt_ros.imaging.reader import ImageReader
+from vggt_ros.mapping.cloud.voxels import OwnedCloud
 from vggt_ros.mapping.velocity import UNKNOWN_VARIANCE, Velocity
-from vggt_ros.mapping.voxels import OwnedCloud
 from vggt_ros.msg import PointTracks, QueryPoints
 from vggt_ros.ros.clouds import FIELDS, POINT_STEP, packed, write_image_records, write_records
 

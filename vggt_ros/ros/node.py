@@ -20,26 +20,26 @@ from std_srvs.srv import Trigger
 from vggt_ros.errors import UserError
 from vggt_ros.msg import QueryPoints
 from vggt_ros.ros.bond import open_bond
-from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import FrameNames
-from vggt_ros.ros.graph_names import namesakes
+from vggt_ros.ros.health.diagnostics import Health
+from vggt_ros.ros.health.source_health import Warnings
 from vggt_ros.ros.inference import OpenEngine
-from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.lifecycle import ACTIVE, UNCONFIGURED, ManagedNode
 from vggt_ros.ros.live_parameters import LiveParameters, refusal, to_apply
 from vggt_ros.ros.map_services import MapServices
 from vggt_ros.ros.opened_cameras import open_cameras
 from vggt_ros.ros.opening import cautions, give_back_memory, memory, open_engine
-from vggt_ros.ros.output import open_publisher
-from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.params_files import files_in, undeclared, unreached
 from vggt_ros.ros.process import CLOSE_TIMEOUT, run
+from vggt_ros.ros.publishing.output import open_publisher
+from vggt_ros.ros.publishing.outputs import Outputs
 from vggt_ros.ros.rig.cameras import RigTask
-from vggt_ros.ros.robot import Robot
-from vggt_ros.ros.source_health import Warnings
+from vggt_ros.ros.sensors.robot import Robot
+from vggt_ros.ros.subscriptions.graph_names import namesakes
+from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.ros.tasks import Result, Task
-from vggt_ros.ros.tf_cache import open_frames
-from vggt_ros.ros.transforms import open_transforms
+from vggt_ros.ros.tf.tf_cache import open_frames
+from vggt_ros.ros.tf.transforms import open_transforms
 from vggt_ros.ros.worker import Worker, ask_patiently
 
 DIAGNOSTICS_PERIOD = 1.0  # seconds

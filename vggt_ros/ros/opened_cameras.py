@@ -9,15 +9,15 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 
 from vggt_ros.ros.camera_inference import CameraInference
-from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.images import Images
 from vggt_ros.ros.inference import InferenceWorker
-from vggt_ros.ros.input_topics import InputTopics
 from vggt_ros.ros.inputs import camera_input
 from vggt_ros.ros.live_parameters import LiveParameters
-from vggt_ros.ros.no_image import MissingImages
 from vggt_ros.ros.rig.cameras import RigCameras
 from vggt_ros.ros.rig.inference import RigInference
+from vggt_ros.ros.subscriptions.input_topics import InputTopics
+from vggt_ros.ros.subscriptions.no_image import MissingImages
 from vggt_ros.ros.unused import unused
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from rclpy.node import Node
 
-from vggt_ros.mapping.scale import parse_sources
+from vggt_ros.mapping.metric.scale import parse_sources
 from vggt_ros.ros.parameters import Parameters
 
 OF_ONE_CAMERA = ("image", "camera_info", "mask", "baseline_image", "baseline_camera_info")

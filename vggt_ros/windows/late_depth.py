@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.frames import NO_PIXELS, DepthSource, WindowFrame
-from vggt_ros.mapping.comparisons import MAX_KEPT
+from vggt_ros.mapping.metric.comparisons import MAX_KEPT
 
 
 class Depths:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vggt_ros.geometry import rotation_angle
-from vggt_ros.mapping.baseline import SAME_DIRECTION, SAME_ORIENTATION
+from vggt_ros.mapping.metric.baseline import SAME_DIRECTION, SAME_ORIENTATION
 from vggt_ros.mapping.rig.relative import Pose, between
 from vggt_ros.mapping.velocity import rigid_logarithm
 

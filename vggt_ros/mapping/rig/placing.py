@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.geometry import inverse_rigid
-from vggt_ros.mapping import scale
-from vggt_ros.mapping.baseline import CameraPair
 from vggt_ros.mapping.map_frames import median_depth
+from vggt_ros.mapping.metric import scale
+from vggt_ros.mapping.metric.baseline import CameraPair
+from vggt_ros.mapping.metric.scale import ScaleState
 from vggt_ros.mapping.recovery import Prediction
 from vggt_ros.mapping.rig.report import RigReport
 from vggt_ros.mapping.rig.rig import Rig
-from vggt_ros.mapping.scale import ScaleState
 from vggt_ros.mapping.segment import MapState, Registration, Segment
 from vggt_ros.mapping.sharing import SampledWindow, sampled
 from vggt_ros.mapping.window import WindowGeometry, coarse

@@ -18,7 +18,8 @@ from itertools import combinations
 
 import numpy as np
 
-from vggt_ros.mapping.baseline import CameraPair
+from vggt_ros.mapping.metric.baseline import CameraPair
+from vggt_ros.mapping.metric.scale_sources import MIN_BASELINE
 from vggt_ros.mapping.rig.agreement import (
     UNSURE,
     Deviation,
@@ -31,7 +32,6 @@ from vggt_ros.mapping.rig.body import held_together
 from vggt_ros.mapping.rig.measured import Measured
 from vggt_ros.mapping.rig.relative import Pose, between, relative_poses, scaled
 from vggt_ros.mapping.rig.report import RigCamera, RigReport
-from vggt_ros.mapping.scale_sources import MIN_BASELINE
 from vggt_ros.mapping.window import WindowGeometry
 
 HELD = 20  # windows after which a place that the images alone say is held

@@ -30,12 +30,12 @@ from tf2_msgs.msg import TFMessage
 
 from vggt_ros.engine.interface import InferenceResult
 from vggt_ros.errors import UserError
-from vggt_ros.ros import receiver
 from vggt_ros.ros.harness.instant_engine import InstantEngine
 from vggt_ros.ros.harness.timing import START, TIMEOUT
 from vggt_ros.ros.inputs import frame_from
 from vggt_ros.ros.messages import header, image_message, time_message
 from vggt_ros.ros.node import VggtNode
+from vggt_ros.ros.subscriptions import receiver
 
 
 class Dropping(NamedTuple):

@@ -9,14 +9,14 @@ from statistics import median
 import numpy as np
 
 from vggt_ros.frames import Frame, Observation, Update
+from vggt_ros.mapping.cloud.voxels import OwnedCloud
 from vggt_ros.mapping.corrections import Correction, KeyframePoses
-from vggt_ros.mapping.keyframes import KeyframeStore
 from vggt_ros.mapping.map_files import LoadedMap
-from vggt_ros.mapping.voxels import OwnedCloud
-from vggt_ros.ros.following import Change
+from vggt_ros.mapping.pose_graph.keyframes import KeyframeStore
 from vggt_ros.ros.harness.instant_engine import InstantEngine
 from vggt_ros.ros.harness.timing import PERIOD, START, TIMEOUT, Part, measured_node
 from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.publishing.following import Change
 
 SIDE = 76  # points along each edge of a cube that nearly fills the default cloud
 TOPICS = "path", "keyframes", "map_points"  # that grow with the run

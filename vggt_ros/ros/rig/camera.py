@@ -12,12 +12,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.reader import ImageReader
-from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import FrameNames, frame_name
-from vggt_ros.ros.input_topics import InputTopics
+from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.inputs import camera_input, frame_from
-from vggt_ros.ros.no_image import MissingImages
 from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.subscriptions.input_topics import InputTopics
+from vggt_ros.ros.subscriptions.no_image import MissingImages
 from vggt_ros.timeline import Change, SizeGate, StreamGate
 
 Message = Image | CompressedImage

@@ -9,12 +9,12 @@ from typing import NamedTuple
 from rclpy.node import Node
 
 from vggt_ros.errors import FrameError
-from vggt_ros.ros.diagnostics import Health
 from vggt_ros.ros.frame_names import frame_name
-from vggt_ros.ros.input_topics import InputTopics
+from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.rig.camera import OUTCOMES, Message, RigCamera
+from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.timeline import RateLimit
 from vggt_ros.windows.instants import Instant, Instants
 

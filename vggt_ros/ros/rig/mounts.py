@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float
 
-from vggt_ros.ros.mounts import RENEWED_NS, difference
-from vggt_ros.ros.tf_cache import TfCache
+from vggt_ros.ros.sensors.mounts import RENEWED_NS, difference
+from vggt_ros.ros.tf.tf_cache import TfCache
 
 Pose = Float[np.ndarray, "4 4"]
 Warn = Callable[[str, str], object]  # subject and text; an empty text ends the warning

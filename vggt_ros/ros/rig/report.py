@@ -3,7 +3,7 @@
 """What is known of a rig's geometry: rows of /diagnostics, a warning, and lines to paste."""
 
 from vggt_ros.mapping.rig.report import RigCamera, RigReport, about, static_line
-from vggt_ros.ros.diagnostics import Health
+from vggt_ros.ros.health.diagnostics import Health
 
 
 class RigReports:

@@ -12,19 +12,19 @@ from jaxtyping import Float, Float32
 
 from vggt_ros.geometry import Similarity, unproject
 from vggt_ros.imaging.compressed import compress
-from vggt_ros.mapping import graph
+from vggt_ros.mapping.cloud.flat import Band
+from vggt_ros.mapping.cloud.occupancy import READ_AT_ONCE, GridBuilder
+from vggt_ros.mapping.cloud.voxel_sweep import CloudSweep
+from vggt_ros.mapping.cloud.voxels import VoxelMap
 from vggt_ros.mapping.corrections import Correction, KeyframeFollower, KeyframePoses
-from vggt_ros.mapping.edges import LOOP, SEQUENCE, Edge
-from vggt_ros.mapping.flat import Band
-from vggt_ros.mapping.keyframe import Keyframe
-from vggt_ros.mapping.keyframe_map import Appearance
-from vggt_ros.mapping.keyframes import KeyframeStore
-from vggt_ros.mapping.loops import LoopView
 from vggt_ros.mapping.map import Map
-from vggt_ros.mapping.measuring import Priors
-from vggt_ros.mapping.occupancy import READ_AT_ONCE, GridBuilder
-from vggt_ros.mapping.voxel_sweep import CloudSweep
-from vggt_ros.mapping.voxels import VoxelMap
+from vggt_ros.mapping.metric.measuring import Priors
+from vggt_ros.mapping.pose_graph import graph
+from vggt_ros.mapping.pose_graph.edges import LOOP, SEQUENCE, Edge
+from vggt_ros.mapping.pose_graph.keyframe import Keyframe
+from vggt_ros.mapping.pose_graph.keyframe_map import Appearance
+from vggt_ros.mapping.pose_graph.keyframes import KeyframeStore
+from vggt_ros.mapping.pose_graph.loops import LoopView
 from vggt_ros.mapping.window import WindowGeometry, level_camera
 from vggt_ros.settings import Settings
 from vggt_ros.tools.bench.load import host_memory

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from vggt_ros.geometry import Similarity, unproject
-from vggt_ros.mapping.agreement import DepthView, agreed
+from vggt_ros.mapping.cloud.agreement import DepthView, agreed
+from vggt_ros.mapping.cloud.voxels import VoxelMap
 from vggt_ros.mapping.map import Map, Priors
-from vggt_ros.mapping.voxels import VoxelMap
 from vggt_ros.mapping.window import WindowGeometry, level_camera
 from vggt_ros.tools.bench import large_map
 from vggt_ros.tools.bench.main import Options, Row

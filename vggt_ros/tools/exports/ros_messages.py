@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from vggt_ros.geometry import quaternion_from_rotation, unproject
-from vggt_ros.mapping.flat import Scan
+from vggt_ros.mapping.cloud.flat import Scan
 from vggt_ros.tools.runs.format import RunFrame
 
 FLOAT32 = 7  # PointField.FLOAT32

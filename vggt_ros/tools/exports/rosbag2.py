@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.geometry import inverse_rigid
-from vggt_ros.mapping.flat import Band, scan
+from vggt_ros.mapping.cloud.flat import Band, scan
 from vggt_ros.tools.exports.ros_messages import Messages
 from vggt_ros.tools.runs.format import Run, RunFrame
 

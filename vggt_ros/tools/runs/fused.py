@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from vggt_ros.geometry import transform, unproject
-from vggt_ros.mapping.agreement import DepthView
-from vggt_ros.mapping.consensus import consensus, enlarged, nearest, thinned
+from vggt_ros.mapping.cloud.agreement import DepthView
+from vggt_ros.mapping.cloud.consensus import consensus, enlarged, nearest, thinned
 from vggt_ros.tools.runs.format import Cloud, Run, RunFrame
 
 NEIGHBOURS = 32  # views that each is compared with; with 24 walls are a third thicker

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: vggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""All topics that the node reads, and the faults of each as a warning."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+
+from vggt_ros.errors import UserError
+from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.subscriptions.input_topic import InputTopic, Warn
+from vggt_ros.ros.subscriptions.qos import Reliability
+from vggt_ros.ros.subscriptions.receiver import Receive, Receiver
+from vggt_ros.ros.subscriptions.topic_types import type_name
+
+COMPRESSED = "/compressed"  # what image_transport appends
+START_UP = 5.0  # seconds in which other nodes start
+
+
+class InputTopics:
+    """All of them.  `warn` is told of faults that last, and of their end."""
+
+    def __init__(
+        self,
+        node: Node,
+        parameters: Parameters,
+        warn: Warn,
+        *,
+        is_on: bool = True,
+        fail: Callable[[BaseException], object] | None = None,
+    ):
+        """`is_on`: topics are subscribed as they are named; else by `switch`.
+
+        `fail` is called with an error of rclpy that ends the thread which receives; else it is
+        logged.
+        """
+        log = node.get_logger()
+        self._receiver = Receiver(node, fail or (lambda error: log.fatal(repr(error))))
+        self._node, self._parameters, self._warn = node, parameters, warn
+        self._topics: list[InputTopic] = []
+        self._is_on, self._began = is_on, time.monotonic()
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held while a message is taken in; others hold it for what they share with that."""
+        return self._receiver.lock
+
+    def close(self, timeout: float) -> bool:
+        """Receive no more, for good; True if the thread ended within `timeout` seconds."""
+        return self._receiver.stop(timeout)
+
+    def switch(self, *, is_on: bool) -> None:
+        """Subscribe to all topics, or end that and its warnings."""
+        if is_on == self._is_on:
+            return
+        with self.lock:
+            self._is_on, self._began = is_on, time.monotonic()
+            for topic in self._topics:
+                topic.switch(is_on=is_on)
+                if not is_on:
+                    self._report(topic)
+
+    def _add(self, topic: InputTopic) -> InputTopic:
+        self._topics.append(topic)
+        if self._is_on:
+            topic.switch(is_on=True)
+        return topic
+
+    def subscribe(
+        self,
+        kind: type,
+        name: str,
+        receive: Receive,
+        depth: int = 10,
+        *,
+        reliability: Reliability = "auto",
+        kept: bool = False,
+    ) -> InputTopic:
+        """Read a topic of small messages."""
+        topics = (self.resolve(name),)
+        self._check_types(kind, name, topics[0])
+        return self._add(
+            InputTopic(
+                self._node, kind, name, receive, topics, self._warn, self._receiver,
+                depth=depth, reliability=reliability, kept=kept,
+            )
+        )  # fmt: skip
+
+    def subscribe_to_images(
+        self, name: str, receive: Receive, *, raw: bool = False, watched: bool = True
+    ) -> InputTopic:
+        """Read images, transported as the parameters say; with `raw` they never are compressed.
+
+        Those that come with a steady rate are `watched` for losses.
+        """
+        topic = self.resolve(name)
+        kind, topics = Image, (topic,)
+        if self._parameters.image_transport == "compressed" and not raw:
+            kind = CompressedImage
+            topics = (topic,) if topic.endswith(COMPRESSED) else (topic + COMPRESSED, topic)
+        self._check_types(kind, name, topics[0])
+        return self._add(
+            InputTopic(
+                self._node, kind, name, receive, topics, self._warn, self._receiver, depth=5,
+                reliability=self._parameters.image_reliability, watched=watched,
+            )
+        )  # fmt: skip
+
+    def resolve(self, name: str) -> str:
+        """The topic that an input is remapped to."""
+        return self._node.resolve_topic_name(name)
+
+    def _check_types(self, kind: type, name: str, topic: str) -> None:
+        """Raises `UserError` where the topic is another input's, of another type.
+
+        The middleware refuses that too, without a name.
+        """
+        for other in self._topics:
+            if other.topic == topic and other.kind is not kind:
+                raise UserError(
+                    f"{name} and {other.name} are both remapped to {topic}, but one is a"
+                    f" {type_name(kind)} and the other a {type_name(other.kind)}"
+                )
+
+    def follow(self) -> None:
+        """Read the graph; called once a second or so."""
+        with self.lock:
+            self._follow()
+
+    def _follow(self) -> None:
+        for topic in self._topics if self._is_on else ():
+            topic.follow()
+            found = {"losses": topic.losses}
+            if topic.name != "image":  # that no image comes has its own status
+                found |= {"type": topic.mismatch, "qos": topic.unmatched}
+                if time.monotonic() - self._began > START_UP:
+                    found["silence"] = topic.silence
+            self._report(topic, **found)
+
+    def _report(self, topic: InputTopic, **faults: str) -> None:
+        for kind in ("type", "qos", "silence", "losses"):
+            self._warn(f"{kind} of {topic.name}", faults.get(kind, ""))
+
+    @property
+    def traffic(self) -> dict[str, str]:
+        """Rate and age of what arrives, by topic, for /diagnostics."""
+        return {key: text for topic in self._topics for key, text in topic.traffic.rows(topic.name)}
