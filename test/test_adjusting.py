@@ -67,6 +67,25 @@ def written(path: Path, poses: np.ndarray, focals: np.ndarray) -> Path:
     return path
 
 
+def test_each_camera_of_a_rig_has_a_k_of_its_own(tracking, tmp_path, capsys):
+    focals = np.where(np.arange(len(TRUE)) % 2, 1.02, 1.0)  # calibrated each, and not alike
+    run = written(tmp_path / "run", disturbed(), focals)
+    for i, file in enumerate(sorted((run / "frames").iterdir())):
+        with np.load(file) as stored:
+            arrays = dict(stored) | {"camera": ("front", "left")[i % 2]}
+        np.savez(file, **arrays)
+    sparse = colmap(run, tmp_path / "out", adjust=True, images="grid")
+    model = pycolmap.Reconstruction(str(sparse))
+    found = sorted(camera.params[0] for camera in model.cameras.values())
+    np.testing.assert_allclose(found, INTRINSICS[0, 0] * np.array([1.0, 1.02]), rtol=1e-6)
+    for image in model.images.values():
+        number = int(image.name.removesuffix(".png"))
+        assert model.cameras[image.camera_id].params[0] == pytest.approx(
+            INTRINSICS[0, 0] * focals[number]
+        )
+    assert "kept, since all frames of a camera have the same" in capsys.readouterr().out
+
+
 def disturbed(seed: int = 0) -> np.ndarray:
     """The true cameras, each turned by about a degree and moved by about 5 cm."""
     random = np.random.default_rng(seed)

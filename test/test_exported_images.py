@@ -168,13 +168,39 @@ def test_a_photo_written_anew_never_overwrites_another_original(made, tmp_path):
     assert {file.name: file.read_bytes() for file in files} == before
     exported, _ = export_images(done, tmp_path / "again", "link")
     assert len({image.name for image in exported}) == len(names)
-    for image, frame in zip(exported, done.frames(), strict=True):
-        with Image.open(tmp_path / "again" / image.name) as found:
+    for one, frame in zip(exported, done.frames(), strict=True):
+        with Image.open(tmp_path / "again" / one.name) as found:
             pixels = np.asarray(found)
         with Image.open(tmp_path / "in" / frame.name) as original:
             np.testing.assert_array_equal(pixels, np.asarray(original))
     grid, _ = export_images(done, tmp_path / "grid", "grid")
     assert len({image.name for image in grid}) == len(names)
+
+
+def test_files_that_other_programs_read_otherwise_are_written_anew(made, tmp_path):
+    """16 bits of a 12-bit camera, CMYK and a palette, as they were seen; grey and RGBA stay."""
+    (tmp_path / "in").mkdir()
+    rgb = frames(1)[0].rgb
+    picture = Image.fromarray(rgb)
+    ramp = np.tile(np.arange(112, dtype=np.uint16) * 36, (84, 1))  # of 12 bits
+    Image.fromarray(ramp).save(tmp_path / "in" / "a.png")
+    picture.convert("CMYK").save(tmp_path / "in" / "b.jpg")
+    picture.quantize(8).save(tmp_path / "in" / "c.png")
+    picture.convert("L").save(tmp_path / "in" / "d.png")
+    picture.convert("RGBA").save(tmp_path / "in" / "e.png")
+    made(tmp_path / "in", mono16_bits=12)
+    colmap(tmp_path / "run", tmp_path / "out")
+    modes, pixels = {}, {}
+    for file in sorted((tmp_path / "out/images").iterdir()):
+        with Image.open(file) as found:
+            modes[file.name], pixels[file.name] = found.mode, np.asarray(found).astype(int)
+    assert modes == {
+        "a.png": "RGB", "b.png": "RGB", "c.png": "RGB", "d.png": "L", "e.png": "RGBA"
+    }  # fmt: skip
+    np.testing.assert_array_equal(pixels["a.png"][..., 0], np.rint(ramp / 4095 * 255))
+    assert np.abs(pixels["b.png"] - rgb).max() < 20
+    linked = [(tmp_path / "in" / n).samefile(tmp_path / "out/images" / n) for n in modes if n > "c"]
+    assert linked == [False, True, True]
 
 
 def test_images_whose_depth_would_have_one_name_are_refused_with_the_cure(made, tmp_path):

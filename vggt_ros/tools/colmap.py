@@ -33,6 +33,8 @@ from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.recording import RecordedEngine
 from vggt_ros.tools.runs.writer import tum_line
 
+KEPT = "kept, since all frames of a camera have the same"
+
 
 def colmap(
     run: Path,
@@ -62,7 +64,8 @@ def colmap(
             bundle adjustment move cameras and points to where they fit. Models then have these
             points instead of those of the depth.
         camera: COLMAP's camera model, with adjust.
-        shared_camera: with adjust: images of one size have one camera, else each has its own.
+        shared_camera: with adjust: images of one size (of a rig, of one of its cameras) have one
+            camera, else each has its own.
         depth: also write the depth of every image, as the official code of 3D Gaussian Splatting
             reads it (-d depths): inverse, 16 bits, 0 where it is not known.
         cache_dir: directory of compiled programs.
@@ -173,5 +176,5 @@ class _Adjuster:
             f"sparse/{place.name}: {found.model.num_points3D():,} points followed by the network;"
             f" mean error {found.error_before:.2f} -> {found.error:.2f} pixels; cameras moved by"
             f" {100 * moved / max(way, 1e-12):.1f} % of the way (rms); intrinsics"
-            f" {'adjusted too' if found.refined else 'kept, since all frames have the same'}"
+            f" {'adjusted too' if found.refined else KEPT}"
         )

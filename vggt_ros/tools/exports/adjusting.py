@@ -51,17 +51,21 @@ def adjusted(
 ) -> Adjusted:
     """The frames' cameras and the tracks' points after bundle adjustment.
 
-    Intrinsics are adjusted as well, unless all frames have the same: then they were calibrated.
-    With `shared`, images of one size have one camera.  Raises `UserError` without pycolmap, and
-    where nothing is left to adjust.
+    Intrinsics are adjusted as well, unless all frames of a camera have the same: then they were
+    calibrated. With `shared`, images of one camera and size have one.  Raises `UserError` without
+    pycolmap, and where nothing is left to adjust.
     """
     try:
         import pycolmap
     except ImportError:
         raise UserError(f"pycolmap is missing; install it {install_extra('colmap')}") from None
     ks = np.array([images[i].image_from_grid @ run.frame(i).intrinsics for i in frames])
-    refined = bool((np.ptp(ks[:, 0, 0]) / ks[:, 0, 0].mean()) > SAME_K)
-    model = _initial(run, frames, images, tracks, ks, shared=shared)
+    keys = [(run.frame(i).camera, images[i].width, images[i].height) for i in frames]
+    refined = any(
+        np.ptp(own[:, 0, 0]) / own[:, 0, 0].mean() > SAME_K
+        for own in (ks[[each == key for each in keys]] for key in set(keys))
+    )
+    model = _initial(run, frames, images, tracks, ks, keys if shared else range(len(frames)))
     with TemporaryDirectory(prefix="vggt_colmap_") as folder:
         write_model(Path(folder), model)
         found = pycolmap.Reconstruction(folder)
@@ -97,18 +101,18 @@ def _initial(
     images: Sequence[ExportedImage],
     tracks: MeasuredTracks,
     ks: Float64[np.ndarray, "s 3 3"],
-    *,
-    shared: bool,
+    keys: Sequence[object],
 ) -> Model:
-    """The cameras of the run, and the tracks as points that they have."""
-    sizes = [(images[i].width, images[i].height) for i in frames]
+    """The cameras of the run, and the tracks as points that they have.
+
+    Images of equal `keys` share a camera, of their median intrinsics.
+    """
     cameras: dict[object, tuple[int, Camera]] = {}
     numbers = []
-    for number, size in enumerate(sizes):
-        key: object = size if shared else number
-        same = [k for k, other in zip(ks, sizes, strict=True) if other == size] if shared else []
-        k = np.median(same, axis=0) if shared else ks[number]
+    for index, key in zip(frames, keys, strict=True):
+        k = np.median(ks[[each == key for each in keys]], axis=0)
         values = (k[0, 0], k[1, 1], k[0, 2] + PIXEL_CENTRE, k[1, 2] + PIXEL_CENTRE)
+        size = images[index].width, images[index].height
         made = Camera(*size, tuple(float(value) for value in values))
         numbers.append(cameras.setdefault(key, (len(cameras) + 1, made))[0])
     point = np.repeat(np.arange(len(tracks.lengths)), tracks.lengths)

@@ -4,7 +4,7 @@
 
 Originals keep their names and sub-folders.  A file that other programs read as it was read here is
 linked or copied; all others (frames of videos and bags, photos that are stored turned, images whose
-lens was undone) are written anew, as PNG of their own size.
+lens was undone, of 16 bits, CMYK or a palette) are written anew, as PNG of their own size.
 """
 
 import os
@@ -24,7 +24,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.tools.runs.format import SAME_GRID, Run, RunFrame
-from vggt_ros.tools.sources.image_files import is_stored_upright
+from vggt_ros.tools.sources.image_files import is_plain
 from vggt_ros.tools.sources.open import open_source
 
 Images = Literal["link", "copy", "grid"]
@@ -116,10 +116,10 @@ def _is_plain(path: Path, frame: RunFrame) -> bool:
         raise UserError(f"{path} is gone, which the run was made of; use --images grid")
     if frame.rectified or path.suffix.lower() not in COMMON:
         return False
-    size, upright = is_stored_upright(path)
-    if upright:
+    size, plain = is_plain(path)
+    if plain:
         _check_size(frame, *size)
-    return upright
+    return plain
 
 
 def _check_size(frame: RunFrame, width: int, height: int) -> None:

@@ -27,6 +27,7 @@ SUFFIXES = HEIF | frozenset(
     " .png .pnm .ppm .qoi .sgi .tga .tif .tiff .webp".split()
 )
 SEVERAL = frozenset(".avif .gif .png .tif .tiff .webp".split())  # formats of several images
+PLAIN = "L", "RGB", "RGBA"  # Pillow's names of what all programs read alike
 TURNED = (5, 6, 7, 8)  # EXIF orientations whose rows are the columns of the stored image
 
 
@@ -53,10 +54,19 @@ def shown_size(path: Path) -> tuple[int, int] | None:
     return (height, width) if orientation in TURNED else (width, height)
 
 
-def is_stored_upright(path: Path) -> tuple[tuple[int, int], bool]:
-    """Width and height as stored, and whether a viewer shows it as it is stored."""
-    header = _header(path)
-    return ((0, 0), False) if header is None else (header[0], header[1] in (0, 1))
+def is_plain(path: Path) -> tuple[tuple[int, int], bool]:
+    """Width and height as stored, and whether every program sees it as it is seen here.
+
+    That is a file that is stored upright, in 8 bits of grey, RGB or RGBA. Others take a palette for
+    grey, CMYK for RGBA, and leave 16 bits as dark as they are stored.
+    """
+    try:
+        with _opened(path), Image.open(path) as image:
+            upright = int(image.getexif().get(ExifTags.Base.Orientation, 0)) in (0, 1)
+            simple = image.mode in PLAIN and not order_of_wide_colour(image)
+            return image.size, upright and simple
+    except (OSError, SyntaxError, ValueError, UserError):
+        return (0, 0), False
 
 
 def time_taken(path: Path) -> datetime | None:
