@@ -73,6 +73,11 @@ def test_stride_infers_every_so_many_frames_and_counts_the_new_views():
     updates = [u for i in range(8) if (u := pipeline.step(Observation(frame(i)))) is not None]
     assert sum(u.fresh for u in updates) == len({v.frame_id for u in updates for v in u.views})
     assert len(updates) == 6 and [u.fresh for u in updates[-2:]] == [2, 2]
+    assert pipeline.finish() is None
+    assert pipeline.step(Observation(frame(8))) is None
+    last = pipeline.finish()
+    assert last is not None and last.fresh == 1 and last.views[-1].stamp_ns == frame(8).stamp_ns
+    assert pipeline.finish() is None
 
 
 def test_stamps_arrive_bit_for_bit():

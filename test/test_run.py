@@ -177,9 +177,31 @@ def test_without_queries_there_are_no_tracks(folder, planar_engine, tmp_path):
     assert run_quietly(folder, tmp_path / "out", max_frames=2).tracks() is None
 
 
-def test_frames_without_an_inference_are_counted(folder, planar_engine, tmp_path):
-    summary = run_quietly(folder, tmp_path / "out", window_size=4, stride=3).summary
-    assert summary["frames"] + summary["unseen"] == 12
+@pytest.mark.parametrize("stride", [2, 3, 4])
+@pytest.mark.parametrize("frames", [1, 3, 6, 9, 12])
+def test_the_last_frames_are_inferred_whatever_the_stride(
+    folder, planar_engine, tmp_path, stride, frames
+):
+    done = run_quietly(folder, tmp_path / "out", window_size=4, stride=stride, max_frames=frames)
+    assert done.summary["frames"] == frames and done.summary["unseen"] == 0
+    along = done.trajectory().world_from_camera[:, 1, 3]
+    steps = np.arange(frames) * (along[-1] / max(frames - 1, 1))
+    np.testing.assert_allclose(along, steps, atol=1e-5)
+
+
+def test_how_many_images_were_left_out_is_said_at_the_end(folder, planar_engine, tmp_path, capsys):
+    files = sorted(folder.iterdir())
+    for file in files[::2]:
+        file.write_bytes(b"no image")
+    run(folder, tmp_path / "out", picture=False)
+    text = capsys.readouterr().err
+    assert (
+        f"warning: 6 of 12 images are left out (6 unreadable), as {files[0].name}: not an" in text
+    )
+    for file in files[::2]:
+        file.unlink()
+    run(folder, tmp_path / "out", picture=False)
+    assert "left out" not in capsys.readouterr().err
 
 
 # ---- interruption

@@ -14,15 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt32
 
 from vggt_ros.engine.interface import Engine, window_lengths
-from vggt_ros.frames import (
-    Instant,
-    Needs,
-    Observation,
-    Update,
-    View,
-    place_views,
-    window_frames,
-)
+from vggt_ros.frames import Instant, Needs, Observation, Update, View, place_views, window_frames
 from vggt_ros.imaging.fit import Fit
 from vggt_ros.imaging.grid import Grid
 from vggt_ros.mapping.corrections import KeyframeFollower, KeyframePoses
@@ -152,7 +144,15 @@ class Pipeline:
         for key, frame in reversed(list(enumerate(held, first))):  # the first is the newest
             ns, camera = frame.frame.stamp_ns, frame.frame.camera
             self._tracker.arrived(SeenFrame(key, ns, frame.grid, frame.shown, camera))
+        self._robot = robot
         return self._update(times, robot) if due else None
+
+    def finish(self) -> Update | None:
+        """Infer the frames since the last inference, where a stream ends; None: there are none."""
+        if not self._window.fresh:
+            return None
+        self._window = self._window._replace(fresh=0)
+        return self._update({"start": self.clock()}, self._robot)
 
     def _taken(self, instant: Instant) -> Taken:
         """Refuse what cannot follow the last frames; restart where a stream itself changed."""

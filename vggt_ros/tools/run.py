@@ -23,7 +23,7 @@ from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.job import Engine, Job
 from vggt_ros.tools.runs.one_pass import plan
 from vggt_ros.tools.runs.recording import RecordedEngine
-from vggt_ros.tools.runs.report import map_line, times_line
+from vggt_ros.tools.runs.report import left_out_line, map_line, times_line
 from vggt_ros.tools.runs.rig import rig_lines
 from vggt_ros.tools.runs.writer import RunWriter, make_run_directory
 from vggt_ros.tools.sources.ahead import ReadAhead
@@ -213,6 +213,8 @@ def run(
     log(times_line(done.summary["times"]))
     if job.pieces:
         log(f"warning: {job.pieces}")
+    if lost := left_out_line(done):
+        log(lost)
     log(f"{len(done.files)} frames, {job.points:,} points; to view them: vggt view {out}")
     return done
 

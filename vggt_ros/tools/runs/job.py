@@ -102,20 +102,19 @@ class Job:
         """Process all frames; on Ctrl-C or an error write the final files, then raise it again."""
         from tqdm import tqdm
 
+        unit = " instants" if isinstance(self.source, RigSource) else " frames"
         bar = tqdm(
-            awaited(frames, self.seconds),
-            total=self.source.total,
-            unit=" instants" if isinstance(self.source, RigSource) else " frames",
-            disable=quiet,
+            awaited(frames, self.seconds), total=self.source.total, unit=unit, disable=quiet,
             dynamic_ncols=True,
-        )
+        )  # fmt: skip
         try:
             for item in bar:
                 for line in self.step(item):
                     bar.write(line)
-            if isinstance(self.pipeline, OnePass) and self.one_pass and self.admitted:
+            if self.one_pass and self.admitted:
                 bar.write(self.one_pass.line(self.admitted))
-                self.take(self.pipeline.finish())
+            if self.admitted and (last := self.pipeline.finish()) is not None:
+                self.take(last)
         except BaseException as error:
             self.finish(stopped_by=str(error) or type(error).__name__)
             raise
@@ -261,6 +260,7 @@ class Job:
                 "kind": source.kind,
                 "stamps": source.stamps,
                 "topic": source.topic,
+                "frame": self.taken[0][0] if source.kind == "bag" and self.taken else "",
                 "cameras": source.places if isinstance(source, RigSource) else {},
                 "camera_info": str(source.camera_info.resolve()) if source.camera_info else "",
             },

@@ -171,7 +171,7 @@ class OnePass(Pipeline):
         held = self._held.frames[newest]
         frame = held.frame._replace(rgb=held.pixels)
         self._held.frames[newest] = held._replace(frame=frame)
-        self._last = observation._replace(frame=frame)
+        self._robot = observation._replace(frame=frame)
         if before and len(self._window.frame_ids) == 1:
             self.notices.append(f"the {before} frames before it are left out: one pass has one map")
 
@@ -180,7 +180,7 @@ class OnePass(Pipeline):
         asked = len(self._window.frame_ids)
         if not asked:
             raise UserError("no frame was taken")
-        update = self._update({"start": self.clock()}, self._last)
+        update = self._update({"start": self.clock()}, self._robot)
         if len(update.views) < asked:
             reason = f" ({self.notices[-1]})" if self.notices else ""
             raise UserError(

@@ -25,6 +25,20 @@ def map_line(done: Run) -> str:
     return f"{line}; loops are off: {figures['graph']}" if figures["graph"] else line
 
 
+def left_out_line(done: Run) -> str:
+    """How many images of the source are not in the run, in one line; empty: all of them are."""
+    summary = done.summary
+    kinds = {kind: summary[kind] for kind in ("unreadable", "refused") if summary[kind]}
+    if not kinds:
+        return ""
+    count, faults = sum(kinds.values()), summary["faults"]
+    listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    return (
+        f"warning: {count} of {count + summary['frames']} images are left out ({listed}), as"
+        f" {faults[0]}; `faults` in summary.json lists the first {len(faults)}"
+    )
+
+
 def times_line(times: Mapping[str, float | int]) -> str:
     """Where the time of a run went, in one line; a large share of waiting says: read faster."""
     total = times["total_s"]
