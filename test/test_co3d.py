@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training windows from folders in the Co3D layout: cameras, tracks, broken files."""
 
+import gzip
+import json
+
 import numpy as np
 import pytest
 from training_rig import write_co3d
@@ -47,3 +50,27 @@ def test_broken_files_are_reported_counted_and_limited(dataset, capsys):
 def test_a_folder_of_another_layout_is_an_error(tmp_path):
     with pytest.raises(UserError, match="frame_annotations"):
         co3d.Sequences(tmp_path, 0.05)
+
+
+def test_frames_of_a_sequence_are_in_their_order_however_the_list_has_them(dataset):
+    path = dataset / "wall/frame_annotations.jgz"
+    rows = json.loads(gzip.decompress(path.read_bytes()))
+    for row in rows:
+        row["frame_number"] = int(row["image"]["path"].split("/")[-1].split(".")[0])
+    path.write_bytes(gzip.compress(json.dumps(rows[::2] + rows[1::2]).encode()))
+    (found,) = co3d.Sequences(dataset, 0.05).frames
+    assert [row["frame_number"] for row in found] == list(range(len(rows)))
+
+
+def test_rows_without_what_is_needed_are_named(dataset, capsys):
+    path = dataset / "wall/frame_annotations.jgz"
+    rows = json.loads(gzip.decompress(path.read_bytes()))
+    for row in rows[:-2]:
+        del row["depth"]
+    path.write_bytes(gzip.compress(json.dumps(rows).encode()))
+    co3d.Sequences(dataset, 0.9).window(np.random.default_rng(0), 2, 28, 28, 4)
+    assert "an annotation has no 'depth'" in capsys.readouterr().out
+    del rows[0]["sequence_name"]
+    path.write_bytes(gzip.compress(json.dumps(rows).encode()))
+    with pytest.raises(UserError, match="a row has no sequence_name"):
+        co3d.Sequences(dataset, 0.05)

@@ -73,14 +73,21 @@ class Sequences:
                 rows = json.loads(gzip.decompress(path.read_bytes()))
             except (OSError, EOFError, ValueError) as fault:
                 raise UserError(f"{path} cannot be read: {fault}") from fault
-            for row in rows:
-                frames.setdefault(f"{path.parent.name}/{row['sequence_name']}", []).append(row)
+            try:
+                for row in rows:
+                    frames.setdefault(f"{path.parent.name}/{row['sequence_name']}", []).append(row)
+            except (KeyError, TypeError) as fault:
+                raise UserError(f"{path}: a row has no sequence_name, or is no object") from fault
         if not lists:
             raise UserError(
                 f"{root} holds no CATEGORY/frame_annotations.jgz; data.root is the folder of the "
                 "categories"
             )
-        self.frames = [frames[name] for name in sorted(frames)]
+        # A window is of frames that follow each other, however the list has them.
+        self.frames = [
+            sorted(frames[name], key=lambda row: row.get("frame_number", 0))
+            for name in sorted(frames)
+        ]
 
     def window(
         self, random: np.random.Generator, frames: int, height: int, width: int, queries: int
@@ -95,7 +102,9 @@ class Sequences:
                 views = [read_view(self.root, rows[i], height, width) for i in chosen]
                 self._count(None)
                 return window_of(views, random, queries)
-            except (OSError, ValueError, KeyError, SyntaxError) as fault:
+            except KeyError as fault:
+                self._count(ValueError(f"an annotation has no {fault}"))
+            except (OSError, ValueError, SyntaxError) as fault:
                 self._count(fault)
 
     def _count(self, fault: Exception | None) -> None:

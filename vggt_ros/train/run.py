@@ -32,6 +32,11 @@ from vggt_ros.train.precompile import (
 )
 from vggt_ros.train.trainer import Report, State, Trainer
 
+ROOMS_JUDGE = (
+    "note: validation is in synthetic rooms, and so is the choice of best.safetensors, whatever is"
+    " learnt from data.root: take last.safetensors, and compare both on images of your own"
+)
+
 
 def train(
     config: str, *, minutes: float = 0.0, out: str = "", official: bool = False, cache: str = ""
@@ -82,6 +87,8 @@ class Run:
         began = saved = time.monotonic()
         pending: list[tuple[int, Report]] = []
         skipped = 0
+        if recipe.data.kind == "co3d" and recipe.check_every:
+            print(ROOMS_JUDGE)
         programs = compile_programs(self.trainer)
         batches = self.batches(first, programs.samplers)
         with tqdm(total=recipe.steps, initial=first, unit="step", desc=self.folder.name) as bar:
