@@ -88,8 +88,11 @@ def test_euroc_truth(tmp_path, place, given):
     assert scores(tmp_path)["ate_se3"] < 1e-5 and scores(tmp_path)["frames"] == len(TRUE)
 
 
-def bag(path: Path, poses: np.ndarray, kind: str) -> Path:
-    """A rosbag2 of poses on /truth as messages of that type, recorded later than stamped."""
+def bag(path: Path, poses: np.ndarray, kind: str, child: str = "camera", static=()) -> Path:
+    """A rosbag2 of poses on /truth as messages of that type, recorded later than stamped.
+
+    `child`: what they are of; `static`: parent, child and parent_from_child of each link.
+    """
     from rosbags.rosbag2 import Writer
     from rosbags.typesys import Stores, get_typestore
 
@@ -119,18 +122,33 @@ def bag(path: Path, poses: np.ndarray, kind: str) -> Path:
                 "geometry_msgs/msg/PoseWithCovarianceStamped": (head, with_covariance),
                 "geometry_msgs/msg/TransformStamped": (
                     head,
-                    "camera",
+                    child,
                     make("geometry_msgs/msg/Transform", vector, orientation),
                 ),
                 "nav_msgs/msg/Odometry": (
                     head,
-                    "camera",
+                    child,
                     with_covariance,
                     make("geometry_msgs/msg/TwistWithCovariance", twist, np.zeros(36)),
                 ),
             }
             message = make(kind, *fields[kind])
             writer.write(connection, ns + 10**9, store.serialize_cdr(message, kind))
+        if static:
+            kind = "tf2_msgs/msg/TFMessage"
+            links = []
+            for parent, end, pose in static:
+                vector = make("geometry_msgs/msg/Vector3", *map(float, pose[:3, 3]))
+                quaternion = map(float, quaternion_from_rotation(pose[:3, :3]))
+                turned = make("geometry_msgs/msg/Quaternion", *quaternion)
+                head = make(
+                    "std_msgs/msg/Header", make("builtin_interfaces/msg/Time", 0, 0), parent
+                )
+                transform = make("geometry_msgs/msg/Transform", vector, turned)
+                links.append(make("geometry_msgs/msg/TransformStamped", head, end, transform))
+            connection = writer.add_connection("/tf_static", kind, typestore=store)
+            message = make(kind, links)
+            writer.write(connection, START, store.serialize_cdr(message, kind))
     return path
 
 
@@ -218,6 +236,13 @@ def test_depth_of_two_runs_is_compared(tmp_path):
     depth = scores(tmp_path / "run")["depth"]
     assert depth["abs_rel"] == pytest.approx(0.1, abs=1e-5) and depth["delta"] == 1.0
     assert depth["scaled_abs_rel"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_true_depth_is_taken_at_the_middle_of_our_pixels():
+    """Five true pixels in each of ours: its middle one has the depth that ours has."""
+    true = np.tile(1.0 + np.arange(20.0), (20, 1)) * np.ones((20, 1))
+    ours = np.tile([3.0, 8.0, 13.0, 18.0], (4, 1)).astype(np.float32)
+    assert depth_scores([ours], [true]).abs_rel == 0.0
 
 
 def test_depth_scores_of_a_small_example():

@@ -108,3 +108,53 @@ def test_true_depth_meets_the_pixels_of_a_frame_that_was_padded_or_cropped(tmp_p
         picture.save(images / f"{(START + i * PERIOD) * 1e-9:.6f}.png")
     evaluate(run, tum(tmp_path / "truth.txt", TRUE), depth=images)
     assert scores(run)["depth"]["abs_rel"] < 0.01
+
+
+def test_frames_without_ground_truth_are_a_warning_with_figures(tmp_path, capsys):
+    """Stamps that were assumed at 10 Hz meet those of a camera of 9 Hz now and then."""
+    run = tum(tmp_path / "run.txt", moved(1.0))
+    rows = [line.split() for line in tum(tmp_path / "truth.txt", TRUE).read_text().splitlines()]
+    first = float(rows[0][0])
+    for row in rows:
+        row[0] = f"{first + (float(row[0]) - first) * 10 / 9:.9f}"
+    (tmp_path / "truth.txt").write_text("\n".join(map(" ".join, rows)) + "\n")
+    evaluate(run, tmp_path / "truth.txt", out=tmp_path)
+    found = scores(tmp_path)
+    assert found["frames"] < 0.5 * found["run_frames"] == 0.5 * len(TRUE)
+    assert found["notes"][-1].startswith(
+        f"warning: {found['frames']:.0f} of {len(TRUE)} frames have ground truth within 0.02 s"
+    )
+    assert found["notes"][-1] in capsys.readouterr().out
+
+
+def kitti(path, poses: np.ndarray):
+    """As the benchmark: in the frame of the first camera."""
+    np.savetxt(path, (np.linalg.inv(poses[0]) @ poses)[:, :3].reshape(-1, 12), fmt="%.9e")
+    return path
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_rows_of_kitti_are_those_of_the_images_with_their_numbers(tmp_path, every):
+    run = write_run(tmp_path / "run", np.ones((2, 3), np.float32), 12)
+    lines, poses = [], moved(1.0)[::every][:12]
+    for i, (pose, file) in enumerate(zip(poses, sorted((run / "frames").iterdir()), strict=True)):
+        with np.load(file) as stored:
+            arrays = dict(stored) | {"name": f"image_2/{i * every:06d}.png"}
+        np.savez(file, **arrays)
+        numbers = [*pose[:3, 3], *quaternion_from_rotation(pose[:3, :3])]
+        lines.append(" ".join([f"{i * 0.1 + 1e-9:.9f}", *(f"{n:.9f}" for n in numbers)]))
+    (run / "trajectory.tum").write_text("\n".join(lines) + "\n")
+    truth = kitti(tmp_path / "00.txt", TRUE[: 11 * every + 1])
+    evaluate(run, truth)
+    found = scores(run)
+    assert found["frames"] == 12 and found["ate_se3"] < 1e-5 and found["rpe_se3"] < 1e-5
+
+
+def test_kitti_without_numbers_goes_by_times_and_says_what_it_needs(tmp_path):
+    run, truth = tum(tmp_path / "run.txt", moved(1.0)), kitti(tmp_path / "poses.txt", TRUE)
+    with pytest.raises(UserError, match="put times.txt with the seconds of each row beside it"):
+        evaluate(run, truth, out=tmp_path)
+    seconds = [line.split()[0] for line in run.read_text().splitlines()]
+    (tmp_path / "times.txt").write_text("\n".join(seconds) + "\n")
+    evaluate(run, truth, out=tmp_path)
+    assert scores(tmp_path)["ate_se3"] < 1e-5 and scores(tmp_path)["frames"] == len(TRUE)

@@ -32,7 +32,8 @@ def depth_scores(
     raw, scaled = [], []
     for depth, true_depth in zip(found, true, strict=True):
         rows, columns = (
-            np.arange(n) * m // n for n, m in zip(depth.shape, true_depth.shape, strict=True)
+            (2 * np.arange(n) + 1) * m // (2 * n)  # at the middle of our pixels
+            for n, m in zip(depth.shape, true_depth.shape, strict=True)
         )
         true_depth = true_depth[np.ix_(rows, columns)]
         valid = np.isfinite(depth) & (depth > 0) & np.isfinite(true_depth) & (true_depth > 0)

@@ -4,7 +4,8 @@
 
 Trajectories are compared by the `evo` package: ATE is the root mean square distance of positions
 after one alignment, RPE the error of the motion from frame to frame. Alignment by Sim(3) removes an
-error of scale, alignment by SE(3) does not: only a run in metres can be accurate there.
+error of scale, alignment by SE(3) does not: only a run in metres can be accurate there. A truth of
+a robot's base or an IMU is moved to the camera where that is known (`truth_frames`).
 """
 
 import json
@@ -13,21 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int64
 
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.tools.depth_scores import DepthScores, run_scores
+from vggt_ros.tools.kitti_truth import read_kitti
 from vggt_ros.tools.rig_scores import scores_of_run
-from vggt_ros.tools.runs.format import is_run, open_run
+from vggt_ros.tools.runs.format import is_run
 from vggt_ros.tools.trajectories import read_trajectory
+from vggt_ros.tools.trajectory_scores import scores_of_pieces
+from vggt_ros.tools.truth_frames import move_to_camera, turn_line
 
 if TYPE_CHECKING:
     from evo.core.trajectory import PoseTrajectory3D
 
+MOST = 0.9  # share of frames with ground truth, below which that is said
 ROOMS = "rooms"  # ground truth of synthetic rooms
-SAME_STAMP = 1e-5  # seconds; as floats, stamps of today are exact to a quarter of a microsecond
-PIECE_ONLY: dict[str, Any] = {"frames": 0.0}  # of a segment with too few frames to be scored
-ALIGNMENTS = {"sim3": True, "se3": False}  # whether scale is free
 
 
 def evaluate(
@@ -56,7 +57,8 @@ def evaluate(
 
     Args:
         run: directory that `vggt run` wrote, or a trajectory in TUM format; for rooms, a network.
-        truth: TUM text, EuRoC csv or recording, rosbag2 or ROS 1 bag, another run, or `rooms`.
+        truth: TUM or KITTI text, EuRoC csv or recording, rosbag2 or ROS 1 bag, another run, or
+            `rooms`.
         topic: topic of the poses in a bag (PoseStamped, Odometry, ...), if there are several.
         max_difference: maximum time between a frame and its ground truth, in seconds.
         depth: true depth: a run directory, or 16-bit images named by their seconds (TUM RGB-D).
@@ -76,14 +78,18 @@ def evaluate(
     rig = scores_of_run(run, truth, notes)
     estimate = read_trajectory(run, None, notes)
     try:
-        reference = read_trajectory(truth, topic, notes)
+        reference = read_kitti(truth, run)
+        if reference is None:
+            reference = read_trajectory(truth, topic, notes)
     except UserError as error:
         if not any(score.turned_degrees is not None for score in rig) or topic is not None:
             raise
         print("\n".join([*notes, f"no trajectory is scored: {error}"]))
         _write(folder, {"rig": [score._asdict() for score in rig], "notes": notes})
         return 0
+    move_to_camera(reference, truth, topic, run, notes)
     scores, pairs, pieces = scores_of_pieces(run, estimate, reference, max_difference)
+    notes += [*turn_line(scores), *few_line(scores, max_difference)]
     if depth is None and is_run(truth):
         depth = truth
     depths = None
@@ -130,103 +136,6 @@ def _in_rooms(
     return 0
 
 
-# ---- trajectories -------------------------------------------------------------------------------
-
-
-def trajectory_scores(
-    estimate: "PoseTrajectory3D", reference: "PoseTrajectory3D", max_difference: float
-) -> tuple[dict[str, float], dict[str, "PoseTrajectory3D"]]:
-    """Figures by name, and the trajectories they compare: truth, sim3, se3."""
-    from copy import deepcopy
-
-    from evo.core import metrics, sync
-
-    try:
-        true, found = sync.associate_trajectories(reference, estimate, max_diff=max_difference)
-    except sync.SyncException as error:
-        raise UserError(
-            f"no frame has ground truth within {max_difference} s ({error}); do both use one clock?"
-        ) from error
-    if true.num_poses < 3:
-        raise UserError(f"only {true.num_poses} frames have ground truth; three are needed")
-    length = float(true.path_length)
-    scores = {"frames": float(true.num_poses), "path": length}
-    pairs = {"truth": true}
-    for name, scale_is_free in ALIGNMENTS.items():
-        moved = deepcopy(found)
-        scale = _align(moved, true, scale_is_free)
-        pairs[name] = moved
-        scores[f"ate_{name}"] = _rmse(metrics.APE(), true, moved)
-        scores[f"ate_{name}_percent"] = 100.0 * scores[f"ate_{name}"] / max(length, 1e-9)
-        scores[f"rpe_{name}"] = _rmse(metrics.RPE(), true, moved)
-        if scale_is_free:
-            scores["scale"] = float(scale)
-    turn = metrics.PoseRelation.rotation_angle_deg
-    scores["rpe_degrees"] = _rmse(metrics.RPE(turn), true, pairs["se3"])
-    return scores, pairs
-
-
-def scores_of_pieces(
-    run: Path, estimate: "PoseTrajectory3D", reference: "PoseTrajectory3D", max_difference: float
-) -> tuple[dict[str, float], dict[str, "PoseTrajectory3D"], list[dict[str, Any]]]:
-    """Figures and trajectories as `trajectory_scores`, and the figures of each segment.
-
-    Segments of a run are not tied to each other, so each is aligned by itself, without uncertain
-    frames; the first result is that of the largest that can be.  One segment alone is scored with
-    all frames of the run, and listed nowhere.
-    """
-    segments = open_run(run).segments() if is_run(run) else ()
-    if len(segments) < 2:
-        return *trajectory_scores(estimate, reference, max_difference), []
-    best, pieces, reasons = None, [], []
-    for number, frames in enumerate(segments):
-        piece = PIECE_ONLY | {"segment": number, "run_frames": len(frames)}
-        try:
-            part = _part(estimate, open_run(run).trajectory().stamps_ns[frames])
-            found = trajectory_scores(part, reference, max_difference)
-            best = best or found
-            piece |= found[0]
-        except UserError as error:
-            reasons.append(str(error))
-        pieces.append(piece)
-    if best is None:
-        raise UserError(f"none of {len(segments)} segments can be scored: {reasons[0]}")
-    return *best, pieces
-
-
-def _part(estimate: "PoseTrajectory3D", stamps_ns: Int64[np.ndarray, "n"]) -> "PoseTrajectory3D":
-    from copy import deepcopy
-
-    part = deepcopy(estimate)
-    seconds, wanted = np.asarray(part.timestamps), stamps_ns * 1e-9
-    nearest = wanted[np.searchsorted((wanted[1:] + wanted[:-1]) / 2, seconds)]
-    part.reduce_to_ids(np.flatnonzero(np.abs(seconds - nearest) < SAME_STAMP))
-    return part
-
-
-def _align(found: "PoseTrajectory3D", true: "PoseTrajectory3D", scale_is_free: bool) -> float:
-    """Align `found` with `true` in place; returns the scale used.
-
-    A straight path does not determine the roll: then the first poses are aligned instead.
-    """
-    from evo.core.geometry import GeometryException
-
-    try:
-        return float(found.align(true, correct_scale=scale_is_free)[2])
-    except GeometryException:
-        scale = true.path_length / found.path_length if scale_is_free and found.path_length else 1.0
-        found.scale(scale)
-        found.align_origin(true)
-        return float(scale)
-
-
-def _rmse(metric, true: "PoseTrajectory3D", found: "PoseTrajectory3D") -> float:
-    from evo.core.metrics import StatisticsType
-
-    metric.process_data((true, found))
-    return float(metric.get_statistic(StatisticsType.rmse))
-
-
 # ---- output -------------------------------------------------------------------------------------
 
 
@@ -249,6 +158,18 @@ def pieces_table(pieces: Sequence[dict[str, Any]], frames: int) -> list[str]:
             else f"{head}   too few frames have ground truth"
         )
     return lines
+
+
+def few_line(scores: dict[str, float], max_difference: float) -> list[str]:
+    """What the user should know where figures are of a part of the frames."""
+    count, total = scores["frames"], scores["run_frames"]
+    if count >= MOST * total:
+        return []
+    return [
+        f"warning: {count:.0f} of {total:.0f} frames have ground truth within {max_difference:g} s,"
+        " and the figures are of these alone: do both use one clock (stamps of images that were"
+        " assumed: vggt run --rate)? --max-difference allows more"
+    ]
 
 
 def table(scores: dict[str, float], depths: DepthScores | None) -> str:

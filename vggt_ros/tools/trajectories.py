@@ -51,9 +51,9 @@ def read_trajectory(path: Path, topic: str | None, notes: list[str]) -> "PoseTra
         rows = text_rows(path / (trajectory_of(reference) if reference else TRAJECTORY))
     elif is_bag(path):
         with reading(path, notes) as reader:
-            rows = _bag_rows(reader, _pose_topic(reader, topic))
+            rows = _bag_rows(reader, pose_topic(reader, topic))
     else:
-        rows = text_rows(_euroc_truth(path) if path.is_dir() else path)
+        rows = text_rows(euroc_truth(path) if path.is_dir() else path)
     if not len(rows.poses):
         why = rows.left_out[0] if rows.left_out else "it is empty"
         raise UserError(f"{path} holds no trajectory: {why}")
@@ -111,7 +111,7 @@ def _sorted(named: list[tuple[str, list[float]]], left_out: list[str]) -> Rows:
     return Rows(np.array(rows, np.float64).reshape(-1, 8), left_out)
 
 
-def _euroc_truth(folder: Path) -> Path:
+def euroc_truth(folder: Path) -> Path:
     """The csv of a EuRoC recording, from its own folder or the folder of the recording."""
     truth = "state_groundtruth_estimate0/data.csv"
     for place in ("data.csv", truth, f"mav0/{truth}"):
@@ -122,20 +122,24 @@ def _euroc_truth(folder: Path) -> Path:
 
 def _bag_rows(reader: BagReader, topic: str) -> Rows:
     """Poses of a topic at the stamps of the messages."""
-    named = []
+    named, left_out = [], []
     connections = [connection for connection in reader.connections if connection.topic == topic]
     for number, (connection, _, raw) in enumerate(reader.messages(connections)):
-        msg = reader.deserialize(raw, connection)
+        try:
+            msg = reader.deserialize(raw, connection)
+        except Exception as error:  # a damaged message may raise anything
+            left_out.append(f"message {number} cannot be read ({error})")
+            continue
         pose = getattr(msg, "pose", None) or msg.transform
         pose = getattr(pose, "pose", pose)  # with a covariance it is one level deeper
         p = pose.position if hasattr(pose, "position") else pose.translation
         q = pose.orientation if hasattr(pose, "orientation") else pose.rotation
         seconds = msg.header.stamp.sec + msg.header.stamp.nanosec * 1e-9
         named.append((f"message {number}", [seconds, p.x, p.y, p.z, q.w, q.x, q.y, q.z]))
-    return _sorted(named, [])
+    return _sorted(named, left_out)
 
 
-def _pose_topic(reader: BagReader, topic: str | None) -> str:
+def pose_topic(reader: BagReader, topic: str | None) -> str:
     known = sorted({c.topic for c in reader.connections if c.msgtype in POSES})
     if topic is not None and "/" + topic.strip("/") in known:
         return "/" + topic.strip("/")
