@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,8 @@ def test_two_names_of_one_weight_are_one_weight():
         twice[name.replace("global_blocks", "view_blocks")] = tensor
         twice[name.replace("frame_blocks", "time_blocks")] = tensor.copy()
     found = official_names(twice, KNOWN)
-    assert found.tensors.keys() == official().keys() and "two names" in found.notes[0]
+    assert found.tensors.keys() == official().keys() and "two names" in found.notes[1]
+    assert found.notes[0].startswith("144 names are VGGT_MV's: view_blocks are global_blocks")
     alone = {name.replace("global_blocks", "view_blocks"): t for name, t in official().items()}
     assert official_names(alone, KNOWN).tensors.keys() == official().keys()
     twice["aggregator.time_blocks.1.ls1.gamma"] = twice["aggregator.time_blocks.1.ls1.gamma"] + 1
@@ -161,6 +163,37 @@ def test_less_than_half_is_refused_in_words_unless_asked_for(file, tmp_path, cap
     for heads in ((), HEADS):
         with pytest.raises(UserError, match="none of these weights fits"):
             open_weights(file({"x": np.zeros(3, np.float32)}), heads=heads, partial=True)
+
+
+def test_a_whole_network_among_more_of_others_is_refused_unless_asked_for(file, tmp_path):
+    others = {f"policy.{i}": np.zeros(1, np.float32) for i in range(600)}
+    source = file({**official(), **others})
+    way_out = r"only 48% of them do: 600 without a place .*`vggt weights --partial --to FILE`"
+    with pytest.raises(UserError, match=way_out):
+        open_weights(source)
+    convert(str(source), tmp_path / "own.safetensors", partial=True)
+    assert_equal_weights(open_weights(tmp_path / "own.safetensors")[1], flatten(weights()))
+
+
+def test_parts_of_a_layout_that_is_not_named_say_which_it_is(file):
+    dual = {}
+    for name, tensor in official().items():
+        for kind in ("frame", "global") if "aggregator." in name else ():
+            if f".{kind}_blocks." in name:
+                for stream in ("pose", "geo"):
+                    dual[name.replace(f".{kind}_", f".{stream}_{kind}_")] = tensor
+                break
+        else:
+            dual[name] = tensor
+    with pytest.raises(UserError, match="a part of layout dual_stream: name that layout"):
+        open_weights(file(dual))
+    report = open_weights(file(dual), replace(CONFIG, layout="dual_stream"))[2]
+    assert report.complete and len(report.loaded) == len(dual) and not report.copied
+    memory = {**official(), "aggregator.memory_tokens": np.zeros((1, 32, 48), np.float32)}
+    with pytest.raises(UserError, match="layout sparse_global, strategy memory_bank: name that"):
+        open_weights(file(memory))
+    named = replace(CONFIG, layout="sparse_global", strategy="memory_bank")
+    assert open_weights(file(memory), named)[2].balanced
 
 
 def test_a_report_has_a_table_and_a_line_for_each_kind():

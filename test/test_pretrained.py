@@ -3,6 +3,7 @@
 """`VGGT.from_pretrained`: the reference's outputs under its names, in three lines."""
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -127,3 +128,19 @@ def test_the_lines_in_the_readme_run(root, recorded):
     names = {"images": recorded[0][:2, :28, :28]}
     exec(lines.replace("facebook/VGGT-1B", "small"), names)
     assert names["output"].depth.shape == (1, 2, 28, 28, 1)
+
+
+def test_a_layout_is_chosen_and_images_with_a_view_axis_are_attended_in_it(tmp_path):
+    """T = 1 in the order time, view is the official network: compared with what it recorded."""
+    source, recorded = official_file(tmp_path), case("mini_square")
+    model = VGGT.from_pretrained(
+        source, heads=("camera",), layout="view_time", order=("time", "view")
+    )
+    found = model(np.moveaxis(recorded["in.images"], 2, -1)[:, None]).pose_enc
+    assert found.shape == (1, 1, 3, 9)
+    atol = TOLERANCE["mini_square"]["out.pose_enc"]["suggested_atol"]
+    assert max_error(found[:, 0], recorded["out.pose_enc"]) <= atol
+    dual = VGGT.from_pretrained(source, heads=(), layout="dual_stream")
+    assert dual.config == replace(CONFIG, layout="dual_stream")
+    with pytest.raises(UserError, match="no layout is called 'views'"):
+        VGGT.from_pretrained(source, layout="views")

@@ -131,3 +131,62 @@ def test_a_checkpoint_is_written_in_another_layout(official, tmp_path, capsys):
     assert set(stage) == {f"{s}_{k}_blocks" for s in ("pose", "geo") for k in ("frame", "global")}
     with pytest.raises(UserError, match="missing .e.g. aggregator/stages/0/frame_blocks"):
         convert(str(own), tmp_path / "back.safetensors", layout="joint")
+    chosen = {"layout": "sparse_global", "strategy": "memory_bank"}
+    convert(str(official), own, config=CONFIG, heads=(), **chosen)
+    assert open_weights(own)[0].strategy == "memory_bank"
+    convert(str(official), own, config=CONFIG, heads=(), layout="view_time", order=("time", "view"))
+    assert open_weights(own)[0].order == ("time", "view")
+    with pytest.raises(UserError, match="order belongs to layout view_time, and this is joint"):
+        convert(str(official), config=CONFIG, order=("time", "view"))
+    with pytest.raises(UserError, match="preset tiny has random weights, and no file"):
+        convert("tiny", layout="view_time")
+
+
+def by_cameras(case, axes, rename=lambda name: name):
+    """A recorded case of frames as one of instants and views, which are the same images."""
+    recorded = load_file(case)
+    frames = recorded["in.images"].shape[:2]
+    made = {}
+    for name, tensor in recorded.items():
+        if name.startswith("agg.pos") or name.endswith("attn_out"):
+            continue
+        if tensor.shape[:2] == frames and name != "in.query_points":
+            tensor = tensor.reshape(frames[0], *axes, *tensor.shape[2:])
+        elif name == "agg.tokens_in":
+            tensor = tensor.reshape(frames[0], *axes, *tensor.shape[1:])
+        made[rename(name)] = tensor
+    return made
+
+
+@pytest.mark.parametrize(
+    ("settings", "case", "axes"),
+    [
+        ({"layout": "joint"}, "mini_rect", (2, 1)),
+        ({"layout": "joint"}, "mini_square", (1, 3)),
+        ({"layout": "view_time", "order": ["time", "view"]}, "mini_rect", (1, 2)),
+        ({"layout": "sparse_global", "strategy": "landmark", "landmarks": 99}, "mini_rect", (2, 1)),
+        ({"layout": "dual_stream"}, "mini_square", (3, 1)),
+    ],
+)
+def test_layouts_that_are_the_official_network_pass_on_its_own_case(
+    settings, case, axes, tmp_path, capsys
+):
+    """Every stage with the axes of instants and views, as cases of rigs are recorded."""
+    kinds = {"time": "frame", "view": "global"} if settings["layout"] == "view_time" else {}
+
+    def rename(name):
+        for ours, official in kinds.items():
+            name = name.replace(f"agg.{official}.", f"agg.{ours}.")
+        return name
+
+    made = by_cameras(GOLDEN / f"{case}.safetensors", axes, rename)
+    save_file(made, tmp_path / "rig.safetensors")
+    dimensions = json.loads(CONFIG.read_text())["config"]
+    (tmp_path / "config.json").write_text(json.dumps({"config": dimensions, **settings}))
+    assert verify(tmp_path / "config.json", PARTS, tmp_path / "rig.safetensors") == 0
+    shown = rows(capsys.readouterr().out)
+    compared = {name for name in made if shown.get(name) == "yes"}
+    left_out = {n for n in made if n.startswith(("agg.frame.", "agg.global."))}
+    assert compared | (left_out if settings["layout"] == "dual_stream" else set()) == {
+        name for name in made if not name.startswith("in.")
+    }

@@ -45,6 +45,8 @@ def open_network(
     progress(f"{model}: reading weights")
     optional = () if tracks else OPTIONAL_HEADS
     config, weights, report = open_weights(model, heads=HEADS, dtype=dtype, optional=optional)
+    for note in report.notes:
+        progress(f"{model}: {note}")
     if report.foreign:
         progress(
             f"{model}: {len(report.foreign):,} tensors have no place in this network and are left"

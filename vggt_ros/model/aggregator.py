@@ -177,20 +177,22 @@ class Aggregator(nnx.Module):
         x: Float[Array, "b s p d"],
         rope: RotaryAngles | None,
         views: int | None = None,
+        stream: str = "",
     ) -> Float[Array, "b s p d"]:
         """One block within each frame ("frame") or among all tokens of a window ("global").
 
         Of several `views`: among the views of an instant ("view"), or the instants of a view
-        ("time"). Rotary angles are each image's own, repeated over the sequence.
+        ("time"). Rotary angles are each image's own, repeated over the sequence. Intermediates
+        have `stream` in front of the kind in their names.
         """
         sequences, by_image = _sequences(kind, x, views)
         sow(
-            f"agg.{kind}.#.attn_out",
+            f"agg.{stream}{kind}.#.attn_out",
             sequences,
             lambda x: block.attn(block.norm1(x), rope=rope),
         )
         out = by_image(block(sequences, rope))
-        sow(f"agg.{kind}.#", out)
+        sow(f"agg.{stream}{kind}.#", out)
         return out.reshape(x.shape)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from vggt_ros.errors import UserError
 from vggt_ros.model import foreign_names, hub, weights
-from vggt_ros.model.config import VGGT_1B, Config
+from vggt_ros.model.config import LAYOUTS, VGGT_1B, Config
 from vggt_ros.model.legacy_names import current_names
 from vggt_ros.model.loading_report import Report, compare
 from vggt_ros.model.new_parts import initial
@@ -38,7 +38,7 @@ TRACKER_FIXED = replace(VGGT_1B, track_head=replace(VGGT_1B.track_head, pos_embe
 
 def open_weights(
     source: str | Path,
-    config: Config | None = None,
+    config: Config | Callable[[Config], Config] | None = None,
     heads: Sequence[str] | None = None,
     dtype: Any = None,
     *,
@@ -51,16 +51,18 @@ def open_weights(
     `source` is a hub repository (owner/name, or owner/name@revision), a .safetensors, .npz or .pt
     file, an index of shards, a directory with one of them, the folder of an Orbax checkpoint, or a
     preset that comes with weights.
-    `config` defaults to the one in the file, in a config.json beside it, or VGGT-1B; `heads` to
-    all that are in the file; `dtype` to float32.  Heads that are `optional` are left out where the
-    file has none.  With `partial`, weights that are missing or of another shape are drawn at
-    random.  Downloads are kept in `cache_dir`, by default the hub's own.  Tensors are read one at a
-    time: the host holds little more than the result.
+    `config` defaults to the one in the file, in a config.json beside it, or VGGT-1B, and may be a
+    function of that; `heads` defaults to all that are in the file, `dtype` to float32.  Heads that
+    are `optional` are left out where the file has none.  With `partial`, weights that are missing
+    or of another shape are drawn at random.  Downloads are kept in `cache_dir`, by default the
+    hub's own.  Tensors are read one at a time: the host holds little more than the result.
     Raises UserError for a source that does not exist, is damaged or does not fit.
     """
     paths = locate(source, cache_dir)
     files = open_files(paths)
-    config = config or config_of(files, paths[0])
+    if not isinstance(config, Config):
+        own = config_of(files, paths[0])
+        config = own if config is None else config(own)
     heads = heads_of(files) if heads is None else _without(optional, heads, files)
     try:
         return config, *load(config, files, heads, dtype or jnp.float32, partial=partial)
@@ -120,8 +122,9 @@ def balance(config: Config, files: TensorFiles, heads: Sequence[str]) -> Report:
 
 def locate(source: str | Path, cache_dir: str | Path | None = None) -> list[Path]:
     """The weight file of a source; a hub repository is downloaded unless it is in the cache."""
-    preset = PRESETS.get(str(source))
-    if preset is not None and preset.weights is not None:
+    if (preset := PRESETS.get(str(source))) is not None:
+        if preset.weights is None:
+            raise UserError(f"preset {source} has random weights, and no file; name a checkpoint")
         return [preset.weights]
     path = Path(source).expanduser()
     if path.is_dir():
@@ -185,7 +188,8 @@ def read_config(path: Path) -> Config:
     """The configuration in a config.json; a layout may stand in it or beside it."""
     tree = read_json(path)
     dimensions = tree.get("config", tree)
-    beside = {key: tree[key] for key in ("layout", "order") if key in tree}
+    settings = ("layout", *(name for names in LAYOUTS.values() for name in names))
+    beside = {key: tree[key] for key in settings if key in tree}
     return Config.from_dict({**beside, **dimensions})
 
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dimensions of a network, under the argument names of the reference, and shapes of its cache."""
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 from vggt_ros.errors import UserError
@@ -153,6 +154,26 @@ class Config:
         unused = settings - set(LAYOUTS[self.layout])
         unused |= {"layout"} if self.layout == "joint" else set()
         return {key: value for key, value in asdict(self).items() if key not in unused}
+
+
+def in_layout(
+    config: Config,
+    layout: str | None = None,
+    *,
+    order: Sequence[str] | None = None,
+    strategy: str | None = None,
+) -> Config:
+    """The same dimensions in another layout; None: as it is.
+
+    Raises UserError for a layout that does not exist, and for a setting that it does not have.
+    """
+    given = {"layout": layout, "order": order and tuple(order), "strategy": strategy}
+    changed = replace(config, **{name: value for name, value in given.items() if value})
+    for name in ("order", "strategy"):
+        if given[name] and name not in LAYOUTS[changed.layout]:
+            owner = next(layout for layout, names in LAYOUTS.items() if name in names)
+            raise UserError(f"{name} belongs to layout {owner}, and this is {changed.layout}")
+    return changed
 
 
 class CacheShapes(NamedTuple):

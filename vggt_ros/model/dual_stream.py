@@ -95,14 +95,15 @@ class DualStream(Aggregator):
         """Both streams after a round, and the records of both: pose, then geometry."""
         pose, geo = streams
         b, s, p, dim = pose.shape
-        pose_frame = self.block("frame", layers["pose_frame"], pose, rope)
-        geo_frame = self.block("frame", layers["geo_frame"], geo, rope)
+        pose_frame = self.block("frame", layers["pose_frame"], pose, rope, stream="pose_")
+        geo_frame = self.block("frame", layers["geo_frame"], geo, rope, stream="geo_")
         bias = self.log_weights(geo_frame)
         sow("agg.mask.#", bias)
         pose = layers["pose_global"](
             pose_frame.reshape(b, s * p, dim), rope, key_bias=bias.reshape(b, s * p)
         ).reshape(b, s, p, dim)
-        geo = self.block("global", layers["geo_global"], geo_frame, rope)
+        sow("agg.pose_global.#", pose)
+        geo = self.block("global", layers["geo_global"], geo_frame, rope, stream="geo_")
         to_pose = jax.nn.sigmoid(self.lambda_pose_logit[...])
         to_geo = jax.nn.sigmoid(self.lambda_geo_logit[...])
         pose, geo = pose + to_pose * (geo - pose), geo + to_geo * (pose - geo)

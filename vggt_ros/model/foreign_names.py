@@ -99,8 +99,15 @@ def _without_aliases(named: Named) -> Named:
                 f"{official} has another value under the name of its alias (view_blocks are"
                 " global_blocks, time_blocks are frame_blocks): this network shares them"
             )
-    note = f"{twice:,} tensors have two names and one value: each is loaded once"
-    return Named(tensors, (*named.notes, note) if twice else named.notes)
+    notes = list(named.notes)
+    if aliases := sum(_unaliased(name) != name for name in named.tensors):
+        notes.append(
+            f"{aliases:,} names are VGGT_MV's: view_blocks are global_blocks, time_blocks are"
+            " frame_blocks; such weights are of layout view_time"
+        )
+    if twice:
+        notes.append(f"{twice:,} tensors have two names and one value: each is loaded once")
+    return Named(tensors, tuple(notes))
 
 
 def _pi3(named: Named) -> Named:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from vggt_ros.errors import UserError
-from vggt_ros.model.new_parts import is_new, source_of
+from vggt_ros.model.new_parts import is_new, layout_of_part, source_of
 
 Shape = tuple[int, ...]
 SAMPLES = 3  # names that are printed of each kind
@@ -105,20 +105,27 @@ class Report(NamedTuple):
             parts.append(f"{len(self.missing)} missing (e.g. {self.missing[0]}){whole}")
         if self.unexpected:
             parts.append(f"{len(self.unexpected)} without a place (e.g. {self.unexpected[0]})")
+        if layout := next(filter(None, map(layout_of_part, self.unexpected)), ""):
+            parts.append(f"which is a part of {layout}: name that layout")
         return ", ".join(parts)
 
     def require(self, *, partial: bool = False) -> None:
-        """Raise UserError unless a network can be made of it.
+        """Raise UserError unless a network can be made of it, of half of the tensors at least.
 
-        With `partial` what is missing or of another shape may start at random; something must fit.
+        With `partial` what is missing or of another shape may start at random, and any number may
+        be left over; something must fit.
         """
-        if self.complete:
+        few = self.share < LEAST_SHARE
+        if self.complete and not few:
             return
         if not self.loaded:
             raise UserError(f"none of these weights fits this model: {self.fault()}")
         if not partial:
-            few = f"only {self.share:.0%} of them do: " if self.share < LEAST_SHARE else ""
-            raise UserError(f"these weights do not fit this model: {few}{self.fault()}")
+            share = f"only {self.share:.0%} of them do: " if few else ""
+            raise UserError(
+                f"these weights do not fit this model: {share}{self.fault()}; `vggt weights"
+                " --partial --to FILE` takes those that do, and draws what is missing at random"
+            )
 
 
 def _samples(names: Collection[str]) -> str:

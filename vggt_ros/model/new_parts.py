@@ -24,6 +24,15 @@ def source_of(name: str) -> str | None:
     return None if source == name else source
 
 
+def layout_of_part(name: str) -> str:
+    """The layout that has this part besides, or in place of, the official ones; empty: none."""
+    if re.search("memory_tokens", name):
+        return "layout sparse_global, strategy memory_bank"
+    if is_new(name) or source_of(name) is not None:
+        return "layout dual_stream"
+    return ""
+
+
 def is_new(name: str) -> bool:
     """Whether an official checkpoint has nothing like it."""
     return re.search(NEW, name) is not None

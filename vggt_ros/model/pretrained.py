@@ -17,7 +17,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from vggt_ros.model.checkpoint import open_weights
-from vggt_ros.model.config import Config
+from vggt_ros.model.config import Config, in_layout
 from vggt_ros.model.layers import ShapesOnly
 from vggt_ros.model.random_weights import random_weights
 from vggt_ros.model.vggt import HEADS, PRESETS, VGGT, Prediction, Weights, heads_in
@@ -128,15 +128,24 @@ def open_pretrained(
     heads: Sequence[str] | None = None,
     dtype: Any = jnp.float32,
     seed: int = 0,
+    layout: str | None = None,
+    order: Sequence[str] | None = None,
+    strategy: str | None = None,
 ) -> PretrainedVGGT:
     """See `VGGT.from_pretrained`."""
     preset = PRESETS.get(str(source))
+
+    def wanted(config: Config) -> Config:
+        return in_layout(config, layout, order=order, strategy=strategy)
+
     if preset is not None and preset.weights is None:
         warnings.warn(f"{source} has random weights: its geometry is noise", stacklevel=3)
-        config = preset.config
+        config = wanted(preset.config)
         weights = random_weights(config, tuple(heads or HEADS), dtype, seed)
     else:
-        config, weights, _ = open_weights(source, heads=heads, dtype=dtype, cache_dir=cache_dir)
+        config, weights, _ = open_weights(
+            source, config=wanted, heads=heads, dtype=dtype, cache_dir=cache_dir
+        )
     return with_weights(config, weights, dtype)
 
 

@@ -104,18 +104,26 @@ class VGGT(nnx.Module):
         cache_dir: str | Path | None = None,
         heads: Sequence[str] | None = None,
         dtype: Any = jnp.float32,
+        layout: str | None = None,
+        order: Sequence[str] | None = None,
+        strategy: str | None = None,
     ) -> "PretrainedVGGT":
         """A model with weights, for calls from Python: `model(images)`, compiled, with known names.
 
         `repo_id` is a Hugging Face id (owner/name, or owner/name@revision), a file, a folder or a
         preset; those without weights get random ones, and a warning. A download is kept in
         `cache_dir`, by default the hub's own. `heads` are by default all that the weights hold;
-        `dtype` is that of encoder and aggregator.
+        `dtype` is that of encoder and aggregator. `layout`, with its `order` or `strategy`, is how
+        images of several cameras attend to each other (docs/layouts.md), by default as the weights
+        say; parts that they lack start as copies, or without an effect.
         Raises `UserError` for weights that are not there or do not fit.
         """
         from vggt_ros.model.pretrained import open_pretrained
 
-        return open_pretrained(repo_id, cache_dir=cache_dir, heads=heads, dtype=dtype)
+        return open_pretrained(
+            repo_id, cache_dir=cache_dir, heads=heads, dtype=dtype,
+            layout=layout, order=order, strategy=strategy,
+        )  # fmt: skip
 
     def __call__(
         self,

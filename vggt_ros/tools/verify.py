@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vggt verify`: comparison of this network with recorded outputs of the reference network."""
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,7 +49,8 @@ def verify(
         weights: Files that together hold all weights under their official names, or one file
             written by `vggt weights`.
         case: Safetensors file with in.images, in.query_points and the expected tensors. Images
-            [B, T, N, 3, H, W] are those of N cameras at T instants.
+            [B, T, N, 3, H, W] are those of N cameras at T instants; stages may have these axes
+            apart or joined.
         tolerance: JSON file with a suggested_atol per case and tensor. Tensors without one may
             differ by 3e-5 of their largest value; track and its coordinates by 1e-4, the tracker's
             other stages by 3e-3, visibility and confidence of tracks by 2e-2, since the tracker
@@ -73,8 +75,14 @@ def verify(
     loaded, report = checkpoint.load(model, files, heads)
     print(report)
     tensors = _run(model, loaded, expected)
+    axes = tuple(expected["in.images"].shape[:-3])
     rows = [
-        compare(name, tensors[name], np.asarray(value), limits.get(name, {}).get("suggested_atol"))
+        compare(
+            name,
+            as_recorded(tensors[name], tuple(value.shape), axes),
+            np.asarray(value),
+            limits.get(name, {}).get("suggested_atol"),
+        )
         for name, value in sorted(expected.items())
         if name in tensors
     ]
@@ -106,6 +114,21 @@ def compare(
         return Row(name, expected.shape, float("inf"), tolerance)
     error = np.abs(found.astype(np.float64) - expected).max(initial=0)
     return Row(name, expected.shape, float(error), tolerance)
+
+
+def as_recorded(found: np.ndarray, shape: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray:
+    """A tensor with its images on the axes of a recorded one of that `shape`, where it has them.
+
+    `axes` are those of the images: scenes and frames, or scenes, instants and views. Stages have
+    them apart, or the frames on one axis, or all on one; which of these is no part of the numbers.
+    """
+    ways = {axes, (axes[0], math.prod(axes[1:])), (math.prod(axes),)}
+    for ours in ways:
+        for theirs in ways:
+            rest = found.shape[len(ours) :]
+            if (*ours, *rest) == found.shape and (*theirs, *rest) == shape:
+                return found.reshape(shape)
+    return found
 
 
 def table(rows: list[Row]) -> str:

@@ -5,7 +5,6 @@
 import os
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +26,8 @@ def convert(
     config: Path | None = None,
     partial: bool = False,
     layout: Literal["joint", "view_time", "dual_stream", "sparse_global"] | None = None,
+    order: tuple[Literal["view", "time"], Literal["view", "time"]] | None = None,
+    strategy: Literal["landmark", "memory_bank"] | None = None,
     format: Target = "auto",
 ) -> None:
     """Compare a checkpoint with the network; with --to, write it as one file that loads faster.
@@ -50,11 +51,14 @@ def convert(
             that the file is a start for training and nothing else.
         layout: How the images of a scene attend to each other, instead of the file's own layout
             (docs/layouts.md). New parts start as copies of the official ones, or without an effect.
+        order: Of layout view_time: which attention comes first.
+        strategy: Of layout sparse_global: what stands for the patches of other images.
         format: Of the output: safetensors, npz (NumPy; bfloat16 as its bits), orbax (a folder), or
             official (safetensors with the names and layouts of the official PyTorch network, and a
             config.json beside it); auto goes by the suffix, .safetensors or .npz.
     """
     from vggt_ros.model import checkpoint
+    from vggt_ros.model.config import in_layout
     from vggt_ros.model.tensor_files import open_files
     from vggt_ros.model.weights import flatten
 
@@ -65,8 +69,7 @@ def convert(
         model = checkpoint.read_config(config)
     else:
         model = checkpoint.config_of(files, paths[0])
-    if layout is not None:
-        model = replace(model, layout=layout)
+    model = in_layout(model, layout, order=order, strategy=strategy)
     there = checkpoint.heads_of(files)
     heads = heads if partial else tuple(head for head in heads if head in there)
     report = checkpoint.balance(model, files, heads)
