@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rig that is wrong: each fault is named with figures, and the other cameras go on."""
 
+import ast
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,9 @@ from fakes.room import HEIGHT, WIDTH, numbered_image
 from node_rig import PERIOD, Rig
 from rig_robot import MOUNTS, NAMES, START, RigRobot
 from test_node_rig import check_accounts, settle
+
+from vggt_ros.geometry import rotation_angle, rotation_from_quaternion
+from vggt_ros.mapping.rig.report import LAUNCH_FILE
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
@@ -179,10 +184,24 @@ def test_a_rig_without_metres_is_named_although_no_scale_source_is_given(rig: Ri
     rig.wait_for_diagnostics("scale_source baseline: the last", "comparisons measured nothing")
 
 
-def test_without_tf_the_places_are_estimated_and_a_line_to_paste_is_given(rig: Rig):
+def test_without_tf_the_places_are_estimated_and_a_line_to_paste_is_given(rig: Rig, tmp_path):
+    """In the log, and as a launch file beside the map; both are what the robot's cameras are."""
     robot = RigRobot(rig)
-    robot.start(described=(), tf_mode="none")
+    robot.start(described=("front",), tf_mode="none", map_path=str(tmp_path / "map"))
     robot.infer(*range(30))
+    saved = rig.call("save_map")
+    assert saved.success and saved.message.endswith(f"and {LAUNCH_FILE}"), saved.message
+    text = (tmp_path / "map" / LAUNCH_FILE).read_text()
+    assert "LENGTHS ARE NOT METRES" in str(ast.get_docstring(ast.parse(text)))
+    for name in NAMES[1:]:
+        (line,) = [line for line in text.splitlines() if f"'{name}_optical'" in line]
+        words = ast.literal_eval(line.split("arguments=")[1].removesuffix("),"))
+        assert words[-4:] == ["--frame-id", "front_optical", "--child-frame-id", f"{name}_optical"]
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        xyzw = np.array([float(given[f"--q{axis}"]) for axis in "xyzw"])
+        turned = rotation_from_quaternion(xyzw).T @ MOUNTS[name][:3, :3]
+        assert np.degrees(rotation_angle(turned)) < 1.0
+    assert rig.call("save_map").success, "the map may be saved again in its place"
     rig.wait_for_diagnostics(
         "left: /tf does not say where it is",
         "static_transform_publisher",

@@ -18,6 +18,7 @@ from test_bags import ROS, T, header
 
 from vggt_ros.errors import UserError
 from vggt_ros.geometry import quaternion_from_rotation, rotation_angle
+from vggt_ros.mapping.rig.report import LAUNCH_FILE
 from vggt_ros.tools.evaluate import evaluate
 from vggt_ros.tools.export import export
 from vggt_ros.tools.exports.images import export_images
@@ -123,6 +124,7 @@ def test_a_bag_with_tf_is_placed_in_metres(tmp_path):
     assert of(done, "left")["turned_degrees"] < 2 and of(done, "left")["fault"] == ""
     assert of(done, "left")["windows"] == 10
     assert "rig: front, left, right stand as /tf_static says" in done.summary["notes"]
+    assert not (done.path / LAUNCH_FILE).exists(), "they would have two parents"
 
 
 def test_without_tf_the_rig_is_estimated_held_and_a_line_to_paste_is_given(tmp_path, capsys):
@@ -140,6 +142,9 @@ def test_without_tf_the_rig_is_estimated_held_and_a_line_to_paste_is_given(tmp_p
     )
     told = capsys.readouterr().err
     assert f"in units of the map, which are not metres: {left['static_transform']}" in told
+    text = (done.path / LAUNCH_FILE).read_text()
+    assert "not metres" in text.lower() and text.count("static_transform_publisher") == 2
+    assert "'--frame-id', 'front_optical', '--child-frame-id', 'left_optical'" in text
     assert any("does not connect the cameras" in note for note in done.summary["notes"])
 
 

@@ -29,6 +29,7 @@ from vggt_ros.mapping.cloud.voxels import OwnedCloud
 from vggt_ros.mapping.pose_graph.edges import Edge
 from vggt_ros.mapping.pose_graph.keyframe import Keyframe
 from vggt_ros.mapping.pose_graph.keyframes import KeyframeStore
+from vggt_ros.mapping.rig.report import LAUNCH_FILE
 
 FORMAT, VERSION = "vggt_ros map", 1
 INDEX, GRAPH, CLOUD, KEYFRAMES = "map.json", "graph.npz", "cloud.ply", "keyframes"
@@ -149,7 +150,7 @@ def _check_replaceable(folder: Path) -> None:
         ours = False
     if not ours:
         raise UserError(f"{folder} is not empty and not a map; name another folder")
-    known = {INDEX, GRAPH, CLOUD, KEYFRAMES}
+    known = {INDEX, GRAPH, CLOUD, KEYFRAMES, LAUNCH_FILE}
     if strange := sorted(file.name for file in folder.iterdir() if file.name not in known):
         raise UserError(
             f"{folder} holds {strange[0]}, which is not part of a map and would be lost; move it"

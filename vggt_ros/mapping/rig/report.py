@@ -10,6 +10,8 @@ from jaxtyping import Float
 
 from vggt_ros.geometry import quaternion_from_rotation
 
+LAUNCH_FILE = "static_transforms.launch.py"  # that `launch_file` is kept in
+
 
 class RigCamera(NamedTuple):
     """One camera of the rig; poses are `reference_from_camera`."""
@@ -57,10 +59,48 @@ def about(camera: RigCamera, reference: str) -> str:
 
 def static_line(parent: str, child: str, parent_from_child: Float[np.ndarray, "4 4"]) -> str:
     """The line that publishes a measured transform."""
+    words = _arguments(parent, child, parent_from_child)
+    return f"ros2 run tf2_ros static_transform_publisher {shlex.join(words)}"
+
+
+def _arguments(parent: str, child: str, parent_from_child: Float[np.ndarray, "4 4"]) -> list[str]:
+    """Of static_transform_publisher."""
     numbers = [f"{value:.5f}" for value in parent_from_child[:3, 3]]
     quaternion = quaternion_from_rotation(parent_from_child[:3, :3])
     numbers += [f"{value:.6f}" for value in np.asarray(quaternion)]
     names = ("--x", "--y", "--z", "--qx", "--qy", "--qz", "--qw")
     words = [word for pair in zip(names, numbers, strict=True) for word in pair]
-    words += ["--frame-id", parent, "--child-frame-id", child]
-    return f"ros2 run tf2_ros static_transform_publisher {shlex.join(words)}"
+    return [*words, "--frame-id", parent, "--child-frame-id", child]
+
+
+def launch_file(report: RigReport) -> str:
+    """A launch file that publishes where the images say that cameras stand which /tf does not have.
+
+    Empty where there is none whose place is held.
+    """
+    reference = next(c for c in report.cameras if c.name == report.reference)
+    nodes, not_metric = [], False
+    for camera in report.cameras:
+        if not camera.held or camera.mounted is not None or camera is reference:
+            continue
+        if camera.estimated is None or not (reference.optical_frame and camera.optical_frame):
+            continue
+        not_metric |= not camera.metric
+        given = _arguments(reference.optical_frame, camera.optical_frame, camera.estimated)
+        nodes.append(
+            f"        # {camera.name}: measured in {camera.windows} windows\n"
+            '        Node(package="tf2_ros", executable="static_transform_publisher",\n'
+            f"             arguments={given!r}),\n"
+        )
+    if not nodes:
+        return ""
+    units = "Lengths are metres."
+    if not_metric:
+        units = "LENGTHS ARE NOT METRES, but units of the map: multiply --x --y --z by its scale."
+    return (
+        f'"""Where the images say that cameras stand, seen from {reference.name}.\n\n'
+        f'{units}\n"""\n\n'
+        "from launch import LaunchDescription\nfrom launch_ros.actions import Node\n\n\n"
+        "def generate_launch_description():\n    return LaunchDescription([\n"
+        f"{''.join(nodes)}    ])\n"
+    )

@@ -3,11 +3,13 @@
 """The inference thread of a rig: the images of an instant are read, and inferred together."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from vggt_ros.errors import FrameError, UserError
+from vggt_ros.files import atomic_write
 from vggt_ros.frames import Frame, Instant, Update
-from vggt_ros.mapping.rig.report import RigReport
+from vggt_ros.mapping.rig.report import LAUNCH_FILE, RigReport, launch_file
 from vggt_ros.msg import QueryPoints
 from vggt_ros.ros.frame_names import frame_name
 from vggt_ros.ros.inference import InferenceWorker
@@ -39,6 +41,7 @@ class RigInference(InferenceWorker):
         )
         self._reports = RigReports(self._health)
         self._optical: dict[str, str] = {}  # frames of the cameras, by their names
+        self._newest: RigReport | None = None
         self._in_hand: list[RigCamera] = []  # whose images are being inferred
 
     def _read(self, task: RigTask) -> tuple[ReadInstant, bool]:
@@ -93,6 +96,21 @@ class RigInference(InferenceWorker):
     def _report(self, report: RigReport | None) -> None:
         if report is not None:
             self._reports.update(report)
+            self._newest = report
+
+    def save_map(self, folder: Path) -> str:
+        """The same, and beside the map a launch file of where /tf does not have cameras."""
+        done = super().save_map(folder)
+        text = "" if self._newest is None else launch_file(self._newest)
+        if not text:
+            return done
+        path = folder.expanduser().absolute() / LAUNCH_FILE
+        try:
+            with atomic_write(path) as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        return f"{done}, and {LAUNCH_FILE}"
 
     def _count_used(self) -> None:
         super()._count_used()

@@ -10,9 +10,9 @@
     DIR/picture.png         overview: cloud and cameras from two sides, images and depths
 
 Of a rig (`vggt run --cameras`) the frames of an instant follow each other, in the cameras' order;
-`rig` in the summary says where the cameras stand, and there is one more file for each camera:
-
-    DIR/trajectory_NAME.tum the lines of trajectory.tum that are its
+`rig` in the summary says where the cameras stand, and there are more files:
+    DIR/trajectory_NAME.tum the lines of trajectory.tum that are a camera's, for each
+    DIR/static_transforms.launch.py where cameras stand that /tf_static does not have
 
 Each file but the trajectory is complete or absent; the trajectory grows by complete lines.
 

@@ -226,7 +226,7 @@ class Job:
         with defer_interrupt():  # or some frames would stand where the others no longer do
             self.writer.correct(self.placed.take_motions())
             if isinstance(self.source, RigSource):
-                self.writer.split_trajectory(self.cameras)
+                self.writer.write_rig(self.cameras, self.rig)
             self.writer.summarise(self.summary(interrupted=True))
         if self.queries is not None:
             self.writer.add_tracks(self.track_rows.of(self.taken))

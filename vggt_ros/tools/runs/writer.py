@@ -17,6 +17,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.files import atomic_write
 from vggt_ros.geometry import Similarity, quaternion_from_rotation
 from vggt_ros.mapping.corrections import SAME
+from vggt_ros.mapping.rig.report import LAUNCH_FILE, RigReport, launch_file
 from vggt_ros.tools.runs.format import (
     FORMAT,
     FRAMES,
@@ -86,8 +87,11 @@ class RunWriter:
                 self._trajectory.close()
                 self._trajectory = path.open("a")  # what follows belongs to the new file
 
-    def split_trajectory(self, cameras: Sequence[str]) -> None:
-        """Write the trajectory of each camera of a rig; `cameras`: names, one a frame."""
+    def write_rig(self, cameras: Sequence[str], report: RigReport | None) -> None:
+        """Write what is of each camera of a rig; `cameras`: names, one a frame."""
+        if text := "" if report is None else launch_file(report):
+            with replacing(self.path / LAUNCH_FILE) as file:
+                file.write(text.encode())
         lines = (self.path / TRAJECTORY).read_text().splitlines(keepends=True)
         for name in dict.fromkeys(cameras):
             own = [line for line, camera in zip(lines, cameras, strict=True) if camera == name]
