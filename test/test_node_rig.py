@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several cameras through topics: instants, stamps, outputs by camera, and one body on /tf."""
 
+import cv2
 import numpy as np
 import pytest
-from fakes.room import BASE_FROM_CAMERA
+from fakes.room import BASE_FROM_CAMERA, numbered_image
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from node_rig import PERIOD, Rig
 from rig_robot import NAMES, START, RigRobot
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 from vggt_ros.msg import MapStatus, PointTracks, QueryPoints
 
@@ -76,6 +77,30 @@ def test_instants_are_inferred_together_and_every_output_has_its_camera_s_stamp(
     check_accounts(robot, **dict.fromkeys(names, 8))
     report = rig.wait_for_diagnostics("8, 8 of them with all cameras")
     assert report["images of front"].startswith("8 received = 8 used + 0 unpaired + 0 dropped")
+
+
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_each_camera_may_have_a_transport_of_its_own(rig: Rig, transport: str):
+    """One raw, one compressed beside where it is raw, one remapped to the compressed topic."""
+    robot = RigRobot(rig)
+    for name, topic in (("left", "/left/image/compressed"), ("right", "/right/jpeg/compressed")):
+        rig.peer.destroy_publisher(robot.images[name])
+        robot.images[name] = rig.peer.create_publisher(CompressedImage, topic, 10)
+    remapped = ("-r", "right/image:=/right/jpeg/compressed")
+    robot.start(tf_mode="none", image_transport=transport, arguments=remapped)
+    for i in range(3):
+        robot.publish("front", i)
+        for name in NAMES[1:]:
+            png = cv2.imencode(".png", numbered_image(i, camera=NAMES.index(name))[..., ::-1])[1]
+            head = header(START + i * PERIOD, robot.frame(name))
+            msg = CompressedImage(header=head, format="rgb8; png compressed bgr8")
+            msg.data.frombytes(png.tobytes())
+            robot.images[name].publish(msg)
+        rig.wait_until(lambda n=i: rig.count("inferences") > n, f"instant {i}")
+    assert robot.engine.inferences[-1] == [(i, camera) for i in range(3) for camera in range(3)]
+    check_accounts(robot, **dict.fromkeys(NAMES, 3))
+    report = rig.wait_for_diagnostics("left_optical, compressed", "right_optical, compressed")
+    assert report["images of front"].endswith("front_optical")
 
 
 def test_a_dead_camera_is_left_out_and_named_and_comes_back(rig: Rig):

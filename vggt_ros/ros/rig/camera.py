@@ -52,7 +52,9 @@ class RigCamera:
         self._names = FrameNames(health.notice)
         topic = f"{name}/image"
         self.lens = camera_input(parameters, health, node.resolve_topic_name(topic), log.info, name)
-        self.image = inputs.subscribe_to_images(topic, lambda msg: receive(self, msg))
+        self.image = inputs.subscribe_to_images(
+            topic, lambda msg: receive(self, msg), any_transport=True
+        )
         inputs.subscribe(
             CameraInfo, f"{name}/camera_info", self.lens.hear, 1, reliability="best_effort",
             kept=True,

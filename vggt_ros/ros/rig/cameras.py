@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage
 
 from vggt_ros.errors import FrameError
 from vggt_ros.ros.frame_names import frame_name
@@ -170,4 +171,6 @@ class RigCameras:
         parts = [f"{counts[key]} {key}" for key in (*OUTCOMES, "in hand")]
         period = self._instants.period_ns(camera.name)
         rate = "no rate yet" if not period else f"{1e9 / period:.1f} Hz"
-        return f"{counts['received']} received = {' + '.join(parts)}; {rate}, {camera.frame}"
+        transport = ", compressed" if camera.image.kind is CompressedImage else ""
+        account = f"{counts['received']} received = {' + '.join(parts)}"
+        return f"{account}; {rate}, {camera.frame}{transport}"

@@ -9,7 +9,7 @@ periodically, and a subscription that no longer fits is replaced.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
@@ -33,16 +33,22 @@ MIN_ARRIVED = 0.6  # share of the images below which it is a warning
 Warn = Callable[[str, str], object]  # subject and text; an empty text ends the warning
 
 
+class Source(NamedTuple):
+    """What an input may be read from."""
+
+    kind: type
+    topic: str
+
+
 class InputTopic:
     """One topic, subscribed; `name` is the node's name for it, `topic` what it is remapped to."""
 
     def __init__(
         self,
         node: Node,
-        kind: type,
         name: str,
         receive: Receive,
-        topics: Sequence[str],
+        sources: Sequence[Source],
         warn: Warn,
         receiver: Receiver,
         *,
@@ -51,21 +57,22 @@ class InputTopic:
         watched: bool = False,
         kept: bool = False,
     ):
-        """`topics` are alternatives: the first that carries the type is read.
+        """`sources` are alternatives: the first whose topic carries its type is read.
 
         Users may override QoS by parameters (`UserError` for one that is no reliability). If it is
         `watched`, losses are counted by stamps, and with `kept` what was published before the start
         is read too.
         """
-        self._node, self._receive, self._topics, self._depth = node, receive, topics, depth
+        self._node, self._receive, self._sources, self._depth = node, receive, sources, depth
         self._receiver = receiver
         self._warn, self._failed = warn, 0  # messages in a row that could not be taken in
-        self.kind, self.name, self.topic, self.arrivals = kind, name, topics[0], Arrivals()
+        self.name, self.arrivals = name, Arrivals()
+        self.kind, self.topic = sources[0]
         self.publishers: list[TopicEndpointInfo] = []  # of any type, on one of the topics
         self._heard = self.topic  # where they are
         self._watched, self._asks_for_kept = watched, kept
         self.traffic = Traffic(time.monotonic)
-        self._asked = overridden(node, topics[0], reliability)
+        self._asked = overridden(node, self.topic, reliability)
         self.is_reliable = self._asked == "reliable"
         self._read_graph()
         self._live: Subscription | None = None
@@ -112,7 +119,7 @@ class InputTopic:
         return (
             f"{self.name} is subscribed as reliable, and of {', '.join(map(offered, weak))} on"
             f" {self.topic} nothing arrives: have it published as reliable, or set"
-            f" qos_overrides.{self._topics[0]}.subscription.reliability to best_effort"
+            f" qos_overrides.{self._sources[0].topic}.subscription.reliability to best_effort"
         )
 
     @property
@@ -158,9 +165,9 @@ class InputTopic:
 
     def follow(self) -> None:
         """Read who publishes, and subscribe again where something else is offered now."""
-        before = self.topic, self.is_reliable
+        before = self.kind, self.topic, self.is_reliable
         self._read_graph()
-        if self._live is not None and before != (self.topic, self.is_reliable):
+        if self._live is not None and before != (self.kind, self.topic, self.is_reliable):
             self._end(self._live)
             self._live = self._subscribe()
         if self._asks_for_kept:
@@ -168,11 +175,12 @@ class InputTopic:
 
     def _read_graph(self) -> None:
         """Which topic to read, and how, by who publishes."""
-        found = {topic: self._node.get_publishers_info_by_topic(topic) for topic in self._topics}
-        kind = type_name(self.kind)
-        fits = (t for t in self._topics if any(p.topic_type == kind for p in found[t]))
-        heard = (t for t in self._topics if found[t])
-        self.topic = next(fits, self.topic)
+        topics = dict.fromkeys(source.topic for source in self._sources)
+        found = {topic: self._node.get_publishers_info_by_topic(topic) for topic in topics}
+        types = {topic: {p.topic_type for p in there} for topic, there in found.items()}
+        fits = (s for s in self._sources if type_name(s.kind) in types[s.topic])
+        heard = (topic for topic in topics if found[topic])
+        self.kind, self.topic = next(fits, (self.kind, self.topic))
         self._heard = self.topic if found[self.topic] else next(heard, self.topic)
         self.publishers = found[self._heard]
         if self._asked == "auto" and self.matching:

@@ -12,7 +12,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.parameters import Parameters
-from vggt_ros.ros.subscriptions.input_topic import InputTopic, Warn
+from vggt_ros.ros.subscriptions.input_topic import InputTopic, Source, Warn
 from vggt_ros.ros.subscriptions.qos import Reliability
 from vggt_ros.ros.subscriptions.receiver import Receive, Receiver
 from vggt_ros.ros.subscriptions.topic_types import type_name
@@ -81,31 +81,43 @@ class InputTopics:
         kept: bool = False,
     ) -> InputTopic:
         """Read a topic of small messages."""
-        topics = (self.resolve(name),)
-        self._check_types(kind, name, topics[0])
+        sources = (Source(kind, self.resolve(name)),)
+        self._check_types(kind, name, sources[0].topic)
         return self._add(
             InputTopic(
-                self._node, kind, name, receive, topics, self._warn, self._receiver,
+                self._node, name, receive, sources, self._warn, self._receiver,
                 depth=depth, reliability=reliability, kept=kept,
             )
         )  # fmt: skip
 
     def subscribe_to_images(
-        self, name: str, receive: Receive, *, raw: bool = False, watched: bool = True
+        self,
+        name: str,
+        receive: Receive,
+        *,
+        raw: bool = False,
+        watched: bool = True,
+        any_transport: bool = False,
     ) -> InputTopic:
         """Read images, transported as the parameters say; with `raw` they never are compressed.
 
-        Those that come with a steady rate are `watched` for losses.
+        Those that come with a steady rate are `watched` for losses. With `any_transport` what the
+        parameters say comes first, and where nothing has it the other one is read.
         """
         topic = self.resolve(name)
-        kind, topics = Image, (topic,)
+        plain = [Source(Image, topic)]
+        compressed = [Source(CompressedImage, topic)]
+        if not topic.endswith(COMPRESSED):
+            compressed.insert(0, Source(CompressedImage, topic + COMPRESSED))
+        sources = plain
         if self._parameters.image_transport == "compressed" and not raw:
-            kind = CompressedImage
-            topics = (topic,) if topic.endswith(COMPRESSED) else (topic + COMPRESSED, topic)
-        self._check_types(kind, name, topics[0])
+            sources = compressed + (plain if any_transport else [])
+        elif any_transport:
+            sources = plain + compressed
+        self._check_types(sources[0].kind, name, sources[0].topic)
         return self._add(
             InputTopic(
-                self._node, kind, name, receive, topics, self._warn, self._receiver, depth=5,
+                self._node, name, receive, sources, self._warn, self._receiver, depth=5,
                 reliability=self._parameters.image_reliability, watched=watched,
             )
         )  # fmt: skip
