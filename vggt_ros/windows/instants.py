@@ -9,26 +9,18 @@ compared between cameras, and how long a camera is silent is measured in the sta
 arrival times only tell why two cameras' stamps are apart.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from statistics import median_low
 from typing import Any, NamedTuple
 
+from vggt_ros.windows.waiting_images import RECENT, CameraImages, Waiting
+
 TOLERANCE = 0.02  # seconds, unless said otherwise
-KEPT = 8  # images of a camera that wait for their partners
-RECENT = 8  # of a camera's images, by which its period and its offset are judged
-MAX_PERIOD_NS = 1_000_000_000  # slower cameras are not waited for; also until a period is known
 SILENT_PERIODS = 2  # without an image, from which a camera is not waited for
 MAX_MISSES = 3  # instants in a row without a running camera, from which it is not waited for
 SAME_ARRIVAL_NS = 50_000_000  # between arrivals, of which the stamps are compared
 SAME_CLOCK_NS = 250_000_000  # between arrivals of images of one stamp; beyond is worth a warning
-
-
-class Waiting(NamedTuple):
-    """An image that waits for those of the other cameras."""
-
-    stamp_ns: int
-    item: Any
 
 
 class Instant(NamedTuple):
@@ -42,50 +34,6 @@ class Instant(NamedTuple):
         return next(iter(self.images.values())).stamp_ns
 
 
-class _Camera:
-    """What is known of one camera."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()  # received, joined, dropped
-        self.forget()
-
-    def forget(self) -> None:
-        """All but the counts."""
-        self.waiting: deque[Waiting] = deque()
-        self.last_ns = self.joined_ns = -1  # the last image, and the last one (or first) joined
-        self.gaps: deque[int] = deque(maxlen=RECENT)
-        self.arrived_ns = 0  # the last image
-        self.silence_ns: dict[str, int] = {}  # since the last arrival, by the others' stamps
-        self.misses = 0  # instants in a row without it, although it runs
-        self.apart_ns = 0  # from the last of these to its nearest image
-
-    @property
-    def period_ns(self) -> int:
-        """The usual one; the longest that is waited for while none is known."""
-        return min(median_low(self.gaps), MAX_PERIOD_NS) if self.gaps else MAX_PERIOD_NS
-
-    def add(self, stamp_ns: int, arrived_ns: int, item: Any) -> None:
-        if self.last_ns >= 0:
-            self.gaps.append(stamp_ns - self.last_ns)
-        else:
-            self.joined_ns = stamp_ns
-        self.last_ns, self.arrived_ns = stamp_ns, arrived_ns
-        self.counts["received"] += 1
-        self.waiting.append(Waiting(stamp_ns, item))
-        if len(self.waiting) > KEPT:
-            self.drop()
-
-    def drop(self) -> None:
-        """The oldest image that waits."""
-        self.waiting.popleft()
-        self.counts["dropped"] += 1
-
-    def nearest_in(self, first_ns: int, last_ns: int, ns: int) -> Waiting | None:
-        """The waiting image of that span which is nearest to `ns`."""
-        inside = (found for found in self.waiting if first_ns <= found.stamp_ns <= last_ns)
-        return min(inside, key=lambda found: abs(found.stamp_ns - ns), default=None)
-
-
 class Instants:
     """Joins images of the cameras `names` to instants.  Not thread-safe.
 
@@ -95,7 +43,7 @@ class Instants:
     def __init__(self, names: Sequence[str], tolerance_ns: int, min_cameras: int = 1):
         """Stamps of an instant differ by at most `tolerance_ns`; it has at least `min_cameras`."""
         self._tolerance_ns, self._min_cameras = tolerance_ns, min_cameras
-        self._cameras: dict[str, _Camera] = {name: _Camera() for name in names}
+        self._cameras: dict[str, CameraImages] = {name: CameraImages() for name in names}
         self._ahead: dict[tuple[str, str], deque[int]] = {}  # of the first's stamps, by pairs
         self.formed = self.complete = 0  # instants, and those with all cameras
 
@@ -177,17 +125,17 @@ class Instants:
 
     # What is waited for.
 
-    def _is_awaited(self, camera: _Camera) -> bool:
+    def _is_awaited(self, camera: CameraImages) -> bool:
         return camera.misses < MAX_MISSES and not self._is_silent(camera)
 
-    def _patience_ns(self, camera: _Camera) -> int:
+    def _patience_ns(self, camera: CameraImages) -> int:
         return SILENT_PERIODS * camera.period_ns + self._tolerance_ns
 
-    def _silence_ns(self, camera: _Camera) -> int:
+    def _silence_ns(self, camera: CameraImages) -> int:
         """Since its last image, by the stamps of the camera that sent the most since then."""
         return max(camera.silence_ns.values(), default=0)
 
-    def _is_silent(self, camera: _Camera) -> bool:
+    def _is_silent(self, camera: CameraImages) -> bool:
         return self._silence_ns(camera) > self._patience_ns(camera)
 
     def _is_overdue(self, awaited: set[str]) -> bool:
@@ -239,8 +187,7 @@ class Instants:
                 camera.misses = 0
             elif not self._is_silent(camera):
                 camera.misses += name in awaited
-                stamps = [w.stamp_ns for w in camera.waiting] or [camera.last_ns]
-                camera.apart_ns = min((ns - first_ns for ns in stamps), key=abs)
+                camera.apart_ns = camera.nearest_to(first_ns) - first_ns
             while camera.waiting and camera.waiting[0].stamp_ns < limit:
                 camera.drop()
             if image is not None:
@@ -275,7 +222,7 @@ class Instants:
             known.append(0)  # against itself
         return median_low(known) if known else 0
 
-    def _fault(self, name: str, camera: _Camera) -> str:
+    def _fault(self, name: str, camera: CameraImages) -> str:
         counts = f"{camera.counts['joined']} of its {camera.counts['received']} images were used"
         if self._is_silent(camera):
             seconds = self._silence_ns(camera) * 1e-9
