@@ -100,7 +100,7 @@ def test_each_camera_may_have_a_transport_of_its_own(rig: Rig, transport: str):
     assert robot.engine.inferences[-1] == [(i, camera) for i in range(3) for camera in range(3)]
     check_accounts(robot, **dict.fromkeys(NAMES, 3))
     report = rig.wait_for_diagnostics("left_optical, compressed", "right_optical, compressed")
-    assert report["images of front"].endswith("front_optical")
+    assert report["images of front"].endswith("front_optical, raw")
 
 
 def test_a_dead_camera_is_left_out_and_named_and_comes_back(rig: Rig):

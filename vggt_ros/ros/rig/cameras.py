@@ -171,6 +171,6 @@ class RigCameras:
         parts = [f"{counts[key]} {key}" for key in (*OUTCOMES, "in hand")]
         period = self._instants.period_ns(camera.name)
         rate = "no rate yet" if not period else f"{1e9 / period:.1f} Hz"
-        transport = ", compressed" if camera.image.kind is CompressedImage else ""
+        transport = "compressed" if camera.image.kind is CompressedImage else "raw"
         account = f"{counts['received']} received = {' + '.join(parts)}"
-        return f"{account}; {rate}, {camera.frame}{transport}"
+        return f"{account}; {rate}, {camera.frame}, {transport}"
