@@ -242,6 +242,7 @@ def publish_imu(rig: Rig, up: np.ndarray, *, topic="/imu", frame_id=CAMERA, no_d
         (0.05 * UP, {}, "imu: its mean acceleration is 0.05 m/s^2, 8.0 to 11.5 are allowed: grav"),
         (15.0 * UP, {}, "imu: its mean acceleration is 15.00 m/s^2, 8.0 to 11.5 are allowed: the"),
         (np.nan * UP, {}, "imu: its acceleration is not finite"),
+        (1e308 * UP, {}, "imu: its acceleration is not finite, or beyond 1e+06 m/s^2"),
         (9.81 * UP, {"no_data": True}, "imu: it says that it does not measure acceleration"),
         (
             9.81 * UP,

@@ -82,17 +82,36 @@ def test_big_endian_messages_are_left_to_rclpy(monkeypatch: pytest.MonkeyPatch):
     assert found.child == "b" and len(asked) == 1
 
 
-def test_one_damaged_transform_neither_ends_a_link_nor_spoils_the_others():
-    tree = TfCache()
-    wrong = transform("odom", "base", START + 10)
-    wrong.transform.rotation.w = float("nan")
-    elsewhere = transform("nowhere", "base", START + 20)
-    elsewhere.transform.rotation.w = 0.0
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("field, value", [("w", np.nan), ("w", 0.0), ("x", 1e200), ("x", np.inf)])
+def test_one_damaged_transform_neither_ends_a_link_nor_spoils_the_others(field: str, value: float):
+    said: list[str] = []
+    tree = TfCache(said.append)
+
+    def damaged(parent: str, ns: int) -> TransformStamped:
+        found = transform(parent, "base", START + ns)
+        part = found.transform
+        setattr(part.rotation if field == "w" else part.translation, field, value)
+        return found
+
     good = [transform("odom", "base", START + ns, x=ns) for ns in (0, 30)]
-    tree.add([good[0], wrong, elsewhere, good[1]], is_static=False)
+    tree.add([good[0], damaged("odom", 10), damaged("nowhere", 20), good[1]], is_static=False)
     found = tree.lookup("odom", "base", START + 10)
     assert tree.parent("base") == "odom"
     assert found is not None and found[0, 3] == pytest.approx(10.0)
+    assert [text.split(" is not finite")[0] for text in said] == [
+        "/tf: 'nowhere' -> 'base'", "/tf: 'odom' -> 'base'"
+    ]  # fmt: skip
+
+
+def test_a_damaged_static_transform_does_not_replace_the_one_before():
+    said: list[str] = []
+    tree = TfCache(said.append)
+    tree.add([transform("base", "camera", x=2.0)], is_static=True)
+    tree.add([transform("base", "camera", x=1e200)], is_static=True)
+    found = tree.lookup("base", "camera", START)
+    assert found is not None and found[0, 3] == 2.0
+    assert said and "'base' -> 'camera' is not finite, has a position beyond 1e+07 m" in said[0]
 
 
 def test_late_messages_are_sorted_in():

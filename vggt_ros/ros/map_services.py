@@ -19,7 +19,7 @@ from vggt_ros.ros.inference import InferenceWorker
 from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.publishing.outputs import Outputs
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
-from vggt_ros.ros.tf.tf_cache import pose_of
+from vggt_ros.ros.tf.tf_messages import NO_POSE, pose_of
 from vggt_ros.ros.worker import Worker, ask
 
 TIMEOUT = 30.0  # seconds that a caller waits
@@ -77,10 +77,7 @@ class MapServices:
                 " RViz's fixed frame to that"
             )
         elif pose is None:
-            self._refuse(
-                "an initial pose is refused: it is not finite, or its quaternion is zero; send"
-                " another"
-            )
+            self._refuse(f"an initial pose is refused: it {NO_POSE}; send another")
         else:
             self._worker.call_soon(lambda: self._inference.expect_at(pose))
 

@@ -17,6 +17,7 @@ from vggt_ros.ros.tf.tf_cache import Frames
 MEASUREMENTS = 50  # of acceleration that are averaged
 AT_REST = 8.0, 11.5  # m/s^2: the mean acceleration of a robot that hardly moves
 LIKE_G = 0.8, 1.2  # the same in g
+HARDEST = 1e6  # m/s^2; what is beyond is no measurement
 
 
 class Gravity:
@@ -50,8 +51,8 @@ class Gravity:
         up = np.array([force.x, force.y, force.z])
         if msg.linear_acceleration_covariance[0] == -1.0:
             self._unusable = "it says that it does not measure acceleration (covariance -1)"
-        elif not np.isfinite(up).all():
-            self._unusable = "its acceleration is not finite"
+        elif not (np.abs(up) < HARDEST).all():
+            self._unusable = f"its acceleration is not finite, or beyond {HARDEST:.0e} m/s^2"
         else:
             self._unusable = ""
             self._up.append((self._names.of("imu", msg.header.frame_id), up))

@@ -25,7 +25,8 @@ from vggt_ros.ros.sensors.masks import MaskInput
 from vggt_ros.ros.sensors.mounts import Mounts
 from vggt_ros.ros.sensors.second_camera import SecondCamera
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
-from vggt_ros.ros.tf.tf_cache import Frames, pose_of
+from vggt_ros.ros.tf.tf_cache import Frames
+from vggt_ros.ros.tf.tf_messages import NO_POSE, pose_of
 
 ASSUMED = "assumption: the first camera is level"
 
@@ -165,7 +166,7 @@ class Robot:
         pose = pose_of(msg.pose.pose.position, msg.pose.pose.orientation)
         child = self._names.of("odom", msg.child_frame_id)
         if pose is None:
-            self._refused = "its pose is not finite, or its quaternion is zero"
+            self._refused = f"its pose {NO_POSE}"
         elif child not in ("", self._parameters.base_frame):
             self._refused = f"it places '{child}', not base_frame '{self._parameters.base_frame}'"
         else:  # a refusal of the buffer is a notice of its own

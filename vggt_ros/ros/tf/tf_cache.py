@@ -22,7 +22,7 @@ from vggt_ros.ros.frame_names import FrameNames, frame_name
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.subscriptions.polled import PolledSubscription
 from vggt_ros.ros.tf.tf_link import KEPT_NS, Link
-from vggt_ros.ros.tf.tf_messages import Packed, Reader, Received, pose_of, received
+from vggt_ros.ros.tf.tf_messages import NO_POSE, Packed, Reader, Received, pose_of, received
 
 __all__ = ["Frames", "TfCache", "open_frames", "pose_of"]
 
@@ -52,7 +52,7 @@ class TfCache:
         self._lock = RLock()
 
     def add(self, transforms: Sequence[TransformStamped], *, is_static: bool) -> None:
-        """Add the transforms of one message; those that are not finite or not rigid are skipped."""
+        """Add the transforms of one message; those that are no poses are left out, and named."""
         self.add_received(received(transforms), is_static=is_static)
 
     def add_received(self, transforms: Iterable[Received], *, is_static: bool) -> None:
@@ -67,7 +67,11 @@ class TfCache:
                     or self._own
                 ):
                     link = self._link(parent, child, ns, packed, is_static)
-                if link is not None:
+                if link is None:
+                    continue
+                if is_static and packed.pose() is None:  # there is no other one beside it
+                    self._leave_out(link.parent, child)
+                else:
                     link.add(ns, packed)
 
     def _link(
@@ -84,7 +88,10 @@ class TfCache:
         link = self._links.get(child)
         if link is not None and link.parent == parent and link.is_static == is_static:
             return link
-        if not child or not parent or child == parent or packed.pose() is None:
+        if not child or not parent or child == parent:
+            return None
+        if packed.pose() is None:
+            self._leave_out(parent, child)
             return None
         if link is None and len(self._links) >= MAX_FRAMES:
             self._notify(
@@ -96,6 +103,12 @@ class TfCache:
             self._note_parents(child, link.parent, parent, ns)
         link = self._links[child] = Link(parent, is_static)
         return link
+
+    def _leave_out(self, parent: str, child: str) -> None:
+        self._notify(
+            f"/tf: '{parent}' -> '{child}' {NO_POSE}: such transforms are left out; check their"
+            " publisher"
+        )
 
     def _note_parents(self, child: str, before: str, parent: str, ns: int) -> None:
         """Says that two nodes place a frame, which tf2 takes without a word: it goes to and fro."""
@@ -176,6 +189,9 @@ class TfCache:
         found = {frame: np.eye(4)}
         while (link := self._links.get(frame)) is not None and link.parent not in found:
             pose = link.at(ns)
+            if link.damaged:
+                self._leave_out(link.parent, frame)
+                link.damaged = 0
             if pose is None:
                 break
             found[link.parent] = pose @ found[frame]

@@ -23,6 +23,7 @@ class Link:
         self.parent, self.is_static = parent, is_static
         self.stamps: list[int] = []  # ascending
         self.packed: list[Packed] = []
+        self.damaged = 0  # that were forgotten; the caller sets it back
         self._old = 0  # in a row, that were too old to be kept
 
     def add(self, ns: int, packed: Packed) -> None:
@@ -55,7 +56,7 @@ class Link:
         del self.stamps[first:], self.packed[first:]
 
     def at(self, ns: int) -> Pose | None:
-        """parent_from_child; what is not rigid is forgotten when it is met."""
+        """parent_from_child; what is no pose is forgotten when it is met, and counted."""
         while self.stamps:
             if self.is_static:
                 i, share = 0, 0.0
@@ -69,6 +70,7 @@ class Link:
                 return before if share == 0.0 else interpolate_rigid(before, after, share)
             wrong = i if before is None else i + 1
             del self.stamps[wrong], self.packed[wrong]
+            self.damaged += 1
         return None
 
     def _place(self, ns: int) -> tuple[int, float]:

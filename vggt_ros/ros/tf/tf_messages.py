@@ -16,6 +16,7 @@ from jaxtyping import Float
 from rclpy.serialization import deserialize_message
 
 from vggt_ros.geometry import rotation_from_quaternion
+from vggt_ros.mapping.metric.odometry import FARTHEST
 from vggt_ros.ros.messages import stamp_ns
 
 Pose = Float[np.ndarray, "4 4"]
@@ -23,6 +24,7 @@ Pose = Float[np.ndarray, "4 4"]
 PLAIN_CDR_LE = b"\x00\x01"  # how every rmw of today represents data on little-endian machines
 HEADER = 4  # octets before the data, from which its alignment counts
 MAX_LAYOUTS = 64  # of messages, that are kept; a publisher repeats its own
+NO_POSE = f"is not finite, has a position beyond {FARTHEST:.0e} m, or no quaternion of length one"
 UINT32, STAMP, NUMBERS = Struct("<I"), Struct("<iII"), Struct("<7d")
 
 
@@ -33,7 +35,7 @@ class Packed(NamedTuple):
     offset: int
 
     def pose(self) -> Pose | None:
-        """As `parent_from_child`; None where it is not rigid or not finite."""
+        """As `parent_from_child`; None where it is not a pose, see `NO_POSE`."""
         return rigid(*NUMBERS.unpack_from(self.data, self.offset))
 
     @classmethod
@@ -103,11 +105,12 @@ def received(transforms: Sequence[TransformStamped]) -> Iterator[Received]:
 
 
 def rigid(x: float, y: float, z: float, qx: float, qy: float, qz: float, qw: float) -> Pose | None:
-    """A translation and a quaternion as a matrix; None where they are not rigid or not finite."""
+    """A translation and a quaternion as a matrix; None where they are none, see `NO_POSE`."""
     quaternion = np.array([qx, qy, qz, qw])
     pose = np.eye(4)
     pose[:3, 3] = x, y, z
-    valid = np.isfinite(pose).all() and (np.abs(quaternion) < 2.0).all()  # nothing overflows
+    # Nothing overflows, here and in what is computed with it; false for what is not a number.
+    valid = (np.abs(pose[:3, 3]) <= FARTHEST).all() and (np.abs(quaternion) < 2.0).all()
     if not valid or not 0.5 < float(np.linalg.norm(quaternion)) < 2.0:
         return None
     pose[:3, :3] = rotation_from_quaternion(quaternion)
@@ -115,7 +118,7 @@ def rigid(x: float, y: float, z: float, qx: float, qy: float, qz: float, qw: flo
 
 
 def pose_of(translation: Any, rotation: Any) -> Pose | None:
-    """A message's translation and quaternion as a matrix; None where they are not rigid."""
+    """A message's translation and quaternion as a matrix; None where they are no pose."""
     t, q = translation, rotation
     return rigid(t.x, t.y, t.z, q.x, q.y, q.z, q.w)
 
