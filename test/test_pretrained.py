@@ -4,12 +4,14 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_model import CONFIG, TOLERANCE, case, max_error, official_file, weights
+from PIL import Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.model import pretrained
@@ -121,11 +123,15 @@ def test_a_download_goes_where_the_caller_says(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_lines_in_the_readme_run(root, recorded):
+def test_the_lines_in_the_readme_run(root, tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
     (lines,) = [block for block in blocks if "from_pretrained" in block]
-    assert "facebook/VGGT-1B" in lines
-    names = {"images": recorded[0][:2, :28, :28]}
+    assert "facebook/VGGT-1B" in lines and '"second.png"])' in lines
+    for name in ("first.png", "second.png"):
+        Image.new("RGB", (40, 40), "grey").save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    lines = lines.replace('"second.png"])', '"second.png"], network_width=28)')
+    names: dict[str, Any] = {}
     exec(lines.replace("facebook/VGGT-1B", "small"), names)
     assert names["output"].depth.shape == (1, 2, 28, 28, 1)
 

@@ -7,20 +7,15 @@ loader (Pillow's bicubic filter on 8-bit samples), so both see the same image bi
 camera's lens is undone, the map goes through the rectified image, and one remap does both steps.
 """
 
-from collections.abc import Sequence
-from math import ceil, floor
-from os import PathLike
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vggt_ros.errors import UserError
-from vggt_ros.imaging.encodings import to_rgb
 from vggt_ros.imaging.rectify import Rectification, Remap
 from vggt_ros.imaging.size import check_size
-from vggt_ros.imaging.transport import samples_of
 
 PATCH = 14  # network pixels a token
 PADDING = "edge"  # NumPy's mode: what is around an image of another shape (see `fit.py`)
@@ -168,7 +163,7 @@ def to_network(rgb: UInt8[np.ndarray, "h w 3"], grid: Grid) -> UInt8[np.ndarray,
     """The image on the network's grid."""
     if grid.remap is not None:
         return grid.remap.image(rgb)
-    resized = _bicubic(Image.fromarray(rgb), grid.resized_width, grid.resized_height)
+    resized = bicubic(Image.fromarray(rgb), grid.resized_width, grid.resized_height)
     top, left = max(grid.crop_top, 0), max(grid.crop_left, 0)
     kept = resized[top : top + grid.height, left : left + grid.width]
     if not grid.is_padded:
@@ -205,96 +200,6 @@ def _moved(
     return (uv @ target_from_source[:2, :2].T + target_from_source[:2, 2]).astype(np.float32)
 
 
-def _bicubic(image: Image.Image, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
+def bicubic(image: Image.Image, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The reference's resize."""
     return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
-
-
-# ---- the reference's loaders, for files -------------------------------------------------------
-
-Paths = Sequence[str | PathLike[str]]
-
-
-def load_images(
-    paths: Paths, mode: Literal["crop", "pad"] = "crop", network_width: int = 518
-) -> Float32[np.ndarray, "s H W 3"]:
-    """Image files as the network's input in [0, 1].
-
-    `crop` is `to_network`; `pad` fits the longer side and fills up to a square. Images of
-    different sizes are centred on white to the largest height and width.
-    """
-    if mode == "crop":
-        fitted = [_cropped(_open(path), network_width) for path in paths]
-    else:
-        fitted = [_padded(_open(path), network_width) for path in paths]
-    if not fitted:
-        raise UserError("no images to load: the list of files is empty")
-    height, width = (max(image.shape[axis] for image in fitted) for axis in (0, 1))
-    return _unit(np.stack([_on_white(image, height, width) for image in fitted]))
-
-
-def load_square(
-    paths: Paths, target: int
-) -> tuple[Float32[np.ndarray, "s T T 3"], Float32[np.ndarray, "s 6"]]:
-    """Image files centred on black squares of `target` pixels, in [0, 1].
-
-    Second result: for each, left, top, right, bottom of the image within the square, in pixels
-    of the square, then the file's own width and height.
-    """
-    if not paths:
-        raise UserError("no images to load: the list of files is empty")
-    squares, places = [], []
-    for path in paths:
-        image = _open(path)
-        (width, height), side = image.size, max(image.size)
-        left, top = (side - width) // 2, (side - height) // 2
-        square = Image.new("RGB", (side, side), (0, 0, 0))
-        square.paste(image, (left, top))
-        squares.append(_bicubic(square, target, target))
-        edges = np.array([left, top, left + width, top + height]) * (target / side)
-        places.append([*edges, width, height])
-    return _unit(np.stack(squares)), np.array(places, np.float32)
-
-
-def _open(path: str | PathLike[str]) -> Image.Image:
-    """RGB; transparency of RGBA files becomes white, as in the reference."""
-    try:
-        with Image.open(path) as image:
-            if image.mode == "RGBA":
-                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-                return Image.alpha_composite(white, image).convert("RGB")
-            if image.mode.startswith(("I", "F")):  # Pillow would cut 16 bits off at 255
-                return Image.fromarray(to_rgb(samples_of(image), "mono16"))
-            return image.convert("RGB")
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is not an image that Pillow can read") from None
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as fault:
-        raise UserError(f"{path} cannot be read: {fault}") from fault
-
-
-def _cropped(image: Image.Image, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    return to_network(np.asarray(image), grid_for(*image.size, width))
-
-
-def _padded(image: Image.Image, side: int) -> UInt8[np.ndarray, "side side 3"]:
-    width, height = image.size
-    if width >= height:
-        fitted = side, patches(height * (side / width))
-    else:
-        fitted = patches(width * (side / height)), side
-    if not min(fitted):
-        raise UserError(f"an image of {width} x {height} is too narrow to fit {side} pixels")
-    return _on_white(_bicubic(image, *fitted), side, side)
-
-
-def _on_white(
-    image: UInt8[np.ndarray, "h w 3"], height: int, width: int
-) -> UInt8[np.ndarray, "H W 3"]:
-    spare = height - image.shape[0], width - image.shape[1]
-    margins = [(floor(n / 2), ceil(n / 2)) for n in spare]
-    return np.pad(image, [*margins, (0, 0)], constant_values=255)
-
-
-def _unit(image: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-    return image.astype(np.float32) / np.float32(255)
