@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether images show anything, and whether the network trusts what it makes of them."""
 
-from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,62 +15,99 @@ EVERY = 4  # rows and columns apart whose brightness is measured
 BLINK = 15.0  # of 255: by how much brightness goes to and fro at least, from image to image
 
 
+class Seen(NamedTuple):
+    """What is measured of one view."""
+
+    brightness: float  # mean, of 255
+    contrast: float  # standard deviation of brightness
+    trusted: float  # share of pixels whose confidence reaches min_confidence
+    confidence: float  # mean
+    min_confidence: float
+
+
+def measure(view: View, min_confidence: float) -> Seen:
+    """Figures of a view that has depth."""
+    assert view.confidence is not None
+    brightness = view.rgb[::EVERY, ::EVERY].mean(axis=-1)
+    trusted = np.mean(view.confidence >= min_confidence)
+    figures = brightness.mean(), brightness.std(), trusted, np.mean(view.confidence)
+    return Seen(*map(float, figures), min_confidence)
+
+
+class CameraHealth:
+    """The newest views of one camera: how many in a row have a fault, and its text."""
+
+    def __init__(self, name: str, first: Seen):
+        self._whose = f"{name}: " if name else ""
+        self._newest = self._before = first
+        self._change = 0.0  # of brightness, from the view before
+        self._blank = self._blinking = self._untrusted = 0  # views in a row
+
+    def update(self, seen: Seen) -> None:
+        """One more view."""
+        self._before, self._newest = self._newest, seen
+        change, last = seen.brightness - self._before.brightness, self._change
+        is_back = change * last < 0 and min(abs(change), abs(last)) > BLINK
+        self._change = change
+        self._blank = self._blank + 1 if seen.contrast < NO_CONTRAST else 0
+        self._blinking = self._blinking + 1 if is_back else 0
+        self._untrusted = self._untrusted + 1 if seen.trusted < TOO_FEW else 0
+
+    @property
+    def blank(self) -> str:
+        """Images show nothing; empty: they do, or not for long."""
+        if self._blank < PATIENCE:
+            return ""
+        return (
+            f"{self._whose}the last {self._blank} images show next to nothing (brightness"
+            f" {self._newest.brightness:.0f} of 255, contrast {self._newest.contrast:.1f}): a lens"
+            " cap, darkness, over-exposure, or an encoding that the driver misstates; what is"
+            " published of them is a guess"
+        )
+
+    @property
+    def blinking(self) -> str:
+        """Images are not of one exposure; empty: they are."""
+        if self._blinking < PATIENCE:
+            return ""
+        return (
+            f"{self._whose}images are dark and bright by turns (brightness"
+            f" {self._before.brightness:.0f} and {self._newest.brightness:.0f} of 255): exposures"
+            " for HDR, or an emitter that blinks; use every second image by the driver's setting or"
+            " its own topic"
+        )
+
+    @property
+    def untrusted(self) -> str:
+        """Hardly any depth is published; empty: enough is."""
+        if self._untrusted < PATIENCE:
+            return ""
+        return (
+            f"{self._whose}{self._newest.trusted:.1%} of the newest image's pixels have the"
+            f" confidence that min_confidence asks for ({self._newest.min_confidence:g}; their mean"
+            f" is {self._newest.confidence:.2f}): depth and clouds are next to empty; lower it, or"
+            " see whether images are sharp, lit and not covered"
+        )
+
+
 class ViewHealth:
     """The newest views of each camera, by its name.  Used by the sender's thread alone."""
 
     def __init__(self) -> None:
-        self._blank: Counter[str] = Counter()  # views in a row
-        self._untrusted: Counter[str] = Counter()
-        self._blinking: Counter[str] = Counter()  # changes in a row, each against the one before
-        self._brightness: dict[str, tuple[float, float]] = {}  # of the last view, and its change
-        self._blank_texts: dict[str, str] = {}
-        self._untrusted_texts: dict[str, str] = {}
-        self._blinking_texts: dict[str, str] = {}
+        self._cameras: dict[str, CameraHealth] = {}
 
     def update(self, view: View, min_confidence: float) -> None:
         """One more view that has depth."""
-        name, whose = view.camera_name, f"{view.camera_name}: " if view.camera_name else ""
-        brightness = view.rgb[::EVERY, ::EVERY].mean(axis=-1)
-        mean, contrast = float(brightness.mean()), float(brightness.std())
-        self._blank[name] = self._blank[name] + 1 if contrast < NO_CONTRAST else 0
-        self._blank_texts[name] = (
-            f"{whose}the last {self._blank[name]} images show next to nothing (brightness"
-            f" {mean:.0f} of 255, contrast {contrast:.1f}): a lens cap, darkness, over-exposure, or"
-            " an encoding that the driver misstates; what is published of them is a guess"
-        )
-        before, change = self._brightness.get(name, (mean, 0.0))
-        self._brightness[name] = mean, mean - before
-        is_back = change * (mean - before) < 0 and min(abs(change), abs(mean - before)) > BLINK
-        self._blinking[name] = self._blinking[name] + 1 if is_back else 0
-        self._blinking_texts[name] = (
-            f"{whose}images are dark and bright by turns (brightness {before:.0f} and {mean:.0f} of"
-            " 255): exposures for HDR, or an emitter that blinks; use every second image by the"
-            " driver's setting or its own topic"
-        )
-        assert view.confidence is not None
-        share = float(np.mean(view.confidence >= min_confidence))
-        self._untrusted[name] = self._untrusted[name] + 1 if share < TOO_FEW else 0
-        self._untrusted_texts[name] = (
-            f"{whose}{share:.1%} of the newest image's pixels have the confidence that"
-            f" min_confidence asks for ({min_confidence:g}; their mean is"
-            f" {float(np.mean(view.confidence)):.2f}): depth and clouds are next to empty; lower"
-            " it, or see whether images are sharp, lit and not covered"
-        )
+        name, seen = view.camera_name, measure(view, min_confidence)
+        self._cameras.setdefault(name, CameraHealth(name, seen)).update(seen)
 
     @property
     def images(self) -> str:
         """Cameras whose images show nothing, or are not of one exposure; empty: none."""
-        found = (
-            _lasting(self._blank, self._blank_texts),
-            _lasting(self._blinking, self._blinking_texts),
-        )
-        return "; ".join(filter(None, found))
+        cameras = self._cameras.values()
+        return "; ".join(filter(None, [c.blank for c in cameras] + [c.blinking for c in cameras]))
 
     @property
     def untrusted(self) -> str:
         """Cameras of whose depth hardly any is published; empty: none."""
-        return _lasting(self._untrusted, self._untrusted_texts)
-
-
-def _lasting(counts: Counter[str], texts: dict[str, str]) -> str:
-    return "; ".join(texts[name] for name, count in counts.items() if count >= PATIENCE)
+        return "; ".join(filter(None, (camera.untrusted for camera in self._cameras.values())))
