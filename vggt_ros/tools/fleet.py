@@ -19,8 +19,9 @@ from vggt_ros.engine.interface import caution
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
 from vggt_ros.tools.option_sets import with_options_of
-from vggt_ros.tools.run import check_offline, run
+from vggt_ros.tools.run import run
 from vggt_ros.tools.runs.batch import DONE, FAILED, Batch, Entry
+from vggt_ros.tools.runs.checks import check_offline
 
 RUN = signature(run).parameters
 ENGINE = ("model", "dtype", "device", "cache_dir", "seed")  # options of the network

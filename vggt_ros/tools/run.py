@@ -2,23 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vggt run SOURCE --out DIR`: reconstruct images, a video or a bag into a run directory."""
 
-import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from jaxtyping import Float, Float32
+from typing import Literal
 
 from vggt_ros.engine.interface import caution
 from vggt_ros.errors import UserError
-from vggt_ros.frames import Frame, Instant
+from vggt_ros.frames import Instant
 from vggt_ros.imaging.calibration import Rectify
 from vggt_ros.imaging.grid import grid_for
 from vggt_ros.settings import Settings
+from vggt_ros.tools.runs.checks import check_first, open_images, read_queries, settings_among
 from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.job import Engine, Job
 from vggt_ros.tools.runs.one_pass import plan
@@ -29,15 +26,10 @@ from vggt_ros.tools.runs.writer import RunWriter, make_run_directory
 from vggt_ros.tools.sources.ahead import ReadAhead
 from vggt_ros.tools.sources.fitting import Fitting, choose_fit
 from vggt_ros.tools.sources.images import Order
-from vggt_ros.tools.sources.open import open_source
-from vggt_ros.tools.sources.open_rig import open_rig
-from vggt_ros.tools.sources.rig import RigSource
 from vggt_ros.tools.sources.source import Selection, Source
 from vggt_ros.windows.instants import TOLERANCE
 
 RECORD = ".record"  # in the output directory, until the run is done
-OFFLINE_SCALES = ("fixed", "height")  # sources of scale that need no more than images
-OF_RIG = "baseline"  # and what a rig has by itself
 
 
 def run(
@@ -132,27 +124,8 @@ def run(
         quiet: Print neither progress nor messages.
         engine: From Python, for several runs: one that is open, instead of `model` and its options.
     """
-    settings = Settings(
-        window_size=window_size,
-        stride=stride,
-        depth_frames=depth_frames,
-        network_width=network_width,
-        min_confidence=min_confidence,
-        intrinsics=intrinsics,
-        rectify=rectify,
-        scale_source=scale_source,
-        camera_height=camera_height,
-        fixed_scale=fixed_scale,
-        loops=loops,
-        mono16_bits=mono16_bits,
-        mono16_black=mono16_black,
-        mask_file=mask_file,
-        mask_sky=mask_sky,
-        mask_network=mask_network,
-    )
-    settings.masking()  # of a file that is there
-    check_offline(settings, is_rig=bool(cameras))
-    opened = _opened(
+    settings = settings_among(locals(), is_rig=bool(cameras))
+    opened = open_images(
         source, cameras, topic=topic, order=order, fit=fit, one_pass=all,
         sync_tolerance=sync_tolerance, min_cameras=min_cameras, rate=rate,
         selection=Selection(every, start, stop, max_frames), mono16_bits=mono16_bits,
@@ -163,17 +136,10 @@ def run(
         raise UserError(f"--out {out} is the source itself; choose another directory")
     make_run_directory(out, overwrite=overwrite)
     log = (lambda _: None) if quiet else (lambda line: print(line, file=sys.stderr))
-    record = None
     with ReadAhead(opened) as frames:
         head = next(frames)
         first = head.observations[0].frame if isinstance(head, Instant) else head
-        if intrinsics == "camera_info" and first.intrinsics is None:
-            raise UserError(
-                "--intrinsics camera_info, but there is none that fits the images"
-                f" ({'; '.join(opened.notes) or 'the source has none'}); give --camera-info"
-            )
-        if pixels is not None:
-            check_inside(pixels, first)
+        check_first(first, opened.notes, intrinsics, pixels)
         if engine is None:
             from vggt_ros.engine.engine import open_engine
 
@@ -184,92 +150,48 @@ def run(
             )  # fmt: skip
         if warning := caution(engine.name, engine.random_weights):
             log(warning)
-        width, image_size = network_width or engine.default_width, first.rgb.shape[1::-1]
+        width, size = network_width or engine.default_width, first.rgb.shape[1::-1]
         one_grid = one_pass = None  # of a rig its first image decides
         if isinstance(opened, Source):
-            one_grid = choose_fit(fit, opened, image_size, width)
+            one_grid = choose_fit(fit, opened, size, width)
         if all:
-            grid = one_grid.grid(*image_size) if one_grid else grid_for(*image_size, width)
-            size = grid.height, grid.width
-            one_pass, settings = plan(engine, settings, size, opened.total)
+            grid = one_grid.grid(*size) if one_grid else grid_for(*size, width)
+            one_pass, settings = plan(engine, settings, (grid.height, grid.width), opened.total)
         with RunWriter(out, {"interrupted": True}, overwrite=overwrite) as writer:
-            if resume and not all:
-                engine = record = RecordedEngine(engine, out / RECORD)
-                if record.found:
-                    log(f"going on: {record.found} inferences of the interrupted run are reused")
-            else:
-                shutil.rmtree(out / RECORD, ignore_errors=True)
+            record = _record(engine, out, log, is_kept=resume and not all)
             job = Job(
-                engine, settings, opened, writer, pixels, max_points, one_grid,
+                record or engine, settings, opened, writer, pixels, max_points, one_grid,
                 fuse=fuse, one_pass=one_pass,
             )  # fmt: skip
             job.run(chain([head], frames), overview=picture, quiet=quiet)
     if record is not None:
         record.forget()
     done = open_run(out)
-    log(map_line(done))
-    for line in rig_lines(job.rig):
+    for line in _outcome(job, done):
         log(line)
-    log(times_line(done.summary["times"]))
-    if job.pieces:
-        log(f"warning: {job.pieces}")
-    if lost := left_out_line(done):
-        log(lost)
-    log(f"{len(done.files)} frames, {job.points:,} points; to view them: vggt view {out}")
     return done
 
 
-def _opened(
-    source: Path | Sequence[Path], cameras: str, *, topic: str | None, order: Order, fit: Fitting,
-    one_pass: bool, sync_tolerance: float, min_cameras: int, **options: Any,
-) -> Source | RigSource:  # fmt: skip
-    """The source.  Raises `UserError` for options of a rig without cameras, and the reverse."""
-    if not cameras:
-        for name, given in (("sync-tolerance", sync_tolerance != TOLERANCE),
-                            ("min-cameras", min_cameras != 1)):  # fmt: skip
-            if given:
-                raise UserError(f"--{name} is of a rig: give --cameras, or leave it out")
-        return open_source(source, topic=topic, order=order, **options)
-    for name, given in (("topic", topic is not None), ("order", order != "auto"),
-                        ("fit", fit != "auto"), ("all", one_pass)):  # fmt: skip
-        if given:
-            raise UserError(f"--{name} is of one camera, and --cameras of several: leave one out")
-    paths = [source] if isinstance(source, Path) else list(source)
-    if len(paths) != 1:
-        raise UserError("--cameras is of one bag, or of one folder with a folder of each camera")
-    return open_rig(paths[0], cameras, sync_tolerance=sync_tolerance, min_cameras=min_cameras,
-                    **options)  # fmt: skip
+def _record(
+    engine: Engine, out: Path, log: Callable[[str], object], *, is_kept: bool
+) -> RecordedEngine | None:
+    """The engine with its answers kept in `out`; None, and none are left, unless they are kept."""
+    if not is_kept:
+        shutil.rmtree(out / RECORD, ignore_errors=True)
+        return None
+    record = RecordedEngine(engine, out / RECORD)
+    if record.found:
+        log(f"going on: {record.found} inferences of the interrupted run are reused")
+    return record
 
 
-def check_offline(settings: Settings, *, is_rig: bool = False) -> None:
-    """Raises `UserError` for settings that need more than images."""
-    for name in settings.sources:
-        if name not in OFFLINE_SCALES and not (is_rig and name == OF_RIG):
-            raise UserError(
-                f"scale source '{name}' needs a robot: it is measured by the node only; here use"
-                f" {' or '.join(OFFLINE_SCALES)}"
-            )
-
-
-def read_queries(path: Path) -> Float32[np.ndarray, "n 2"]:
-    """Pixels to track, from a file with a JSON list of [u, v]."""
-    try:
-        queries = np.array(json.loads(path.read_text()), np.float32)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a JSON list of [u, v]: {error}") from None
-    if queries.ndim != 2 or queries.shape[1] != 2 or not np.isfinite(queries).all():
-        raise UserError(f"{path} is not a JSON list of [u, v]; write for example [[320, 240]]")
-    return queries
-
-
-def check_inside(queries: Float[np.ndarray, "n 2"], first: Frame) -> None:
-    """Raises `UserError` for a pixel outside the first image."""
-    height, width = first.rgb.shape[:2]
-    outside = (
-        (queries < -0.5).any(1) | (queries[:, 0] > width - 0.5) | (queries[:, 1] > height - 0.5)
-    )
-    if outside.any():
-        u, v = queries[outside][0]
-        raise UserError(f"query [{u:g}, {v:g}] is outside the first image of {width}x{height}")
+def _outcome(job: Job, done: Run) -> Iterator[str]:
+    """What became of a run, line by line."""
+    yield map_line(done)
+    yield from rig_lines(job.rig)
+    yield times_line(done.summary["times"])
+    if job.pieces:
+        yield f"warning: {job.pieces}"
+    if lost := left_out_line(done):
+        yield lost
+    yield f"{len(done.files)} frames, {job.points:,} points; to view them: vggt view {done.path}"
