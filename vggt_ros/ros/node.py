@@ -14,6 +14,7 @@ from rclpy.clock import Clock, ClockChange, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
 
@@ -39,7 +40,7 @@ from vggt_ros.ros.subscriptions.graph_names import namesakes
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.ros.tasks import Result, Task
 from vggt_ros.ros.tf.tf_cache import open_frames
-from vggt_ros.ros.tf.transforms import open_transforms
+from vggt_ros.ros.tf.transforms import Transforms, open_transforms
 from vggt_ros.ros.worker import Worker, ask_patiently
 
 DIAGNOSTICS_PERIOD = 1.0  # seconds
@@ -72,26 +73,13 @@ class VggtNode(ManagedNode):
             post_callback=self._on_jump,
         )
         self.worker, self.sender = Worker[Task | RigTask](), Worker[Result]()
-        notify = self.health.notice
+        self._on_failure = on_failure or (lambda error: log.fatal(str(error)))
+        self._period, self._waits = diagnostics_period, False
         self._check_given_parameters([*sys.argv, *(node_options.get("cli_args") or ())])
-        self.health.set_warning("settings", "; ".join(cautions(self.parameters.now)), "settings")
-        names = FrameNames(notify)
-        for name, frame in self.parameters.slashed.items():
-            names.of(f"parameter {name}", frame)
-        frames = open_frames(self, self.parameters.now.tf_wait, notify)
         self._inputs = InputTopics(
             self, self.parameters.now, self.health.set_warning, is_on=False, fail=self._fail
         )
-        warnings = Warnings(
-            partial(self.health.set_warning, part="scale"),
-            notify,
-            partial(self.health.describe, "scale"),
-        )
-        self.robot = Robot(self._inputs, self.parameters.now, frames, warnings)
-        self.transforms = open_transforms(
-            self, self.parameters.now, frames, notify,
-            lambda text: self.health.set_warning("transforms", text, "tf"),
-        )  # fmt: skip
+        self.robot, self.transforms = self._open_robot()
         self.outputs = Outputs(
             self, self.parameters, self.transforms, self.robot, self.sender.call_soon
         )
@@ -103,27 +91,60 @@ class VggtNode(ManagedNode):
             ),
             self.worker.put_latest, self._go_back,
         )  # fmt: skip
+        self._map_services = self._open_requests()
+        self._diagnostics = self._open_diagnostics()
+        self._bond = open_bond(
+            self, self.parameters.now,
+            partial(self.health.set_warning, "bond", part="settings"),
+        )  # fmt: skip
+        self._start()
+
+    def _check_given_parameters(self, arguments: list[str]) -> None:
+        """Warn of what is not used as it was given, on the command line or in files."""
+        name = self.get_fully_qualified_name()
+        wrong = [unreached(file, name) for file in files_in(arguments)]
+        wrong.append(undeclared(arguments, name))
+        self.health.set_warning("params_file", "; ".join(filter(None, wrong)), "settings")
+        self.health.set_warning("settings", "; ".join(cautions(self.parameters.now)), "settings")
+        names = FrameNames(self.health.notice)
+        for parameter, frame in self.parameters.slashed.items():
+            names.of(f"parameter {parameter}", frame)
+
+    def _open_robot(self) -> tuple[Robot, Transforms]:
+        """What is measured of the robot, and what is sent to /tf."""
+        now, notify = self.parameters.now, self.health.notice
+        frames = open_frames(self, now.tf_wait, notify)
+        warnings = Warnings(
+            partial(self.health.set_warning, part="scale"),
+            notify,
+            partial(self.health.describe, "scale"),
+        )
+        robot = Robot(self._inputs, now, frames, warnings)
+        warn = partial(self.health.set_warning, "transforms", part="tf")
+        return robot, open_transforms(self, now, frames, notify, warn)
+
+    def _open_requests(self) -> MapServices:
+        """Queries and services."""
         self._inputs.subscribe(
             QueryPoints, "~/query_points", self._on_query, reliability="reliable"
         )
         self.create_service(Trigger, "~/reset", self._on_reset)
-        self._map_services = MapServices(
+        return MapServices(
             self, self.parameters, self.inference, self.outputs, self.worker, self.sender,
             self._inputs, self.health,
         )  # fmt: skip
-        self._diagnostics = open_publisher(
-            self, DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
-        )
+
+    def _open_diagnostics(self) -> Publisher:
+        """Reports, and a look at the graph, once in a while."""
+        publisher = open_publisher(self, DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         # Simulated time may be paused; diagnostics are not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(diagnostics_period, self._inputs.follow, clock=steady)
-        self.create_timer(diagnostics_period, self._publish_diagnostics, clock=steady)
-        self._on_failure = on_failure or (lambda error: log.fatal(str(error)))
-        self._bond = open_bond(
-            self, self.parameters.now,
-            lambda text: self.health.set_warning("bond", text, "settings"),
-        )  # fmt: skip
-        self._period, self._waits = diagnostics_period, False
+        self.create_timer(self._period, self._inputs.follow, clock=steady)
+        self.create_timer(self._period, self._publish_diagnostics, clock=steady)
+        return publisher
+
+    def _start(self) -> None:
+        """Start the threads, and with `autostart` the life cycle, which then waits for nothing."""
         self.outputs.switch(is_on=False)
         self.health.enter(self.stage)
         self.sender.start(lambda: None, self.inference.publish, self._fail)
@@ -190,12 +211,6 @@ class VggtNode(ManagedNode):
         if changes := to_apply(self, parameter_list):
             return super().set_parameters_atomically(changes)
         return SetParametersResult(successful=True)
-
-    def _check_given_parameters(self, arguments: list[str]) -> None:
-        name = self.get_fully_qualified_name()
-        wrong = [unreached(file, name) for file in files_in(arguments)]
-        wrong.append(undeclared(arguments, name))
-        self.health.set_warning("params_file", "; ".join(filter(None, wrong)), "settings")
 
     def close(self, timeout: float) -> bool:
         """End inference, publishing and compilation; True if all ended in `timeout` seconds."""
