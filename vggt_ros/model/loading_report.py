@@ -123,8 +123,9 @@ class Report(NamedTuple):
         if not partial:
             share = f"only {self.share:.0%} of them do: " if few else ""
             raise UserError(
-                f"these weights do not fit this model: {share}{self.fault()}; `vggt weights"
-                " --partial --to FILE` takes those that do, and draws what is missing at random"
+                f"these weights do not fit this model: {share}{self.fault()}; as a start for"
+                " training, `vggt weights --partial --to FILE` takes those that do, and draws what"
+                " is missing at random"
             )
 
 
