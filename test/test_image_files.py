@@ -191,3 +191,12 @@ def test_of_a_file_of_several_images_the_first_is_used_and_it_is_said(tmp_path):
     assert [int(frame.rgb[0, 0, 0]) // 20 for frame in frames] == [0] * 5
     (note,) = [note for note in source.notes if "several images" in note]
     assert note.startswith("files that hold several images: of each the first one is used, as of a")
+
+
+def test_a_folder_of_videos_and_a_pattern_in_quotes_are_refused_with_the_cure(tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "b.MP4").touch()
+    with pytest.raises(UserError, match="it has the video b.MP4: give .*films/b.MP4"):
+        open_source(tmp_path / "films")
+    with pytest.raises(UserError, match="leave out the quotes"):
+        open_source(tmp_path / "*.jpg")

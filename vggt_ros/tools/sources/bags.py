@@ -7,6 +7,7 @@ stamped is decided for the topic by its first messages: one that is not costs it
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
@@ -23,7 +24,9 @@ from vggt_ros.tools.sources.bag_reader import BagReader, Connection, reading
 from vggt_ros.tools.sources.source import LazyFrame, Source
 
 Lazy = Iterator[LazyFrame]
+Messages = Iterator[tuple[Connection, int, bytes]]
 PEEKED = 20  # messages by which it is decided whether the topic is stamped
+SAME_K = 0.01  # of the focal length: difference of two calibrations up to which one serves for both
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
@@ -34,6 +37,12 @@ def open_bag(path: Path, reader: ImageReader, topic: str | None = None) -> Sourc
     with reading(path, source.notes) as bag:
         chosen = choose_topic(path, bag, topic)
         source.count = sum(c.msgcount for c in chosen) or None
+        copy = f"{chosen[0].topic}/compressed"
+        copies = sum(c.msgcount for c in bag.connections if c.topic == copy)
+        if topic is None and source.count and copies > source.count:
+            source.note(
+                f"{chosen[0].topic} has {source.count} images, and {copy} {copies}: --topic {copy}"
+            )
     source.stamps = f"message headers of {chosen[0].topic}"
     source.topic = chosen[0].topic
     source.lazy_frames = _lazy_frames(source, chosen[0].topic, chosen[0].msgtype, reader)
@@ -85,9 +94,12 @@ def without_copies(topics: Collection[str]) -> list[str]:
 def _lazy_frames(source: Source, topic: str, msgtype: str, reader: ImageReader) -> Lazy:
     notes = reader.notices
     with reading(source.path, []) as bag:
-        source.calibration_of = _calibrations(topic, _first_infos(bag), source.calibration_of)
+        infos = _first_infos(bag)
+        source.calibration_of = _calibrations(topic, infos, source.calibration_of)
         chosen = [c for c in bag.connections if (c.topic, c.msgtype) == (topic, msgtype)]
-        messages = _messages(bag, _until_truncated(bag.messages(chosen), notes))
+        watched = [] if source.camera_info else [c for c in bag.connections if _is_info(c, topic)]
+        stream = _without_infos(bag, bag.messages(chosen + watched), infos, notes)
+        messages = _messages(bag, _until_truncated(stream, notes))
         first = list(islice(messages, PEEKED))
         use_recorded = all(not found.stamp_ns for found in first if found.message is not None)
         if use_recorded and first:
@@ -118,9 +130,7 @@ class _Found(NamedTuple):
     fault: str = ""
 
 
-def _messages(
-    bag: BagReader, messages: Iterator[tuple[Connection, int, bytes]]
-) -> Iterator[_Found]:
+def _messages(bag: BagReader, messages: Messages) -> Iterator[_Found]:
     for connection, recorded_ns, raw in messages:
         try:
             message = bag.deserialize(raw, connection)
@@ -139,9 +149,7 @@ def _next_ns(first: Sequence[_Found]) -> int:
     return next((found.stamp_ns for found in first if found.stamp_ns), 0)
 
 
-def _until_truncated(
-    messages: Iterator[tuple[Connection, int, bytes]], notes: list[str]
-) -> Iterator[tuple[Connection, int, bytes]]:
+def _until_truncated(messages: Messages, notes: list[str]) -> Messages:
     count = 0
     try:
         for message in messages:
@@ -187,16 +195,72 @@ def _pixels(message: Any, reader: ImageReader) -> np.ndarray:
 
 
 def _first_infos(reader: BagReader) -> dict[str, Any]:
-    """The first CameraInfo of each topic; the calibration is assumed constant in a bag."""
+    """The first CameraInfo of each topic that has a K, else the first; it is used for all images.
+
+    Drivers send some without a K before they have read their calibration.
+    """
     infos: dict[str, Any] = {}
     for connection in reader.connections:
         if connection.msgtype == CAMERA_INFO and connection.topic not in infos:
             try:
-                _, _, raw = next(reader.messages([connection]))
-                infos[connection.topic] = reader.deserialize(raw, connection)
+                for _, _, raw in islice(reader.messages([connection]), PEEKED):
+                    info = reader.deserialize(raw, connection)
+                    infos.setdefault(connection.topic, info)
+                    if _calibration(info) is not None:
+                        infos[connection.topic] = info
+                        break
             except Exception:  # none recorded, or beyond the cut
                 continue
     return infos
+
+
+def _is_info(connection: Connection, topic: str) -> bool:
+    return connection.msgtype == CAMERA_INFO and connection.topic == _beside(topic)
+
+
+def _without_infos(
+    bag: BagReader, messages: Messages, infos: dict[str, Any], notes: list[str]
+) -> Messages:
+    """The images; a CameraInfo among them that is not the one that is used is a note."""
+    count, said = 0, False
+    for message in messages:
+        connection, _, raw = message
+        if connection.msgtype != CAMERA_INFO:
+            count += 1
+            yield message
+        elif not said and (used := infos.get(connection.topic)) is not None:
+            with suppress(Exception):  # a damaged one says nothing
+                change = _change(used, bag.deserialize(raw, connection))
+                said = bool(change)
+                if said:
+                    _note(
+                        notes,
+                        f"{connection.topic} changes after {count} images ({change}), and the first"
+                        " is used for all, as of a lens that is not zoomed or focused: give"
+                        " --camera-info of the part that matters, or --intrinsics model",
+                    )
+
+
+def _change(used: Any, info: Any) -> str:
+    """How a calibration differs from the one that is used; empty: hardly, or one is none."""
+    first, now = _calibration(used), _calibration(info)
+    if first is None or now is None:
+        return ""
+    if (first.width, first.height) != (now.width, now.height):
+        return f"{first.width}x{first.height} to {now.width}x{now.height} pixels"
+    k, other = first.intrinsics, now.intrinsics
+    if not np.allclose(k, other, atol=SAME_K * k[0, 0]):
+        return f"fx {k[0, 0]:.6g} to {other[0, 0]:.6g}, cx {k[0, 2]:.6g} to {other[0, 2]:.6g}"
+    size = len(first.distortion) == len(now.distortion)
+    same = size and np.allclose(first.distortion, now.distortion, atol=SAME_K)
+    return "" if same else "its distortion"
+
+
+def _calibration(info: Any) -> Calibration | None:
+    try:
+        return Calibration.of(info)
+    except UserError:
+        return None
 
 
 def _calibrations(
@@ -214,8 +278,12 @@ def _calibrations(
 
 def choose_info(topic: str, camera: str, infos: dict[str, Any]) -> Any | None:
     """The CameraInfo next to the image topic, else the only one with the same frame_id."""
-    beside = topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
-    if beside in infos:
+    if (beside := _beside(topic)) in infos:
         return infos[beside]
     same = [info for info in infos.values() if info.header.frame_id.lstrip("/") == camera]
     return same[0] if len(same) == 1 else None
+
+
+def _beside(topic: str) -> str:
+    """The topic of CameraInfo that belongs to one of images."""
+    return topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"

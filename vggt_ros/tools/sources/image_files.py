@@ -26,6 +26,7 @@ SUFFIXES = HEIF | frozenset(
     ".avif .bmp .dib .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pfm .pgm"
     " .png .pnm .ppm .qoi .sgi .tga .tif .tiff .webp".split()
 )
+VIDEOS = frozenset(".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split())
 SEVERAL = frozenset(".avif .gif .png .tif .tiff .webp".split())  # formats of several images
 PLAIN = "L", "RGB", "RGBA"  # Pillow's names of what all programs read alike
 TURNED = (5, 6, 7, 8)  # EXIF orientations whose rows are the columns of the stored image

@@ -20,6 +20,7 @@ from vggt_ros.frames import Frame
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.tools.sources.image_files import (
     SUFFIXES,
+    VIDEOS,
     images_in,
     is_animated,
     read_samples,
@@ -92,6 +93,9 @@ def _required_images(folder: Path, notes: list[str]) -> list[Path]:
     }
     if not found:
         hint = f"it takes {' '.join(sorted(SUFFIXES))}"
+        films = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEOS]
+        if films:
+            hint = f"it has the video {films[0].name}: give {films[0]}"
         if inner:
             hint = f"there are some in {folder / next(iter(inner))}"
         raise UserError(f"{folder} holds no images; {hint}")

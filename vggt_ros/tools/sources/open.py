@@ -81,7 +81,10 @@ def _check_is_there(path: Path) -> None:
     if not path.exists():
         if re.match(r"\w+:/", str(path)):  # a path has one slash of the two
             raise UserError(f"{path} is an address: {record.format('ADDRESS')}")
-        raise UserError(f"{path} does not exist; check the path")
+        advice = "check the path"
+        if {*str(path)} & {*"*?["}:
+            advice = "leave out the quotes, so that the shell replaces the pattern by file names"
+        raise UserError(f"{path} does not exist; {advice}")
     if not (path.is_file() or path.is_dir()):
         raise UserError(f"{path} is a device or a pipe: {record.format(path)}")
 

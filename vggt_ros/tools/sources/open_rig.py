@@ -11,13 +11,13 @@ from typing import Any
 from vggt_ros.errors import UserError
 from vggt_ros.tools.sources.bag_reader import is_bag, reading
 from vggt_ros.tools.sources.bags import image_topics, without_copies
+from vggt_ros.tools.sources.image_files import VIDEOS
 from vggt_ros.tools.sources.images import DEFAULT_RATE, natural, stamps_from_names
 from vggt_ros.tools.sources.open import open_source
 from vggt_ros.tools.sources.rig import RigSource
 from vggt_ros.tools.sources.source import LazyFrame, Selection, Source
 from vggt_ros.tools.sources.static_frames import StaticFrames, static_frames
 
-VIDEOS = frozenset(".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split())
 SHOWN = 8  # names of what a folder holds, where a camera is not found in it
 SAME_BEGIN = (
     "the videos are taken to begin at one moment: if they do not, cut them so that they do, as with"

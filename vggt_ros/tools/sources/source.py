@@ -8,12 +8,14 @@ Only selected frames are decoded; a frame that cannot be read is listed in `skip
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.calibration import Calibration, Camera, CameraReader
+from vggt_ros.timeline import PATIENCE
 
 
 class LazyFrame(NamedTuple):
@@ -66,15 +68,25 @@ class Selection(NamedTuple):
             )
 
     def among(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Those of the interval, each n-th; the limit counts what can be read, by the caller."""
-        origin, count, started = None, 0, False
-        for item in items:
-            origin = item.stamp_ns if origin is None else origin
+        """Those of the interval, each n-th; the limit counts what can be read, by the caller.
+
+        A lone stamp beyond the interval, as strays of a bag have, does not end it, and one that is
+        ahead of the next is not its origin.
+        """
+        ahead = iter(items)
+        first = list(islice(ahead, 2))
+        if not first:
+            return
+        origin, count, beyond = min(item.stamp_ns for item in first), 0, 0
+        for item in chain(first, ahead):
             seconds = (item.stamp_ns - origin) / 1e9
             if self.stop is not None and seconds >= self.stop:
-                return
-            started = started or seconds >= self.start
-            if started:  # a later stamp that goes back is refused by the pipeline
+                beyond += 1
+                if beyond > PATIENCE:
+                    return
+                continue
+            beyond = 0
+            if not self.start or seconds >= self.start:
                 if count % self.every == 0:
                     yield item
                 count += 1
