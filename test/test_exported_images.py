@@ -220,3 +220,18 @@ def test_a_file_given_twice_is_one_image(made, tmp_path, capsys):
     assert note == "given more than once, and used once: 1 file: 2.png (2 left out)"
     colmap(tmp_path / "run", tmp_path / "out")
     assert "3 of 3 images" in capsys.readouterr().out
+
+
+def test_a_principal_point_that_3dgs_does_not_read_is_a_warning(made, tmp_path, capsys):
+    photos(tmp_path / "in", ["1.png", "2.png", "3.png"])
+    made(tmp_path / "in")
+    colmap(tmp_path / "run", tmp_path / "out", depth=True, max_points=1)
+    said = capsys.readouterr().out
+    assert "3D Gaussian Splatting" not in said and "no points" not in said
+    for path in (tmp_path / "run/frames").iterdir():
+        with np.load(path) as file:
+            arrays = dict(file)
+        arrays["intrinsics"][0, 2] += 2.8  # of 56 pixels; it was half a pixel off
+        np.savez(path, **arrays)
+    colmap(tmp_path / "run", tmp_path / "out", depth=True)
+    assert "principal points are up to 5.9 % of a side off the middle" in capsys.readouterr().out

@@ -28,11 +28,12 @@ from vggt_ros.tools.exports.images import ExportedImage, Images, export_images
 from vggt_ros.tools.exports.masks import check_depth_names, write_depths, write_masks
 from vggt_ros.tools.exports.measured_tracks import ENOUGH, measure_tracks
 from vggt_ros.tools.exports.progress import fused, progress
-from vggt_ros.tools.exports.sparse_model import build_model
+from vggt_ros.tools.exports.sparse_model import Camera, build_model
 from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.recording import RecordedEngine
 from vggt_ros.tools.runs.writer import tum_line
 
+OFF_MIDDLE = 0.02  # share of a side; less is what grids round
 KEPT = "kept, since all frames of a camera have the same"
 
 
@@ -83,8 +84,8 @@ def colmap(
         adjuster = None
         if adjust:
             adjuster = _Adjuster(opened, camera, shared_camera, cache_dir, record)
-        quota = max_points // sum(map(len, segments))
-        lengths, masks = [], 0
+        quota = max(1, max_points // sum(map(len, segments)))
+        lengths, masks, off = [], 0, 0.0
         for number, frames in enumerate(segments):
             place = folder / "sparse" / str(number)
             masks += write_masks(folder / "masks", opened, frames, exported)
@@ -98,6 +99,7 @@ def colmap(
             if depth:
                 params = place / "depth_params.json"
                 write_depths(folder / "depths", params, surface, frames, exported)
+                off = max(off, *map(_off_middle, model.cameras))
             lengths += model.points.lengths.tolist()
     if adjuster is not None:
         adjuster.forget()
@@ -116,7 +118,19 @@ def colmap(
         print(f"masks of {masks} images: {out / 'masks'}")
     for line in lines:
         print(line)
+    if off > OFF_MIDDLE:
+        print(
+            "warning: principal points are up to"
+            f" {100 * off:.1f} % of a side off the middle of their images, where the official code"
+            " of 3D Gaussian Splatting takes them to be: gsplat and nerfstudio read them"
+        )
     return out / "sparse" / "0"
+
+
+def _off_middle(camera: Camera) -> float:
+    """How far the principal point is from the image's middle, as a share of its sides."""
+    _, _, cx, cy = camera.parameters
+    return max(abs(cx / camera.width - 0.5), abs(cy / camera.height - 0.5))
 
 
 class _Adjuster:
