@@ -222,6 +222,26 @@ def test_depth_images_of_other_times_or_names_are_refused(tmp_path, name, messag
         evaluate(run, tum(tmp_path / "truth.txt", TRUE), depth=images)
 
 
+def test_depth_images_may_be_named_by_whole_nanoseconds_and_must_be_depth(tmp_path, capsys):
+    run, images = (
+        write_run(tmp_path / "run", np.full((20, 30), 2.2, np.float32)),
+        tmp_path / "depth",
+    )
+    truth = tum(tmp_path / "truth.txt", TRUE)
+    images.mkdir()
+    for i in range(4):
+        image = Image.fromarray(np.full((20, 30), 10000, np.uint16))
+        image.save(images / f"{START + i * PERIOD}.png")
+    evaluate(run, truth, depth=images)
+    found = scores(run)["depth"]
+    assert found["abs_rel"] == pytest.approx(0.1, abs=1e-5) and found["frames"] == 4
+    assert "of 4 frames" in capsys.readouterr().out
+    for mode in ("L", "RGB"):
+        Image.new(mode, (30, 20), "white").save(images / f"{START}.png")
+        with pytest.raises(UserError, match=f"has the mode {mode}, and true depth has 16 bits"):
+            evaluate(run, truth, depth=images)
+
+
 def test_an_empty_folder_of_depth_is_refused(tmp_path):
     run = write_run(tmp_path / "run", np.ones((20, 30), np.float32))
     (tmp_path / "depth").mkdir()

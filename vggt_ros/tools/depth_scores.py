@@ -13,6 +13,7 @@ from jaxtyping import Float
 from vggt_ros.errors import UserError
 from vggt_ros.tools.runs.format import Run, is_run, open_run
 from vggt_ros.tools.runs.whole_images import whole_depth
+from vggt_ros.tools.sources.images import natural, stamps_from_names
 
 
 class DepthScores(NamedTuple):
@@ -23,6 +24,7 @@ class DepthScores(NamedTuple):
     scaled_abs_rel: float  # both after one scale per frame (median ratio)
     scaled_delta: float
     pixels: int
+    frames: int  # that have a true depth
 
 
 def depth_scores(
@@ -47,14 +49,15 @@ def depth_scores(
     for ratios in (np.concatenate(raw), np.concatenate(scaled)):
         figures.append(float(np.mean(np.abs(ratios - 1.0))))
         figures.append(float(np.mean(np.maximum(ratios, 1.0 / ratios) < 1.25)))
-    return DepthScores(*figures, pixels=sum(len(each) for each in raw))
+    return DepthScores(*figures, pixels=sum(len(each) for each in raw), frames=len(raw))
 
 
 def run_scores(run: Path, depth: Path, unit: float, max_difference: float) -> DepthScores:
     """Scores of a run directory against true depth, matched by stamps.
 
-    `depth` is another run directory, or a folder of 16-bit images with `unit` steps to the metre.
-    Raises `UserError` if no frame has a match within `max_difference` seconds.
+    `depth` is another run directory, or a folder of 16-bit images with `unit` steps to the metre,
+    named by their seconds, or by whole ns, us or ms.  Raises `UserError` if no frame has a match
+    within `max_difference` seconds, and for images that are no depth.
     """
     truth = _true_depths(depth, unit)
     stamps = np.array(sorted(truth))
@@ -76,9 +79,10 @@ def _true_depths(depth: Path, unit: float) -> dict[int, Callable[[], np.ndarray]
         other = open_run(depth)
         stamps = other.trajectory().stamps_ns
         return {int(stamps[i]): partial(_run_depth, other, i) for i in other.body_frames()}
-    images = sorted(depth.glob("*.png"))
+    images = sorted(depth.glob("*.png"), key=lambda path: natural(path.name))
+    named = stamps_from_names([image.stem for image in images]) if images else None
     try:
-        stamps = [round(float(image.stem) * 1e9) for image in images]
+        stamps = named.stamps_ns if named else [round(float(i.stem) * 1e9) for i in images]
     except ValueError as error:
         raise UserError(f"images in {depth} must be named by their seconds: {error}") from error
     if not images:
@@ -93,4 +97,10 @@ def _run_depth(run: Run, index: int) -> np.ndarray:
 def _depth_image(path: Path, unit: float) -> Float[np.ndarray, "h w"]:
     from PIL import Image
 
-    return np.asarray(Image.open(path)).astype(np.float64) / unit
+    with Image.open(path) as image:
+        if not image.mode.startswith("I"):
+            raise UserError(
+                f"{path} has the mode {image.mode}, and true depth has 16 bits of one channel: give"
+                " the depth itself, not an image of it in 8 bits or colours"
+            )
+        return np.asarray(image).astype(np.float64) / unit

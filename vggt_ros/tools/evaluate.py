@@ -61,7 +61,8 @@ def evaluate(
             `rooms`.
         topic: topic of the poses in a bag (PoseStamped, Odometry, ...), if there are several.
         max_difference: maximum time between a frame and its ground truth, in seconds.
-        depth: true depth: a run directory, or 16-bit images named by their seconds (TUM RGB-D).
+        depth: true depth: a run directory, or 16-bit images named by their seconds (TUM RGB-D), or
+            by whole ns, us or ms.
         depth_unit: steps of such an image per metre.
         windows: number of rooms of each length.
         lengths: frames of the window in a room.
@@ -187,7 +188,7 @@ def table(scores: dict[str, float], depths: DepthScores | None) -> str:
     lines.append(f"RPE of rotation: {scores['rpe_degrees']:.3f} degrees a frame")
     if depths is not None:
         lines += [
-            f"{'depth':<14}{'AbsRel':>8}{'< 1.25':>9}",
+            f"{'depth':<14}{'AbsRel':>8}{'< 1.25':>9}   of {depths.frames} frames",
             f"{'as it is':<14}{depths.abs_rel:>8.4f}{depths.delta:>9.2%}",
             f"{'one scale each':<14}{depths.scaled_abs_rel:>8.4f}{depths.scaled_delta:>9.2%}",
         ]
