@@ -200,3 +200,22 @@ def test_a_folder_of_videos_and_a_pattern_in_quotes_are_refused_with_the_cure(tm
         open_source(tmp_path / "films")
     with pytest.raises(UserError, match="leave out the quotes"):
         open_source(tmp_path / "*.jpg")
+
+
+def test_turned_photos_with_a_calibration_are_said(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down: of the same size, so that K fits either way
+    for name, options in (("a.jpg", {"exif": exif}), ("b.jpg", {})):
+        Image.new("RGB", (32, 24)).save(tmp_path / name, **options)
+    (tmp_path / "camera.yaml").write_text(
+        "image_width: 32\nimage_height: 24\n"
+        "camera_matrix: {data: [30, 0, 15, 0, 30, 11, 0, 0, 1]}\n"
+        "distortion_coefficients: {data: [0, 0, 0, 0, 0]}\n"
+    )
+    source = open_source([tmp_path / "a.jpg", tmp_path / "b.jpg"])
+    assert not source.notes
+    files = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    source = open_source(files, camera_info=tmp_path / "camera.yaml")
+    assert source.notes[0].startswith("1 of 2 images are stored turned (EXIF): --camera-info is")
+    for frame in source:
+        assert frame.intrinsics is not None and frame.intrinsics[0, 2] == 15

@@ -55,6 +55,12 @@ def shown_size(path: Path) -> tuple[int, int] | None:
     return (height, width) if orientation in TURNED else (width, height)
 
 
+def is_turned(path: Path) -> bool:
+    """Whether a viewer turns or mirrors it, by its EXIF."""
+    header = _header(path)
+    return header is not None and header[1] not in (0, 1)
+
+
 def is_plain(path: Path) -> tuple[tuple[int, int], bool]:
     """Width and height as stored, and whether every program sees it as it is seen here.
 

@@ -13,6 +13,7 @@ from vggt_ros.tools.runs.format import is_run
 from vggt_ros.tools.sources import images
 from vggt_ros.tools.sources.bag_reader import is_bag
 from vggt_ros.tools.sources.bags import open_bag
+from vggt_ros.tools.sources.image_files import is_turned
 from vggt_ros.tools.sources.images import Order
 from vggt_ros.tools.sources.source import Selection, Source
 from vggt_ros.tools.sources.video import open_video
@@ -72,7 +73,21 @@ def open_source(
         calibration = read_camera_info(camera_info)
         opened.calibration_of = lambda camera: calibration
         opened.camera_info = camera_info
+        _note_turned(opened)
     return opened
+
+
+def _note_turned(source: Source) -> None:
+    """A file's calibration may be of the sensor's pixels, or of those that a viewer shows."""
+    if source.kind != "images":
+        return
+    files = [source.path / each.name for each in source.lazy_frames]
+    if turned := sum(map(is_turned, files)):
+        source.note(
+            f"{turned} of {len(files)} images are stored turned (EXIF): --camera-info is taken as"
+            " that of the upright images, as OpenCV reads them; is it of the sensor's, turn them"
+            " for good (exiftran -ai, mogrify -auto-orient) and calibrate with those"
+        )
 
 
 def _check_is_there(path: Path) -> None:
