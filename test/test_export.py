@@ -7,6 +7,7 @@ import sys
 from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_a_glb_is_read_by_trimesh_y_up_with_its_cameras(made, tmp_path):
     import trimesh
 
     out = export(made, tmp_path / "deep" / "out.glb", to="glb", max_points=3000)
-    scene = trimesh.load(out)
+    scene: Any = trimesh.load(out)
     clouds = [g for g in scene.geometry.values() if isinstance(g, trimesh.PointCloud)]
     (cloud,) = clouds
     assert len(scene.geometry) == 1 + 3
@@ -185,7 +186,9 @@ def test_a_bag_of_metres_has_a_scan_and_one_without_says_so(made, tmp_path, caps
     store = get_typestore(Stores.ROS2_JAZZY)
     with AnyReader([out], default_typestore=store) as reader:
         wanted = [c for c in reader.connections if c.topic == "/vggt/scan"]
-        scans = [store.deserialize_cdr(raw, c.msgtype) for c, _, raw in reader.messages(wanted)]
+        scans: list[Any] = [
+            store.deserialize_cdr(raw, c.msgtype) for c, _, raw in reader.messages(wanted)
+        ]
     assert len(scans) == 3 and scans[0].header.frame_id == "base_link"
     ahead = scans[0].ranges[len(scans[0].ranges) // 2]
     assert ahead == pytest.approx(2.0, abs=0.1)  # the wall
@@ -235,14 +238,14 @@ def test_what_was_masked_is_a_mask_file_where_programs_look_for_it(made, tmp_pat
 
 @pytest.mark.skipif(not find_spec("open3d"), reason="a mesh needs the extra [mesh]")
 def test_a_mesh_is_the_wall_and_is_read_by_open3d_and_trimesh(made, tmp_path):
-    import open3d
+    import open3d  # pyright: ignore[reportMissingImports]
     import trimesh
 
     for name in ("wall.ply", "wall.glb"):
         out = export(made, tmp_path / name, to="mesh", fuse=False)
         if name == "wall.ply":  # of its own GLB, which others read, it says that it is cut
             assert len(open3d.io.read_triangle_mesh(str(out)).triangles) > 1000
-        mesh = trimesh.load(out, force="mesh")
+        mesh: Any = trimesh.load(out, force="mesh")
         assert len(mesh.faces) > 1000
         assert np.abs(np.asarray(mesh.vertices)[:, 0] - 2.0).max() < 0.02
         assert [path.name for path in tmp_path.glob("*wall*")].count(name) == 1
@@ -264,6 +267,15 @@ def test_a_segment_is_chosen_and_the_others_are_said(made, tmp_path, capsys):
     assert len((tmp_path / "out" / "poses.txt").read_text().splitlines()) == 1
     with pytest.raises(UserError, match="no segment 2"):
         export(made, tmp_path / "out", to="kitti", segment=2)
+
+
+def test_frames_that_are_in_no_export_are_counted(made, tmp_path, capsys):
+    summary = json.loads((made / "summary.json").read_text())
+    parts = {"segments": [0], "segment_numbers": [0], "uncertain_frames": [1]}
+    (made / "summary.json").write_text(json.dumps(summary | parts))
+    export(made, tmp_path / "out", to="kitti")
+    text = capsys.readouterr().out
+    assert "1 of 4 frames of the run are uncertain, and left out" in text and "3 poses" in text
 
 
 def test_places_that_do_not_fit_are_refused(made, tmp_path):

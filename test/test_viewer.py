@@ -130,6 +130,20 @@ def test_segments_are_shown_one_at_a_time_without_uncertain_frames(tmp_path: Pat
         view(tmp_path / "run", segment=2)
 
 
+def test_frames_that_the_page_leaves_out_are_said(tmp_path: Path, monkeypatch, capsys):
+    a_run(tmp_path / "run")
+
+    def ended(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vggt_ros.tools.view.time.sleep", ended)
+    for limit, text in ((300, "6 frames at "), (4, "3 frames of 6 (--every 2) at ")):
+        monkeypatch.setattr("vggt_ros.tools.view.MAX_FRAMES", limit)
+        with pytest.raises(KeyboardInterrupt):
+            view(tmp_path / "run", port=0)
+        assert capsys.readouterr().out.startswith(text)
+
+
 def test_keyframes_and_loops_of_a_segment_appear_with_time(viewer, tmp_path: Path):
     run = a_run(tmp_path / "run", **SEGMENTS, keyframes=[0, 2, 3, 5], loops=[[0, 5], [2, 3]])
     graph = map_graph(run, run.segments()[0])

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vggt export RUN --to FORMAT --out PLACE`: a run in the format of another program."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -80,7 +81,7 @@ def export(
         what = f"{len(frames)} images, {count:,} points"
     if note:
         print(note)
-    _say_segments(segment, len(segments))
+    _say_left_out(len(opened.files), segment, segments)
     print(f"{what}: {out}")
     return out
 
@@ -105,9 +106,12 @@ def _of_body(run: Run, frames: list[int]) -> tuple[list[int], str]:
     return kept, f"of the rig, {run.reference} alone, its reference: {len(kept)} frames"
 
 
-def _say_segments(segment: int, count: int) -> None:
-    if count > 1:
+def _say_left_out(total: int, segment: int, segments: Sequence[Sequence[int]]) -> None:
+    """Frames of the run that are not in the export."""
+    if uncertain := total - sum(map(len, segments)):
+        print(f"{uncertain} of {total} frames of the run are uncertain, and left out")
+    if len(segments) > 1:
         print(
-            f"warning: segment {segment} of {count} that nothing ties together; the others:"
-            f" --segment 0 to {count - 1}"
+            f"warning: segment {segment} of {len(segments)} that nothing ties together; the others:"
+            f" --segment 0 to {len(segments) - 1}"
         )

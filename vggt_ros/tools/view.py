@@ -40,7 +40,8 @@ def view(
         step = every if every > 0 else -(-len(indices) // MAX_FRAMES)
         frames = [opened.frame(index) for index in indices[::step]]
         viewer.show(frames, map_graph(opened, indices))
-        which = f" of segment {number} of {len(segments)}" if len(segments) > 1 else ""
+        which = f" of {len(indices)} (--every {step})" if step > 1 else ""
+        which += f" of segment {number} of {len(segments)}" if len(segments) > 1 else ""
         print(f"{len(frames)} frames{which} at {viewer.address}   (Ctrl-C ends)", flush=True)
 
     try:
