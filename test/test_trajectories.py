@@ -133,13 +133,14 @@ def kitti(path, poses: np.ndarray):
     return path
 
 
-@pytest.mark.parametrize("every", [1, 3])
-def test_rows_of_kitti_are_those_of_the_images_with_their_numbers(tmp_path, every):
+@pytest.mark.parametrize("every, name", [(1, "{:06d}.png"), (3, "{:06d}.png"), (1, "image {}9")])
+def test_rows_of_kitti_are_those_of_the_images_with_their_numbers(tmp_path, every, name):
+    """By their numbers; without such numbers, as many rows as frames are those of the frames."""
     run = write_run(tmp_path / "run", np.ones((2, 3), np.float32), 12)
     lines, poses = [], moved(1.0)[::every][:12]
     for i, (pose, file) in enumerate(zip(poses, sorted((run / "frames").iterdir()), strict=True)):
         with np.load(file) as stored:
-            arrays = dict(stored) | {"name": f"image_2/{i * every:06d}.png"}
+            arrays = dict(stored) | {"name": name.format(i * every)}
         np.savez(file, **arrays)
         numbers = [*pose[:3, 3], *quaternion_from_rotation(pose[:3, :3])]
         lines.append(" ".join([f"{i * 0.1 + 1e-9:.9f}", *(f"{n:.9f}" for n in numbers)]))

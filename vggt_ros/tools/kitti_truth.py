@@ -3,7 +3,8 @@
 """Ground truth as the KITTI odometry benchmark has it: rows of 12 numbers, one an image, no stamps.
 
 Row n is the pose of the image with the number n, so that a run of some of the images, or one whose
-stamps were assumed, is compared with the right ones. Other trajectories go by times.txt.
+stamps were assumed, is compared with the right ones. Where images have no such numbers, as many
+rows as frames are those of the frames; other trajectories go by times.txt.
 """
 
 import re
@@ -37,8 +38,9 @@ def read_kitti(path: Path, run: Path) -> "PoseTrajectory3D | None":
         seconds = _times(path.with_name(TIMES), len(rows))
         if seconds is None:
             raise UserError(
-                f"{path} has poses of KITTI, without stamps, and the images of {run} are not named"
-                f" by numbers below {len(rows)}: put {TIMES} with the seconds of each row beside it"
+                f"{path} has {len(rows)} poses of KITTI, without stamps, and the images of {run}"
+                " are neither as many nor named by smaller numbers: put"
+                f" {TIMES} with the seconds of each row beside it"
             )
         numbers = np.arange(len(rows))
     else:
@@ -66,9 +68,10 @@ def _numbers(run: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     stems = [PurePosixPath(opened.frame(index).name).stem for index in frames]
     found = [re.search(r"(\d+)$", stem) for stem in stems]
     numbers = [int(each[1]) for each in found if each]
-    if len(numbers) < len(frames) or max(numbers, default=count) >= count:
-        return none
-    return opened.trajectory().stamps_ns[frames], np.array(numbers)
+    stamps_ns = opened.trajectory().stamps_ns[frames]
+    if len(numbers) == len(frames) and max(numbers, default=count) < count:
+        return stamps_ns, np.array(numbers)
+    return (stamps_ns, np.arange(count)) if len(frames) == count else none
 
 
 def _times(path: Path, count: int) -> Float64[np.ndarray, " n"] | None:
