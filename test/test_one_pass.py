@@ -8,9 +8,7 @@ import jax
 import numpy as np
 import pytest
 from engine_rig import compiled, golden
-from fakes.planar_engine import DEPTH, STEP, planar_engine_of_a_run
-from fakes.planar_engine import frames as planar_frames
-from PIL import Image
+from fakes.planar_engine import DEPTH, STEP, planar_engine_of_a_run, write_frames
 from test_run import run_quietly, write
 
 from vggt_ros.engine.memory import needed
@@ -27,11 +25,7 @@ GB = 10**9
 @pytest.fixture
 def folder(tmp_path):
     """Twelve images."""
-    path = tmp_path / "images"
-    path.mkdir()
-    for frame in planar_frames(12):
-        Image.fromarray(frame.rgb).save(path / f"{frame.stamp_ns}.png")
-    return path
+    return write_frames(tmp_path / "images", 12)
 
 
 @pytest.fixture

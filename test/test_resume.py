@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes.planar_engine import frames
-from PIL import Image
+from fakes.planar_engine import write_frames
 
 from vggt_ros.tools.cli import call
 from vggt_ros.tools.runs.format import open_run
@@ -51,11 +50,7 @@ def vggt(*arguments: object, at: int = -1, signal: str = "signal.SIGINT"):
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Ten images."""
-    path = tmp_path / "images"
-    path.mkdir()
-    for frame in frames(10):
-        Image.fromarray(frame.rgb).save(path / f"{frame.stamp_ns}.png")
-    return path
+    return write_frames(tmp_path / "images", 10)
 
 
 def assert_same_run(found: Path, expected: Path) -> None:

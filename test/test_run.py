@@ -16,8 +16,8 @@ from fakes.planar_engine import (
     STEP,
     WIDTH,
     PlanarEngine,
-    frames,
     planar_engine_of_a_run,
+    write_frames,
 )
 from PIL import Image
 
@@ -31,11 +31,7 @@ from vggt_ros.tools.runs.format import Run, open_run
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Twelve images, named by their nanoseconds."""
-    path = tmp_path / "images"
-    path.mkdir()
-    for frame in frames(12):
-        Image.fromarray(frame.rgb).save(path / f"{frame.stamp_ns}.png")
-    return path
+    return write_frames(tmp_path / "images", 12)
 
 
 @pytest.fixture

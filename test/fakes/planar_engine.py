@@ -3,11 +3,13 @@
 """An engine whose answers are exact: a camera slides to its right along a wall, a step a frame."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+from PIL import Image
 
 from fakes.appearance import appearance
 from vggt_ros.engine.interface import Compiling, InferenceResult
@@ -39,7 +41,7 @@ class PlanarEngine:
         self.name, self.vary_scale, self.max_frames = name, vary_scale, max_frames
         self.confidence = np.full(SIZE, 4.0, np.float32)
         self.visibility, self.track_confidence = 1.0, 1.0
-        self.focal = WIDTH, HEIGHT  # pixels, across and down
+        self.focal: tuple[int, int] = WIDTH, HEIGHT  # pixels, across and down
         self.inferences: list[tuple[int, ...]] = []  # frames of each
         self.queries: list[tuple[np.ndarray, int]] = []
         self.prepared: list[tuple[tuple[int, int], int]] = []  # size and window size
@@ -157,6 +159,14 @@ def image(i: int) -> UInt8[np.ndarray, "h w 3"]:
 
 def frames(count: int) -> list[Frame]:
     return [Frame(image(i), EPOCH + i * PERIOD_NS) for i in range(count)]
+
+
+def write_frames(folder: Path, count: int) -> Path:
+    """A new folder of `frames`, as PNG files that are named by their nanoseconds."""
+    folder.mkdir()
+    for frame in frames(count):
+        Image.fromarray(frame.rgb).save(folder / f"{frame.stamp_ns}.png")
+    return folder
 
 
 def observations(count: int) -> list[Observation]:

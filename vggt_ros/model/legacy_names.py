@@ -6,11 +6,10 @@ They also fix the order in which random weights are drawn: a seed gives the same
 release.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vggt_ros.model.official_names import Path, path_name
+from vggt_ros.model.official_names import Path, path_name, renamed
 
 # Our path today -> the path in a file of version 1, every line in turn.
 VERSION_1 = (
@@ -54,10 +53,7 @@ VERSION_1 = (
 
 def version_1_name(path: Path) -> str:
     """The name of a weight in a file of version 1."""
-    name = path_name(path)
-    for pattern, replacement in VERSION_1:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(path, VERSION_1)
 
 
 def current_names(tensors: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 """Official tensor names and layouts for the paths of our stacked arrays, as two tables."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 Path = tuple[str | int, ...]  # of a weight in the nested dict of a model
@@ -51,8 +51,13 @@ RENAMES = (
 
 def official_name(path: Path) -> str:
     """The official name of an array; with "{row}" in it where the array stacks equal layers."""
+    return renamed(path, RENAMES)
+
+
+def renamed(path: Path, table: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
+    """A path as text, after the substitutions (pattern, replacement) of a table, in its order."""
     name = path_name(path)
-    for pattern, replacement in RENAMES:
+    for pattern, replacement in table:
         name = re.sub(pattern, replacement, name)
     return name
 

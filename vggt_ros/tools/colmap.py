@@ -81,9 +81,8 @@ def colmap(
         if depth:
             check_depth_names(exported)
         record = out.with_name(f".{out.name}.record")  # until the export is complete
-        adjuster = None
-        if adjust:
-            adjuster = _Adjuster(opened, camera, shared_camera, cache_dir, record)
+        network = (camera, shared_camera, cache_dir, record)
+        adjuster = _Adjuster(opened, *network) if adjust else None
         quota = max(1, max_points // sum(map(len, segments)))
         lengths, masks, off = [], 0, 0.0
         for number, frames in enumerate(segments):
@@ -105,15 +104,10 @@ def colmap(
         adjuster.forget()
     if note:
         print(note)
-    registered = sum(map(len, segments))
-    points = ""
-    if lengths:
-        seen = sum(lengths) / len(lengths)
-        points = f"; {len(lengths):,} points, each seen by {seen:.1f} images"
-    elif not lines:
-        points = "; no points, since its frames contradict each other (--no-fuse keeps all)"
+    points = "" if lines and not lengths else f"; {_points_line(lengths)}"
     apart = "s that nothing ties together" if len(segments) > 1 else ""
-    print(f"{registered} of {len(exported)} images in {len(segments)} model{apart}{points}: {out}")
+    registered, models = sum(map(len, segments)), f"{len(segments)} model{apart}"
+    print(f"{registered} of {len(exported)} images in {models}{points}: {out}")
     if masks:
         print(f"masks of {masks} images: {out / 'masks'}")
     for line in lines:
@@ -131,6 +125,14 @@ def _off_middle(camera: Camera) -> float:
     """How far the principal point is from the image's middle, as a share of its sides."""
     _, _, cx, cy = camera.parameters
     return max(abs(cx / camera.width - 0.5), abs(cy / camera.height - 0.5))
+
+
+def _points_line(lengths: Sequence[int]) -> str:
+    """How many points there are, by the number of images that see each."""
+    if not lengths:
+        return "no points, since its frames contradict each other (--no-fuse keeps all)"
+    seen = sum(lengths) / len(lengths)
+    return f"{len(lengths):,} points, each seen by {seen:.1f} images"
 
 
 class _Adjuster:

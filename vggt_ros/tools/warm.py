@@ -4,12 +4,17 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from vggt_ros.engine.shapes import prepared
+from vggt_ros.engine.shapes import Shape, prepared
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
+
+if TYPE_CHECKING:
+    from vggt_ros.engine.compiler import Compiler
+    from vggt_ros.model.config import Config
 
 
 def warm(
@@ -55,21 +60,14 @@ def warm(
     if track_queries < 0:
         raise UserError(f"--track-queries {track_queries}: give a number of points, or 0 for none")
 
-    from vggt_ros.engine.compiler import HEADS, OPTIONAL_HEADS, Compiler
-    from vggt_ros.engine.device import choose_device, choose_dtype, keep_compiled, readable_faults
-    from vggt_ros.model.checkpoint import open_config
-    from vggt_ros.model.vggt import PRESETS
+    from vggt_ros.engine.compiler import Compiler
+    from vggt_ros.engine.device import choose_device, choose_dtype, keep_compiled
 
     cache_dir = cache_dir.expanduser()
     keep_compiled(cache_dir)
     chosen = choose_device(device)
     number = choose_dtype(dtype, chosen)
-    if model in PRESETS:
-        config, width, _ = PRESETS[model]
-        heads = HEADS
-    else:
-        config, heads = open_config(model, HEADS, OPTIONAL_HEADS)
-        width = config.aggregator.img_size
+    config, width, heads = _network(model)
     grid = settings.grid(*input_size, width)
     for caution in settings.cautions:
         print(caution, file=sys.stderr)
@@ -83,10 +81,30 @@ def warm(
     )  # fmt: skip
     compile = Compiler(config, number, chosen, cache_dir, heads=heads)
     print(f"{model} in {number} for {chosen.device_kind}", file=sys.stderr)
+    _compile_all(shapes, compile, chosen, number)
+    print(f"{len(shapes)} programs are in {cache_dir}")
+
+
+def _network(model: str) -> tuple["Config", int, tuple[str, ...]]:
+    """Configuration, usual width of images in pixels, and heads of a model."""
+    from vggt_ros.engine.compiler import HEADS, OPTIONAL_HEADS
+    from vggt_ros.model.checkpoint import open_config
+    from vggt_ros.model.vggt import PRESETS
+
+    if model in PRESETS:
+        config, width, _ = PRESETS[model]
+        return config, width, HEADS
+    config, heads = open_config(model, HEADS, OPTIONAL_HEADS)
+    return config, config.aggregator.img_size, heads
+
+
+def _compile_all(shapes: Sequence[Shape], compile: "Compiler", device: Any, dtype: Any) -> None:
+    """Compile programs, each with a line of its time.  Raises `UserError` where one cannot be."""
+    from vggt_ros.engine.device import readable_faults
+
     for i, shape in enumerate(shapes, 1):
         print(f"{i}/{len(shapes)}  {shape} ... ", end="", file=sys.stderr, flush=True)
         began = time.monotonic()
-        with readable_faults(str(shape), chosen, number):
+        with readable_faults(str(shape), device, dtype):
             compile(shape)
         print(f"{time.monotonic() - began:.1f} s", file=sys.stderr)
-    print(f"{len(shapes)} programs are in {cache_dir}")
