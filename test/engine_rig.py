@@ -31,14 +31,17 @@ SIZE = (56, 56)
 POSE, DENSE, TRACK = 1e-5, 7e-5, 5e-3
 
 
+def tensors() -> dict[str, np.ndarray]:
+    """The network's tensors by their official names."""
+    files = sorted(GOLDEN.glob("weights_*.safetensors"))
+    return {name: x for file in files for name, x in load_file(file).items()}
+
+
 @cache
 def golden():
     """Configuration, weights, and the full pass of a window."""
     config = Config.from_dict(json.loads((GOLDEN / "config.json").read_text())["config"])
-    tensors = {}
-    for file in sorted(GOLDEN.glob("weights_*.safetensors")):
-        tensors |= load_file(file)
-    weights, _ = read(config, tensors, HEADS)
+    weights, _ = read(config, tensors(), HEADS)
     graph = nnx.split(abstract_model(config, HEADS))[0]
 
     @jax.jit

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shapes, devices and kept programs, as the engine uses them."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +10,8 @@ from engine_rig import SIZE, golden
 
 from vggt_ros.engine.compiler import Compiler
 from vggt_ros.engine.device import choose_device, choose_dtype, keep_compiled
-from vggt_ros.engine.engine import open_engine
 from vggt_ros.engine.shapes import EncoderProgram, WindowProgram, for_tracks, needed, padded_queries
 from vggt_ros.errors import UserError
-from vggt_ros.model.checkpoint import save
-from vggt_ros.model.config import TINY
-from vggt_ros.model.random_weights import random_weights
 
 
 @pytest.mark.slow
@@ -97,19 +91,6 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     blocked.write_text("")
     with pytest.raises(UserError, match="cache_dir"):
         keep_compiled(blocked / "cache")
-
-
-@pytest.mark.parametrize("layout", ["view_time", "dual_stream", "sparse_global"])
-def test_a_layout_that_does_not_stream_is_refused_by_name(layout, tmp_path):
-    """As a parameter before any weights are read, and where the weights have it."""
-    words = f"layout {layout} is not run by the streaming step.*it runs joint"
-    with pytest.raises(UserError, match=words):
-        open_engine("/nowhere.safetensors", layout=layout)
-    config = replace(TINY, layout=layout)
-    path = tmp_path / "own.safetensors"
-    save(path, config, random_weights(config, ("camera", "depth")))
-    with pytest.raises(UserError, match=words):
-        open_engine(str(path))
 
 
 def test_programs_of_a_rig_are_finite_and_its_first_instant_comes_first():

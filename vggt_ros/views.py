@@ -97,6 +97,8 @@ class WindowInference:
         """`depth_frames` and `window_size` are of all `cameras` together."""
         self._cameras = cameras
         self._engine, self._notify = engine, notify
+        # Attended by views where the network has that layout; fakes and others have none.
+        self._by_views = cameras > 1 and getattr(engine, "layout", "joint") == "view_time"
         self._depth_frames, self._window_size = depth_frames, window_size
         self.baseline = BaselineSchedule()
 
@@ -202,9 +204,11 @@ class WindowInference:
         if image is not None and self._cameras > 1:
             depth_frames = min(depth_frames, len(ids) - 1)  # it never comes first
         if image is None:
+            views = whole_views([held[key].frame.camera_name for key in ids])
             result = self._engine.infer(
                 ids, images, depth_frames=depth_frames,
                 queries=queries, query_frame=query_frame or 0,
+                **({"views": views} if self._by_views and views else {}),
             )  # fmt: skip
             encoding = None
         else:
@@ -213,6 +217,18 @@ class WindowInference:
                 max_depth_frames=self._depth_frames, queries=queries, query_frame=query_frame,
             )  # fmt: skip
         return without_masked(result, [held[key] for key in ids]), encoding
+
+
+def whole_views(cameras: Sequence[str]) -> int:
+    """How many cameras each instant of a window has, by the camera of each frame; 0: not the same.
+
+    Frames are instant by instant, in the order of the rig's cameras.
+    """
+    count = next((i for i in range(1, len(cameras)) if cameras[i] == cameras[0]), len(cameras))
+    is_whole = len(cameras) % count == 0 and list(cameras) == [*cameras[:count]] * (
+        len(cameras) // count
+    )
+    return count if is_whole else 0
 
 
 class WindowFrames:

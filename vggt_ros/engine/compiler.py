@@ -34,15 +34,6 @@ def unrolls_layers(device: Device) -> bool:
     return device.platform != "cpu"
 
 
-def check_layout(layout: str) -> None:
-    """Raise `UserError` for a layout that the streaming step does not run."""
-    if layout != "joint":
-        raise UserError(
-            f"layout {layout} is not run by the streaming step, which reuses what frame blocks made"
-            " of each image alone: it runs joint. Other layouts run in Python and in vggt verify"
-        )
-
-
 def program_sources() -> list[Path]:
     """Every module whose code ends up in a program: all below `model/`, and this one."""
     return [*sorted((PACKAGE / "model").rglob("*.py")), PACKAGE / "engine/compiler.py"]
@@ -61,7 +52,6 @@ class Compiler:
         self, config: Config, dtype: np.dtype, device: Device, cache_dir: Path | None,
         *, heads: Sequence[str] = HEADS, unrolled: bool | None = None,
     ):  # fmt: skip
-        check_layout(config.layout)
         order, group = config.aggregator.aa_order, config.aggregator.aa_block_size
         if tuple(order) != ("frame", "global") or group != 1:
             raise UserError(
@@ -177,6 +167,7 @@ class Compiler:
                     shape.size,
                     shape.depth_frames,
                     *((queries, mask, query_frame) if shape.queries else ()),
+                    views=shape.views or None,
                 )
             return tuple(output)
 

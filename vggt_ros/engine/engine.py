@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from vggt_ros.engine import memory, shapes
-from vggt_ros.engine.compiler import HEADS, OPTIONAL_HEADS, Compiler, check_layout
+from vggt_ros.engine.compiler import HEADS, OPTIONAL_HEADS, Compiler
 from vggt_ros.engine.device import (
     Device,
     choose_device,
@@ -84,6 +84,11 @@ class Engine:
         return self.selection.programs
 
     @property
+    def layout(self) -> str:
+        """How the images of a window attend to each other."""
+        return self._config.layout
+
+    @property
     def compiling(self) -> tuple[str, ...]:
         """What is being compiled, then what will be, as text."""
         return self.programs.pending
@@ -127,7 +132,7 @@ class Engine:
         `depth_frames` count instants of `cameras` frames.
         """
         self._slots = max(self._slots, *(cameras * s for s in window_sizes))
-        self.selection.cameras = cameras
+        self.selection.cameras, self.selection.views = cameras, self._views(cameras)
         if self.selection.untracked:
             queries = (0,)
         for shape in needed(
@@ -135,7 +140,7 @@ class Engine:
         ):
             progress(f"compiling {self.name}: {shape}")
             with self._faults(str(shape)):
-                self.programs.get(shape._replace(slots=self._slots))
+                self.programs.get(self.selection.by_views(shape._replace(slots=self._slots)))
 
     def prepare(
         self,
@@ -155,12 +160,13 @@ class Engine:
         Raises `Compiling` until a window of one instant can be inferred.  Calling again is cheap.
         """
         self.selection.window_size, self.selection.cameras = window_size * cameras, cameras
+        self.selection.views = self._views(cameras)
         self._slots = max(self._slots, window_size * cameras + 1)
         shapes = prepared(
             size, window_size, depth_frames=depth_frames, extra_views=extra_views,
             track_queries=0 if self.selection.untracked else track_queries, cameras=cameras,
         )  # fmt: skip
-        shapes = [shape._replace(slots=self._slots) for shape in shapes]
+        shapes = [self.selection.by_views(x._replace(slots=self._slots)) for x in shapes]
         at_once, later = shapes[:2], shapes[2:]
         self.programs.request(at_once, first=True)
         self.programs.request(later)
@@ -176,7 +182,7 @@ class Engine:
         next, once the same window runs without tracks.
         """
         shape = WindowProgram(size, self._slots, frames, depth_frames, padded_queries(queries))
-        return self.selection.obstacle(shape)
+        return self.selection.obstacle(self.selection.by_views(shape))
 
     def infer(
         self,
@@ -186,16 +192,21 @@ class Engine:
         depth_frames: int,
         queries: Float32[np.ndarray, "n 2"] | None = None,
         query_frame: int = 0,
+        views: int = 0,
     ) -> InferenceResult:
         """One forward pass over a window, oldest frame first; depth for the newest frames only.
 
-        A frame is identified by its id: its image is read the first time only.  Raises `Compiling`,
+        A frame is identified by its id: its image is read the first time only. `views`: the window
+        has images of so many cameras, instant by instant, by which layout view_time attends; 0: it
+        has no such order, or one camera, and is attended as one sequence.  Raises `Compiling`,
         `OutOfMemory` or `DeviceLost`; after the first two, another inference may be tried.
         """
         size, frames = images[0].shape[:2], len(frame_ids)
         self._slots = max(self._slots, frames)
         padded = padded_queries(0 if queries is None else len(queries))
-        wanted = WindowProgram(size, self._slots, frames, depth_frames, padded)
+        wanted = WindowProgram(
+            size, self._slots, frames, depth_frames, padded, views if self._views(1) else 0
+        )
         slots = self._encode(frame_ids, images)
         faults: list[UserError] = []
         for shape, program in self.selection.choices(wanted, query_frame, faults):
@@ -208,6 +219,10 @@ class Engine:
                 result = result._replace(notice=f"{faults[-1]}; until then a {shape} is used")
             return result
         raise faults[-1] if faults else Compiling.of(size)
+
+    def _views(self, cameras: int) -> int:
+        """The views by which whole windows of so many cameras are attended; 0: by none."""
+        return cameras if self.layout == "view_time" else 0
 
     def describe(self, frame_id: int) -> Float32[np.ndarray, "d"] | None:
         """What a frame of the last inference looks like: its encoder tokens, averaged; of length 1.
@@ -272,21 +287,20 @@ def open_engine(
     background: bool = False,
     progress: Progress = lambda line: None,
     tracks: bool = False,
-    layout: str = "joint",
+    layout: str | None = None,
 ) -> Engine:
     """A network ready to be warmed: `model` is a preset, a hub id or a path.
 
     Of the presets `small` comes with weights; the others have random ones. Weights without a track
-    head serve for everything but tracks; with `tracks` they are refused.
+    head serve for everything but tracks; with `tracks` they are refused. `layout` is how the images
+    of a window attend to each other (docs/layouts.md), by default as the weights say.
 
-    Raises `UserError` for a device that does not run, weights that do not fit, an unknown model, a
-    layout other than joint.
+    Raises `UserError` for a device that does not run, weights that do not fit, an unknown model.
     """
-    check_layout(layout)
     keep_compiled(cache_dir)
     chosen = choose_device(device)
     number = choose_dtype(dtype, chosen)
-    network = open_network(model, number, seed, progress, tracks=tracks)
+    network = open_network(model, number, seed, progress, tracks=tracks, layout=layout)
     return Engine(
         model,
         network.config,

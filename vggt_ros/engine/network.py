@@ -3,12 +3,13 @@
 """What the name of a model means: a configuration and weights, drawn at random or read."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from vggt_ros.engine.compiler import HEADS, OPTIONAL_HEADS
-from vggt_ros.model.config import Config
+from vggt_ros.model.config import Config, in_layout
 
 
 class Network(NamedTuple):
@@ -27,10 +28,11 @@ def open_network(
     progress: Callable[[str], None],
     *,
     tracks: bool = False,
+    layout: str | None = None,
 ) -> Network:
     """`model` is a preset, a hub id or a path; matrices are in `dtype`.
 
-    Only with `tracks` a track head is needed.
+    Only with `tracks` a track head is needed. `layout` is by default as the weights say.
     Raises `UserError` for a model that is not known, and for weights that do not fit.
     """
     from vggt_ros.model.checkpoint import open_weights
@@ -40,11 +42,14 @@ def open_network(
     preset = PRESETS.get(model)
     if preset is not None and preset.weights is None:
         progress(f"{model}: drawing its weights")
-        weights = random_weights(preset.config, HEADS, dtype, seed)
-        return Network(preset.config, weights, preset.default_width, random=True)
+        config = in_layout(preset.config, layout)
+        weights = random_weights(config, HEADS, dtype, seed)
+        return Network(config, weights, preset.default_width, random=True)
     progress(f"{model}: reading weights")
     optional = () if tracks else OPTIONAL_HEADS
-    config, weights, report = open_weights(model, heads=HEADS, dtype=dtype, optional=optional)
+    config, weights, report = open_weights(
+        model, partial(in_layout, layout=layout), HEADS, dtype, optional=optional
+    )
     for note in report.notes:
         progress(f"{model}: {note}")
     if report.foreign:

@@ -32,7 +32,14 @@ class Selection:
         self.whole = False  # whether no other window may take the place of the one asked for
         self.window_size = 0  # of a window that grows no further, once that is known
         self.cameras = 1  # frames of an instant
+        self.views = 0  # by which whole windows are attended; 0: by none
         self._unfit: dict[WindowProgram, str] = {}  # what does not run, and why
+
+    def by_views(self, shape: Shape) -> Shape:
+        """The program as it is for a window of whole instants, if it is one that may be."""
+        if isinstance(shape, EncoderProgram) or not self.views > 1 or shape.frames % self.views:
+            return shape
+        return shape._replace(views=self.views)
 
     def find(self, shape: Shape) -> Program | None:
         """The program; in the background None while it is compiled."""
@@ -122,7 +129,7 @@ class Selection:
         plain = shape.without_tracks()._replace(
             frames=full, depth_frames=min(shape.depth_frames, full)
         )
-        if not start or self.programs.if_ready(plain) is None:
+        if not start or self.programs.if_ready(self.by_views(plain)) is None:
             return self.programs.if_ready(shape)
         with self._faults(str(shape)):
             return self.programs.find(shape, hurry=True)

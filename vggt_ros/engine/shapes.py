@@ -27,23 +27,35 @@ class EncoderProgram(NamedTuple):
 
 
 class WindowProgram(NamedTuple):
-    """Infers a window of `frames`: depth for the newest `depth_frames`, tracks of `queries`."""
+    """Infers a window of `frames`: depth for the newest `depth_frames`, tracks of `queries`.
+
+    In layout view_time the frames may be those of so many `views`, instant by instant; 0: they are
+    one sequence.
+    """
 
     size: tuple[int, int]
     slots: int
     frames: int
     depth_frames: int
     queries: int
+    views: int = 0
 
     def __str__(self) -> str:
         tracks = f", {self.queries} tracks" if self.queries else ""
-        return f"window of {self.frames} {self.size[1]}x{self.size[0]}{tracks}"
+        views = f", {self.views} views" if self.views else ""
+        return f"window of {self.frames} {self.size[1]}x{self.size[0]}{views}{tracks}"
 
     def with_substitutes(self) -> Sequence["WindowProgram"]:
-        """This window, and what may be inferred in its place: no tracks, then fewer frames."""
+        """This window, and what may be inferred in its place: no tracks, then fewer frames.
+
+        Of several views whole instants are left out, and at last the views are one sequence.
+        """
         shapes: list[WindowProgram] = []
         for s in range(self.frames, 0, -1):
-            fewer = self._replace(frames=s, depth_frames=min(s, self.depth_frames))
+            if self.views and s % self.views and s > self.views:
+                continue
+            views = self.views if self.views and s % self.views == 0 else 0
+            fewer = self._replace(frames=s, depth_frames=min(s, self.depth_frames), views=views)
             shapes += [fewer, fewer.without_tracks()] if self.queries else [fewer]
         return shapes
 

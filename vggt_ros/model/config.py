@@ -180,17 +180,25 @@ class CacheShapes(NamedTuple):
     """Shapes (slots, tokens, channels) of what a streaming step keeps of each frame."""
 
     patch_tokens: tuple[int, int, int]  # the encoder's
-    first_block: tuple[int, int, int]  # with special tokens, after the first frame block
+    first_block: tuple[int, int, int]  # with special tokens, after the first frame block; or none
 
 
 def cache_shapes(config: Config, slots: int, size: tuple[int, int]) -> CacheShapes:
     """Shapes of the cache for `slots` frames of `size` (height, width) network pixels; float32."""
     aggregator = config.aggregator
     patches = (size[0] // aggregator.patch_size) * (size[1] // aggregator.patch_size)
-    special = 1 + aggregator.num_register_tokens
+    tokens = 1 + aggregator.num_register_tokens + patches if reuses_first_block(config) else 0
     return CacheShapes(
-        (slots, patches, aggregator.embed_dim), (slots, special + patches, aggregator.embed_dim)
+        (slots, patches, aggregator.embed_dim), (slots, tokens, aggregator.embed_dim)
     )
+
+
+def reuses_first_block(config: Config) -> bool:
+    """Whether the blocks of a window on one axis are the official ones.
+
+    Then a streaming step reuses the first frame block, beside the encoder; else the encoder alone.
+    """
+    return config.layout in ("joint", "view_time")
 
 
 def _read(kind: Any, tree: dict[str, Any], where: str):

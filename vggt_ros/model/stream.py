@@ -12,7 +12,8 @@ the same (up to the rounding of other batch sizes):
 - in the last global block, the queries that no head reads: camera tokens of every frame and all
   tokens of the newest are enough.
 
-Everything after the first global block depends on the newest frame, and is computed.
+Everything after the first global block depends on the newest frame, and is computed. In layouts
+with other blocks, and where the images of a rig are attended by views, all of the aggregator is.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, UInt8
 
 from vggt_ros.model.aggregator import Aggregator
-from vggt_ros.model.config import cache_shapes
+from vggt_ros.model.config import cache_shapes, reuses_first_block
 from vggt_ros.model.layers import Block
 from vggt_ros.model.rope import RotaryAngles
 from vggt_ros.model.vggt import VGGT
@@ -33,7 +34,8 @@ class CachedTokens(NamedTuple):
     """What is kept of each frame, in slots of any order; `config.cache_shapes` has the shapes."""
 
     patch_tokens: Float[Array, "c t d"]  # the encoder's
-    first_block: Float[Array, "c p d"]  # after the first frame block, as any frame but the first
+    # After the first frame block, as any frame but the first; p = 0 where the layout has another.
+    first_block: Float[Array, "c p d"]
 
 
 class StreamOutput(NamedTuple):
@@ -82,6 +84,8 @@ def _encoded(
     """What `CachedTokens` keeps of each frame."""
     grid = model.grid(*images.shape[1:3])
     patches = model.encode(images[None].astype(jnp.float32) / 255)
+    if not reuses_first_block(model.config):
+        return patches[0], jnp.zeros((len(images), 0, patches.shape[-1]), patches.dtype)
     tokens = model.aggregator.embed(jnp.concatenate([patches[:, :1], patches], axis=1))[:, 1:]
     tokens = _first_frame_block(model.aggregator, tokens, model.aggregator.rope(grid))
     return patches[0], tokens[0]
@@ -96,15 +100,21 @@ def infer_window(
     queries: Float[Array, "n 2"] | None = None,
     query_mask: Bool[Array, "n"] | None = None,
     query_frame: int | Int[Array, ""] = 0,
+    views: int | None = None,
 ) -> StreamOutput:
     """Inference on the window whose frames lie in `slots`, oldest first; `size` is (height, width).
 
-    Depth is computed for the newest `depth_frames`; for `queries` see `TrackHead`.
+    Depth is computed for the newest `depth_frames`; for `queries` see `TrackHead`. With `views` the
+    frames are those of so many cameras, instant by instant, and are attended in layout view_time.
     """
     assert model.camera_head is not None and model.depth_head is not None, "both are needed"
     grid, s = model.grid(*size), len(slots)
     dense_frames = s if queries is not None else depth_frames
-    taps, cameras = _aggregate(model.aggregator, cache, slots, grid, dense_frames)
+    if views is None and reuses_first_block(model.config):
+        taps, cameras = _aggregate(model.aggregator, cache, slots, grid, dense_frames)
+    else:
+        every = model.aggregator(cache.patch_tokens[slots][None], grid, views)
+        taps, cameras = [tap[:, s - dense_frames :] for tap in every[:4]], every[-1][:, :, 0]
     levels = [model.patches(tap) for tap in taps]
     newest = [level[dense_frames - depth_frames :] for level in levels]
     depth, confidence = model.depth_head(newest, grid)

@@ -33,7 +33,7 @@ def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
         seed=parameters.seed,
         background=True,
         progress=progress,
-        layout=parameters.layout,
+        layout=None if parameters.layout == "auto" else parameters.layout,
     )
 
 
@@ -45,6 +45,11 @@ def cautions(parameters: Parameters) -> list[str]:
             f"memory_fraction is {parameters.memory_fraction:g}, but not used: the environment has"
             f" {MEMORY_VARIABLE}={given}, which comes first"
         )
+    if parameters.layout == "view_time" and not parameters.camera_names:
+        found.append(
+            "layout view_time is of the cameras of a rig: images of one camera are one sequence,"
+            " as in joint; name the cameras, or leave layout at auto"
+        )
     return found
 
 
@@ -52,6 +57,7 @@ def described(engine: Any) -> dict[str, str]:
     """What was opened, for /diagnostics."""
     return {
         "model": engine.name,
+        "layout": getattr(engine, "layout", "joint"),
         "device": str(engine.device),
         "dtype": str(engine.dtype),
         "weights": "random: the geometry is noise" if engine.random_weights else "loaded",

@@ -44,10 +44,10 @@ class Parameters:
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "Number format of the network; auto: bfloat16 on accelerators, float32 on CPUs"
     )
-    layout: Literal["joint", "view_time", "dual_stream", "sparse_global"] = setting(
-        "joint",
-        "How the images of a window attend to each other; the node runs joint, and refuses others"
-        " at its start",
+    layout: Literal["auto", "joint", "view_time", "dual_stream", "sparse_global"] = setting(
+        "auto",
+        "How the images of a window attend to each other (docs/layouts.md); auto: as the weights"
+        " say. view_time is for the cameras of a rig",
     )
     device: str = setting("auto", "JAX platform (cpu, gpu); auto: the first one available")
     cache_dir: str = setting(

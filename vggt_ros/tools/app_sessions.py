@@ -82,6 +82,7 @@ class StoppableEngine:
         self.name, self.default_width = engine.name, engine.default_width
         self.device, self.dtype = engine.device, engine.dtype
         self.random_weights = engine.random_weights
+        self.layout: str = getattr(engine, "layout", "joint")
         self.obstacle, self.describe, self.reset = engine.obstacle, engine.describe, engine.reset
         self._engine, self._closed = engine, closed
 

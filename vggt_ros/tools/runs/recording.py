@@ -39,6 +39,7 @@ class RecordedEngine:
         self.default_width: int = engine.default_width
         self.device, self.dtype = engine.device, engine.dtype
         self.random_weights: bool = engine.random_weights
+        self.layout: str = getattr(engine, "layout", "joint")
         self.asked = self.reused = 0
         self._last: tuple[tuple, dict[str, Any]] | None = None  # that was read, not computed
         known = {"format": FORMAT, "network": engine.fingerprint, "dtype": str(engine.dtype),
@@ -73,9 +74,11 @@ class RecordedEngine:
         depth_frames: int,
         queries: Float32[np.ndarray, "n 2"] | None = None,
         query_frame: int = 0,
+        views: int = 0,
     ) -> InferenceResult:
         """As `Engine.infer`."""
-        options = {"depth_frames": depth_frames, "queries": queries, "query_frame": query_frame}
+        options: dict[str, Any] = {"depth_frames": depth_frames, "queries": queries}
+        options |= {"query_frame": query_frame} | ({"views": views} if views else {})
         question = _question(frame_ids, images, depth_frames, queries, query_frame)
         path = self.folder / f"{self.asked:06d}.npz"
         self.asked += 1
