@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from safetensors.numpy import load_file
 
 from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import open_weights, save
+from vggt_ros.model.config import TINY
 from vggt_ros.model.npz_files import read_npz, write_npz
 from vggt_ros.model.orbax_files import read_orbax, write_orbax
+from vggt_ros.model.random_weights import random_weights
 from vggt_ros.model.weights import flatten
 from vggt_ros.tools.weights import convert
 
@@ -53,6 +56,38 @@ def test_official_names_are_those_that_were_read(source, tmp_path):
     (tmp_path / "out" / "config.json").write_text('{"config": {}}')
     with pytest.raises(UserError, match="config.json is of another network"):
         convert(str(source), tmp_path / "out" / "other.safetensors", format="official")
+
+
+def test_the_mean_of_two_sources_is_that_of_each_weight(source, tmp_path):
+    shifted = jax.tree.map(lambda x: np.asarray(x) + 0.5, weights())
+    save(tmp_path / "shifted.safetensors", CONFIG, shifted)
+    out = tmp_path / "mean.safetensors"
+    convert(str(source), out, average=str(tmp_path / "shifted.safetensors"), share=0.25)
+    found = flatten(open_weights(out)[1])
+    for path, x in flatten(weights()).items():
+        np.testing.assert_allclose(found[path], x + 0.125, rtol=1e-6, atol=1e-6)
+    convert(str(source), out, "bfloat16", average=str(tmp_path / "shifted.safetensors"), share=0.25)
+    kernel = "encoder", "blocks", "mlp", "fc1", "kernel"
+    kept = next(x for path, x in flatten(open_weights(out, dtype="bfloat16")[1]).items() if
+                path == kernel)  # fmt: skip
+    expected = (flatten(weights())[kernel] + 0.125).astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(np.asarray(kept), expected)
+
+
+def test_a_mean_is_of_two_networks_of_one_kind_and_is_written(source, tmp_path):
+    save(tmp_path / "tiny.safetensors", TINY, random_weights(TINY))
+    out = tmp_path / "mean.safetensors"
+    for options, words in (
+        (
+            {"to": out, "average": str(tmp_path / "tiny.safetensors")},
+            "tiny.safetensors is another network than",
+        ),
+        ({"to": out, "average": str(source), "share": 1.5}, "a share of 1.5: it must be between"),
+        ({"average": str(source)}, "name the file with --to"),
+    ):
+        with pytest.raises(UserError, match=words):
+            convert(str(source), **options)
+    assert not out.exists()
 
 
 def test_files_of_others_in_these_formats_are_read(source, tmp_path):

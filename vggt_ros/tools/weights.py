@@ -29,6 +29,8 @@ def convert(
     order: tuple[Literal["view", "time"], Literal["view", "time"]] | None = None,
     strategy: Literal["landmark", "memory_bank"] | None = None,
     format: Target = "auto",
+    average: str | None = None,
+    share: float = 0.5,
 ) -> None:
     """Compare a checkpoint with the network; with --to, write it as one file that loads faster.
 
@@ -56,8 +58,12 @@ def convert(
         format: Of the output: safetensors, npz (NumPy; bfloat16 as its bits), orbax (a folder), or
             official (safetensors with the names and layouts of the official PyTorch network, and a
             config.json beside it); auto goes by the suffix, .safetensors or .npz.
+        average: A second source, of the same network: the weights before a fine-tuning. The mean of
+            both is written, which often keeps what either does well.
+        share: Of the second source in the mean, 0 to 1.
     """
     from vggt_ros.model import checkpoint
+    from vggt_ros.model.averaging import open_averaged
     from vggt_ros.model.config import in_layout
     from vggt_ros.model.tensor_files import open_files
     from vggt_ros.model.weights import flatten
@@ -81,9 +87,14 @@ def convert(
     except UserError as fault:
         raise UserError(f"{source}: {fault}") from fault
     if to is None or kind is None:
+        if average is not None:
+            raise UserError("a mean of two sources is only written: name the file with --to")
         return
     start = time.monotonic()
-    _, weights, _ = checkpoint.open_weights(paths[0], model, heads, dtype, partial=partial)
+    if average is None:
+        _, weights, _ = checkpoint.open_weights(paths[0], model, heads, dtype, partial=partial)
+    else:
+        weights = open_averaged(source, average, share, model, heads, dtype)
     if kind == "official":
         checkpoint.save_official(to, model, weights)
     else:
