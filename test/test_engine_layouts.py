@@ -19,7 +19,7 @@ from vggt_ros.model.config import Config
 from vggt_ros.model.random_weights import random_weights
 from vggt_ros.model.vggt import Prediction, abstract_model, functional
 from vggt_ros.model.weights import read
-from vggt_ros.views import whole_views
+from vggt_ros.windows.results import whole_views
 
 SETTINGS = {
     "dual_stream": {"layout": "dual_stream"},

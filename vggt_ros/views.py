@@ -31,7 +31,7 @@ from vggt_ros.mapping.pose_graph.keyframe_map import Appearance
 from vggt_ros.mapping.pose_graph.loops import LoopView
 from vggt_ros.mapping.window import WindowGeometry, camera_from_encoding
 from vggt_ros.tracking import TrackAnchor, Tracker
-from vggt_ros.windows.results import without_masked
+from vggt_ros.windows.results import whole_views, without_masked
 
 
 def window_geometry(
@@ -217,18 +217,6 @@ class WindowInference:
                 max_depth_frames=self._depth_frames, queries=queries, query_frame=query_frame,
             )  # fmt: skip
         return without_masked(result, [held[key] for key in ids]), encoding
-
-
-def whole_views(cameras: Sequence[str]) -> int:
-    """How many cameras each instant of a window has, by the camera of each frame; 0: not the same.
-
-    Frames are instant by instant, in the order of the rig's cameras.
-    """
-    count = next((i for i in range(1, len(cameras)) if cameras[i] == cameras[0]), len(cameras))
-    is_whole = len(cameras) % count == 0 and list(cameras) == [*cameras[:count]] * (
-        len(cameras) // count
-    )
-    return count if is_whole else 0
 
 
 class WindowFrames:

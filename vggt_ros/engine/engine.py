@@ -61,7 +61,7 @@ class Engine:
         cache_dir: Path | None = None,
         background: bool = False,
     ):
-        self.name, self.device, self.dtype = name, device, dtype
+        self.name, self.device, self.dtype, self.layout = name, device, dtype, config.layout
         self.random_weights, self.default_width = random, default_width
         heads = [head for head in HEADS if head not in OPTIONAL_HEADS or "track_head" in weights]
         self._config = config
@@ -71,6 +71,7 @@ class Engine:
             background=background,
             faults=self._faults,
             untracked="" if "tracks" in heads else f"the weights of {name} have no track head",
+            attends_by_views=config.layout == "view_time",
         )
         self.frame_cache = FrameCache(config, device)
         self._slots = 0
@@ -82,11 +83,6 @@ class Engine:
     def programs(self) -> Programs:
         """What is compiled, and what will be."""
         return self.selection.programs
-
-    @property
-    def layout(self) -> str:
-        """How the images of a window attend to each other."""
-        return self._config.layout
 
     @property
     def compiling(self) -> tuple[str, ...]:
@@ -132,7 +128,7 @@ class Engine:
         `depth_frames` count instants of `cameras` frames.
         """
         self._slots = max(self._slots, *(cameras * s for s in window_sizes))
-        self.selection.cameras, self.selection.views = cameras, self._views(cameras)
+        self.selection.set_cameras(cameras)
         if self.selection.untracked:
             queries = (0,)
         for shape in needed(
@@ -159,18 +155,15 @@ class Engine:
         `depth_frames` count instants of `cameras` frames.
         Raises `Compiling` until a window of one instant can be inferred.  Calling again is cheap.
         """
-        self.selection.window_size, self.selection.cameras = window_size * cameras, cameras
-        self.selection.views = self._views(cameras)
+        self.selection.window_size = window_size * cameras
+        self.selection.set_cameras(cameras)
         self._slots = max(self._slots, window_size * cameras + 1)
         shapes = prepared(
             size, window_size, depth_frames=depth_frames, extra_views=extra_views,
             track_queries=0 if self.selection.untracked else track_queries, cameras=cameras,
         )  # fmt: skip
         shapes = [self.selection.by_views(x._replace(slots=self._slots)) for x in shapes]
-        at_once, later = shapes[:2], shapes[2:]
-        self.programs.request(at_once, first=True)
-        self.programs.request(later)
-        if None in [self.selection.find(shape) for shape in at_once]:
+        if not self.selection.request(shapes):
             raise Compiling.of(size)
 
     def obstacle(
@@ -196,17 +189,16 @@ class Engine:
     ) -> InferenceResult:
         """One forward pass over a window, oldest frame first; depth for the newest frames only.
 
-        A frame is identified by its id: its image is read the first time only. `views`: the window
-        has images of so many cameras, instant by instant, by which layout view_time attends; 0: it
-        has no such order, or one camera, and is attended as one sequence.  Raises `Compiling`,
+        A frame is identified by its id: its image is read the first time only.  Of so many `views`
+        the window has images instant by instant, by which layout view_time attends; 0: it has no
+        such order, and is one sequence.  Raises `Compiling`,
         `OutOfMemory` or `DeviceLost`; after the first two, another inference may be tried.
         """
         size, frames = images[0].shape[:2], len(frame_ids)
         self._slots = max(self._slots, frames)
         padded = padded_queries(0 if queries is None else len(queries))
-        wanted = WindowProgram(
-            size, self._slots, frames, depth_frames, padded, views if self._views(1) else 0
-        )
+        views *= self.selection.attends_by_views
+        wanted = WindowProgram(size, self._slots, frames, depth_frames, padded, views)
         slots = self._encode(frame_ids, images)
         faults: list[UserError] = []
         for shape, program in self.selection.choices(wanted, query_frame, faults):
@@ -219,10 +211,6 @@ class Engine:
                 result = result._replace(notice=f"{faults[-1]}; until then a {shape} is used")
             return result
         raise faults[-1] if faults else Compiling.of(size)
-
-    def _views(self, cameras: int) -> int:
-        """The views by which whole windows of so many cameras are attended; 0: by none."""
-        return cameras if self.layout == "view_time" else 0
 
     def describe(self, frame_id: int) -> Float32[np.ndarray, "d"] | None:
         """What a frame of the last inference looks like: its encoder tokens, averaged; of length 1.
@@ -294,12 +282,10 @@ def open_engine(
     Of the presets `small` comes with weights; the others have random ones. Weights without a track
     head serve for everything but tracks; with `tracks` they are refused. `layout` is how the images
     of a window attend to each other (docs/layouts.md), by default as the weights say.
-
     Raises `UserError` for a device that does not run, weights that do not fit, an unknown model.
     """
     keep_compiled(cache_dir)
-    chosen = choose_device(device)
-    number = choose_dtype(dtype, chosen)
+    number = choose_dtype(dtype, chosen := choose_device(device))
     network = open_network(model, number, seed, progress, tracks=tracks, layout=layout)
     return Engine(
         model,

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which program an inference uses: what is compiled, what fits, and what is to be compiled next."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from vggt_ros.engine.interface import DeviceLost, OutOfMemory
@@ -14,7 +14,8 @@ from vggt_ros.errors import UserError
 class Selection:
     """Chooses among programs that are ready, and starts to compile those that are missing.
 
-    `untracked` is why this network tracks no points; empty: it does.
+    `untracked` is why this network tracks no points; empty: it does. One that `attends_by_views`
+    has programs of their own for the windows of a rig.
     With `background` a program that is missing is compiled while others are used; without, it is
     waited for.  `faults` makes the runtime's errors readable, given what it was that failed.
     """
@@ -26,14 +27,26 @@ class Selection:
         background: bool,
         faults: Callable[[str], AbstractContextManager[None]],
         untracked: str = "",
+        attends_by_views: bool = False,
     ):
-        self.untracked = untracked
+        self.untracked, self.attends_by_views = untracked, attends_by_views
         self.programs, self.background, self._faults = programs, background, faults
         self.whole = False  # whether no other window may take the place of the one asked for
         self.window_size = 0  # of a window that grows no further, once that is known
         self.cameras = 1  # frames of an instant
         self.views = 0  # by which whole windows are attended; 0: by none
         self._unfit: dict[WindowProgram, str] = {}  # what does not run, and why
+
+    def set_cameras(self, cameras: int) -> None:
+        """Windows are of instants of so many cameras."""
+        self.cameras, self.views = cameras, cameras if self.attends_by_views else 0
+
+    def request(self, shapes: Sequence[Shape]) -> bool:
+        """Compile these in the background; whether the first two, which come first, are there."""
+        at_once, later = shapes[:2], shapes[2:]
+        self.programs.request(at_once, first=True)
+        self.programs.request(later)
+        return None not in [self.find(shape) for shape in at_once]
 
     def by_views(self, shape: Shape) -> Shape:
         """The program as it is for a window of whole instants, if it is one that may be."""

@@ -68,3 +68,15 @@ def keep_tracks(
     own = [i for i, frame in enumerate(held) if frame.frame.camera == camera]
     newest = held[own[-1]].shown if own else None
     tracker.tracked(tuple(ids[i] for i in own), tracks[own], newest)
+
+
+def whole_views(cameras: Sequence[str]) -> int:
+    """How many cameras each instant of a window has, by the camera of each frame; 0: not the same.
+
+    Frames are instant by instant, in the order of the rig's cameras.
+    """
+    count = next((i for i in range(1, len(cameras)) if cameras[i] == cameras[0]), len(cameras))
+    is_whole = len(cameras) % count == 0 and list(cameras) == [*cameras[:count]] * (
+        len(cameras) // count
+    )
+    return count if is_whole else 0
