@@ -158,7 +158,7 @@ def test_an_image_that_has_changed_or_is_gone_is_refused_in_one_sentence(made, t
     assert [e.name for e in exported] == ["a.png", "b.png"] and not note and b.exists()
 
 
-def test_a_photo_written_anew_never_overwrites_another_original(made, tmp_path):
+def test_a_photo_converted_never_overwrites_another_original(made, tmp_path):
     """A photo and its conversion: a.webp would be a.png, which is a link to the user's own file."""
     names = ["a.png", "a.png.png", "a.webp", "image 1.png", "image 1.webp", "image_000001.png"]
     files = photos(tmp_path / "in", names, lossless=True)
@@ -177,7 +177,7 @@ def test_a_photo_written_anew_never_overwrites_another_original(made, tmp_path):
     assert len({image.name for image in grid}) == len(names)
 
 
-def test_files_that_other_programs_read_otherwise_are_written_anew(made, tmp_path):
+def test_files_that_other_programs_read_otherwise_are_converted(made, tmp_path):
     """16 bits of a 12-bit camera, CMYK and a palette, as they were seen; grey and RGBA stay."""
     (tmp_path / "in").mkdir()
     rgb = frames(1)[0].rgb

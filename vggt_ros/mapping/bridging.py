@@ -144,7 +144,7 @@ class Bridging:
         `world_from_camera` of that frame; `led` to it by odometry from the last registered camera;
         None: nothing is tied. The part before is dropped if it came to nothing (`stump`); then
         the bridge to it is prolonged. Returns what the scale up to there (`state`) adds to the
-        covariance of the pose, since from here on its error acts anew; None: nothing was tied.
+        covariance of the pose, since from here on its error acts again; None: nothing was tied.
         """
         store, earlier = self._keyframes.store, self._bridge if stump else None
         if stump:

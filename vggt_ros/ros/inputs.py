@@ -72,7 +72,7 @@ class CameraInput:
         if fields == self._heard:
             self._offered, self._differing = ((), 0), 0
             return
-        if self._is_focused_anew(msg, fields):
+        if self._has_other_focus(msg, fields):
             self._heard, self.calibration = fields, Calibration.of(msg)
             self._offered, self._differing = ((), 0), 0
             return
@@ -93,7 +93,7 @@ class CameraInput:
             self.calibration = None
             (self._reports.refuse if self._is_asked_for else self._reports.notify)(str(error))
 
-    def _is_focused_anew(self, msg: CameraInfo, fields: tuple[Any, ...]) -> bool:
+    def _has_other_focus(self, msg: CameraInfo, fields: tuple[Any, ...]) -> bool:
         """Whether this differs by a little K alone, which a lens without distortion may do."""
         known = self.calibration
         if known is None or not self._fits or any(known.distortion):

@@ -51,7 +51,7 @@ def fleet(
         address: Of a Ray cluster (auto: the one that runs here); its machines need this package
             and the same paths. Without one, workers are processes of this machine.
         gpus: Of each worker; 0.5 lets two share one. 0 leaves the choice of a device to JAX.
-        overwrite: Begin anew, also in a directory that holds other files.
+        overwrite: Begin again, also in a directory that holds other files.
         quiet: Print the table alone.
     """
     if not sources:

@@ -4,7 +4,7 @@
 
 Originals keep their names and sub-folders.  A file that other programs read as it was read here is
 linked or copied; all others (frames of videos and bags, photos that are stored turned, images whose
-lens was undone, of 16 bits, CMYK or a palette) are written anew, as PNG of their own size.
+lens was undone, of 16 bits, CMYK or a palette) are converted, as PNG of their own size.
 """
 
 import os
@@ -88,22 +88,22 @@ def _originals(
     kept = {frame.name for frame, same in both if same}
     written = iter(_png_names([frame.name for frame, same in both if not same], kept))
     names = [frame.name if same else next(written) for frame, same in both]
-    anew = {}
+    to_convert = {}
     for frame, name, same in zip(frames, names, plain, strict=True):
         if same:
             _place(root / frame.name, folder / name, copied=copied)
         else:
-            anew[frame.name] = (frame, folder / name)
-    for decoded in _decoded(run, [*anew] if is_folder else None) if anew else ():
-        if decoded.name in anew:
-            frame, path = anew.pop(decoded.name)
+            to_convert[frame.name] = (frame, folder / name)
+    for decoded in _decoded(run, [*to_convert] if is_folder else None) if to_convert else ():
+        if decoded.name in to_convert:
+            frame, path = to_convert.pop(decoded.name)
             _check_size(frame, *decoded.rgb.shape[1::-1])
             of = decoded.rectification if frame.rectified else None
             _save(path, decoded.rgb if of is None else of.image(decoded.rgb))
-        if not anew:
+        if not to_convert:
             break
-    if anew:
-        raise UserError(f"{root} has no {next(iter(anew))} any more; use --images grid")
+    if to_convert:
+        raise UserError(f"{root} has no {next(iter(to_convert))} any more; use --images grid")
     return [
         ExportedImage(name, *map(int, frame.input_size), frame.input_from_grid)
         for name, frame in zip(names, frames, strict=True)
@@ -170,7 +170,7 @@ def _decoded_rig(
 def _png_names(names: list[str], taken: Iterable[str] = ()) -> list[str]:
     """The names with the suffix .png; with both suffixes where that is a name already.
 
-    `taken`: names that files have which are not written anew.
+    `taken`: names that files have which are not converted.
     """
     stems = [_numbered(str(PurePosixPath(name).with_suffix(""))) for name in names]
     times, used, found = Counter(stems), set(taken), []

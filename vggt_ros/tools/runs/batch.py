@@ -70,7 +70,7 @@ class Batch:
         """Begin, or go on where an earlier call ended; failed sources are tried again.
 
         Raises `UserError` for a folder that holds anything else, or a batch of other options;
-        with `overwrite` all begins anew.
+        with `overwrite` all begins again.
         """
         self.out, self.options = out, {name: _plain(options[name]) for name in sorted(options)}
         before: dict[str, Entry] = {}
