@@ -12,6 +12,7 @@ from rclpy.publisher import Publisher
 from rig_robot import NAMES, START
 from sensor_msgs.msg import Image
 
+from vggt_ros.engine.engine import Engine
 from vggt_ros.ros.messages import header, image_message, stamp_ns
 from vggt_ros.ros.opening import open_engine
 
@@ -65,3 +66,29 @@ def test_no_instant_is_mixed_up_and_each_image_is_accounted_for(rig: Rig, names:
             assert rest == 0 and msg.header.frame_id == f"{name}_optical"
             assert set(np.frombuffer(msg.data, np.uint8)) == {(7 * i + k) % 251}, "its own pixels"
     assert min(used.values()) >= 20
+
+
+def test_windows_of_a_rig_are_attended_by_views_where_the_layout_says_so(rig: Rig):
+    names, ran = NAMES[:2], []
+    publishers = {n: rig.peer.create_publisher(Image, f"/{n}/image", 10) for n in names}
+
+    def opened(*arguments) -> Engine:
+        engine = open_engine(*arguments)
+        run = engine._run
+        engine._run = lambda program, shape, *rest: (ran.append(shape), run(program, shape, *rest))[
+            1
+        ]
+        return engine
+
+    rig.open(
+        engine=opened, model="tiny", layout="view_time", network_width=84, window_size=2,
+        tf_mode="none", cameras=list(names), keyframes=False,
+    )  # fmt: skip
+    for name, publisher in publishers.items():
+        rig.wait_until(lambda p=publisher: p.get_subscription_count() == 1, f"{name} is read")
+    sent, end = 0, time.monotonic() + 5 * TIMEOUT
+    while not any(shape.frames == 4 for shape in ran) and time.monotonic() < end:
+        send(publishers, sent)
+        sent += COUNT
+    assert {s.views for s in ran if s.frames == 4} == {2}, "whole instants, by views"
+    rig.wait_for_diagnostics(layout="view_time")
