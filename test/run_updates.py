@@ -110,6 +110,9 @@ class ScriptedPipeline:
             raise found
         return found
 
+    def finish(self) -> None:
+        """No frame waits for the end."""
+
     def settle(self) -> KeyframePoses | None:
         """The keyframes as a loop moved them that was still being solved."""
         return self._last
