@@ -36,7 +36,7 @@ def test_equal_frame_ids_are_named_until_they_differ(rig: Rig):
     publish(robot, *range(30), frame_id="left_optical")
     text = "right: its images have the frame_id 'left_optical', as those of left"
     rig.wait_for_diagnostics(text, "give each camera its own in its driver")
-    assert robot.account("right")["refused"] == 30
+    rig.wait_until(lambda: robot.account("right")["refused"] == 30, "all of them are refused")
     rig.wait_until(lambda: rig.count("inferences") > 0, "an inference of the others")
     settle(robot)  # or an inference of before would be taken for that of an instant that follows
     robot.infer(30, 31, 32)
