@@ -244,8 +244,8 @@ STATUSES = (
     Status(
         "network", "Model, device and what is compiled",
         (
-            "model", "device", "dtype", "weights", "tracks", "lifecycle", "state", "compiling",
-            "inferences", "inference rate [Hz]", "window", "memory",
+            "model", "layout", "device", "dtype", "weights", "tracks", "lifecycle", "state",
+            "compiling", "inferences", "inference rate [Hz]", "window", "memory",
         ),
     ),
     Status(
