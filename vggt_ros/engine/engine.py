@@ -128,7 +128,7 @@ class Engine:
         `depth_frames` count instants of `cameras` frames.
         """
         self._slots = max(self._slots, *(cameras * s for s in window_sizes))
-        self.selection.set_cameras(cameras)
+        self.selection.cameras = cameras
         if self.selection.untracked:
             queries = (0,)
         for shape in needed(
@@ -155,8 +155,7 @@ class Engine:
         `depth_frames` count instants of `cameras` frames.
         Raises `Compiling` until a window of one instant can be inferred.  Calling again is cheap.
         """
-        self.selection.window_size = window_size * cameras
-        self.selection.set_cameras(cameras)
+        self.selection.window_size, self.selection.cameras = window_size * cameras, cameras
         self._slots = max(self._slots, window_size * cameras + 1)
         shapes = prepared(
             size, window_size, depth_frames=depth_frames, extra_views=extra_views,

@@ -34,12 +34,12 @@ class Selection:
         self.whole = False  # whether no other window may take the place of the one asked for
         self.window_size = 0  # of a window that grows no further, once that is known
         self.cameras = 1  # frames of an instant
-        self.views = 0  # by which whole windows are attended; 0: by none
         self._unfit: dict[WindowProgram, str] = {}  # what does not run, and why
 
-    def set_cameras(self, cameras: int) -> None:
-        """Windows are of instants of so many cameras."""
-        self.cameras, self.views = cameras, cameras if self.attends_by_views else 0
+    @property
+    def views(self) -> int:
+        """By which whole windows are attended; 0: by none."""
+        return self.cameras if self.attends_by_views else 0
 
     def request(self, shapes: Sequence[Shape]) -> bool:
         """Compile these in the background; whether the first two, which come first, are there."""
