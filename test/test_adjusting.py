@@ -28,7 +28,7 @@ class TrackingEngine(PlanarEngine):
         super().__init__(name="tracking")
         self._random, self._has_tracks = np.random.default_rng(3), has_tracks
 
-    def infer(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0):
+    def infer(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0, views=0):
         """As `Engine.infer`; what is hidden by furniture is not visible."""
         self.inferences.append((*frame_ids, query_frame))
         depths = [true_depth(TRUE[i]).astype(np.float32) for i in frame_ids]

@@ -3,6 +3,7 @@
 """What a frame looks like, and what tells networks apart: of the engine, and of the fakes."""
 
 from dataclasses import replace
+from threading import Event
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,9 @@ from vggt_ros.engine.interface import Engine as Interface
 from vggt_ros.model.config import TINY
 from vggt_ros.model.random_weights import random_weights
 from vggt_ros.model.vggt import abstract_model
+from vggt_ros.ros.harness.instant_engine import InstantEngine
+from vggt_ros.tools.app_sessions import StoppableEngine
+from vggt_ros.tools.runs.recording import RecordedEngine
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +139,23 @@ def test_a_broken_image_of_the_oracle_looks_like_nothing_before():
     first, *others = looks(cameras, broken={1: "other scene", 2: "nonsense"})
     alike = [float(first @ other) for other in others]
     assert max(alike[:2]) < 0.3 and alike[2] > 0.999
+
+
+def test_fakes_and_what_wraps_a_network_say_its_layout(tmp_path):
+    planar = PlanarEngine()
+    for each in (
+        planar, Oracle(drive("room", 1)), InstantEngine(56), RecordedEngine(planar, tmp_path),
+        StoppableEngine(planar, Event()),
+    ):  # fmt: skip
+        assert isinstance(each, Interface) and each.layout == "joint"
+
+
+def test_an_answer_by_views_is_not_one_to_the_same_images_as_a_sequence(tmp_path):
+    planar = PlanarEngine()
+    for views, asked in ((2, 1), (2, 1), (0, 2)):
+        recorded = RecordedEngine(planar, tmp_path)
+        recorded.infer((0, 1), [image(0), image(1)], depth_frames=1, views=views)
+        assert len(planar.inferences) == asked
 
 
 def test_fakes_know_the_frames_of_the_last_inference_only():

@@ -245,7 +245,7 @@ class Short(Oracle):
 
     most = 4
 
-    def infer(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0):
+    def infer(self, frame_ids, images, *, depth_frames, queries=None, query_frame=0, views=0):
         cut = max(len(frame_ids) - self.most, 0)
         return super().infer(
             frame_ids[cut:],

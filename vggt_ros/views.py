@@ -97,8 +97,7 @@ class WindowInference:
         """`depth_frames` and `window_size` are of all `cameras` together."""
         self._cameras = cameras
         self._engine, self._notify = engine, notify
-        # Attended by views where the network has that layout; fakes and others have none.
-        self._by_views = cameras > 1 and getattr(engine, "layout", "joint") == "view_time"
+        self._by_views = cameras > 1 and engine.layout == "view_time"
         self._depth_frames, self._window_size = depth_frames, window_size
         self.baseline = BaselineSchedule()
 
@@ -204,11 +203,11 @@ class WindowInference:
         if image is not None and self._cameras > 1:
             depth_frames = min(depth_frames, len(ids) - 1)  # it never comes first
         if image is None:
-            views = whole_views([held[key].frame.camera_name for key in ids])
+            names = [held[key].frame.camera_name for key in ids]
             result = self._engine.infer(
                 ids, images, depth_frames=depth_frames,
                 queries=queries, query_frame=query_frame or 0,
-                **({"views": views} if self._by_views and views else {}),
+                views=whole_views(names) if self._by_views else 0,
             )  # fmt: skip
             encoding = None
         else:

@@ -60,7 +60,7 @@ class Oracle:
     """An engine for `Pipeline` whose results are the truth under `faults`."""
 
     name, device, dtype, random_weights, default_width = "oracle", "cpu", "float32", False, WIDTH
-    compiling, fingerprint, cache_fault = (), "oracle", ""
+    compiling, fingerprint, cache_fault, layout = (), "oracle", "", "joint"
 
     def __init__(
         self,
@@ -113,6 +113,7 @@ class Oracle:
         depth_frames: int,
         queries: Float32[np.ndarray, "n 2"] | None = None,
         query_frame: int = 0,
+        views: int = 0,
     ) -> InferenceResult:
         """As `Engine.infer`, with the faults of this window."""
         seen = [number_of(image) for image in images]

@@ -35,7 +35,7 @@ class PlanarEngine:
     """
 
     device, dtype, random_weights, default_width = "none", "float32", False, WIDTH
-    fingerprint, cache_fault = "planar", ""
+    fingerprint, cache_fault, layout = "planar", "", "joint"
 
     def __init__(self, *, name: str = "planar", vary_scale: bool = False, max_frames: int = 99):
         self.name, self.vary_scale, self.max_frames = name, vary_scale, max_frames
@@ -106,6 +106,7 @@ class PlanarEngine:
         depth_frames: int,
         queries: np.ndarray | None = None,
         query_frame: int = 0,
+        views: int = 0,
     ) -> InferenceResult:
         """As `Engine.infer`."""
         self.inside.set()

@@ -50,6 +50,7 @@ class Engine(Protocol):
 
     name: str
     default_width: int
+    layout: str  # how the images of a window attend to each other (docs/layouts.md)
 
     @property
     def fingerprint(self) -> str:
@@ -64,8 +65,13 @@ class Engine(Protocol):
         depth_frames: int,
         queries: Float32[np.ndarray, "n 2"] | None = None,
         query_frame: int = 0,
+        views: int = 0,
     ) -> InferenceResult:
-        """One forward pass over a window, oldest frame first."""
+        """One forward pass over a window, oldest frame first.
+
+        Of so many `views` it has images instant by instant, by which layout view_time attends; 0:
+        it has no such order, and is one sequence.
+        """
         ...
 
     def obstacle(

@@ -57,7 +57,7 @@ def described(engine: Any) -> dict[str, str]:
     """What was opened, for /diagnostics."""
     return {
         "model": engine.name,
-        "layout": getattr(engine, "layout", "joint"),
+        "layout": engine.layout,
         "device": str(engine.device),
         "dtype": str(engine.dtype),
         "weights": "random: the geometry is noise" if engine.random_weights else "loaded",

@@ -79,10 +79,10 @@ class StoppableEngine:
     """An engine that raises `UserError` once the page is closed, so that others need not wait."""
 
     def __init__(self, engine: Engine, closed: threading.Event):
-        self.name, self.default_width = engine.name, engine.default_width
+        self.name, self.layout = engine.name, engine.layout
+        self.default_width = engine.default_width
         self.device, self.dtype = engine.device, engine.dtype
         self.random_weights = engine.random_weights
-        self.layout: str = getattr(engine, "layout", "joint")
         self.obstacle, self.describe, self.reset = engine.obstacle, engine.describe, engine.reset
         self._engine, self._closed = engine, closed
 

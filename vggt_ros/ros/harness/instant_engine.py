@@ -29,7 +29,7 @@ class InstantEngine:
     """A network that returns at once: a tilted plane, high confidence, all queries visible."""
 
     name, device, dtype, random_weights = "instant", "none", "float32", False
-    fingerprint = "instant"
+    fingerprint, layout = "instant", "joint"
     compiling, cache_fault = (), ""
 
     def __init__(self, width: int, cameras: int = 1):
@@ -51,7 +51,14 @@ class InstantEngine:
         return np.array([np.cos(0.1 * frame_id), np.sin(0.1 * frame_id)], np.float32)
 
     def infer(
-        self, frame_ids, images, *, depth_frames: int, queries=None, query_frame: int = 0
+        self,
+        frame_ids,
+        images,
+        *,
+        depth_frames: int,
+        queries=None,
+        query_frame: int = 0,
+        views: int = 0,
     ) -> InferenceResult:
         height, width = images[-1].shape[:2]
         encoding = self._encoded(frame_ids)

@@ -28,8 +28,8 @@ FAULTS = (OSError, ValueError, KeyError, EOFError, BadZipFile)
 class RecordedEngine:
     """An engine whose answers are recorded in a folder, and first read from it.
 
-    A record is of the n-th inference, and is used where that asks the very same: ids, images, depth
-    and queries. From the first that differs or is missing on the network itself is asked.
+    A record is of the n-th inference, and is used where that asks the very same: ids, images,
+    depth, queries and views. From the first that differs or is missing on the network is asked.
     """
 
     def __init__(self, engine: Any, folder: Path):
@@ -39,7 +39,7 @@ class RecordedEngine:
         self.default_width: int = engine.default_width
         self.device, self.dtype = engine.device, engine.dtype
         self.random_weights: bool = engine.random_weights
-        self.layout: str = getattr(engine, "layout", "joint")
+        self.layout: str = engine.layout
         self.asked = self.reused = 0
         self._last: tuple[tuple, dict[str, Any]] | None = None  # that was read, not computed
         known = {"format": FORMAT, "network": engine.fingerprint, "dtype": str(engine.dtype),
@@ -78,8 +78,8 @@ class RecordedEngine:
     ) -> InferenceResult:
         """As `Engine.infer`."""
         options: dict[str, Any] = {"depth_frames": depth_frames, "queries": queries}
-        options |= {"query_frame": query_frame} | ({"views": views} if views else {})
-        question = _question(frame_ids, images, depth_frames, queries, query_frame)
+        options |= {"query_frame": query_frame, "views": views}
+        question = _question(frame_ids, images, depth_frames, queries, query_frame, views)
         path = self.folder / f"{self.asked:06d}.npz"
         self.asked += 1
         result = _read(path, question)
@@ -128,9 +128,10 @@ def _question(
     depth_frames: int,
     queries: Float32[np.ndarray, "n 2"] | None,
     query_frame: int,
+    views: int,
 ) -> str:
     """A digest of all that an answer depends on."""
-    digest = hashlib.sha256(repr((frame_ids, depth_frames, query_frame)).encode())
+    digest = hashlib.sha256(repr((frame_ids, depth_frames, query_frame, views)).encode())
     for array in [*images, *([] if queries is None else [queries])]:
         digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
