@@ -213,3 +213,38 @@ def test_a_bag_that_is_played_in_a_loop_starts_a_map_each_time_and_says_so(
     assert count(words) == loops - 1
     assert rig.count("images refused") == (0 if simulated else 5 * (loops - 1))
     assert count("odometry is refused") <= (0 if simulated else 6 * (loops - 1))
+
+
+@pytest.mark.parametrize(
+    ("mode", "child", "tolerance"),
+    [
+        ("map_to_odom", "odom", 0.0),
+        ("map_to_odom", "odom", 0.5),
+        ("odom_to_base", "base_link", 0.0),
+        ("camera", CAMERA, 0.0),
+    ],
+)
+def test_transforms_are_sent_again_where_a_bag_is_played_in_a_loop(
+    rig: Rig, mode: str, child: str, tolerance: float
+):
+    robot = SimulatedRobot(rig, frames=20)
+    frames = {"map_to_odom": "map", "odom_to_base": "vggt_world", "camera": "vggt_world"}
+    node = robot.start(
+        described=mode != "camera", tf_mode=mode, world_frame=frames[mode],
+        transform_tolerance=tolerance,
+    )  # fmt: skip
+    parent = "odom" if mode == "odom_to_base" else frames[mode]
+    last = FIRST + 13 * PERIOD
+    for loop in range(2):
+        for i in range(14):
+            if mode == "map_to_odom":
+                robot.publish_transform(i)
+                robot.publish_odometry(i)
+            received = rig.count("received")
+            robot.publish_image(i)
+            rig.wait_until(lambda n=received: rig.count("received") > n, "it arrives")
+            rig.wait_until(lambda: accounted(rig), "it has an outcome")
+        rig.wait_until(
+            lambda n=loop: robot.stamps_of(parent, child).count(last) > n,
+            f"{parent} -> {child} at the last image of loop {loop}, {node.transforms.state}",
+        )

@@ -191,11 +191,6 @@ class CameraTransforms(SendingTransforms):
             f"{leaf} already has the parent {parent}{also}; restart with `{restart_line(**names)}`",
         )
 
-    def reset(self) -> None:
-        self._last_ns = -1
-        self._gate.reset()
-        self._slow.reset()
-
 
 def rigid_top(tree: TfCache, frame: str) -> str:
     """The last ancestor that the frame does not move against."""

@@ -96,8 +96,3 @@ class RobotTransforms(SendingTransforms):
             is_root = above[-1] == self._parameters.odom_frame
             return {"tf_mode": "map_to_odom" if is_root else "auto"}
         return {"base_frame": above[-1]} if above[-1] != child else {"tf_mode": "auto"}
-
-    def reset(self) -> None:
-        """Sent stamps are kept: none is sent twice, not even on another map."""
-        self._gate.reset()
-        self._slow.stop()

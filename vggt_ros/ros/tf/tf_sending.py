@@ -76,6 +76,9 @@ class SendingTransforms(Transforms):
 
     def send(self, update: Update) -> None:
         fresh = update.views[len(update.views) - update.fresh :]
+        if fresh and fresh[-1].stamp_ns < self._last_ns:  # time went back: all stamps are to come
+            self._last_ns = -1
+            self._slow.reset()
         views = [view for view in fresh if view.stamp_ns > self._last_ns]
         if not views:
             return
@@ -87,6 +90,11 @@ class SendingTransforms(Transforms):
         if text != self._warned:
             self._warned = text
             self._warn(text)
+
+    def reset(self) -> None:
+        """Sent stamps are kept: unless time goes back none is sent twice, not even on another map."""
+        self._gate.reset()
+        self._slow.stop()
 
     def _transforms(self, update: Update, views: Sequence[View]) -> list[TransformStamped]:
         """Of the new views, oldest first; appends to `_problems` why one is not sent."""
