@@ -163,3 +163,36 @@ def test_parameters_beside_nav2_are_valid_and_topics_exist():
         COSTMAP["global_costmap"]["global_costmap"]["ros__parameters"]["global_frame"]
         == (ROBOT["world_frame"])
     )
+
+
+def test_every_source_of_a_costmap_names_the_heights_that_nav2_would_set_to_zero():
+    """Of a source both are 0.0 in nav2: a point a little above z = 0 would neither mark nor clear.
+
+    The layer's own are 0.0 and 2.0, and hold for its marks as well.
+    """
+    parameters = [
+        COSTMAP[name][name]["ros__parameters"] for name in ("local_costmap", "global_costmap")
+    ]
+    layers = [
+        layer
+        for each in parameters
+        for layer in each.values()
+        if isinstance(layer, dict) and "observation_sources" in layer
+    ]
+    assert len(layers) == 2
+    for layer in layers:
+        low, high = layer.get("min_obstacle_height", 0.0), layer.get("max_obstacle_height", 2.0)
+        for name in layer["observation_sources"].split():
+            source = layer[name]
+            assert low <= source["min_obstacle_height"] < source["max_obstacle_height"] <= high
+            if source["data_type"] == "LaserScan":  # at z = 0 of base_link, which is not the map's
+                assert source["min_obstacle_height"] < 0.0 < source["max_obstacle_height"]
+
+
+def test_nav2_gets_a_transform_for_now():
+    """As docs/consumers.md has it; else the controller finds map -> odom too old."""
+    assert ROBOT["transform_tolerance"] > 0.1 and ROBOT["transform_rate_hz"] >= 10.0
+    page = (ROOT / "docs/consumers.md").read_text()
+    (block,) = re.findall(r"```yaml\n(/\*\*:.*?)```", page, re.DOTALL)
+    shown = yaml.safe_load(block)["/**"]["ros__parameters"]
+    assert {name: ROBOT[name] for name in shown} == shown
