@@ -29,6 +29,7 @@ from vggt_ros.model.layers import Block
 from vggt_ros.model.rope import RotaryAngles
 from vggt_ros.model.vggt import VGGT, Weights
 from vggt_ros.train.data import Batch
+from vggt_ros.train.distillation import TEACHER
 from vggt_ros.train.losses import masked_mean
 
 LINEAR_PROBES = "motion"  # key of the linear probes in the weights of a run; never exported
@@ -144,8 +145,8 @@ def supervised_blocks(aggregator: Aggregator, taps: int = 3) -> list[Block]:
 
 
 def network_weights(weights: Weights) -> Weights:
-    """The weights of a run without its linear probes: those of the network alone."""
-    return {name: part for name, part in weights.items() if name != LINEAR_PROBES}
+    """The weights of a run without its linear probes and teacher: those of the network alone."""
+    return {name: part for name, part in weights.items() if name not in (LINEAR_PROBES, TEACHER)}
 
 
 def _mean(losses: Sequence[Float[Array, ""]]) -> Float[Array, ""]:

@@ -37,7 +37,7 @@ class Data:
 class Loss:
     """Weights and shape parameters of the loss terms.
 
-    See `losses.py`, `auxiliary.py` and `consistency.py`.
+    See `losses.py`, `auxiliary.py`, `consistency.py` and `distillation.py`.
     """
 
     camera: float = 5.0
@@ -54,6 +54,7 @@ class Loss:
     reprojection: float = 0.0
     scale: float = 0.0
     calibration: float = 0.0  # of the confidence of depth
+    features: float = 0.0  # change of what dense heads read, from `teacher`: `distillation.py`
     alpha: float = 0.2  # weight of -log(confidence)
     gradient: float = 1.0  # share of the edge term in depth and points
     decay: float = 0.6  # weight of an iteration (cameras, tracks) relative to the next
@@ -73,6 +74,7 @@ class Recipe:
     model: str = "small"  # preset; the checkpoint's configuration if `start` names one
     layout: str = ""  # how images attend to each other (docs/layouts.md); empty: the model's own
     start: str = ""  # initial weights: preset, file, folder or hub id; empty: random ones
+    teacher: str = ""  # weights whose features loss.features keeps; empty: those of `start`
     heads: tuple[str, ...] = ("camera", "depth", "tracks")
     seed: int = 0
     steps: int = 20_000
@@ -163,8 +165,19 @@ def recipe_from(tree: Any, where: str = "recipe") -> Recipe:
         raise UserError(
             f"{where}: dense_share leaves steps to the camera head alone: heads must have camera"
         )
+    _check_teacher(recipe, where)
     _check_data(recipe, where)
     return recipe
+
+
+def _check_teacher(recipe: Recipe, where: str) -> None:
+    """Raise UserError for a teacher without its loss, or that loss without a teacher."""
+    if recipe.teacher and not recipe.loss.features:
+        raise UserError(f"{where}: teacher is used by loss.features alone: give that a weight")
+    if recipe.loss.features and not (recipe.teacher or recipe.start):
+        raise UserError(
+            f"{where}: loss.features keeps the features of weights: name them by teacher or start"
+        )
 
 
 def _check_data(recipe: Recipe, where: str) -> None:

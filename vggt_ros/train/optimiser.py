@@ -19,6 +19,7 @@ from vggt_ros.model.legacy_names import drawing_order, version_1_name
 from vggt_ros.model.official_names import Path, is_upscale_kernel, path_name
 from vggt_ros.model.vggt import Weights
 from vggt_ros.train.config import Recipe
+from vggt_ros.train.distillation import TEACHER
 
 LARGE = 1 << 24  # elements from which an array is a group of its own: a copy would cost more
 
@@ -71,7 +72,7 @@ def gathered(recipe: Recipe, weights: Weights) -> Groups:
 
 
 def frozen(recipe: Recipe, weights: Weights) -> Any:
-    """A tree of booleans: whether a `freeze` pattern of the recipe matches the weight's path.
+    """A tree of booleans: whether a weight is the teacher's, or a `freeze` pattern has its path.
 
     Patterns may also use the names of format version 1 (`tower/...`, see `legacy_names.py`).
     """
@@ -79,6 +80,8 @@ def frozen(recipe: Recipe, weights: Weights) -> Any:
 
     def matches(path: tuple, _: Any) -> bool:
         keys = _keys(path)
+        if keys[0] == TEACHER:
+            return True
         names = path_name(keys), version_1_name(keys)
         return any(pattern.fullmatch(name) for pattern in patterns for name in names)
 

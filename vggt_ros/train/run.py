@@ -72,7 +72,7 @@ class Run:
         self.state = (
             self.checkpoints.restore(self.trainer.abstract())
             if self.resumed
-            else self.trainer.start(weights)
+            else self.trainer.start(weights, open_teacher(recipe, self.config))
         )
         self._predict = jax.jit(
             lambda weights, batch: self.trainer.predict(weights, batch.images, batch.queries)
@@ -209,6 +209,23 @@ def open_network(recipe: Recipe) -> tuple[Config, Weights | None]:
         raise UserError(f"model {recipe.model!r} is not a preset; presets: {', '.join(PRESETS)}")
     network = PRESETS[recipe.model].config
     return _trainable(replace(network, layout=recipe.layout or network.layout), recipe), None
+
+
+def open_teacher(recipe: Recipe, network: Config) -> Weights | None:
+    """The weights whose features are kept; None: the initial ones, or no such loss.
+
+    Raises UserError for a network of another kind.
+    """
+    if not recipe.teacher:
+        return None
+    config, weights, _ = open_weights(recipe.teacher, heads=(), dtype=jnp.float32)
+    parts = ("dino", "aggregator", "layout")
+    if other := [part for part in parts if getattr(config, part) != getattr(network, part)]:
+        raise UserError(
+            f"teacher {recipe.teacher} has another {' and '.join(other)} than the network that is "
+            "trained: its features cannot be compared"
+        )
+    return weights
 
 
 def _trainable(network: Config, recipe: Recipe) -> Config:

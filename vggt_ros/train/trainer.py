@@ -19,7 +19,7 @@ from vggt_ros.model.config import Config
 from vggt_ros.model.scan import remat
 from vggt_ros.model.vggt import VGGT, Prediction, Weights, abstract_model
 from vggt_ros.model.weights import abstract
-from vggt_ros.train import auxiliary, consistency, infonce, losses
+from vggt_ros.train import auxiliary, consistency, distillation, infonce, losses
 from vggt_ros.train.config import Recipe
 from vggt_ros.train.data import Batch, sample_window
 from vggt_ros.train.init import fresh_weights
@@ -99,17 +99,24 @@ class Trainer:
         self.optimiser = optimiser_for(recipe)
         self.step = jax.jit(self._step, donate_argnums=0, static_argnames="dense")
 
-    def start(self, weights: Weights | None = None) -> State:
-        """The state at step 0, from the given weights or from random ones."""
+    def start(self, weights: Weights | None = None, teacher: Weights | None = None) -> State:
+        """The state at step 0, from the given weights or from random ones.
+
+        `teacher`: a network's weights, for recipes that weight `loss.features`; None: the initial.
+        """
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract())
         initial = fresh_weights(self.config, self.recipe) if weights is None else weights
-        sharded: Any = jax.device_put(dict(initial) | self._linear_probes(), shardings.weights)
+        # A copy: a step overwrites the weights in place, and the teacher is to stay.
+        first = jax.tree.map(jnp.copy, self._teacher(initial if teacher is None else teacher))
+        all_weights = dict(initial) | self._linear_probes() | first
+        sharded: Any = jax.device_put(all_weights, shardings.weights)
         opt_state = jax.jit(self.optimiser.init, out_shardings=shardings.opt_state)(sharded)
         return State(jax.device_put(jnp.int32(0), shardings.step), sharded, opt_state)
 
     def abstract(self) -> State:
         """Shapes, dtypes and shardings of a state, for restoring a checkpoint."""
-        weights = abstract(self.config, self.recipe.heads) | jax.eval_shape(self._linear_probes)
+        weights = abstract(self.config, self.recipe.heads)
+        weights = weights | jax.eval_shape(self._linear_probes) | self._teacher(weights)
         opt_state = jax.eval_shape(self.optimiser.init, weights)
         state = State(jax.ShapeDtypeStruct((), jnp.int32), weights, opt_state)
         return jax.tree.map(
@@ -125,6 +132,12 @@ class Trainer:
             return {}
         return {auxiliary.LINEAR_PROBES: auxiliary.linear_probes(self.config)}
 
+    def _teacher(self, weights: Weights) -> Weights:
+        """The frozen copy that holds the features, if the recipe weights their change."""
+        if self.recipe.loss.features <= 0:
+            return {}
+        return {distillation.TEACHER: distillation.teacher_of(weights)}
+
     def predict(self, weights: Weights, images: Array, queries: Array | None) -> Prediction:
         """The forward pass of `VGGT`, with all frames of a batch in one call of each dense head."""
         return self._forward(self._model(weights), images, queries).prediction
@@ -132,15 +145,17 @@ class Trainer:
     def _model(self, weights: Weights) -> VGGT:
         return nnx.merge(self._graph, auxiliary.network_weights(weights))
 
+    def _views(self, images: Array) -> int | None:
+        """Cameras of the rig that a batch's windows are of, where the layout tells them apart."""
+        by_view = self.config.layout == "view_time"
+        return self.recipe.views_by_frames.get(images.shape[1], 1) if by_view else None
+
     def _forward(
         self, model: VGGT, images: Array, queries: Array | None, dense: bool = True
     ) -> ForwardPass:
         b, s, height, width, _ = images.shape
         grid = model.grid(height, width)
-        views = None
-        if self.config.layout == "view_time":
-            views = self.recipe.views_by_frames.get(s, 1)
-        taps = model.aggregator(model.encode(images), grid, views)
+        taps = model.aggregator(model.encode(images), grid, self._views(images))
         levels = [model.patches(tap) for tap in taps[:4]]
         out, maps = Prediction(), None
 
@@ -168,6 +183,10 @@ class Trainer:
             maps = model.track_head.fmap_norm(maps)
         return ForwardPass(out, maps, taps)
 
+    def _teacher_features(self, weights: Weights, images: Array) -> list[Array]:
+        teacher = abstract_model(self.config, (), self.dtype)
+        return distillation.features(teacher, weights, images, self._views(images))
+
     def loss(
         self, weights: Weights, batch: Batch, dense: bool = True
     ) -> tuple[Array, dict[str, Array]]:
@@ -194,6 +213,12 @@ class Trainer:
             extra = auxiliary.auxiliary_losses(model, probes, taps, batch)
             loss += terms.motion * extra["motion"] + terms.attention * extra["attention"]
             parts |= extra
+        if terms.features:
+            parts["features"] = distillation.features_loss(
+                [model.patches(tap) for tap in taps[:4]],
+                self._teacher_features(weights[distillation.TEACHER], batch.images),
+            )
+            loss += terms.features * parts["features"]
         if terms.agreement and dense:
             extra = consistency.agreement_losses(prediction, batch)
             loss += sum(weight * extra[name] for name, weight in terms.agreement.items())
