@@ -92,7 +92,7 @@ class SendingTransforms(Transforms):
             self._warn(text)
 
     def reset(self) -> None:
-        """Sent stamps are kept: unless time goes back none is sent twice, not even on another map."""
+        """Another map: stamps that were sent are not sent again, unless time goes back."""
         self._gate.reset()
         self._slow.stop()
 
