@@ -5,7 +5,6 @@
 The callback keeps the last few messages; the worker's thread takes the one that belongs to a frame.
 """
 
-import time
 from collections import deque
 
 import numpy as np
@@ -15,11 +14,11 @@ from sensor_msgs.msg import Image
 from vggt_ros.errors import UserError, sentence
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
+from vggt_ros.ros.waiting import Waiting, nearest
 
 KEPT = 8  # messages
 SAME_TIME_NS = 5_000_000  # between image and mask, which should carry its stamp
 RECENT = 10  # images, of which all must have a mask
-MAX_FAILED_WAITS = 5  # in a row, from which no mask is waited for
 
 
 class MaskInput:
@@ -31,7 +30,7 @@ class MaskInput:
         self._messages: deque[Image] = deque(maxlen=KEPT)
         self._heard = 0
         self._found: deque[bool] = deque(maxlen=RECENT)  # for each of the last images
-        self._failed_waits = 0  # in a row
+        self._waiting = Waiting(wait)
         found = inputs.subscribe_to_images(name, self._on_mask, raw=True, watched=False)
         self.topic, self._is_remapped = found.topic, found.is_remapped
         self.warning = ""  # as long as images have no mask
@@ -71,19 +70,18 @@ class MaskInput:
 
     def _paired(self, ns: int) -> tuple[Image | None, int | None]:
         """The message of that stamp, else None, and how far the nearest is from it."""
-        end = time.monotonic() + (self._wait if self._failed_waits < MAX_FAILED_WAITS else 0.0)
-        while True:
-            kept = tuple(self._messages)
-            msg = min(kept, key=lambda m: abs(stamp_ns(m.header.stamp) - ns), default=None)
-            apart = None if msg is None else stamp_ns(msg.header.stamp) - ns
-            if apart is not None and abs(apart) <= SAME_TIME_NS:
-                self._failed_waits = 0
-                return msg, apart
-            newer = any(stamp_ns(m.header.stamp) > ns for m in kept)
-            if newer or time.monotonic() >= end:  # after a newer one none will come
-                self._failed_waits += not newer
-                return None, apart
-            time.sleep(0.002)
+
+        def is_found(kept: tuple[Image, ...]) -> bool:
+            _, apart = nearest(kept, ns)
+            return apart is not None and abs(apart) <= SAME_TIME_NS
+
+        kept = self._waiting.until(
+            lambda: tuple(self._messages),
+            is_found,
+            lambda kept: any(stamp_ns(m.header.stamp) > ns for m in kept),  # none comes after it
+        )
+        msg, apart = nearest(kept, ns)
+        return (msg if is_found(kept) else None), apart
 
     def _missing(self, apart: int | None) -> str:
         if apart is None:

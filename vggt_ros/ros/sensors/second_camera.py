@@ -6,7 +6,6 @@ The callback keeps the last few messages; the worker's thread takes the one that
 image, and only when the pipeline needs it.
 """
 
-import time
 from collections import deque
 from typing import Any
 
@@ -26,10 +25,10 @@ from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.sensors.camera_infos import CameraInfos
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.ros.tf.tf_cache import Frames
+from vggt_ros.ros.waiting import Waiting, nearest
 
 KEPT = 8  # messages: a quarter of a second of most cameras
 WAIT = 0.05  # seconds for an image that was taken with the first and has not arrived yet
-MAX_FAILED_WAITS = 5  # in a row, from which no image is waited for
 MIN_DISTANCE = 1e-3  # metres between two cameras
 
 
@@ -43,7 +42,7 @@ class SecondCamera:
         self._names = FrameNames(warnings.notify)
         self._reader = ImageReader(parameters.mono16_bits, parameters.mono16_black)
         self._messages: deque[Image | CompressedImage] = deque(maxlen=KEPT)
-        self._failed_waits = 0  # in a row
+        self._waiting = Waiting(WAIT)
         self._input = inputs.subscribe_to_images("baseline_image", self._on_image)
         self._infos = CameraInfos(inputs, "baseline_camera_info", self.topic, self._names)
         self._lens = self._lens_input(parameters)
@@ -133,22 +132,14 @@ class SecondCamera:
 
     def _paired(self, ns: int) -> Image | CompressedImage | None:
         """The message whose stamp is that of the image, or else the nearest."""
-        end = time.monotonic() + (WAIT if self._failed_waits < MAX_FAILED_WAITS else 0.0)
-        while True:
-            msg = min(
-                tuple(self._messages),
-                key=lambda m: abs(stamp_ns(m.header.stamp) - ns),
-                default=None,
-            )
-            apart = None if msg is None else stamp_ns(msg.header.stamp) - ns
-            if apart is not None and abs(apart) <= SAME_TIME_NS:
-                self._failed_waits = 0
-                return msg
+        msg, apart = self._waiting.until(
+            lambda: nearest(tuple(self._messages), ns),
+            lambda seen: seen[1] is not None and abs(seen[1]) <= SAME_TIME_NS,
             # The camera is running and this image is still to come: a short wait is worth it.
-            if apart is None or not -PATIENCE_NS < apart < 0 or time.monotonic() > end:
-                break
-            time.sleep(0.002)
-        self._failed_waits += 1
+            lambda seen: seen[1] is None or not -PATIENCE_NS < seen[1] < 0,
+        )
+        if apart is not None and abs(apart) <= SAME_TIME_NS:
+            return msg
         self._missed(ns, apart)
         return None
 

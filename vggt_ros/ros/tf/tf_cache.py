@@ -7,7 +7,6 @@ stamps and never extrapolates. It also has each frame's parent, which tf2 does n
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from threading import RLock
 
@@ -23,6 +22,7 @@ from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.subscriptions.polled import PolledSubscription
 from vggt_ros.ros.tf.tf_link import KEPT_NS, Link
 from vggt_ros.ros.tf.tf_messages import NO_POSE, Packed, Reader, Received, pose_of, received
+from vggt_ros.ros.waiting import Waiting
 
 __all__ = ["Frames", "TfCache", "open_frames", "pose_of"]
 
@@ -30,7 +30,6 @@ TF_STATIC = "/tf_static"
 KEPT_MESSAGES = 2000  # by the middleware, until they are taken: ten seconds of 200 Hz
 KEPT_OWN = 1000  # transforms that were sent and did not come back yet
 MAX_FRAMES = 4096  # with a parent; more are a publisher that makes up names
-MAX_FAILED_WAITS = 5  # for one transform in a row, from which there is no wait for it
 
 Pose = Float[np.ndarray, "4 4"]
 Notify = Callable[[str], object]
@@ -209,7 +208,7 @@ class Frames:
     def __init__(self, node: Node, message: type, wait: float, notify: Notify = lambda _: None):
         self._tree, self._reader = TfCache(notify), Reader(message)
         self._node, self._wait = node, wait
-        self._failed_waits: Counter[tuple[str, str]] = Counter()  # in a row
+        self._waiting: dict[tuple[str, str], Waiting] = {}  # for one transform each
         qos = QoSProfile(depth=KEPT_MESSAGES)
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._moving = PolledSubscription(node, message, "/tf", qos)
@@ -236,14 +235,11 @@ class Frames:
         return self.tree.lookup(target, source, ns)
 
     def wait_for(self, target: str, source: str, ns: int) -> Pose | None:
-        """The same, after a short wait; there is none for what was late too often."""
-        pair = target, source
-        wait = self._wait if self._failed_waits[pair] < MAX_FAILED_WAITS else 0.0
-        end = time.monotonic() + wait
-        while (found := self.lookup(target, source, ns)) is None and time.monotonic() < end:
-            time.sleep(0.005)
-        self._failed_waits[pair] = self._failed_waits[pair] + 1 if found is None else 0
-        return found
+        """The same, after a short wait; see `Waiting` for what is late too often."""
+        waiting = self._waiting.setdefault((target, source), Waiting(self._wait))
+        return waiting.until(
+            lambda: self.lookup(target, source, ns), lambda found: found is not None
+        )
 
     def settle(self) -> None:
         """A short wait for the first message of publishers that were not heard yet."""
