@@ -230,3 +230,12 @@ def test_the_readme_names_every_topic_and_service(root: Path):
     named = [*INPUTS, *OUTPUTS, *interface.SERVICES]
     missing = [row.name for row in named if f"`{row.name}`" not in text]
     assert missing == []
+
+
+def test_the_policy_allows_the_calibration_beside_a_remapped_image():
+    image = {"image": "/camera/image_raw"}
+    read = allowed(interface_files.policy("/left/vggt", image))["subscribe"]
+    assert "/camera/camera_info" in read
+    both = {**image, "camera_info": "/calibration"}
+    read = allowed(interface_files.policy("/left/vggt", both))["subscribe"]
+    assert "/calibration" in read and "/camera/camera_info" not in read

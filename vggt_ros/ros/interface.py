@@ -71,7 +71,11 @@ BOND = Topic(
 )  # fmt: skip
 INPUTS = (
     Topic("image", IMAGE, "auto", 5, f"The camera, {COMPRESSED}"),
-    Topic("camera_info", INFO, "best_effort", 1, "Its calibration, of a latched topic too"),
+    Topic(
+        "camera_info", INFO, "best_effort", 1,
+        "Its calibration, of a latched topic too; not remapped and without publisher: camera_info"
+        " beside image",
+    ),
     Topic("odom", "nav_msgs/msg/Odometry", "best_effort", 50, "For metres, bridging and TF"),
     Topic("imu", "sensor_msgs/msg/Imu", "best_effort", 50, "Direction of gravity"),
     Topic("mask", IMAGE, "auto", 5, "Not zero: ignored in the image of its stamp"),

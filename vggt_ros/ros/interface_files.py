@@ -148,11 +148,13 @@ def policy(
     topics = remapped or {}
     inputs = of_rig(interface.INPUTS, cameras)
     read = [topics.get(topic.name, topic.name) for topic in inputs]
-    # Compressed images are on a topic of their own; the calibration of a second sensor is looked
-    # for beside its images.
+    # Compressed images are on a topic of their own; a calibration is looked for beside its images,
+    # that of the camera itself where it is not remapped.
     images = [of_camera("image", name) for name in cameras] or ["image", "baseline_image"]
     read += [f"{topics.get(image, image)}/compressed" for image in images]
-    for image in ("scale_depth",) if cameras else ("scale_depth", "baseline_image"):
+    own = [of_camera("image", name) for name in cameras] or ["image"]
+    own = [i for i in own if f"{i.removesuffix('image')}camera_info" not in topics]
+    for image in (*own, "scale_depth", *(() if cameras else ("baseline_image",))):
         folder, slash, _ = topics.get(image, image).rpartition("/")
         read.append(f"{folder}{slash}camera_info")
     outputs = of_rig(interface.OUTPUTS, cameras)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo
 
 from vggt_ros.ros.camera_inference import CameraInference
 from vggt_ros.ros.health.diagnostics import Health
@@ -49,8 +48,6 @@ def open_cameras(
     camera = camera_input(parameters, health, node.resolve_topic_name("image"), log.info)
     images = Images(node, health, lambda: live.now.max_rate_hz, put, restart)
     image = inputs.subscribe_to_images("image", images.receive)
-    inputs.subscribe(
-        CameraInfo, "camera_info", camera.hear, 1, reliability="best_effort", kept=True
-    )
+    inputs.subscribe_to_camera_info("camera_info", "image", camera.hear)
     inference = CameraInference(*worker, camera=camera)
     return OpenedCameras(inference, images, MissingImages(node, image, log.warning), None)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.frames import Frame
 from vggt_ros.imaging.reader import ImageReader
@@ -55,10 +55,7 @@ class RigCamera:
         self.image = inputs.subscribe_to_images(
             topic, lambda msg: receive(self, msg), any_transport=True
         )
-        inputs.subscribe(
-            CameraInfo, f"{name}/camera_info", self.lens.hear, 1, reliability="best_effort",
-            kept=True,
-        )  # fmt: skip
+        inputs.subscribe_to_camera_info(f"{name}/camera_info", topic, self.lens.hear)
         self._missing = MissingImages(node, self.image, log.warning)
 
     def add(self, stamp_ns: int, frame_id: str) -> Change:

@@ -7,7 +7,7 @@ from typing import Any
 from sensor_msgs.msg import CameraInfo
 
 from vggt_ros.ros.frame_names import FrameNames, frame_name
-from vggt_ros.ros.subscriptions.input_topics import COMPRESSED, InputTopics
+from vggt_ros.ros.subscriptions.input_topics import InputTopics, beside
 
 KEPT = 32  # frames; a rig has fewer cameras
 
@@ -25,11 +25,11 @@ class CameraInfos:
         self._names, self._name = names, name
         self._given: CameraInfo | None = None
         self._beside: dict[str, CameraInfo] = {}  # by frame
-        beside = images.removesuffix(COMPRESSED).rpartition("/")[0] + "/camera_info"
-        self._is_shared = beside == inputs.resolve("camera_info")  # with the first camera
+        there = beside(images)
+        self._is_shared = there in (inputs.resolve("camera_info"), beside(inputs.resolve("image")))
         given = inputs.subscribe(CameraInfo, name, self._on_given, kept=True).topic
-        inputs.subscribe(CameraInfo, beside, self._on_beside, kept=True)
-        self.topics = f"'{given}' or '{beside}'"
+        inputs.subscribe(CameraInfo, there, self._on_beside, kept=True)
+        self.topics = f"'{given}' or '{there}'"
 
     def _on_given(self, msg: Any) -> None:
         self._given = msg

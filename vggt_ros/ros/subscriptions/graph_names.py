@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the ROS graph has beside this node: topics of a type, and nodes of its own name."""
+"""Names: what a topic is remapped to, topics of a type in the graph, and nodes of one name."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,11 @@ from rclpy.node import Node
 from vggt_ros.ros.subscriptions.topic_types import type_name
 
 NAMED = 3  # topics that are named
+
+
+def is_remapped(node: Node, name: str) -> bool:
+    """Whether the user gave a topic another name."""
+    return node.resolve_topic_name(name) != node.resolve_topic_name(name, only_expand=True)
 
 
 def publishing(node: Node, kind: type) -> list[str]:

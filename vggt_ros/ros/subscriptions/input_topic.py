@@ -21,7 +21,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from vggt_ros.errors import sentence
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.subscriptions.arrivals import Arrivals
-from vggt_ros.ros.subscriptions.graph_names import listed, publishing
+from vggt_ros.ros.subscriptions.graph_names import is_remapped, listed, publishing
 from vggt_ros.ros.subscriptions.qos import Reliability, is_kept, is_reliable, offered, overridden
 from vggt_ros.ros.subscriptions.receiver import Receive, Receiver
 from vggt_ros.ros.subscriptions.topic_types import mismatch, type_name
@@ -93,10 +93,7 @@ class InputTopic:
     @property
     def is_remapped(self) -> bool:
         """Whether the user gave it a topic."""
-        node = self._node
-        return node.resolve_topic_name(self.name) != node.resolve_topic_name(
-            self.name, only_expand=True
-        )
+        return is_remapped(self._node, self.name)
 
     @property
     def matching(self) -> list[TopicEndpointInfo]:
@@ -170,6 +167,12 @@ class InputTopic:
         if self._live is not None and before != (self.kind, self.topic, self.is_reliable):
             self._end(self._live)
             self._live = self._subscribe()
+            if self._kept is not None and before[1] != self.topic:
+                self._end(self._kept)
+                self._kept = None
+            if before[:2] != (self.kind, self.topic):
+                log = self._node.get_logger()
+                log.info(f"{self.name} is read from {self.topic}, a {type_name(self.kind)}")
         if self._asks_for_kept:
             self._follow_kept()
 

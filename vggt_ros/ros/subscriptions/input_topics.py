@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.errors import UserError
 from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.subscriptions.graph_names import is_remapped
 from vggt_ros.ros.subscriptions.input_topic import InputTopic, Source, Warn
 from vggt_ros.ros.subscriptions.qos import Reliability
 from vggt_ros.ros.subscriptions.receiver import Receive, Receiver
@@ -19,6 +20,11 @@ from vggt_ros.ros.subscriptions.topic_types import type_name
 
 COMPRESSED = "/compressed"  # what image_transport appends
 START_UP = 5.0  # seconds in which other nodes start
+
+
+def beside(images: str) -> str:
+    """The topic of the camera_info that belongs to images, raw or compressed, by their topic."""
+    return images.removesuffix(COMPRESSED).rpartition("/")[0] + "/camera_info"
 
 
 class InputTopics:
@@ -119,6 +125,24 @@ class InputTopics:
             InputTopic(
                 self._node, name, receive, sources, self._warn, self._receiver, depth=5,
                 reliability=self._parameters.image_reliability, watched=watched,
+            )
+        )  # fmt: skip
+
+    def subscribe_to_camera_info(self, name: str, images: str, receive: Receive) -> InputTopic:
+        """Read the calibration of the camera whose images are the input `images`.
+
+        Where `name` is not remapped and nothing is published on it, the one beside the images is
+        read, where drivers have it and image_transport looks for it.
+        """
+        topics = [self.resolve(name)]
+        if not is_remapped(self._node, name):
+            topics.append(beside(self.resolve(images)))
+        sources = [Source(CameraInfo, topic) for topic in dict.fromkeys(topics)]
+        self._check_types(CameraInfo, name, topics[0])
+        return self._add(
+            InputTopic(
+                self._node, name, receive, sources, self._warn, self._receiver, depth=1,
+                reliability="best_effort", kept=True,
             )
         )  # fmt: skip
 
