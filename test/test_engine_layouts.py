@@ -19,7 +19,6 @@ from vggt_ros.model.config import Config
 from vggt_ros.model.random_weights import random_weights
 from vggt_ros.model.vggt import Prediction, abstract_model, functional
 from vggt_ros.model.weights import read
-from vggt_ros.windows.results import whole_views
 
 SETTINGS = {
     "dual_stream": {"layout": "dual_stream"},
@@ -114,17 +113,6 @@ def test_what_takes_the_place_of_a_window_by_views_has_whole_instants():
     assert [(shape.frames, shape.views) for shape in wanted.with_substitutes()] == [
         (6, 2), (4, 2), (2, 2), (1, 0)
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "cameras, views",
-    [
-        ("abab", 2), ("abcabc", 3), ("abc", 3), ("aaa", 1), ("a", 1),
-        ("abcab", 0), ("ababa", 0), ("abacab", 0), ("abba", 0),
-    ],
-)  # fmt: skip
-def test_instants_without_one_of_the_cameras_are_no_views(cameras: str, views: int):
-    assert whole_views([*cameras]) == views
 
 
 @pytest.mark.slow

@@ -119,6 +119,7 @@ def test_quality_of_service_is_as_declared(rig: Rig):
 
 
 def test_diagnostics_have_the_declared_statuses_and_keys(rig: Rig):
+    rig.engine.layout = "view_time"  # which has more keys
     node = rig.start(scale_source="fixed", fixed_scale=2.0)
     rig.infer(0, 1, 2, 3)
     for kind in ("first", "second", "third"):

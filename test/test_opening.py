@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The node's network: what is not used as it was given, and memory once programs are compiled."""
+"""The node's network: memory once programs are compiled."""
 
 import subprocess
 import sys
@@ -8,8 +8,6 @@ import sys
 import pytest
 
 from vggt_ros.ros.health.diagnostics import Health
-from vggt_ros.ros.opening import cautions
-from vggt_ros.ros.parameters import Parameters
 
 pytestmark = pytest.mark.ros
 
@@ -46,10 +44,3 @@ def test_the_end_of_compiling_is_known():
     health = Health(lambda: 0.0, lambda _: None, lambda _: None)
     steps = ((), ("a", "b"), ("b",), (), ())
     assert [health.set_compiling(step) for step in steps] == [False, False, False, True, False]
-
-
-def test_a_layout_of_rigs_for_one_camera_is_said():
-    (said,) = cautions(Parameters(layout="view_time"))
-    assert "images of one camera are one sequence" in said and "leave layout at auto" in said
-    assert cautions(Parameters(layout="view_time", cameras="left,right")) == []
-    assert cautions(Parameters()) == []

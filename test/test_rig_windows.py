@@ -8,11 +8,13 @@ from fakes.planar_engine import SIZE, PlanarEngine
 
 from vggt_ros.engine.interface import window_lengths
 from vggt_ros.errors import FrameError, UserError
-from vggt_ros.frames import Frame, Instant, Observation, Update, window_frames
+from vggt_ros.frames import Frame, Instant, Observation, Update, WindowFrame, window_frames
+from vggt_ros.imaging.grid import grid_for
 from vggt_ros.imaging.masks import Masking
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 from vggt_ros.windows.held import HeldFrames
+from vggt_ros.windows.results import BESIDE, ONE_CAMERA, views_of
 
 MASKING = Masking()
 START, PERIOD = 1_700_000_000_123_456_789, 100_000_000
@@ -206,3 +208,70 @@ def test_points_of_a_dead_camera_wait_in_its_last_image():
         assert update.tracks is not None, i
     assert set(update.tracks.cameras) == {"a_optical"}
     assert engine.inferences[-1][engine.queries[-1][1]] < 0
+
+
+# ---- layout view_time ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "instants, views, why",
+    [
+        ("ab ab", 2, ""), ("abc abc", 3, ""), ("abc", 3, ""), ("a a a", 1, ""), ("a", 1, ""),
+        ("abc ab", 0, "2 instants have 1 of c"),
+        ("ab a ab a", 0, "4 instants have 2 of b"),
+        ("ab a c", 0, "3 instants have 2 of a and 1 of b and 1 of c"),
+        ("a b a b", 0, "4 instants have 2 of a and 2 of b"),  # of no moment both
+    ],
+)  # fmt: skip
+def test_instants_of_other_cameras_are_one_sequence(instants: str, views: int, why: str):
+    shown = [
+        WindowFrame(seen(name, i).frame, grid_for(64, 48, 56), np.zeros((42, 56, 3), np.uint8))
+        for i, names in enumerate(instants.split())
+        for name in names
+    ]
+    numbers = [i for i, names in enumerate(instants.split()) for _ in names]
+    shown = [x._replace(instant=i) for x, i in zip(shown, numbers, strict=True)]
+    assert views_of(shown, is_rig=True, beside=False) == (views, why)
+    assert views_of(shown, is_rig=True, beside=True) == (0, BESIDE)
+    assert views_of(shown, is_rig=False, beside=False) == (0, ONE_CAMERA)
+
+
+class ByViews(PlanarEngine):
+    """Records by how many views it is asked to attend."""
+
+    layout = "view_time"
+
+    def infer(self, frame_ids, images, *, views=0, **options):
+        self.views = [*getattr(self, "views", []), views]
+        return super().infer(frame_ids, images, **options)
+
+
+def test_a_window_that_is_not_attended_by_views_says_why():
+    engine = ByViews()
+    pipeline = rig(engine, window_size=3)
+    there = ("ab", "ab", "ab", "a", "ab", "ab", "ab", "b", "a", "b")
+    why = [step(pipeline, instant(i, *names)).as_sequence for i, names in enumerate(there)]
+    # No window has five frames: its oldest instant is shown without a camera, or not at all.
+    lacks, both = "3 instants have 1 of b", "3 instants have 2 of a and 2 of b"
+    alternating = "3 instants have 2 of b and 1 of a"
+    assert why == ["", "", "", lacks, lacks, "", "", both, both, alternating]
+    assert [views == 0 for views in engine.views] == [bool(text) for text in why]
+
+
+def test_windows_of_one_camera_and_of_other_layouts():
+    one = Pipeline(ByViews(), Settings(loops=False))
+    assert step(one, instant(0, "a")).as_sequence == ONE_CAMERA
+    assert step(rig(), instant(0, "a")).as_sequence == ""
+
+
+def test_a_window_with_a_frame_beside_it_is_one_sequence():
+    """The points were chosen in a frame that has left the window."""
+    engine = ByViews()
+    pipeline = rig(engine, window_size=2)
+    for i in range(3):
+        update = step(pipeline, instant(i, "a", "b"))
+    first = seen("a", 0).frame
+    ids, pixels = np.array([7], np.uint32), np.array([[20.0, 20.0]], np.float32)
+    pipeline.query(ids, pixels, first.stamp_ns, first.camera)
+    update = step(pipeline, instant(3, "a", "b"))
+    assert update.tracks is not None and update.as_sequence == BESIDE and engine.views[-1] == 0

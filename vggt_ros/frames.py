@@ -105,6 +105,7 @@ class WindowFrame(NamedTuple):
     pixels: UInt8[np.ndarray, "h w 3"]  # on that grid
     sensor_depth: Float32[np.ndarray, "h w"] | None = None  # on the image's pixels
     masked: Masked = NOTHING  # what is ignored of it
+    instant: int = -1  # number of the first frame that was taken at the same moment
 
     @property
     def shown(self) -> UInt8[np.ndarray, "h w 3"]:
@@ -181,6 +182,7 @@ class Update(NamedTuple):
     scale_about: Float[np.ndarray, "3"] = ORIGIN  # world; an error of the scale moves nothing there
     rig: RigReport | None = None  # None: there is one camera
     reference: Float[np.ndarray, "4 4"] | None = None  # its world_from_camera, of a rig
+    as_sequence: str = ""  # why layout view_time did not attend by views; empty: it did, or is not
 
     @property
     def newest_views(self) -> tuple[View, ...]:

@@ -27,9 +27,9 @@ from vggt_ros.mapping.rig.rig import describe, rig_of
 from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate, Window, push
 from vggt_ros.tracking import SeenFrame, Tracker
-from vggt_ros.views import WindowFrames, WindowInference, window_geometry
+from vggt_ros.views import WindowInference, window_geometry
 from vggt_ros.windows.cameras import Cameras, Taken
-from vggt_ros.windows.held import HeldFrames
+from vggt_ros.windows.held import HeldFrames, WindowFrames
 from vggt_ros.windows.late_depth import Depths
 from vggt_ros.windows.results import input_tracks, keep_tracks, whole_instants
 from vggt_ros.windows.sliding import without_newest
@@ -290,5 +290,6 @@ class Pipeline:
             seconds={name: t - before for (_, before), (name, t) in pairwise(times.items())},
             focal=focal,
             missing=self._missing,
+            as_sequence=found.as_sequence,
             **placed.shared(),
         )

@@ -18,7 +18,7 @@ from vggt_ros.geometry import (
     intrinsics_from_pose_encoding,
     inverse_rigid,
 )
-from vggt_ros.imaging.compressed import compress, decompress
+from vggt_ros.imaging.compressed import decompress
 from vggt_ros.imaging.grid import to_same_grid
 from vggt_ros.mapping.map import Map
 from vggt_ros.mapping.metric.baseline import (
@@ -27,11 +27,10 @@ from vggt_ros.mapping.metric.baseline import (
     camera_pair,
     check_simultaneous,
 )
-from vggt_ros.mapping.pose_graph.keyframe_map import Appearance
 from vggt_ros.mapping.pose_graph.loops import LoopView
 from vggt_ros.mapping.window import WindowGeometry, camera_from_encoding
 from vggt_ros.tracking import TrackAnchor, Tracker
-from vggt_ros.windows.results import whole_views, without_masked
+from vggt_ros.windows.results import views_of, without_masked
 
 
 def window_geometry(
@@ -77,6 +76,7 @@ class Inferred(NamedTuple):
     anchor: TrackAnchor | None = None  # the points that were to be tracked
     pairs: tuple[CameraPair, ...] = ()  # where a second camera stands
     loop: LoopView | None = None  # where an old keyframe stands
+    as_sequence: str = ""  # as `Update` has it
 
 
 class WindowInference:
@@ -97,7 +97,6 @@ class WindowInference:
         """`depth_frames` and `window_size` are of all `cameras` together."""
         self._cameras = cameras
         self._engine, self._notify = engine, notify
-        self._by_views = cameras > 1 and engine.layout == "view_time"
         self._depth_frames, self._window_size = depth_frames, window_size
         self.baseline = BaselineSchedule()
 
@@ -118,7 +117,8 @@ class WindowInference:
         if anchor is not None and anchor.frame_id not in ids:
             reason = self._obstacle(len(ids) + 1, anchor.kept.pixels, len(anchor.ids))
             if not reason:
-                found = Inferred(self._ask(ids, held, anchor, anchor.kept.pixels)[0], anchor)
+                result, _, why = self._ask(ids, held, anchor, anchor.kept.pixels)
+                found = Inferred(result, anchor, as_sequence=why)
                 return self._checked(found, len(ids) + 1, tracker)
             tracker.not_tracked(reason)
             anchor = None
@@ -126,14 +126,14 @@ class WindowInference:
         if extra is not None:
             self.baseline.attempt(newest.frame.stamp_ns)
             image = second_image(extra, newest, self._notify)
-            result, encoding = self._ask(ids, held, anchor, image)
+            result, encoding, why = self._ask(ids, held, anchor, image)
             pair = None
             if encoding is not None:
                 pair = checked_pair(self.baseline, encoding, result, extra, self._notify)
             if image is not None and len(result.pose_encoding) < len(ids):
                 self.baseline.pause()
             pairs = () if pair is None else (pair,)
-            return self._checked(Inferred(result, anchor, pairs), len(ids), tracker)
+            return self._checked(Inferred(result, anchor, pairs, None, why), len(ids), tracker)
         key, image = known.next_loop, None
         if self._may_show_keyframe(len(ids)):
             reason = ""
@@ -145,13 +145,13 @@ class WindowInference:
             if image is not None and (reason := self._no_room(len(ids) + 1, newest, anchor)):
                 known.loops.obstacles.set("room", f"no loop is sought: {reason}")
                 key = image = None
-        result, encoding = self._ask(ids, held, anchor, image)
+        result, encoding, why = self._ask(ids, held, anchor, image)
         loop = None
         if key is not None and encoding is not None and len(result.pose_encoding) == len(ids):
             loop = LoopView(key, camera_from_encoding(encoding))
         elif image is not None:
             known.loops.pause(len(ids))
-        return self._checked(Inferred(result, anchor, (), loop), len(ids), tracker)
+        return self._checked(Inferred(result, anchor, (), loop, why), len(ids), tracker)
 
     def _may_show_keyframe(self, frames: int) -> bool:
         """Not where it would come first: a short window would be measured by its camera alone.
@@ -189,13 +189,16 @@ class WindowInference:
         held: Mapping[int, WindowFrame],
         anchor: TrackAnchor | None,
         image: UInt8[np.ndarray, "h w 3"] | None,
-    ) -> tuple[InferenceResult, Float32[np.ndarray, "9"] | None]:
-        """The network's output, and the pose encoding of an image beside the window.
+    ) -> tuple[InferenceResult, Float32[np.ndarray, "9"] | None, str]:
+        """The network's output, the pose encoding of an image beside the window, and `as_sequence`.
 
         None: there is no such image, or the network left it out. Points that are pinned in none of
         these frames are given in the image, which must be the one that is kept of theirs.
         """
-        images = [held[key].shown for key in ids]
+        frames = [held[key] for key in ids]
+        images, views, why = [frame.shown for frame in frames], 0, ""
+        if self._engine.layout == "view_time":
+            views, why = views_of(frames, is_rig=self._cameras > 1, beside=image is not None)
         inside = anchor is not None and anchor.frame_id in ids
         query_frame = ids.index(anchor.frame_id) if anchor and inside else None
         queries = anchor.uv if anchor else None
@@ -203,11 +206,9 @@ class WindowInference:
         if image is not None and self._cameras > 1:
             depth_frames = min(depth_frames, len(ids) - 1)  # it never comes first
         if image is None:
-            names = [held[key].frame.camera_name for key in ids]
             result = self._engine.infer(
                 ids, images, depth_frames=depth_frames,
-                queries=queries, query_frame=query_frame or 0,
-                views=whole_views(names) if self._by_views else 0,
+                queries=queries, query_frame=query_frame or 0, views=views,
             )  # fmt: skip
             encoding = None
         else:
@@ -215,23 +216,7 @@ class WindowInference:
                 self._engine, ids, images, image, depth_frames=depth_frames,
                 max_depth_frames=self._depth_frames, queries=queries, query_frame=query_frame,
             )  # fmt: skip
-        return without_masked(result, [held[key] for key in ids]), encoding
-
-
-class WindowFrames:
-    """The frames of the window, as the map asks for them (`keyframe_map.Frames`)."""
-
-    def __init__(self, engine: Engine, held: Mapping[int, WindowFrame]):
-        self._engine, self._held = engine, held
-
-    def describe(self, frame_id: int) -> Float32[np.ndarray, "d"] | None:
-        """Its descriptor by the network."""
-        return self._engine.describe(frame_id)
-
-    def appearance(self, frame_id: int) -> Appearance:
-        """What the map keeps of it."""
-        held = self._held[frame_id]
-        return Appearance(held.frame.stamp_ns, held.frame.camera, compress(held.shown))
+        return without_masked(result, frames), encoding, why
 
 
 def second_image(

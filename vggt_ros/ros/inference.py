@@ -20,6 +20,7 @@ from vggt_ros.mapping.map_files import LoadedMap
 from vggt_ros.mapping.metric.scale import SOURCES
 from vggt_ros.msg import QueryPoints
 from vggt_ros.pipeline import Pipeline
+from vggt_ros.ros.health.attention_health import AttentionHealth
 from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.health.track_status import TrackCost
 from vggt_ros.ros.map_requests import MapRequests
@@ -61,7 +62,7 @@ class InferenceWorker(MapRequests):
         self._loaded: LoadedMap | None = None
         self._unpublished = 0  # updates in a row, for an error
         self._images = parameters.window_size * (len(parameters.camera_names) or 1)
-        self._track_cost = TrackCost(self._images)
+        self._track_cost, self._attention = TrackCost(self._images), AttentionHealth()
 
     def begin(self) -> None:
         """Open the network.  Raises `UserError` where there is none."""
@@ -75,6 +76,9 @@ class InferenceWorker(MapRequests):
             cameras=self._parameters.camera_names,
         )
         self._health.network = described(engine)
+        cameras, layout = len(self._parameters.camera_names), self._parameters.layout
+        self._attention = AttentionHealth(engine.layout, cameras, layout)
+        self._report_attention()
         if text := caution(engine.name, engine.random_weights):
             self._health.notice(text)
         if self._parameters.map:
@@ -93,7 +97,8 @@ class InferenceWorker(MapRequests):
         self.discard()
         engine, self._engine, self._pipeline = self._engine, None, None
         self._loaded = None
-        self._track_cost = TrackCost(self._images)
+        self._track_cost, self._attention = TrackCost(self._images), AttentionHealth()
+        self._report_attention()
         self._sender.call_soon(self._outputs.reset)
         self._health.network = {}
         if engine is not None:
@@ -137,6 +142,12 @@ class InferenceWorker(MapRequests):
         self._health.set_warning("cache", self._engine.cache_fault, "network")
         self._health.set_warning("tracks", self.pipeline.untracked, "network")
         self._health.network["tracks"] = self._track_cost.text(self.pipeline.tracked_points)
+
+    def _report_attention(self) -> None:
+        """Whether windows are attended as the layout says."""
+        self._health.set_warning("attention", self._attention.warning, "network")
+        for row, text in self._attention.rows.items():
+            self._health.describe("network", row, text)
 
     def infer(self, task: Any) -> None:
         """Decode, infer, pass on; an error of this image does not affect the next one.
@@ -231,6 +242,8 @@ class InferenceWorker(MapRequests):
         if update is not None:
             self._track_cost.add(update)
             self._report_tracks()
+            self._attention.add(update)
+            self._report_attention()
         return update
 
     def _pass_on(self, notices: list[str]) -> None:

@@ -251,6 +251,7 @@ STATUSES = (
             "model", "layout", "device", "dtype", "weights", "tracks", "lifecycle", "state",
             "compiling", "inferences", "inference rate [Hz]", "window", "memory",
         ),
+        ("windows as one sequence", "windows as one sequence lately", "as one sequence"),
     ),
     Status(
         "timing", "Of the last inference, by part and by topic",

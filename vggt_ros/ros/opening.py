@@ -45,11 +45,6 @@ def cautions(parameters: Parameters) -> list[str]:
             f"memory_fraction is {parameters.memory_fraction:g}, but not used: the environment has"
             f" {MEMORY_VARIABLE}={given}, which comes first"
         )
-    if parameters.layout == "view_time" and not parameters.camera_names:
-        found.append(
-            "layout view_time is of the cameras of a rig: images of one camera are one sequence,"
-            " as in joint; name the cameras, or leave layout at auto"
-        )
     return found
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.tools.app_page import layout
 from vggt_ros.tools.app_sessions import Limits, Sessions
-from vggt_ros.tools.runs.job import Engine
+from vggt_ros.tools.runs.network import Engine
 from vggt_ros.tools.viewer import reachable
 
 QUEUE = 16  # requests that wait for the network; more are refused

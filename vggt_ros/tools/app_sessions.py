@@ -25,7 +25,7 @@ from vggt_ros.tools.app_images import Rgb, marked, reduced
 from vggt_ros.tools.app_results import Shown, save, show, show_tracks
 from vggt_ros.tools.run import run
 from vggt_ros.tools.runs.format import Run
-from vggt_ros.tools.runs.job import Engine
+from vggt_ros.tools.runs.network import Engine
 from vggt_ros.tools.sources.images import are_images
 from vggt_ros.tools.sources.open import CLIP, open_source
 

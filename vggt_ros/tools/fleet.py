@@ -75,6 +75,13 @@ def fleet(
     done = {(entry.model, entry.random_weights) for entry in batch.entries if entry.model}
     for warning in filter(None, (caution(*network) for network in sorted(done))):
         log(f"warning: {warning}")
+    if apart := [entry for entry in batch.entries if entry.as_one_sequence]:
+        log(
+            f"warning: {sum(entry.as_one_sequence for entry in apart)} of"
+            f" {sum(entry.windows for entry in batch.entries)} windows, in {len(apart)} of"
+            f" {len(batch.entries)} sources, were attended as one sequence, as in joint, though the"
+            " weights' layout is view_time; `attention` in each summary.json says why"
+        )
     return 1 if batch.count(FAILED) else 0
 
 

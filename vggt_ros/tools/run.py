@@ -17,7 +17,8 @@ from vggt_ros.imaging.grid import grid_for
 from vggt_ros.settings import Settings
 from vggt_ros.tools.runs.checks import check_first, open_images, read_queries, settings_among
 from vggt_ros.tools.runs.format import Run, open_run
-from vggt_ros.tools.runs.job import Engine, Job
+from vggt_ros.tools.runs.job import Job
+from vggt_ros.tools.runs.network import Engine
 from vggt_ros.tools.runs.one_pass import plan
 from vggt_ros.tools.runs.recording import RecordedEngine
 from vggt_ros.tools.runs.report import left_out_line, map_line, times_line
@@ -190,8 +191,8 @@ def _outcome(job: Job, done: Run) -> Iterator[str]:
     yield map_line(done)
     yield from rig_lines(job.rig)
     yield times_line(done.summary["times"])
-    if job.pieces:
-        yield f"warning: {job.pieces}"
+    for warning in filter(None, (job.pieces, job.attention.warning)):
+        yield f"warning: {warning}"
     if lost := left_out_line(done):
         yield lost
     yield f"{len(done.files)} frames, {job.points:,} points; to view them: vggt view {done.path}"

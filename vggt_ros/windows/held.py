@@ -2,9 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The frames of the window, and which of them form an instant."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+from jaxtyping import Float32
+
+from vggt_ros.engine.interface import Engine
 from vggt_ros.frames import WindowFrame
+from vggt_ros.imaging.compressed import compress
+from vggt_ros.mapping.pose_graph.keyframe_map import Appearance
 
 
 class HeldFrames:
@@ -22,6 +28,7 @@ class HeldFrames:
     def add(self, first: int, frames: list[WindowFrame]) -> list[WindowFrame]:
         """An instant whose frames are numbered from `first` on; they are returned."""
         ids = tuple(range(first, first + len(frames)))
+        frames = [frame._replace(instant=first) for frame in frames]
         self._instants[first] = ids
         self.frames |= zip(ids, frames, strict=True)
         return frames
@@ -39,7 +46,7 @@ class HeldFrames:
 
     def instant(self, frame_id: int) -> int:
         """The instant that a frame is of."""
-        return max(first for first in self._instants if first <= frame_id)
+        return self.frames[frame_id].instant
 
     def shown(self, instants: Sequence[int], lengths: Collection[int]) -> tuple[int, ...]:
         """The frames of these instants that the network is shown: as many as one of `lengths`.
@@ -56,3 +63,19 @@ class HeldFrames:
                 ids.remove(instants[oldest])
                 oldest += 1
         return tuple(ids)
+
+
+class WindowFrames:
+    """The frames of the window, as the map asks for them (`keyframe_map.Frames`)."""
+
+    def __init__(self, engine: Engine, held: Mapping[int, WindowFrame]):
+        self._engine, self._held = engine, held
+
+    def describe(self, frame_id: int) -> Float32[np.ndarray, "d"] | None:
+        """Its descriptor by the network."""
+        return self._engine.describe(frame_id)
+
+    def appearance(self, frame_id: int) -> Appearance:
+        """What the map keeps of it."""
+        held = self._held[frame_id]
+        return Appearance(held.frame.stamp_ns, held.frame.camera, compress(held.shown))

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network's answer about a window, frame by frame: what is left of it, and its tracks."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import numpy as np
 from jaxtyping import Float32, UInt32
@@ -10,6 +12,10 @@ from jaxtyping import Float32, UInt32
 from vggt_ros.engine.interface import InferenceResult
 from vggt_ros.frames import Tracks, WindowFrame
 from vggt_ros.tracking import Tracker
+
+# Why layout view_time attends a window as one sequence, where no camera is missing.
+ONE_CAMERA = "there is one camera"
+BESIDE = "an old keyframe, or a frame whose points are tracked, is shown beside the window"
 
 
 def whole_instants(
@@ -70,13 +76,19 @@ def keep_tracks(
     tracker.tracked(tuple(ids[i] for i in own), tracks[own], newest)
 
 
-def whole_views(cameras: Sequence[str]) -> int:
-    """How many cameras each instant of a window has, by the camera of each frame; 0: not the same.
+def views_of(frames: Sequence[WindowFrame], *, is_rig: bool, beside: bool) -> tuple[int, str]:
+    """By how many views layout view_time attends a window; 0: as one sequence, and why.
 
-    Frames are instant by instant, in the order of the rig's cameras.
+    Each instant must have the same cameras. `beside`: an image is shown that is none of these.
     """
-    count = next((i for i in range(1, len(cameras)) if cameras[i] == cameras[0]), len(cameras))
-    is_whole = len(cameras) % count == 0 and list(cameras) == [*cameras[:count]] * (
-        len(cameras) // count
-    )
-    return count if is_whole else 0
+    if not is_rig:
+        return 0, ONE_CAMERA
+    if beside:
+        return 0, BESIDE
+    groups = groupby(frames, key=lambda frame: frame.instant)
+    instants = [tuple(frame.frame.camera_name for frame in group) for _, group in groups]
+    if len(set(instants)) == 1:
+        return len(instants[0]), ""
+    counts = Counter(name for instant in instants for name in instant)
+    parts = [f"{n} of {name}" for name, n in counts.items() if n < len(instants)]
+    return 0, f"{len(instants)} instants have {' and '.join(parts)}"

@@ -39,6 +39,8 @@ class Entry(NamedTuple):
     waiting_share: float = 0.0  # of that time, for images
     model: str = ""
     random_weights: bool = False
+    windows: int = 0
+    as_one_sequence: int = 0  # of them, though the layout is view_time
 
     def finished(self, done: Run) -> "Entry":
         """With the figures of its run."""
@@ -54,6 +56,8 @@ class Entry(NamedTuple):
             waiting_share=times["waiting_share"],
             model=summary["model"],
             random_weights=summary["random_weights"],
+            windows=summary["attention"]["windows"],
+            as_one_sequence=summary["attention"]["as_one_sequence"],
         )
 
     def failed(self, reason: str) -> "Entry":

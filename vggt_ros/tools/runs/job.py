@@ -9,12 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from vggt_ros.engine import interface
 from vggt_ros.errors import FrameError, UserError
 from vggt_ros.frames import Frame, Instant, Observation, Update
 from vggt_ros.imaging.fit import Fit
@@ -23,6 +22,7 @@ from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
 from vggt_ros.timeline import StreamGate
 from vggt_ros.tools.runs.format import RunFrame, open_run
+from vggt_ros.tools.runs.network import Attention, Engine
 from vggt_ros.tools.runs.one_pass import Fitting, OnePass
 from vggt_ros.tools.runs.placement import PlacedFrames
 from vggt_ros.tools.runs.report import segments_line
@@ -35,15 +35,6 @@ from vggt_ros.tools.sources.rig import RigSource
 from vggt_ros.tools.sources.source import Source
 
 MAX_REPORTED = 20  # messages of each kind that are kept and printed
-
-
-@runtime_checkable
-class Engine(interface.Engine, Protocol):
-    """A network with a description of itself; `engine.engine.Engine` is the real one."""
-
-    device: Any
-    dtype: Any
-    random_weights: bool
 
 
 class Job:
@@ -83,6 +74,7 @@ class Job:
         self.track_rows = TrackRows(0 if queries is None else len(queries))
         self.refused: list[str] = []
         self.refusal = ""  # why the last window was refused
+        self.attention = Attention(engine.layout)
         self.pieces = ""  # a warning for a map that ended in several segments
         self.placed = PlacedFrames()
         self.valid: list[int] = []  # pixels with depth of each frame on disk
@@ -213,6 +205,7 @@ class Job:
             )  # fmt: skip
         if update.tracks is not None:
             self.track_rows.add(update.tracks)
+        self.attention.add(update)
         self.inferences += 1
         self.seconds.update(update.seconds)
         self.scale = {"metric": update.metric, "source": update.scale_source}
@@ -234,8 +227,8 @@ class Job:
         segments = recorded.segments()
         shown = next(iter(segments), [])
         self.pieces = segments_line([len(each) for each in segments], self.placed.reasons()[1:])
-        if self.pieces:
-            self.source.note(self.pieces)
+        for warning in filter(None, (self.pieces, self.attention.warning)):
+            self.source.note(warning)
         surface = Surface(recorded, shown, fuse=self.fuse)
         self.points = surface.write_cloud(self.valid, self.max_points)
         if overview:
@@ -272,6 +265,7 @@ class Job:
             "selection": source.selection._asdict(),
             "one_pass": self.one_pass is not None,
             "looks": self.inferences,
+            "attention": self.attention.summary(),
             "refused": len(self.refused),
             "unreadable": len(source.skipped),
             "unseen": self.admitted - len(stamps),  # newer than the last inference
