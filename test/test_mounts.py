@@ -2,14 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the camera is mounted, by /tf: looked up for each map, compared, and doubted."""
 
+from threading import Timer
+
 import numpy as np
 import pytest
 from fakes.oracle import NONE
 from fakes.room import BASE_FROM_CAMERA
+from nav_msgs.msg import Odometry
 from node_rig import CAMERA, PERIOD, Rig
 from robot_rig import START, SimulatedRobot
+from tf2_msgs.msg import TFMessage
 
 from vggt_ros.ros.messages import header, transform_message
+from vggt_ros.ros.tf.tf_cache import pose_of
 
 pytestmark = pytest.mark.ros
 
@@ -76,3 +81,33 @@ def test_an_image_in_the_frame_of_the_camera_s_housing_is_a_warning(
         rig.wait_for_diagnostics(words, "such as 'camera_optical_frame'")
     else:
         assert words not in str(rig.diagnostics())
+
+
+def send_mount(robot: SimulatedRobot, i: int) -> None:
+    """Of a camera that is tilted further with each frame."""
+    pose = BASE_FROM_CAMERA.copy()
+    pose[2, 3] += 0.01 * i
+    head = header(START + i * PERIOD, "base_link")
+    robot.tf.publish(TFMessage(transforms=[transform_message(head, CAMERA, pose)]))
+
+
+@pytest.mark.parametrize("comes", ["late", "never"])
+def test_odometry_is_of_the_base_also_where_a_moving_mount_is_late(rig: Rig, comes: str):
+    """A filter that is given the base must not be given the camera in between."""
+    robot = SimulatedRobot(rig, "stand", 6, NONE)
+    robot.start(described=False, tf_mode="none", tf_wait=5.0 if comes == "late" else 0.0)
+    found = rig.subscribe_matched("/vggt/odometry", Odometry)
+    frames = rig.node.robot.frames  # type: ignore[union-attr]
+    for i in range(6):
+        if i < 3:
+            send_mount(robot, i)
+            ns = START + i * PERIOD
+            rig.wait_until(lambda n=ns: n in frames.tree.stamps(CAMERA), "the mount arrives")
+        elif comes == "late":
+            Timer(0.1, send_mount, (robot, i)).start()
+        robot.infer(i)
+    rig.wait_until(lambda: len(found) == 6, "odometry of each frame")
+    assert {msg.child_frame_id for msg in found} == {"base_link"}
+    first, last = (pose_of(m.pose.pose.position, m.pose.pose.orientation) for m in found[::5])
+    lower = 0.05 if comes == "late" else 0.02  # the camera rests: the base is below it by as much
+    assert first[2, 3] - last[2, 3] == pytest.approx(lower, abs=1e-3)

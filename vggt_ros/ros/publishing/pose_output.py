@@ -29,6 +29,7 @@ class PoseOutput:
         """`find_mount(camera, stamp_ns)` gives base_from_camera, or None where it is not known."""
         self._parameters, self._find_mount = parameters, find_mount
         self._gate = PoseGate(parameters.tf_when_lost)
+        self._mounts: dict[str, Float[np.ndarray, "4 4"]] = {}  # the last one of each camera
 
     def reset(self) -> None:
         """Another map."""
@@ -44,9 +45,16 @@ class PoseOutput:
         return messages.pose_message(head, pose)
 
     def odometry(self, update: Update) -> Odometry:
-        """Pose and velocity of the robot's base; of the camera, where its mount is not known."""
+        """Pose and velocity of the robot's base; of the camera, where its mount is not known.
+
+        A mount that is missing at this stamp is the last one: a filter that was given the base must
+        not be given the camera in its place.
+        """
         newest, odom_from_world = update.views[-1], update.odom_from_world
         mount = self._find_mount(newest.camera, newest.stamp_ns)
+        mount = self._mounts.get(newest.camera) if mount is None else mount
+        if mount is not None:
+            self._mounts[newest.camera] = mount
         turn = np.zeros((6, 6))
         turn[:3, :3] = turn[3:, 3:] = odom_from_world[:3, :3]
         msg = messages.odometry_message(

@@ -47,6 +47,7 @@ class Robot:
         self._odometry = OdometryBuffer()
         self._refused = ""  # why the last message of odometry was
         self._mounts = Mounts(parameters, frames, warnings)
+        self._mounted: set[str] = set()  # cameras that /tf connected with the base so far
         self.levelled_by = ASSUMED  # what makes the world's z point up
         odom = inputs.subscribe(  # an old measurement is of no use, so it need not be reliable
             OdometryMessage, "odom", self._on_odometry, 50, reliability="best_effort"
@@ -102,10 +103,18 @@ class Robot:
         return self._mounts.reference
 
     def base_from_camera(self, camera: str, ns: int) -> Float[np.ndarray, "4 4"] | None:
-        """Where the camera is mounted; None where /tf does not connect it with `base_frame`."""
+        """Where the camera is mounted; None where /tf does not connect it with `base_frame`.
+
+        In the sender's thread.  A camera that was connected before may move on the robot, and is
+        waited for.
+        """
         if self.frames is None:
             return None
-        return self.frames.lookup(self._parameters.base_frame, camera, ns)
+        look = self.frames.wait_for if camera in self._mounted else self.frames.lookup
+        found = look(self._parameters.base_frame, camera, ns)
+        if found is not None:
+            self._mounted.add(camera)
+        return found
 
     # In the worker's thread.
 
