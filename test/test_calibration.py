@@ -60,6 +60,20 @@ def test_rectify_overrides_the_name():
     assert camera.rectification is None
 
 
+@pytest.mark.parametrize("topic", ["/stereo/image_raw", "/stereo/image_rect"])
+def test_p_alone_is_a_calibration_of_a_rectified_image(topic: str):
+    """As DepthAI's stereo/camera_info: K zero, D zero, P set (its issue 598)."""
+    turned = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])  # R has no meaning without K
+    alone = info(k=np.zeros(9), d=(0.0,) * 8, r=turned.ravel())
+    camera = CameraReader(topic, "auto").camera(Calibration.of(alone), 1280, 720)
+    np.testing.assert_array_equal(camera.intrinsics, P[:, :3])
+    assert camera.rectification is None
+    with pytest.raises(UserError, match="no calibration"):
+        Calibration.of(info(k=np.zeros(9)))  # what D would be undone by is not known
+    with pytest.raises(UserError, match="no calibration"):
+        Calibration.of(info(k=np.zeros(9), p=np.zeros(12), d=(0.0,) * 5))
+
+
 def test_a_raw_image_without_distortion_is_used_as_it_comes():
     camera = CameraReader("/image_raw", "auto").camera(
         Calibration.of(info(d=(0.0,) * 5)), 1280, 720

@@ -50,10 +50,14 @@ class Calibration(NamedTuple):
 
         K and P are of the full sensor. A region of interest moves their principal points, binning
         then divides by its factor; an image has as many pixels as both leave. Pixel (0, 0) is a
-        centre: `cx' = (cx - x_offset + 0.5) / binning_x - 0.5`. Raises `UserError` where there is
-        no calibration in it.
+        centre: `cx' = (cx - x_offset + 0.5) / binning_x - 0.5`. Where P alone is set and there is
+        no distortion, as some drivers have it for rectified images, it is K too. Raises `UserError`
+        where there is no calibration in it.
         """
-        k = _matrix(info, "k")
+        k, p = _matrix(info, "k"), _matrix(info, "p")
+        distortion = tuple(float(each) for each in _field(info, "d"))
+        is_p_alone = k is None and p is not None and not any(distortion)
+        k = p if is_p_alone else k
         if k is None:
             raise UserError(
                 "camera_info has no calibration (its K is zero, not finite, or not a K); calibrate"
@@ -68,15 +72,14 @@ class Calibration(NamedTuple):
         for axis, factor in enumerate(binning):
             part[axis, axis] = 1.0 / factor
             part[axis, 2] = (0.5 - offset[axis]) / factor - 0.5
-        p = _matrix(info, "p")
         width, height = (whole // factor for whole, factor in zip(size, binning, strict=True))
         return cls(
             width,
             height,
             part @ k,
             str(info.distortion_model),
-            tuple(float(each) for each in _field(info, "d")),
-            _rotation(info),
+            distortion,
+            np.eye(3) if is_p_alone else _rotation(info),
             None if p is None else part @ p,
         )
 
