@@ -12,7 +12,7 @@ from fakes.room import BASE_FROM_CAMERA, CAMERA_HEIGHT, drive, numbered_image, t
 from map_rig import SECOND, Ride, cameras, grown_between
 
 from vggt_ros.frames import Frame, Observation
-from vggt_ros.mapping.metric.odometry import OdometryBuffer
+from vggt_ros.mapping.metric.odometry import INSISTING, OdometryBuffer
 from vggt_ros.mapping.metric.scale import MAX_STEP
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
@@ -132,6 +132,56 @@ def test_odometry_that_stops_leaves_the_scale_and_its_age_shows_it():
         )
     assert update is not None and update.metric
     assert stamp(40) <= update.scale.stamp_ns <= stamp(50)
+
+
+def drive_at(buffer: OdometryBuffer, speeds: list[float], frame="odom") -> list[bool]:
+    """Which messages were followed without a restart, one every 20 ms."""
+    pose, followed = np.eye(4), []
+    for speed in speeds:
+        pose[0, 3] += 0.02 * speed
+        ns = (buffer.latest_ns or stamp(0)) + 20_000_000
+        before = buffer.restarts
+        buffer.add(ns, pose.copy(), frame)
+        followed.append(buffer.restarts == before and buffer.latest_ns == ns)
+    return followed
+
+
+def test_a_fast_vehicle_does_not_jump_with_each_message():
+    wheels = OdometryBuffer()
+    followed = drive_at(wheels, [0.2 * i for i in range(200)])  # up to 40 m/s
+    lost = [i for i in range(1, 200) if not followed[i]]
+    assert 0 < len(lost) <= 3 * INSISTING and lost[-1] < 190
+    assert any("odometry moves fast: at 1" in notice for notice in wheels.notices)
+    assert wheels.way(stamp(0), wheels.latest_ns or 0)[0] > 10.0
+
+
+@pytest.mark.parametrize(
+    "speeds",
+    [
+        [1.0] * 5 + [500.0] + [1.0] * 20,  # it was reset
+        [1.0, 30.0, 1.0, 60.0] * 10,  # two sources by turns
+        [300.0] * 40,  # a filter that diverged
+        [15.0 * 2.0**i for i in range(20)],
+    ],
+)
+def test_jumps_stay_jumps(speeds: list[float]):
+    wheels = OdometryBuffer()
+    followed = drive_at(wheels, [0.0, *speeds])[1:]
+    assert not any(ok for ok, speed in zip(followed, speeds, strict=True) if speed > 10.0)
+
+
+def test_odometry_of_other_frames_must_insist():
+    """As where a filter takes over from the wheels; two sources by turns never do."""
+    wheels = OdometryBuffer()
+    assert all(drive_at(wheels, [1.0] * 3)[1:])
+    for _ in range(4):
+        assert not any(drive_at(wheels, [1.0] * INSISTING, "odom_filtered"))
+        assert drive_at(wheels, [1.0], "odom") == [True]
+    assert not any(drive_at(wheels, [1.0] * (INSISTING + 1), "odom_filtered"))
+    assert all(drive_at(wheels, [1.0] * 5, "odom_filtered"))
+    assert (
+        wheels.restarts == 1 and "it is of 'odom_filtered -> base_link' now" in wheels.notices[-1]
+    )
 
 
 def test_odometry_after_a_time_that_came_back_is_forgotten():

@@ -19,7 +19,10 @@ from vggt_ros.mapping.metric.scale import Measurement
 from vggt_ros.mapping.metric.scale_sources import CENTRE_NOISE, Found, Unusable
 
 FARTHEST = 1e7  # metres from odometry's origin: a quarter of the way around the earth
-FASTEST = 10.0  # metres a second; beyond it odometry has jumped
+FASTEST = 10.0  # metres a second; beyond it odometry has jumped, unless it goes on so,
+FASTEST_OF_ALL = 100.0  # and is no faster than this
+INSISTING = 5  # messages in a row that are refused, or taken for jumps; what the next one has is so
+SAME_SPEED = 0.3  # relative difference of two speeds in a row that are no jumps
 FASTEST_TURN = 10.0  # radians a second
 GAP_NS = 500_000_000  # without a message for longer, nothing is interpolated
 KEPT_NS = 20_000_000_000  # of poses
@@ -43,6 +46,9 @@ class OdometryBuffer:
         self.restarts = 0  # poses of before and after one do not compare
         self._lock = Lock()
         self._frames: tuple[str, str] | None = None
+        self._other_frames = ("", ""), 0  # of refused messages, and how many in a row
+        self._fastest = FASTEST
+        self._speeds: list[float] = []  # of jumps in a row that agree
         self._stamps: list[int] = []
         self._poses: list[Float[np.ndarray, "4 4"]] = []
 
@@ -66,10 +72,8 @@ class OdometryBuffer:
             return self._refuse("a pose is not finite")
         if np.abs(odom_from_base[:3, 3]).max() > FARTHEST:
             return self._refuse(f"a position is beyond {FARTHEST:.0e} m; check its source")
-        self._frames = self._frames or (frame, child)
-        if (frame, child) != self._frames:
-            was, now = (" -> ".join(pair) for pair in (self._frames, (frame, child)))
-            return self._refuse(f"it is of '{now}', not of '{was}' as before")
+        if not self._are_frames((frame, child)):
+            return False
         if self._stamps and stamp_ns <= self._stamps[-1]:
             if self._stamps[-1] - stamp_ns < KEPT_NS:
                 return self._refuse("a stamp goes back")
@@ -130,11 +134,43 @@ class OdometryBuffer:
             self.restarts += first < len(self._stamps)
             del self._stamps[first:], self._poses[first:]
 
+    def _are_frames(self, found: tuple[str, str]) -> bool:
+        """Whether a message of these frames may follow; another source must insist."""
+        known = self._frames = self._frames or found
+        before, times = self._other_frames
+        self._other_frames = found, times + 1 if found == before else 1
+        if found == known:
+            self._other_frames = ("", ""), 0
+            return True
+        was, now = (" -> ".join(pair) for pair in (known, found))
+        if self._other_frames[1] <= INSISTING:
+            return self._refuse(f"it is of '{now}', not of '{was}' as before")
+        self._frames, self._other_frames = found, (("", ""), 0)
+        self._restart(f"it is of '{now}' now, not of '{was}' as before")
+        return True
+
     def _jumped(self, stamp_ns: int, pose: Float[np.ndarray, "4 4"]) -> bool:
         seconds = max((stamp_ns - self._stamps[-1]) * 1e-9, 1e-3)
         step = inverse_rigid(self._poses[-1]) @ pose
-        fast = np.linalg.norm(step[:3, 3]) > FASTEST * seconds + 0.05
-        return bool(fast or rotation_angle(step[:3, :3]) > FASTEST_TURN * seconds + 0.05)
+        metres = float(np.linalg.norm(step[:3, 3]))
+        if rotation_angle(step[:3, :3]) > FASTEST_TURN * seconds + 0.05:
+            return True
+        if metres <= self._fastest * seconds + 0.05:
+            self._speeds.clear()
+            return False
+        return not self._is_fast(metres / seconds)
+
+    def _is_fast(self, speed: float) -> bool:
+        """Whether the robot is that fast: it was so for some messages, one after the other."""
+        if self._speeds and abs(speed / self._speeds[-1] - 1.0) > SAME_SPEED:
+            self._speeds.clear()
+        self._speeds.append(speed)
+        if len(self._speeds) <= INSISTING or speed > FASTEST_OF_ALL:
+            return False
+        self._fastest = 2.0 * speed
+        self._speeds.clear()
+        self.notices.append(f"odometry moves fast: at {speed:.0f} m/s, which is no jump any more")
+        return True
 
     def _refuse(self, reason: str) -> bool:
         self.refusal = reason

@@ -177,7 +177,10 @@ class Robot:
         if pose is None:
             self._refused = f"its pose {NO_POSE}"
         elif child not in ("", self._parameters.base_frame):
-            self._refused = f"it places '{child}', not base_frame '{self._parameters.base_frame}'"
+            self._refused = (
+                f"it places '{child}', not base_frame '{self._parameters.base_frame}'; set"
+                " base_frame to what it places, or remap odom"
+            )
         else:  # a refusal of the buffer is a notice of its own
             taken = self._odometry.add(
                 stamp, pose, self._names.of("odom", msg.header.frame_id), child
