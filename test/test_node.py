@@ -247,6 +247,10 @@ def test_a_clock_that_jumps_back_starts_a_new_map(rig: Rig):
     clock.publish(Clock(clock=time_message(START + 10 * PERIOD)))
     rig.wait_until(lambda: now().nanoseconds == START + 10 * PERIOD, "the first time")
     rig.infer(5, 6)
+    clock.publish(Clock(clock=time_message(START + 10 * PERIOD - 400_000_000)))
+    rig.wait_until(lambda: now().nanoseconds < START + 10 * PERIOD, "a message out of order")
+    rig.infer(7)
+    assert len(rig.engine.inferences[-1]) == 3, "the window goes on"
     clock.publish(Clock(clock=time_message(START)))
     rig.wait_for_diagnostics("the clock went back")
     rig.infer(0)  # older than the last one, and accepted

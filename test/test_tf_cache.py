@@ -4,8 +4,10 @@
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from node_rig import START, Rig
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from tf2_msgs.msg import TFMessage
 
@@ -15,6 +17,8 @@ from vggt_ros.ros.tf.tf_cache import TfCache, open_frames
 from vggt_ros.ros.tf.tf_messages import Reader, pose_of, received
 
 pytestmark = pytest.mark.ros
+
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def transform(parent: str, child: str, ns: int = START, x: float = 1.0) -> TransformStamped:
@@ -165,6 +169,34 @@ def test_the_node_subscribes_once(rig: Rig):
         rig.wait_until(lambda t=topic: rig.peer.count_subscribers(t) > 0, topic)
         names = [info.node_name for info in rig.peer.get_subscriptions_info_by_topic(topic)]
         assert names == ["vggt"]
+
+
+@pytest.mark.parametrize(
+    ("topic", "qos", "words"),
+    [
+        (
+            "/tf",
+            QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT),
+            "of peer (best_effort, volatile) on /tf nothing arrives: it is read as reliable",
+        ),
+        (
+            "/tf_static",
+            QoSProfile(depth=10),
+            "of peer (reliable, volatile) on /tf_static nothing arrives: it is read as reliable",
+        ),
+    ],
+)
+def test_frames_that_do_not_arrive_by_their_qos_are_named(
+    rig: Rig, topic: str, qos: QoSProfile, words: str
+):
+    """No executor runs rclpy's own event for it."""
+    rig.start()
+    rig.peer.create_publisher(TFMessage, topic, 10 if topic == "/tf" else LATCHED)
+    publisher = rig.peer.create_publisher(TFMessage, topic, qos)
+    status = rig.wait_for_status("tf", lambda s: words in s.message)
+    assert status.level == DiagnosticStatus.WARN
+    rig.peer.destroy_publisher(publisher)
+    rig.wait_for_status("tf", lambda s: "nothing arrives" not in s.message)
 
 
 def test_what_the_node_sends_itself_has_no_parent_of_others():

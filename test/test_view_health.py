@@ -7,6 +7,7 @@ import pytest
 from fakes.planar_engine import SIZE
 from node_rig import CAMERA, PERIOD, START, Rig
 from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
 
 from vggt_ros.frames import View
 from vggt_ros.imaging.grid import grid_for
@@ -65,6 +66,14 @@ def test_depth_that_is_hardly_trusted_is_a_warning_until_it_is(rig: Rig):
     rig.wait_until(
         lambda: "newest image's pixels" not in rig.status("outputs").message, "the warning ends"
     )
+
+
+def test_two_publishers_of_the_time_are_a_warning_until_one_ends(rig: Rig):
+    rig.start(use_sim_time=True)
+    clocks = [rig.peer.create_publisher(Clock, "/clock", 10) for _ in range(2)]
+    rig.wait_for_diagnostics("2 publishers have /clock (peer, peer): time goes to and fro")
+    rig.peer.destroy_publisher(clocks[0])
+    rig.wait_until(lambda: "have /clock" not in rig.status("input").message, "it ends")
 
 
 def test_two_nodes_of_one_name_are_a_warning_until_one_ends(rig: Rig):

@@ -36,7 +36,7 @@ from vggt_ros.ros.publishing.output import open_publisher
 from vggt_ros.ros.publishing.outputs import Outputs
 from vggt_ros.ros.rig.cameras import RigTask
 from vggt_ros.ros.sensors.robot import Robot
-from vggt_ros.ros.subscriptions.graph_names import namesakes
+from vggt_ros.ros.subscriptions.graph_names import clocks, namesakes
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.ros.tasks import Result, Task
 from vggt_ros.ros.tf.tf_cache import open_frames
@@ -44,6 +44,7 @@ from vggt_ros.ros.tf.transforms import Transforms, open_transforms
 from vggt_ros.ros.worker import Worker, ask_patiently
 
 DIAGNOSTICS_PERIOD = 1.0  # seconds
+TIME_WENT_BACK = Duration(nanoseconds=-500_000_000)  # less is a message of /clock out of order
 
 
 class VggtNode(ManagedNode):
@@ -69,7 +70,7 @@ class VggtNode(ManagedNode):
         self.health = Health(time.monotonic, log.warning, log.info)
         self.parameters = LiveParameters(self)
         self._jump_handle = self.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
+            JumpThreshold(min_forward=None, min_backward=TIME_WENT_BACK),
             post_callback=self._on_jump,
         )
         self.worker, self.sender = Worker[Task | RigTask](), Worker[Result]()
@@ -279,6 +280,9 @@ class VggtNode(ManagedNode):
         for name, text in self.outputs.unserved.items():
             self.health.set_warning(f"subscribers of {name}", text, "outputs")
         self.health.set_warning("name", namesakes(self), "settings")
+        self.health.set_warning("clocks", clocks(self))
+        if self.robot.frames is not None:
+            self.health.set_warning("qos of /tf", self.robot.frames.unmatched, "tf")
         no_image = ""
         if self.stage == ACTIVE:
             with self._inputs.lock:

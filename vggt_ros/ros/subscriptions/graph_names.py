@@ -42,3 +42,17 @@ def namesakes(node: Node) -> str:
         " services are answered by any of them; end all but one, or give each a namespace (one that"
         " was killed is listed for some seconds)"
     )
+
+
+def clocks(node: Node) -> str:
+    """That several nodes publish simulated time, which then goes to and fro; empty: one does."""
+    if not node.get_parameter("use_sim_time").value:
+        return ""
+    publishers = node.get_publishers_info_by_topic("/clock")
+    if len(publishers) < 2:
+        return ""
+    names = ", ".join(sorted(p.node_name for p in publishers))
+    return (
+        f"{len(publishers)} publishers have /clock ({names}): time goes to and fro between them,"
+        " and each step back starts a new map; end all but one (of a bag: play it without --clock)"
+    )

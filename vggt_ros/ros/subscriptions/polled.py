@@ -8,6 +8,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
+from vggt_ros.ros.subscriptions.qos import offered, settings, unmet
 from vggt_ros.ros.subscriptions.receiver import NeverExecuted
 
 
@@ -27,8 +28,23 @@ class PolledSubscription:
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             raw=True,
         )
-        self.topic = self._subscription.topic_name
+        self._node, self.topic = node, self._subscription.topic_name
         self.taken = 0  # messages so far
+
+    @property
+    def unmatched(self) -> str:
+        """Publishers that offer less than is asked for, of which nothing arrives; empty: none."""
+        publishers = self._node.count_publishers(self.topic)
+        if publishers == self._subscription.get_publisher_count():
+            return ""
+        asked = self._subscription.qos_profile
+        weak = unmet(asked, self._node.get_publishers_info_by_topic(self.topic))
+        if not weak:
+            return ""
+        return (
+            f"of {', '.join(map(offered, weak))} on {self.topic} nothing arrives: it is read as"
+            f" {settings(asked)}, as by other nodes; have it published so"
+        )
 
     def take(self) -> Iterator[bytes]:
         """The messages that arrived since, oldest first."""

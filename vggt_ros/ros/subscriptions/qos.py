@@ -49,6 +49,16 @@ def unserved(
     ]  # fmt: skip
 
 
+def unmet(asked: QoSProfile, publishers: Sequence[TopicEndpointInfo]) -> list[TopicEndpointInfo]:
+    """Publishers that offer less than a subscription asks for, and so are not heard."""
+    needs_reliable = asked.reliability == ReliabilityPolicy.RELIABLE
+    needs_kept = asked.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    return [
+        p for p in publishers
+        if (needs_reliable and not is_reliable(p)) or (needs_kept and not is_kept(p))
+    ]  # fmt: skip
+
+
 def is_reliable(publisher: TopicEndpointInfo) -> bool:
     """Whether it sends again what a subscriber lacks."""
     return publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE

@@ -230,6 +230,11 @@ class Frames:
         """These are sent by this node, and are left out when they come back."""
         self._tree.expect(transforms)
 
+    @property
+    def unmatched(self) -> str:
+        """From any thread: nodes whose frames do not arrive, by their QoS; empty: none."""
+        return "; ".join(filter(None, (s.unmatched for s in (self._static, self._moving))))
+
     def lookup(self, target: str, source: str, ns: int) -> Pose | None:
         """`target_from_source` at a stamp, if it is known now."""
         return self.tree.lookup(target, source, ns)
