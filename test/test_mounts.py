@@ -14,6 +14,7 @@ from robot_rig import START, SimulatedRobot
 from tf2_msgs.msg import TFMessage
 
 from vggt_ros.ros.messages import header, transform_message
+from vggt_ros.ros.sensors.mounts import Mount, turned
 from vggt_ros.ros.tf.tf_cache import pose_of
 
 pytestmark = pytest.mark.ros
@@ -111,3 +112,44 @@ def test_odometry_is_of_the_base_also_where_a_moving_mount_is_late(rig: Rig, com
     first, last = (pose_of(m.pose.pose.position, m.pose.pose.orientation) for m in found[::5])
     lower = 0.05 if comes == "late" else 0.02  # the camera rests: the base is below it by as much
     assert first[2, 3] - last[2, 3] == pytest.approx(lower, abs=1e-3)
+
+
+def about_the_view(degrees: float) -> np.ndarray:
+    """base_from_camera of the robot's camera, turned about its axis of view."""
+    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    roll = np.eye(4)
+    roll[:2, :2] = [[cosine, -sine], [sine, cosine]]
+    return BASE_FROM_CAMERA @ roll
+
+
+@pytest.mark.parametrize(
+    ("degrees", "words"),
+    [
+        (0.0, ""),
+        (45.0, ""),
+        (90.0, "images are on their side: by 'base_link' -> 'camera' on /tf they are turned by"),
+        (180.0, "images are upside down"),
+        (-135.0, "images are upside down"),
+        (-90.0, "images are on their side"),
+    ],
+)
+def test_images_that_are_not_upright_are_known_by_mount_and_imu(degrees: float, words: str):
+    pose = about_the_view(degrees)
+    by_mount = turned(Mount("camera", pose, np.eye(4)), None, "base_link")
+    by_imu = turned(None, 9.81 * pose[2, :3], "base_link")
+    assert by_mount.startswith(words) and bool(by_mount) == bool(by_imu) == bool(words)
+    assert not words or "REP 145" in by_imu
+
+
+def test_a_camera_that_faces_the_ground_has_no_upright_image():
+    down = np.diag([1.0, -1.0, -1.0, 1.0])
+    assert turned(Mount("camera", down, np.eye(4)), None, "base_link") == ""
+    assert turned(None, None, "base_link") == ""
+
+
+def test_a_camera_that_hangs_upside_down_is_a_notice(rig: Rig):
+    robot = SimulatedRobot(rig, faults=NONE)
+    robot.start(described=False, tf_mode="none")
+    mounted(rig, robot, about_the_view(180.0))
+    robot.infer(0, 1)
+    rig.wait_for_diagnostics("images are upside down: by 'base_link' -> 'camera_optical' on /tf")

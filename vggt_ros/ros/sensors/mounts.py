@@ -16,6 +16,8 @@ from vggt_ros.ros.tf.tf_cache import Frames
 RENEWED_NS = 1_000_000_000  # between two comparisons of what is known already
 MAX_MOVED = 0.01  # metres, and
 MAX_TURNED = 1.0  # degrees by which the transforms of a rigid mount differ at most
+TURNED = 60.0  # degrees about the axis of view, from which an image is not upright
+SLOPE = 0.9  # cosine of the angle between view and vertical, above which no image is upright
 UPRIGHT = float(np.cos(np.deg2rad(2.0)))  # of the angle between two axes that are meant as one
 
 Pose = Float[np.ndarray, "4 4"]
@@ -111,6 +113,28 @@ def difference(known: Pose, pose: Pose) -> str:
     if moved <= MAX_MOVED and turned <= MAX_TURNED:
         return ""
     return f"{moved:.3f} m and {turned:.1f} degrees"
+
+
+def turned(mount: Mount | None, up: Float[np.ndarray, "3"] | None, base: str) -> str:
+    """That images are upside down or on their side, by the mount, else by an IMU's `up`.
+
+    Up is in the camera's frame. Empty: they are upright, it is not known, or the camera faces up or
+    down.
+    """
+    by, doubt = "an IMU", " (or its acceleration has the other sign: by REP 145 +9.8 m/s^2 is up)"
+    if mount is not None:
+        up, by, doubt = mount.base_from_camera[2, :3], f"'{base}' -> '{mount.camera}' on /tf", ""
+    if up is None or abs(up[2]) > SLOPE * float(np.linalg.norm(up)):
+        return ""
+    angle = float(np.degrees(np.arctan2(up[0], -up[1])))
+    if abs(angle) <= TURNED:
+        return ""
+    how = "upside down" if abs(angle) > 180.0 - TURNED else "on their side"
+    return (
+        f"images are {how}: by {by} they are turned by {angle:.0f} degrees{doubt}; networks are"
+        " trained on upright ones, and mask_sky begins at the upper rim: have the driver turn them,"
+        " with their camera_info, and the camera's frame with them"
+    )
 
 
 def _body_axes(mount: Mount, base: str) -> str:

@@ -22,7 +22,7 @@ from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.sensors.depth_sensor import DepthSensor
 from vggt_ros.ros.sensors.gravity import Gravity
 from vggt_ros.ros.sensors.masks import MaskInput
-from vggt_ros.ros.sensors.mounts import Mounts
+from vggt_ros.ros.sensors.mounts import Mounts, turned
 from vggt_ros.ros.sensors.second_camera import SecondCamera
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.ros.tf.tf_cache import Frames
@@ -81,6 +81,8 @@ class Robot:
         else:
             self.gravity.not_needed(ns)
         self._note_level(frame.camera, mount=mount is not None, imu=up is not None, needs=needs)
+        if needs.level and (text := turned(mount, up, self._parameters.base_frame)):
+            self._warnings.notify(text)
         self._check_odometry(ns)
         if self.second_camera is not None and needs.extra_view:
             extra = self.second_camera.view_at(frame)
