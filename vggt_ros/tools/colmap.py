@@ -29,6 +29,7 @@ from vggt_ros.tools.exports.masks import check_depth_names, write_depths, write_
 from vggt_ros.tools.exports.measured_tracks import ENOUGH, measure_tracks
 from vggt_ros.tools.exports.progress import fused, progress
 from vggt_ros.tools.exports.sparse_model import Camera, build_model
+from vggt_ros.tools.option_sets import refuse_unused
 from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.recording import RecordedEngine
 from vggt_ros.tools.runs.writer import tum_line
@@ -71,10 +72,20 @@ def colmap(
             reads it (-d depths): inverse, 16 bits, 0 where it is not known.
         cache_dir: directory of compiled programs.
     """
+    given = locals()
     if adjust and depth:
         raise UserError("--depth is of the run, and --adjust moves its cameras: leave one out")
+    if not adjust:
+        text = "is of bundle adjustment: add --adjust, or leave it out"
+        names = ("camera", "shared_camera", "cache_dir")
+        refuse_unused(colmap, given, dict.fromkeys(names, text))
     opened = open_run(run)
     segments = opened.placed_segments()
+    if adjust and min(map(len, segments)) >= ENOUGH:  # smaller ones are not adjusted
+        text = (
+            "is of points of the depth, and with --adjust the network follows others: leave it out"
+        )
+        refuse_unused(colmap, given, dict.fromkeys(("max_points", "fuse"), text))
     lines = []
     with export_folder(out, "colmap", run) as folder:
         exported, note = export_images(opened, folder / "images", images)

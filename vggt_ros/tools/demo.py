@@ -23,6 +23,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
 from vggt_ros.tools.children import ChildProcesses
 from vggt_ros.tools.loopback import stay_on_this_machine
+from vggt_ros.tools.option_sets import refuse_unused
 from vggt_ros.tools.runs.format import OVERVIEW, SUMMARY, RunFrame
 from vggt_ros.tools.runs.fused import fuse
 from vggt_ros.tools.runs.overview import save_overview
@@ -69,6 +70,9 @@ def demo(
         port: port of the viewer; the next free one is used if it is busy.
         out: output folder, for picture.png and summary.json.
     """
+    if headless:
+        text = "is of the viewer, and --headless has none: leave one of them out"
+        refuse_unused(demo, locals(), {"port": text})
     if not clip.exists():
         raise UserError(f"there is no clip at {clip}; give --clip a rosbag2")
     domain = stay_on_this_machine()

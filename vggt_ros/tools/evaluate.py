@@ -18,8 +18,10 @@ import numpy as np
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.tools.depth_scores import DepthScores, run_scores
 from vggt_ros.tools.kitti_truth import read_kitti
+from vggt_ros.tools.option_sets import refuse_unused
 from vggt_ros.tools.rig_scores import scores_of_run
 from vggt_ros.tools.runs.format import is_run
+from vggt_ros.tools.sources.bag_reader import is_bag
 from vggt_ros.tools.trajectories import read_trajectory
 from vggt_ros.tools.trajectory_scores import scores_of_pieces
 from vggt_ros.tools.truth_frames import move_to_camera, turn_line
@@ -72,6 +74,7 @@ def evaluate(
         height: height of the images of rooms; 0 is three quarters of the width.
         out: folder of errors.json and errors.png; by default the run.
     """
+    refuse_unused(evaluate, locals(), _unused(run, truth, depth))
     if str(truth) == ROOMS:
         return _in_rooms(str(run), windows, lengths, (height, width), other, out)
     notes: list[str] = []
@@ -85,6 +88,10 @@ def evaluate(
     except UserError as error:
         if not any(score.turned_degrees is not None for score in rig) or topic is not None:
             raise
+        if depth is not None:
+            raise UserError(
+                f"--depth is scored beside a trajectory, and there is none ({error}): leave it out"
+            ) from None
         print("\n".join([*notes, f"no trajectory is scored: {error}"]))
         _write(folder, {"rig": [score._asdict() for score in rig], "notes": notes})
         return 0
@@ -94,7 +101,7 @@ def evaluate(
     if depth is None and is_run(truth):
         depth = truth
     depths = None
-    if depth is not None and is_run(run):
+    if depth is not None and is_run(run):  # a truth that is a run has depth as well
         depths = run_scores(run, depth, depth_unit, max_difference)
     print("\n".join([*notes, *pieces_table(pieces, estimate.num_poses), table(scores, depths)]))
     report: dict[str, Any] = {**scores, "depth": depths._asdict() if depths else None}
@@ -103,6 +110,23 @@ def evaluate(
     plot(pairs, folder / "errors.png")
     print(f"written: {folder / 'errors.png'}")
     return 0
+
+
+def _unused(run: Path, truth: Path, depth: Path | None) -> dict[str, str]:
+    """Options without effect, and what to do instead."""
+    if str(truth) == ROOMS:
+        text = "is of runs, and rooms are of a network: leave it out"
+        return dict.fromkeys(("topic", "max_difference", "depth", "depth_unit"), text)
+    text = "is of rooms (vggt eval MODEL rooms), and this is a run: leave it out"
+    unused: dict[str, str] = {}
+    unused |= dict.fromkeys(("windows", "lengths", "other", "width", "height"), text)
+    if truth.exists() and not is_bag(truth):
+        unused["topic"] = f"is of bags, and {truth} is none: leave it out"
+    if not is_run(run):
+        unused["depth"] = f"is of run directories, and {run} is a trajectory: give the run itself"
+    if depth is None or is_run(depth):
+        unused["depth_unit"] = "is of 16-bit images: name their folder with --depth"
+    return unused
 
 
 def _write(folder: Path, report: dict[str, Any]) -> None:

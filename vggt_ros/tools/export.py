@@ -15,8 +15,16 @@ from vggt_ros.tools.exports.mesh import SUFFIXES, write_mesh
 from vggt_ros.tools.exports.nerfstudio import write_nerfstudio
 from vggt_ros.tools.exports.progress import fused, progress
 from vggt_ros.tools.exports.rosbag2 import write_rosbag2
+from vggt_ros.tools.option_sets import refuse_unused
 from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.writer import writing
+
+OF_FORMATS = {  # options, and the formats that they are of
+    "max_points": ("nerfstudio", "glb"),
+    "images": ("nerfstudio",),
+    "fuse": ("nerfstudio", "glb", "mesh", "rosbag2"),
+    "voxel": ("mesh",),
+}
 
 
 def export(
@@ -47,6 +55,10 @@ def export(
         fuse: move the depth of all frames to one surface, for points and depth.
         voxel: side of a voxel of the mesh in world units; 0: a hundred and fiftieth of the depth.
     """
+    refuse_unused(export, locals(), {
+        option: f"is of {' and '.join(formats)}, and {to} has none: leave it out"
+        for option, formats in OF_FORMATS.items() if to not in formats
+    })  # fmt: skip
     opened = open_run(run)
     segments = opened.placed_segments()
     frames = opened.segment(segment)

@@ -18,7 +18,7 @@ from typing import Any
 from vggt_ros.engine.interface import caution
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
-from vggt_ros.tools.option_sets import with_options_of
+from vggt_ros.tools.option_sets import refuse_unused, with_options_of
 from vggt_ros.tools.run import run
 from vggt_ros.tools.runs.batch import DONE, FAILED, Batch, Entry
 from vggt_ros.tools.runs.checks import check_offline
@@ -58,6 +58,9 @@ def fleet(
         raise UserError("no sources given; name bags, videos or folders of images")
     if workers < 1 or gpus < 0:
         raise UserError("--workers must be 1 or more, and --gpus not negative")
+    if workers == 1 and not address:
+        text = "is of workers of Ray, and there is one without: add --workers or --address"
+        refuse_unused(fleet, {"gpus": gpus}, {"gpus": text})
     _check(options)
     batch = Batch(out, sources, _changed(options), overwrite=overwrite)
     log = (lambda _: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))

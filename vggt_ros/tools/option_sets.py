@@ -1,11 +1,13 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A command that takes the options of another one, described once."""
+"""Options of commands: taken from another command, and refused where nothing uses them."""
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
+
+from vggt_ros.errors import UserError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -42,3 +44,18 @@ def descriptions(function: Callable[..., Any]) -> dict[str, str]:
     _, _, entries = (function.__doc__ or "").partition("    Args:\n")
     found = re.findall(r"^( {8}(\w+): .*\n(?: {12,}.*\n)*)", entries, re.MULTILINE)
     return {name: text for text, name in found}
+
+
+def refuse_unused(
+    command: Callable[..., Any], given: Mapping[str, Any], unused: Mapping[str, str]
+) -> None:
+    """Raise `UserError` for an option that was given, and that nothing uses beside the others.
+
+    `given`: the arguments of a call of `command`; `unused`: what has no effect in this call, with
+    the rest of a sentence that begins with the option, and names the next step.
+    """
+    defaults = inspect.signature(command).parameters
+    for name, text in unused.items():
+        if given[name] != defaults[name].default:
+            no = "no-" if given[name] is False else ""
+            raise UserError(f"--{no}{name.replace('_', '-')} {text}")

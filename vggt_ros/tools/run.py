@@ -140,7 +140,7 @@ def run(
     with ReadAhead(opened) as frames:
         head = next(frames)
         first = head.observations[0].frame if isinstance(head, Instant) else head
-        check_first(first, opened.notes, intrinsics, pixels)
+        check_first(first, opened.notes, intrinsics, rectify, pixels)
         if engine is None:
             from vggt_ros.engine.engine import open_engine
 
@@ -151,6 +151,8 @@ def run(
             )  # fmt: skip
         if warning := caution(engine.name, engine.random_weights):
             log(warning)
+        if seed and not engine.random_weights:
+            opened.note(f"--seed {seed} is not used: {engine.name} has trained weights")
         width, size = network_width or engine.default_width, first.rgb.shape[1::-1]
         one_grid = one_pass = None  # of a rig its first image decides
         if isinstance(opened, Source):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vggt_ros.errors import UserError
+from vggt_ros.tools.option_sets import refuse_unused
 
 if TYPE_CHECKING:
     from jax import Array
@@ -56,6 +57,9 @@ def verify(
             other stages by 3e-3, visibility and confidence of tracks by 2e-2, since the tracker
             amplifies rounding from iteration to iteration.
     """
+    if case is None:
+        text = "is of recorded tensors: name them with --case, or leave it out"
+        refuse_unused(verify, locals(), {"tolerance": text})
     from vggt_ros.model import checkpoint
     from vggt_ros.model.tensor_files import open_files
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vggt_ros.errors import UserError
+from vggt_ros.tools.option_sets import refuse_unused
 
 if TYPE_CHECKING:
     from vggt_ros.model.config import Config
@@ -62,12 +63,14 @@ def convert(
             both is written, which often keeps what either does well.
         share: Of the second source in the mean, 0 to 1.
     """
+    given = locals()
     from vggt_ros.model import checkpoint
     from vggt_ros.model.averaging import open_averaged
     from vggt_ros.model.config import in_layout
     from vggt_ros.model.tensor_files import open_files
     from vggt_ros.model.weights import flatten
 
+    refuse_unused(convert, given, _unused(to, average))
     kind = None if to is None else _kind(to, format)  # before the long read, not after
     paths = checkpoint.locate(source)
     files = open_files(paths)
@@ -87,8 +90,6 @@ def convert(
     except UserError as fault:
         raise UserError(f"{source}: {fault}") from fault
     if to is None or kind is None:
-        if average is not None:
-            raise UserError("a mean of two sources is only written: name the file with --to")
         return
     start = time.monotonic()
     if average is None:
@@ -106,6 +107,22 @@ def convert(
         f"{to}: {len(leaves):,} arrays, {sum(leaf.size for leaf in leaves):,} parameters,"
         f" {size / 1e9:.2f} GB in {seconds:.0f} s", file=sys.stderr,
     )  # fmt: skip
+
+
+def _unused(to: Path | None, average: str | None) -> dict[str, str]:
+    """Options without effect, and what to do instead."""
+    unused: dict[str, str] = {}
+    if to is None:
+        text = "is of what is written: name the file with --to, or leave it out"
+        unused |= dict.fromkeys(("dtype", "format", "average"), text)
+    if average is None:
+        unused["share"] = "is of the mean of two: name the second source with --average"
+    else:
+        unused["partial"] = (
+            "is of one source, and --average takes the mean of two whole ones: write the first with"
+            " --partial, then average that file"
+        )
+    return unused
 
 
 def _kind(to: Path, wanted: Target) -> Literal["safetensors", "npz", "orbax", "official"]:

@@ -19,9 +19,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vggt_ros.errors import UserError
+from vggt_ros.tools.option_sets import refuse_unused
 
 if TYPE_CHECKING:
     from vggt_ros.model.vggt import Preset
+
+SIZE = ("model", "width", "height")
+USED = {  # options of each benchmark, besides --json
+    "callbacks": ("repeats",),
+    "dispatch": (*SIZE, "windows", "repeats"),
+    "full": (*SIZE, "windows", "repeats", "dtype", "reference"),
+    "layouts": (*SIZE, "windows", "repeats", "dtype"),
+    "load": ("model", "dtype"),
+    "map": ("width", "height", "windows", "repeats"),
+    "messages": ("repeats",),
+    "stream": (*SIZE, "windows", "repeats", "dtype", "plot", "cameras"),
+    "train": (*SIZE, "windows", "repeats", "dtype"),
+}
 
 
 class Row(NamedTuple):
@@ -86,16 +100,22 @@ def bench(
         plot: with `stream`, time only the step and write a plot of it and the cost model here.
         cameras: with `stream`, time only steps of rigs of so many cameras; windows are instants.
     """
+    given = locals()
+    of = {key: [other for other in USED if key in USED[other]] for key in given.keys() - {"json"}}
+    refuse_unused(bench, given, {
+        key: f"is of {', '.join(others)}, and {name} does not use it: leave it out"
+        for key, others in of.items() if others and name not in others
+    })  # fmt: skip
     module = f"vggt_ros.tools.bench.{name}"
     usual = (4, 8, 16, 32) if name == "layouts" else (1, 2, 4)
     windows = windows or (usual if plot is None else tuple(range(1, 17)))
     options = Options(model, windows, width, height, repeats, reference, dtype, plot, cameras)
-    if cameras and (name != "stream" or plot is not None or min(cameras) < 2):
+    if cameras and min(cameras) < 2:
         raise UserError("--cameras takes numbers from 2 on: vggt bench stream --cameras 2 3 4")
+    if cameras and plot is not None:
+        raise UserError("--plot is of one camera, and --cameras of several: leave one of them out")
     if repeats < 1 or min(windows) < 1:
         raise UserError("--repeats and --windows start at 1")
-    if plot is not None and name != "stream":
-        raise UserError(f"--plot is an option of stream: vggt bench stream --plot {plot}")
     rows = []
     with redirect_stdout(sys.stderr):
         for row in import_module(module).rows(options):

@@ -39,7 +39,11 @@ def settings_among(arguments: Mapping[str, Any], *, is_rig: bool) -> Settings:
 
 
 def check_offline(settings: Settings, *, is_rig: bool = False) -> None:
-    """Raises `UserError` for settings that need more than images."""
+    """Raises `UserError` for settings that need more than images, or a mask that is not given."""
+    if settings.mask_network != "none" and not (settings.mask_file or settings.mask_sky):
+        raise UserError(
+            "--mask-network is of what is masked, and nothing is: give --mask-file or --mask-sky"
+        )
     for name in settings.sources:
         if name not in OFFLINE_SCALES and not (is_rig and name == OF_RIG):
             raise UserError(
@@ -90,15 +94,18 @@ def check_first(
     first: Frame,
     notes: Sequence[str],
     intrinsics: str,
+    rectify: str,
     queries: Float[np.ndarray, "n 2"] | None,
 ) -> None:
     """Raises `UserError` for a first image that lacks its intrinsics, or a pixel to track.
 
     `notes` of the source say why there are no intrinsics.
     """
-    if intrinsics == "camera_info" and first.intrinsics is None:
+    asked = "--intrinsics camera_info" if intrinsics == "camera_info" else ""
+    asked = "--rectify on, by camera_info" if rectify == "on" else asked
+    if asked and first.intrinsics is None:
         raise UserError(
-            "--intrinsics camera_info, but there is none that fits the images"
+            f"{asked}, but there is none that fits the images"
             f" ({'; '.join(notes) or 'the source has none'}); give --camera-info"
         )
     if queries is not None:
