@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vggt_ros.engine.engine import open_engine
 from vggt_ros.settings import Settings
 from vggt_ros.tools import cli
 
@@ -110,6 +111,7 @@ def test_ctrl_c_exits_with_130_and_without_a_traceback(tmp_path: Path):
     program = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
+from vggt_ros.engine.engine import open_engine
 from vggt_ros.settings import Settings
 from vggt_ros.tools import cli
 cli.COMMANDS["wait"] = cli.Command("waits", "wait", "waits")
@@ -150,3 +152,34 @@ def test_a_missing_library_is_named_with_a_line_that_works_from_a_checkout(monke
     assert cli.call(["run", "clip"]) == 1
     words = "tyro is missing; install it in a checkout of vggt_ros: pip install '.[tools]'"
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("layout", "views"), [("view_time", {0, 2}), ("dual_stream", {0})])
+def test_warm_compiles_what_a_node_of_that_layout_asks_for(monkeypatch, tmp_path, layout, views):
+    compiled, asked = [], []
+    monkeypatch.setattr("vggt_ros.engine.device.keep_compiled", lambda _: None)
+    monkeypatch.setattr(
+        "vggt_ros.engine.compiler.Compiler.__call__",
+        lambda compiler, shape: compiled.append((compiler._config, shape)),
+    )
+    arguments = [
+        "--cameras",
+        "2",
+        "--window-size",
+        "2",
+        "--network-width",
+        "56",
+        "--layout",
+        layout,
+    ]
+    assert cli.call(["warm", "tiny", *arguments, "--cache-dir", str(tmp_path)]) == 0
+    engine = open_engine("tiny", layout=layout, background=True)
+    monkeypatch.setattr(engine.selection, "request", lambda shapes: asked.extend(shapes) or True)
+    settings = Settings(window_size=2)
+    engine.prepare(
+        (42, 56), 2, depth_frames=settings.frames_with_depth, extra_views=settings.extra_views,
+        track_queries=settings.track_queries, cameras=2,
+    )  # fmt: skip
+    assert [shape for _, shape in compiled] == asked
+    assert {config.layout for config, _ in compiled} == {layout} == {engine.layout}
+    assert {getattr(shape, "views", 0) for shape in asked} == views

@@ -89,7 +89,7 @@ ALWAYS = {
     "view": "run port host every segment",
     "app": "model port host max_images max_megabytes keep_minutes dtype device cache_dir",
     "warm": "model window_size stride depth_frames network_width input_size track_queries cameras"
-    " baseline dtype device cache_dir",
+    " baseline layout dtype device cache_dir",
     "train": "config minutes out official cache",
 }
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from vggt_ros.engine.interface import DeviceLost, OutOfMemory
 from vggt_ros.engine.programs import Program, Programs
-from vggt_ros.engine.shapes import EncoderProgram, Shape, WindowProgram
+from vggt_ros.engine.shapes import EncoderProgram, Shape, WindowProgram, by_views
 from vggt_ros.errors import UserError
 
 
@@ -50,9 +50,7 @@ class Selection:
 
     def by_views(self, shape: Shape) -> Shape:
         """The program as it is for a window of whole instants, if it is one that may be."""
-        if isinstance(shape, EncoderProgram) or not self.views > 1 or shape.frames % self.views:
-            return shape
-        return shape._replace(views=self.views)
+        return by_views(shape, self.views)
 
     def find(self, shape: Shape) -> Program | None:
         """The program; in the background None while it is compiled."""

@@ -76,6 +76,13 @@ class WindowProgram(NamedTuple):
 Shape = EncoderProgram | WindowProgram
 
 
+def by_views(shape: Shape, views: int) -> Shape:
+    """The program for windows of whole instants of so many views, if it may be one; else itself."""
+    if isinstance(shape, EncoderProgram) or not views > 1 or shape.frames % views:
+        return shape
+    return shape._replace(views=views)
+
+
 def needed(
     size: tuple[int, int],
     window_sizes: Sequence[int],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vggt_ros.engine.shapes import Shape, prepared
+from vggt_ros.engine.shapes import Shape, by_views, prepared
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
 
@@ -28,6 +28,7 @@ def warm(
     track_queries: int = Settings.track_queries,
     cameras: int = 1,
     baseline: bool = False,
+    layout: Literal["auto", "joint", "view_time", "dual_stream", "sparse_global"] = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str = "auto",
     cache_dir: Path = Path("~/.cache/vggt_ros"),
@@ -43,6 +44,7 @@ def warm(
         cameras: How many a rig has; windows are then of so many instants.
         baseline: The node's scale_source includes baseline: an inference may have an image of the
             second camera.
+        layout: The node's parameter of that name; auto: as the weights say.
         dtype: Number format of the network; auto is bfloat16 on accelerators.
         device: JAX platform (cpu, gpu); auto is the first one available.
         cache_dir: The node's directory of compiled programs.
@@ -67,7 +69,7 @@ def warm(
     keep_compiled(cache_dir)
     chosen = choose_device(device)
     number = choose_dtype(dtype, chosen)
-    config, width, heads = _network(model)
+    config, width, heads = _network(model, None if layout == "auto" else layout)
     grid = settings.grid(*input_size, width)
     for caution in settings.cautions:
         print(caution, file=sys.stderr)
@@ -79,22 +81,26 @@ def warm(
         size, window_size, depth_frames=with_depth, extra_views=settings.extra_views,
         track_queries=track_queries, cameras=cameras,
     )  # fmt: skip
+    views = cameras if config.layout == "view_time" else 0
+    shapes = [by_views(shape, views) for shape in shapes]
     compile = Compiler(config, number, chosen, cache_dir, heads=heads)
     print(f"{model} in {number} for {chosen.device_kind}", file=sys.stderr)
     _compile_all(shapes, compile, chosen, number)
     print(f"{len(shapes)} programs are in {cache_dir}")
 
 
-def _network(model: str) -> tuple["Config", int, tuple[str, ...]]:
-    """Configuration, usual width of images in pixels, and heads of a model."""
+def _network(model: str, layout: str | None) -> tuple["Config", int, tuple[str, ...]]:
+    """Configuration, in a layout if one is named, usual width of images in pixels, and heads."""
     from vggt_ros.engine.compiler import HEADS, OPTIONAL_HEADS
     from vggt_ros.model.checkpoint import open_config
+    from vggt_ros.model.config import in_layout
     from vggt_ros.model.vggt import PRESETS
 
     if model in PRESETS:
         config, width, _ = PRESETS[model]
-        return config, width, HEADS
+        return in_layout(config, layout), width, HEADS
     config, heads = open_config(model, HEADS, OPTIONAL_HEADS)
+    config = in_layout(config, layout)
     return config, config.aggregator.img_size, heads
 
 
