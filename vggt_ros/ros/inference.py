@@ -25,9 +25,16 @@ from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.health.track_status import TrackCost
 from vggt_ros.ros.map_requests import MapRequests
 from vggt_ros.ros.messages import queries_from, stamp_ns
-from vggt_ros.ros.opening import close_engine, compile_ahead, described, prepare
+from vggt_ros.ros.opening import (
+    close_engine,
+    compile_ahead,
+    described,
+    network_cautions,
+    prepare,
+)
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.publishing.outputs import Outputs
+from vggt_ros.ros.sensors.masks import nothing_is_masked
 from vggt_ros.ros.sensors.robot import Robot
 from vggt_ros.ros.tasks import Result, Stopped
 from vggt_ros.ros.worker import Worker
@@ -76,6 +83,8 @@ class InferenceWorker(MapRequests):
             cameras=self._parameters.camera_names,
         )
         self._health.network = described(engine)
+        cautions = "; ".join(network_cautions(engine, self._parameters))
+        self._health.set_warning("network", cautions, "settings")
         cameras, layout = len(self._parameters.camera_names), self._parameters.layout
         self._attention = AttentionHealth(engine.layout, cameras, layout)
         self._report_attention()
@@ -237,6 +246,8 @@ class InferenceWorker(MapRequests):
         self._count_used()
         for name, masks in self._robot.masks.items():
             self._health.set_warning(f"mask {name}".strip(), masks.warning, "masks")
+        unused = nothing_is_masked(self._parameters, self._robot.masks.values())
+        self._health.set_warning("mask_network", unused, "settings")
         self._health.set_warning("masking", self.pipeline.masking.fault, "masks")
         self._health.describe("masks", "masked pixels", f"{self.pipeline.masking.share:.1%}")
         if update is not None:

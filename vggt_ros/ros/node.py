@@ -106,7 +106,6 @@ class VggtNode(ManagedNode):
         wrong = [unreached(file, name) for file in files_in(arguments)]
         wrong.append(undeclared(arguments, name))
         self.health.set_warning("params_file", "; ".join(filter(None, wrong)), "settings")
-        self.health.set_warning("settings", "; ".join(cautions(self.parameters.now)), "settings")
         names = FrameNames(self.health.notice)
         for parameter, frame in self.parameters.slashed.items():
             names.of(f"parameter {parameter}", frame)
@@ -283,6 +282,7 @@ class VggtNode(ManagedNode):
         self.health.set_warning("clocks", clocks(self))
         if self.robot.frames is not None:
             self.health.set_warning("qos of /tf", self.robot.frames.unmatched, "tf")
+        self.health.set_warning("settings", "; ".join(cautions(self.parameters.now)), "settings")
         no_image = ""
         if self.stage == ACTIVE:
             with self._inputs.lock:

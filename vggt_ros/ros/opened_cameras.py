@@ -17,7 +17,7 @@ from vggt_ros.ros.rig.cameras import RigCameras
 from vggt_ros.ros.rig.inference import RigInference
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.ros.subscriptions.no_image import MissingImages
-from vggt_ros.ros.unused import unused
+from vggt_ros.ros.unused import unused_topics
 
 
 class OpenedCameras(NamedTuple):
@@ -40,7 +40,7 @@ def open_cameras(
 ) -> OpenedCameras:
     """`worker`: arguments of `InferenceWorker`; `put` and `restart` as `Images` says."""
     parameters = live.now
-    health.set_warning("unused", "; ".join(unused(node, parameters)), "settings")
+    health.set_warning("unused", "; ".join(unused_topics(node, parameters)), "settings")
     if parameters.camera_names:
         rig = RigCameras(node, parameters, inputs, health, put, restart)
         return OpenedCameras(RigInference(*worker, cameras=rig.cameras), rig, rig, rig)

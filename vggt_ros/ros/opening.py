@@ -13,6 +13,7 @@ from vggt_ros.engine.interface import Compiling
 from vggt_ros.errors import UserError
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.parameters import Parameters
+from vggt_ros.ros.unused import unused_parameters
 
 MEMORY_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX's, which the user may have set
 COMPILING_PERIOD = 0.1  # seconds between two questions for a program
@@ -38,12 +39,27 @@ def open_engine(parameters: Parameters, progress: Callable[[str], None]) -> Any:
 
 
 def cautions(parameters: Parameters) -> list[str]:
-    """What is not used as it was given, for the user."""
+    """What is not used as it was given, for the user; cheap, since some of it changes."""
     found, given = list(parameters.settings().cautions), os.environ.get(MEMORY_VARIABLE)
+    found += unused_parameters(parameters)
     if given is not None and given != str(parameters.memory_fraction):
         found.append(
             f"memory_fraction is {parameters.memory_fraction:g}, but not used: the environment has"
             f" {MEMORY_VARIABLE}={given}, which comes first"
+        )
+    return found
+
+
+def network_cautions(engine: Any, parameters: Parameters) -> list[str]:
+    """What this network does not use as it was given, for the user."""
+    found = []
+    if parameters.seed != Parameters.seed and not engine.random_weights:
+        found.append(f"seed is {parameters.seed}, but not used: {engine.name} has trained weights")
+    is_cpu = getattr(engine.device, "platform", "") == "cpu"
+    if parameters.memory_fraction != Parameters.memory_fraction and is_cpu:
+        found.append(
+            f"memory_fraction is {parameters.memory_fraction:g}, but not used: the network is on"
+            " the CPU; set device to gpu, if there is one"
         )
     return found
 

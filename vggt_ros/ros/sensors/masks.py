@@ -6,6 +6,7 @@ The callback keeps the last few messages; the worker's thread takes the one that
 """
 
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool
@@ -13,6 +14,7 @@ from sensor_msgs.msg import Image
 
 from vggt_ros.errors import UserError, sentence
 from vggt_ros.ros.messages import stamp_ns
+from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.ros.waiting import Waiting, nearest
 
@@ -44,9 +46,14 @@ class MaskInput:
         """Stamps of the kept messages."""
         return tuple(stamp_ns(msg.header.stamp) for msg in tuple(self._messages))
 
+    @property
+    def is_used(self) -> bool:
+        """Whether masks come, or are to come."""
+        return self._is_remapped or self._heard > 0
+
     def mask_at(self, ns: int) -> Bool[np.ndarray, "h w"] | None:
         """What to ignore of the image of that stamp; None: nothing, or `warning` says why."""
-        if not (self._is_remapped or self._heard):
+        if not self.is_used:
             return None
         fault, mask = "", None
         msg, apart = self._paired(ns)
@@ -94,6 +101,17 @@ class MaskInput:
             f" from the image, {SAME_TIME_NS * 1e-6:.0f} ms are allowed; the mask must carry the"
             f" stamp of its image, within mask_wait ({self._wait:g} s)"
         )
+
+
+def nothing_is_masked(parameters: Parameters, inputs: Iterable[MaskInput]) -> str:
+    """That `mask_network` is set in vain, since there is no mask; empty: it is not."""
+    masked = parameters.mask_file or parameters.mask_sky or any(each.is_used for each in inputs)
+    if parameters.mask_network == "none" or masked:
+        return ""
+    return (
+        f"mask_network is {parameters.mask_network}, but not used: nothing is masked; set mask_file"
+        " or mask_sky, or remap mask to a segmentation node"
+    )
 
 
 def mask_from(msg: Image) -> Bool[np.ndarray, "h w"]:
