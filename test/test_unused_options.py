@@ -29,6 +29,7 @@ GIVEN: dict[str, dict[str, dict[str, Any]]] = {
         "format": {"source": "tiny", "format": "npz"},
         "average": {"source": "tiny", "average": "small"},
         "share": {"source": "tiny", "to": FILE, "share": 0.3},
+        "dense_share": {"source": "tiny", "to": FILE, "dense_share": 1.0},
         "partial": {"source": "tiny", "to": FILE, "average": "small", "partial": True},
     },
     "verify": {"tolerance": {"config": FILE, "weights": (FILE,), "tolerance": FILE}},

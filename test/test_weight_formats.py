@@ -74,6 +74,19 @@ def test_the_mean_of_two_sources_is_that_of_each_weight(source, tmp_path):
     np.testing.assert_array_equal(np.asarray(kept), expected)
 
 
+def test_dense_heads_may_have_a_share_of_their_own(source, tmp_path):
+    shifted = jax.tree.map(lambda x: np.asarray(x) + 0.5, weights())
+    save(tmp_path / "shifted.safetensors", CONFIG, shifted)
+    out, second = tmp_path / "mean.safetensors", str(tmp_path / "shifted.safetensors")
+    convert(str(source), out, average=second, share=0.25, dense_share=1.0)
+    found = flatten(open_weights(out)[1])
+    for path, x in flatten(weights()).items():
+        added = 0.5 if path[0] in ("depth_head", "point_head", "track_head") else 0.125
+        np.testing.assert_allclose(found[path], x + added, rtol=1e-6, atol=1e-6)
+    with pytest.raises(UserError, match=r"a share of -0\.1: it must be between"):
+        convert(str(source), out, average=second, dense_share=-0.1)
+
+
 def test_a_mean_is_of_two_networks_of_one_kind_and_is_written(source, tmp_path):
     save(tmp_path / "tiny.safetensors", TINY, random_weights(TINY))
     out = tmp_path / "mean.safetensors"

@@ -32,6 +32,7 @@ def convert(
     format: Target = "auto",
     average: str | None = None,
     share: float = 0.5,
+    dense_share: float | None = None,
 ) -> None:
     """Compare a checkpoint with the network; with --to, write it as one file that loads faster.
 
@@ -62,6 +63,8 @@ def convert(
         average: A second source, of the same network: the weights before a fine-tuning. The mean of
             both is written, which often keeps what either does well.
         share: Of the second source in the mean, 0 to 1.
+        dense_share: The same in the heads for depth, points and tracks, where it is another: with 1
+            they are the second source's, as after a training of cameras that held their features.
     """
     given = locals()
     from vggt_ros.model import checkpoint
@@ -95,7 +98,7 @@ def convert(
     if average is None:
         _, weights, _ = checkpoint.open_weights(paths[0], model, heads, dtype, partial=partial)
     else:
-        weights = open_averaged(source, average, share, model, heads, dtype)
+        weights = open_averaged(source, average, share, model, heads, dtype, dense_share)
     if kind == "official":
         checkpoint.save_official(to, model, weights)
     else:
@@ -116,7 +119,8 @@ def _unused(to: Path | None, average: str | None) -> dict[str, str]:
         text = "is of what is written: name the file with --to, or leave it out"
         unused |= dict.fromkeys(("dtype", "format", "average"), text)
     if average is None:
-        unused["share"] = "is of the mean of two: name the second source with --average"
+        text = "is of the mean of two: name the second source with --average"
+        unused |= dict.fromkeys(("share", "dense_share"), text)
     else:
         unused["partial"] = (
             "is of one source, and --average takes the mean of two whole ones: write the first with"
