@@ -68,7 +68,8 @@ PARAMETERS = {
     "min_confidence": (float, "Pixels below it are masked; 1 is 'no evidence'"),
     "image_transport": (
         str,
-        "compressed: subscribe to <image>/compressed instead; one of: raw, compressed",
+        "compressed: subscribe to <image>/compressed instead; a rig's camera that has nothing in"
+        " the transport is read in the other; one of: raw, compressed",
     ),
     "image_reliability": (
         str,

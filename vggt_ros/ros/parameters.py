@@ -85,7 +85,9 @@ class Parameters:
 
     # The camera.
     image_transport: Literal["raw", "compressed"] = setting(
-        "raw", "compressed: subscribe to <image>/compressed instead"
+        "raw",
+        "compressed: subscribe to <image>/compressed instead; a rig's camera that has nothing in"
+        " the transport is read in the other",
     )
     image_reliability: Literal["auto", "best_effort", "reliable"] = setting(
         "auto", "Reliability of the subscriptions to images; auto: as their publishers offer it"
