@@ -4,8 +4,8 @@
 
 import numpy as np
 import pytest
-from tagged_images import EPOCH, tags
-from test_bags import IMAGES, STAMPS, K, bag, camera_info, compressed, image
+from tagged_images import EPOCH, WIDTH, tags
+from test_bags import IMAGES, STAMPS, K, bag, camera_info, compressed, header, image
 
 from vggt_ros.tools.sources.open import open_source
 from vggt_ros.tools.sources.source import Selection
@@ -45,16 +45,68 @@ def test_the_first_camera_info_with_a_k_is_used(tmp_path):
     assert not any("changes" in note or "not used" in note for note in source.notes)
 
 
-def test_a_calibration_that_changes_is_said_with_figures(tmp_path):
-    zoomed = camera_info()
-    zoomed.k = K * [2, 1, 1, 1, 2, 1, 1, 1, 1]
-    calibrations = [camera_info(), camera_info(), zoomed, zoomed, zoomed]
+def zoomed(factor: float, stamp_ns: int = EPOCH, **changes):
+    """The camera_info of a lens that is zoomed; `changes` set fields."""
+    info = camera_info()
+    info.k = K * [factor, 1, 1, 1, factor, 1, 1, 1, 1]
+    info.header = header(stamp_ns)
+    for name, value in changes.items():
+        setattr(info, name, value)
+    return info
+
+
+def focal_lengths(path, **options) -> tuple[list[float], list[str]]:
+    """Of each frame, and what is said of changes."""
+    source = open_source(path, **options)
+    found = [float(frame.intrinsics[0, 0]) for frame in source]
+    return found, [note for note in source.notes if "changes" in note]
+
+
+def test_each_image_has_the_k_of_its_time_and_the_change_is_said_with_figures(tmp_path):
+    calibrations = [camera_info(), camera_info(), zoomed(2), zoomed(2), zoomed(2.5)]
     topics = {"/cam/image": IMAGES, "/cam/camera_info": calibrations}
-    path = bag(tmp_path / "bag", topics)
-    source = open_source(path)
-    assert [frame.stamp_ns for frame in source] == STAMPS
-    (note,) = (each for each in source.notes if "changes" in each)
+    found, (note,) = focal_lengths(bag(tmp_path / "bag", topics))
+    assert found == [30, 30, 30, 60, 60], "without its stamp: the last that came before"
     assert note.startswith("/cam/camera_info changes after 3 images (fx 30 to 60, cx 15.5 to 15.5)")
+    assert note.endswith("each image has the K of its time, as of a lens that is zoomed or focused")
+    factors = (1, 1, 2, 3, 1)
+    stamped = [zoomed(f, ns) for f, ns in zip(factors, STAMPS, strict=True)]
+    for first in ("/cam/image", "/cam/camera_info"):  # whichever is recorded first
+        topics = {first: [], "/cam/image": IMAGES, "/cam/camera_info": stamped}
+        path = bag(tmp_path / first.strip("/").replace("/", "_"), topics)
+        assert focal_lengths(path)[0] == [30 * factor for factor in factors]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"d": np.array([-0.2, 0.1, 0, 0, 0])},
+        {"header": header(EPOCH, "another_optical")},
+        {"width": 2 * WIDTH},
+    ],
+)
+def test_another_lens_or_camera_is_not_followed_and_that_is_said(tmp_path, changes):
+    """Where a lens is undone another one would be other pixels, which one map cannot have."""
+    steady = camera_info()
+    steady.d = changes.get("d", steady.d)
+    calibrations = [steady, steady, *[zoomed(2, **changes)] * 3]
+    path = bag(tmp_path / "bag", {"/cam/image": IMAGES, "/cam/camera_info": calibrations})
+    found, (note,) = focal_lengths(path)
+    assert len(set(found)) == 1
+    assert "changes after 3 images" in note and "the first is used for all" in note
+
+
+def test_of_rectified_images_p_is_followed(tmp_path):
+    wider = np.eye(3, 4) * [[14.0], [14.0], [1.0]]
+    changed = zoomed(1, p=wider.reshape(-1), d=np.array([-0.2, 0.1, 0, 0, 0]))
+    calibrations = [camera_info(), camera_info(), changed, changed, changed]
+    topics = {"/cam/image_rect": IMAGES, "/cam/camera_info": calibrations}
+    found, (note,) = focal_lengths(bag(tmp_path / "bag", topics))
+    assert found == [7, 7, 7, 14, 14] and "(fx 7 to 14, cx 0 to 0)" in note
+
+
+def test_a_calibration_that_stays_is_not_mentioned(tmp_path):
+    calibrations = [camera_info(), camera_info()]
     steady = bag(tmp_path / "steady", {"/cam/image": IMAGES, "/cam/camera_info": calibrations[:2]})
     source = open_source(steady)
     assert len(list(source)) == len(IMAGES) and not any("changes" in n for n in source.notes)

@@ -6,9 +6,9 @@ Bags without their ends (recorder killed, disk full) are read up to the cut.  Wh
 stamped is decided for the topic by its first messages: one that is not costs itself.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,15 +20,21 @@ from vggt_ros.frames import Frame
 from vggt_ros.imaging.calibration import Calibration
 from vggt_ros.imaging.reader import ImageReader
 from vggt_ros.timeline import MAX_FIRST_GAP_NS
+from vggt_ros.tools.sources.bag_infos import (
+    CAMERA_INFO,
+    FollowedCalibration,
+    beside,
+    calibrations,
+    first_infos,
+    is_info,
+)
 from vggt_ros.tools.sources.bag_reader import BagReader, Connection, reading
 from vggt_ros.tools.sources.source import LazyFrame, Source
 
 Lazy = Iterator[LazyFrame]
 Messages = Iterator[tuple[Connection, int, bytes]]
 PEEKED = 20  # messages by which it is decided whether the topic is stamped
-SAME_K = 0.01  # of the focal length: difference of two calibrations up to which one serves for both
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
 
 def open_bag(path: Path, reader: ImageReader, topic: str | None = None) -> Source:
@@ -94,12 +100,15 @@ def without_copies(topics: Collection[str]) -> list[str]:
 def _lazy_frames(source: Source, topic: str, msgtype: str, reader: ImageReader) -> Lazy:
     notes = reader.notices
     with reading(source.path, []) as bag:
-        infos = _first_infos(bag)
-        source.calibration_of = _calibrations(topic, infos, source.calibration_of)
+        infos = first_infos(bag)
+        source.calibration_of = calibrations(topic, infos, source.calibration_of)
+        followed = FollowedCalibration(
+            topic, infos.get(beside(topic)), lambda: source.camera_reader.rectified, notes
+        )
         chosen = [c for c in bag.connections if (c.topic, c.msgtype) == (topic, msgtype)]
-        watched = [] if source.camera_info else [c for c in bag.connections if _is_info(c, topic)]
-        stream = _without_infos(bag, bag.messages(chosen + watched), infos, notes)
-        messages = _messages(bag, _until_truncated(stream, notes))
+        watched = [] if source.camera_info else [c for c in bag.connections if is_info(c, topic)]
+        stream = _until_truncated(bag.messages(chosen + watched), notes)
+        messages = _messages(bag, stream, followed)
         first = list(islice(messages, PEEKED))
         use_recorded = all(not found.stamp_ns for found in first if found.message is not None)
         if use_recorded and first:
@@ -117,7 +126,7 @@ def _lazy_frames(source: Source, topic: str, msgtype: str, reader: ImageReader) 
             else:
                 last_ns = stamp_ns
                 load = partial(_load, found.message, stamp_ns, reader)
-                yield LazyFrame(name, stamp_ns, load, found.recorded_ns)
+                yield LazyFrame(name, stamp_ns, load, found.recorded_ns, found.calibration)
         _note_all(notes, bag.notes)
 
 
@@ -128,16 +137,31 @@ class _Found(NamedTuple):
     stamp_ns: int  # of its header
     recorded_ns: int
     fault: str = ""
+    calibration: Calibration | None = None  # of its time; None: that of the source
 
 
-def _messages(bag: BagReader, messages: Messages) -> Iterator[_Found]:
+def _messages(
+    bag: BagReader, messages: Messages, followed: FollowedCalibration
+) -> Iterator[_Found]:
+    """The images, each once the next one comes: its CameraInfo may be recorded after it."""
+    held: _Found | None = None
     for connection, recorded_ns, raw in messages:
+        if connection.msgtype == CAMERA_INFO:
+            with suppress(Exception):  # a damaged one says nothing
+                followed.hear(bag.deserialize(raw, connection))
+            continue
+        if held is not None:
+            yield held._replace(calibration=followed.at(held.stamp_ns, held.calibration))
+        followed.images += 1
         try:
             message = bag.deserialize(raw, connection)
             stamp = message.header.stamp
-            yield _Found(message, stamp.sec * 10**9 + stamp.nanosec, recorded_ns)
+            ns = stamp.sec * 10**9 + stamp.nanosec
+            held = _Found(message, ns, recorded_ns, calibration=followed.now)
         except Exception as error:  # a damaged message may raise anything
-            yield _Found(None, 0, recorded_ns, str(error))
+            held = _Found(None, 0, recorded_ns, str(error))
+    if held is not None:
+        yield held._replace(calibration=followed.at(held.stamp_ns, held.calibration))
 
 
 def _starts_at_zero(first: Sequence[_Found], number: int) -> bool:
@@ -153,7 +177,7 @@ def _until_truncated(messages: Messages, notes: list[str]) -> Messages:
     count = 0
     try:
         for message in messages:
-            count += 1
+            count += message[0].msgtype != CAMERA_INFO
             yield message
     except Exception as error:  # three storage formats raise many types when truncated
         _note(notes, f"the bag ends early, after {count} images ({error}); it is read so far")
@@ -189,101 +213,3 @@ def _pixels(message: Any, reader: ImageReader) -> np.ndarray:
         step=message.step,
         is_bigendian=bool(message.is_bigendian),
     )
-
-
-# ---- calibration
-
-
-def _first_infos(reader: BagReader) -> dict[str, Any]:
-    """The first CameraInfo of each topic that has a K, else the first; it is used for all images.
-
-    Drivers send some without a K before they have read their calibration.
-    """
-    infos: dict[str, Any] = {}
-    for connection in reader.connections:
-        if connection.msgtype == CAMERA_INFO and connection.topic not in infos:
-            try:
-                for _, _, raw in islice(reader.messages([connection]), PEEKED):
-                    info = reader.deserialize(raw, connection)
-                    infos.setdefault(connection.topic, info)
-                    if _calibration(info) is not None:
-                        infos[connection.topic] = info
-                        break
-            except Exception:  # none recorded, or beyond the cut
-                continue
-    return infos
-
-
-def _is_info(connection: Connection, topic: str) -> bool:
-    return connection.msgtype == CAMERA_INFO and connection.topic == _beside(topic)
-
-
-def _without_infos(
-    bag: BagReader, messages: Messages, infos: dict[str, Any], notes: list[str]
-) -> Messages:
-    """The images; a CameraInfo among them that is not the one that is used is a note."""
-    count, said = 0, False
-    for message in messages:
-        connection, _, raw = message
-        if connection.msgtype != CAMERA_INFO:
-            count += 1
-            yield message
-        elif not said and (used := infos.get(connection.topic)) is not None:
-            with suppress(Exception):  # a damaged one says nothing
-                change = _change(used, bag.deserialize(raw, connection))
-                said = bool(change)
-                if said:
-                    _note(
-                        notes,
-                        f"{connection.topic} changes after {count} images ({change}), and the first"
-                        " is used for all, as of a lens that is not zoomed or focused: give"
-                        " --camera-info of the part that matters, or --intrinsics model",
-                    )
-
-
-def _change(used: Any, info: Any) -> str:
-    """How a calibration differs from the one that is used; empty: hardly, or one is none."""
-    first, now = _calibration(used), _calibration(info)
-    if first is None or now is None:
-        return ""
-    if (first.width, first.height) != (now.width, now.height):
-        return f"{first.width}x{first.height} to {now.width}x{now.height} pixels"
-    k, other = first.intrinsics, now.intrinsics
-    if not np.allclose(k, other, atol=SAME_K * k[0, 0]):
-        return f"fx {k[0, 0]:.6g} to {other[0, 0]:.6g}, cx {k[0, 2]:.6g} to {other[0, 2]:.6g}"
-    size = len(first.distortion) == len(now.distortion)
-    same = size and np.allclose(first.distortion, now.distortion, atol=SAME_K)
-    return "" if same else "its distortion"
-
-
-def _calibration(info: Any) -> Calibration | None:
-    try:
-        return Calibration.of(info)
-    except UserError:
-        return None
-
-
-def _calibrations(
-    topic: str, infos: dict[str, Any], given: Callable[[str], Calibration | None]
-) -> Callable[[str], Calibration | None]:
-    """The calibration that was given for a camera, else the bag's own, by frame_id."""
-
-    @cache
-    def calibration_of(camera: str) -> Calibration | None:
-        info = choose_info(topic, camera, infos)
-        return given(camera) or (None if info is None else Calibration.of(info))
-
-    return calibration_of
-
-
-def choose_info(topic: str, camera: str, infos: dict[str, Any]) -> Any | None:
-    """The CameraInfo next to the image topic, else the only one with the same frame_id."""
-    if (beside := _beside(topic)) in infos:
-        return infos[beside]
-    same = [info for info in infos.values() if info.header.frame_id.lstrip("/") == camera]
-    return same[0] if len(same) == 1 else None
-
-
-def _beside(topic: str) -> str:
-    """The topic of CameraInfo that belongs to one of images."""
-    return topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"

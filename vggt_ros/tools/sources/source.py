@@ -25,6 +25,7 @@ class LazyFrame(NamedTuple):
     stamp_ns: int
     load: Callable[[], Frame]
     arrived_ns: int = 0  # when it was recorded; 0: not known
+    calibration: Calibration | None = None  # of its time; None: that of the source
 
 
 @runtime_checkable
@@ -141,7 +142,7 @@ class Source:
     def read(self, lazy: LazyFrame) -> Frame | None:
         """The frame, decoded and with its K; None, and in `skipped`, where it cannot be read."""
         try:
-            return self._calibrated(lazy.load())._replace(name=lazy.name)
+            return self._calibrated(lazy.load(), lazy.calibration)._replace(name=lazy.name)
         except UserError as error:
             self.skipped.append(Skipped(lazy.name, str(error)))
             return None
@@ -151,11 +152,11 @@ class Source:
         if line not in self.notes:
             self.notes.append(line)
 
-    def _calibrated(self, frame: Frame) -> Frame:
+    def _calibrated(self, frame: Frame, own: Calibration | None) -> Frame:
         """The frame with its K and lens; without, and with a note, where they do not fit it."""
         height, width = frame.rgb.shape[:2]
         try:
-            calibration = self.calibration_of(frame.camera)
+            calibration = own or self.calibration_of(frame.camera)
             if calibration is None:
                 return frame
             camera: Camera = self.camera_reader.camera(calibration, width, height)
