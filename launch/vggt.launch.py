@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node, and RViz if asked: `ros2 launch vggt_ros vggt.launch.py image:=/camera/image_raw`."""
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# (launch comes with ROS of apt alone)
+
 import re
 import shlex
 import sys
