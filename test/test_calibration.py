@@ -60,6 +60,21 @@ def test_rectify_overrides_the_name():
     assert camera.rectification is None
 
 
+def test_k_of_another_size_than_its_message_states_is_doubted():
+    """As usb_cam's example file: 1920x1080, with the K of a camera of 640x480 pixels."""
+    k = np.array([[438.8, 0, 305.6], [0, 437.3, 243.7], [0, 0, 1]])
+    example = info(k=k.ravel(), p=np.zeros(12), width=1920, height=1080)
+    camera = Calibration.of(example).camera(1920, 1080, rectified=False)
+    assert "principal point at (306, 244)" in camera.doubt and "(960, 540)" in camera.doubt
+    whole = Calibration.of(info(k=k.ravel(), p=np.zeros(12), width=640, height=480))
+    assert not whole.camera(640, 480, rectified=False).doubt
+    # A region of interest may lie anywhere.
+    part = Calibration.of(info(roi=roi(600, 300, 640, 360)))
+    assert part.intrinsics[0, 2] < 60 and not part.camera(640, 360, rectified=False).doubt
+    resized = Calibration.of(example).camera(960, 540, rectified=False).doubt
+    assert "resized" in resized and "principal point" in resized, "both doubts are said"
+
+
 @pytest.mark.parametrize("topic", ["/stereo/image_raw", "/stereo/image_rect"])
 def test_p_alone_is_a_calibration_of_a_rectified_image(topic: str):
     """As DepthAI's stereo/camera_info: K zero, D zero, P set (its issue 598)."""

@@ -33,7 +33,8 @@ class Heard:
 
     def hear(self, focal: float, frame_id: str = CAMERA, **changes) -> np.ndarray | None:
         """One more camera_info; returns the K of the next image."""
-        intrinsics = np.diag([focal / K[0, 0], focal / K[0, 0], 1.0]) @ K
+        intrinsics = K.copy()
+        intrinsics[[0, 1], [0, 1]] *= focal / K[0, 0]
         head = header(START, frame_id)
         msg: CameraInfo = camera_info_message(head, intrinsics, width=WIDTH, height=HEIGHT)
         for field, value in changes.items():

@@ -21,6 +21,7 @@ Matrix = Float64[np.ndarray, "3 3"]
 Rectify = Literal["auto", "on", "off"]
 
 FOCAL_LENGTHS = 1e-3, 1e7  # pixels; no camera is beyond, and nothing overflows between them
+MIDDLE = 0.25, 0.75  # shares of width and height between which a principal point is expected
 SAME_SHAPE = 0.01  # by how much two ratios of width and height may differ
 
 
@@ -43,6 +44,7 @@ class Calibration(NamedTuple):
     distortion: tuple[float, ...]  # D
     rotation: Matrix  # R, rectified_from_raw
     projection: Matrix | None  # the left 3x3 of P: K of the rectified image; None: not set
+    doubt: str = ""  # what speaks against K
 
     @classmethod
     def of(cls, info: Any) -> "Calibration":
@@ -81,6 +83,7 @@ class Calibration(NamedTuple):
             distortion,
             np.eye(3) if is_p_alone else _rotation(info),
             None if p is None else part @ p,
+            _off_the_middle(k, int(info.width), int(info.height)),
         )
 
     def camera(self, width: int, height: int, *, rectified: bool) -> Camera:
@@ -91,6 +94,7 @@ class Calibration(NamedTuple):
         Raises `UserError` for one of another shape, and for a lens that is not known here.
         """
         resized, doubt = self._resized_to(width, height)
+        doubt = "; ".join(filter(None, (doubt, self.doubt)))
         projected = self.intrinsics if self.projection is None else self.projection
         source = "K" if self.projection is None else "P"
         if rectified:
@@ -123,6 +127,19 @@ class Calibration(NamedTuple):
             f"{sizes}: it is taken as the whole image, resized; if it is a part, set roi in"
             " camera_info"
         )
+
+
+def _off_the_middle(k: Matrix, width: int, height: int) -> str:
+    """That K hardly is of the full sensor's size that its message states; empty: it may be."""
+    low, high = MIDDLE
+    sides = [(k[0, 2], width), (k[1, 2], height)]
+    if all(not side or low * side <= at <= high * side for at, side in sides):
+        return ""
+    return (
+        f"camera_info's K has its principal point at ({k[0, 2]:.0f}, {k[1, 2]:.0f}), and the middle"
+        f" of its {width}x{height} pixels is ({width / 2:.0f}, {height / 2:.0f}): it seems to be of"
+        " another size, as an example's file for other images; calibrate the camera at this size"
+    )
 
 
 def is_rectified(topic: str, rectify: Rectify) -> bool:
