@@ -5,13 +5,14 @@
 import numpy as np
 import pytest
 from fakes.planar_engine import SIZE
-from node_rig import CAMERA, PERIOD, START, Rig
+from made_updates import update, view
+from node_rig import CAMERA, PERIOD, START, K, Rig
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 
 from vggt_ros.frames import View
 from vggt_ros.imaging.grid import grid_for
-from vggt_ros.ros.health.view_health import PATIENCE, ViewHealth
+from vggt_ros.ros.health.view_health import FOCALS, PATIENCE, FocalHealth, ViewHealth
 from vggt_ros.ros.messages import header, image_message
 
 pytestmark = pytest.mark.ros
@@ -54,6 +55,49 @@ def test_images_dark_and_bright_by_turns_are_a_warning():
     assert not see(120)
     for i in range(20):  # a lamp that is dimmed up
         assert not see(60 + 6 * i)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "wide", "is_doubted"),
+    [
+        (1.0, 60.0, False),
+        (1.3, 60.0, False),
+        (1.5, 60.0, True),
+        (0.6, 60.0, True),
+        (1.5, 130.0, False),  # a wide lens, of which the network has seen few
+        (0.6, 20.0, False),
+    ],
+)
+def test_a_focal_length_that_images_contradict_is_a_lasting_warning(
+    ratio: float, wide: float, is_doubted: bool
+):
+    health, focal = FocalHealth(), 21.0 / np.tan(np.radians(wide / 2.0))
+    k = np.array([[focal, 0.0, 21.0], [0.0, focal, 14.0], [0.0, 0.0, 1.0]])
+    seen = update([0])._replace(focal=ratio, views=(view(0, intrinsics=k),))
+    for i in range(FOCALS):
+        assert not health.warning
+        health.add(seen._replace(focal=3.0 * ratio) if i == 7 else seen)
+    assert bool(health.warning) == is_doubted
+    assert not is_doubted or f"is {1.0 / ratio:.2f} times what the network finds" in health.warning
+    health.add(seen._replace(focal=None))
+    assert not health.warning, "there is no calibration any more"
+
+
+@pytest.mark.parametrize(("intrinsics", "is_said"), [("auto", True), ("model", False)])
+def test_a_calibration_of_another_zoom_is_named_by_the_node(
+    rig: Rig, intrinsics: str, is_said: bool
+):
+    rig.start(intrinsics=intrinsics)
+    zoomed = K.copy()
+    zoomed[[0, 1], [0, 1]] *= 2.0
+    rig.publish_camera_info(zoomed)
+    infer(rig, 0, FOCALS + 1, amplitude=20)
+    words = "camera_info's focal length is 1.87 times what the network finds"
+    if is_said:
+        rig.wait_for_diagnostics(words)
+    else:
+        rig.wait_for_diagnostics(inferences=str(FOCALS + 1))
+        assert words not in str(rig.diagnostics())
 
 
 def test_depth_that_is_hardly_trusted_is_a_warning_until_it_is(rig: Rig):

@@ -226,6 +226,8 @@ class InferenceWorker(MapRequests):
         views = self._outputs.view_health
         self._health.set_warning("what images show", views.images)
         self._health.set_warning("confidence", views.untrusted, "outputs")
+        is_noise = getattr(self._engine, "random_weights", True)  # None: it was just released
+        self._health.set_warning("focal length", "" if is_noise else views.focal.warning)
         seconds = {**result.update.seconds, **self._outputs.seconds}
         self._health.inferred(result.update, time.monotonic() - result.arrived, seconds)
 

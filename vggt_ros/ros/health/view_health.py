@@ -1,17 +1,22 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether images show anything, and whether the network trusts what it makes of them."""
+"""Whether images show anything, are of the calibration, and give depth that is trusted."""
 
+from collections import deque
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 
-from vggt_ros.frames import View
+from vggt_ros.frames import Update, View
 
 PATIENCE = 10  # views in a row of one camera before it is a warning
 NO_CONTRAST = 3.0  # standard deviation of brightness, of 255: that of noise in darkness
 TOO_FEW = 0.02  # share of pixels that are trusted, below which clouds are next to empty
 EVERY = 4  # rows and columns apart whose brightness is measured
+OTHER_FOCUS = 1.4  # ratio of two focal lengths, from which they hardly are of one camera
+FOCALS = 30  # images in a row that are compared
+USUAL_VIEW = 25.0, 110.0  # degrees of width that networks are made for; others they misjudge
 BLINK = 15.0  # of 255: by how much brightness goes to and fro at least, from image to image
 
 
@@ -90,11 +95,45 @@ class CameraHealth:
         )
 
 
+class FocalHealth:
+    """Whether camera_info is of these images, by the focal length that the network finds in them.
+
+    Used by the sender's thread alone.
+    """
+
+    def __init__(self) -> None:
+        self._ratios: deque[float] = deque(maxlen=FOCALS)  # the network's over the calibrated one
+
+    def add(self, update: Update) -> None:
+        """One more update, whose views have the calibrated K."""
+        view, (low, high) = update.views[-1], USUAL_VIEW
+        wide = 2.0 * np.degrees(np.arctan(view.rgb.shape[1] / 2.0 / view.intrinsics[0, 0]))
+        if update.focal is None or not low < wide < high:
+            self._ratios.clear()
+        else:
+            self._ratios.append(update.focal)
+
+    @property
+    def warning(self) -> str:
+        """That it hardly is; empty: it may be."""
+        if len(self._ratios) < FOCALS:
+            return ""
+        ratio = median(self._ratios)
+        if 1.0 / OTHER_FOCUS < ratio < OTHER_FOCUS:
+            return ""
+        return (
+            f"camera_info's focal length is {1.0 / ratio:.2f} times what the network finds in the"
+            f" last {FOCALS} images: if it is of another camera, size, crop or zoom, clouds are too"
+            " narrow or too wide by as much; calibrate this camera, or set intrinsics to model"
+        )
+
+
 class ViewHealth:
     """The newest views of each camera, by its name.  Used by the sender's thread alone."""
 
     def __init__(self) -> None:
         self._cameras: dict[str, CameraHealth] = {}
+        self.focal = FocalHealth()
 
     def update(self, view: View, min_confidence: float) -> None:
         """One more view that has depth."""

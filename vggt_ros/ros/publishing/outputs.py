@@ -118,6 +118,8 @@ class Outputs:
             if view.depth is not None:
                 self.view_health.update(view, parameters.min_confidence)
                 self._publish_view(view, update, parameters)
+        if parameters.intrinsics != "model":
+            self.view_health.focal.add(update)
         self._publish_poses(body, change, parameters.path_length)
         self._publish_window(update, parameters)
         self._status.send(lambda _: status_message(body, parameters.world_frame))
