@@ -1,13 +1,16 @@
 # SPDX-FileCopyrightText: vggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Bags that are not the same from end to end: stray stamps, calibrations that change."""
+"""Bags that are not the same from end to end: stray and late stamps, other calibrations."""
 
 import numpy as np
 import pytest
+from fakes.planar_engine import PlanarEngine
 from tagged_images import EPOCH, WIDTH, tags
 from test_bags import IMAGES, STAMPS, K, bag, camera_info, compressed, header, image
 
+from vggt_ros.tools.run import run
 from vggt_ros.tools.sources.open import open_source
+from vggt_ros.tools.sources.open_rig import open_rig
 from vggt_ros.tools.sources.source import Selection
 
 HOUR = 3600 * 10**9
@@ -118,3 +121,62 @@ def test_a_camera_of_which_less_was_recorded_raw_than_compressed_is_said(tmp_pat
     source = open_source(bag(tmp_path / "bag", both))
     assert tags(source) == [0, 1]
     assert "/image has 2 images, and /image/compressed 5: --topic /image/compressed" in source.notes
+
+
+# ---- images out of the order of their stamps ----------------------------------------------------
+
+
+def recorded(order: list[int], shift: dict[int, int] | None = None) -> list:
+    """Images at 10 Hz by their numbers, in the order in which they were recorded."""
+    return [image(i, EPOCH + i * 10**8 + (shift or {}).get(i, 0)) for i in order]
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        [0, 2, 1, 3, 4, 5],
+        [1, 0, 2, 3, 5, 4],
+        [5, 4, 3, 2, 1, 0],
+        [1, 2, 3, 4, 5, 6, 7, 8, 0, 9],  # eight images late, and 0.8 s
+    ],
+)
+def test_images_that_are_recorded_a_little_late_are_sorted_and_that_is_said(tmp_path, order):
+    source = open_source(bag(tmp_path / "bag", {"/image": recorded(order)}))
+    frames = list(source)
+    assert [frame.stamp_ns for frame in frames] == [EPOCH + i * 10**8 for i in sorted(order)]
+    (note,) = (each for each in source.notes if "was recorded after one" in each)
+    at = next(i for i in range(1, len(order)) if order[i] < order[i - 1])
+    late = 100 * (max(order[:at]) - order[at])
+    assert note.startswith(f"image {at} was recorded after one whose stamp is {late:.1f} ms later")
+
+
+def test_sorted_images_are_all_in_the_run(tmp_path):
+    path = bag(tmp_path / "bag", {"/image": recorded([0, 2, 1, 4, 3, 5])})
+    done = run(path, tmp_path / "out", engine=PlanarEngine(), picture=False, quiet=True)
+    assert done.summary["frames"] == 6 and done.summary["refused"] == 0
+    assert [*np.diff(done.trajectory().stamps_ns)] == [10**8] * 5
+
+
+@pytest.mark.parametrize(
+    "order, shift",
+    [
+        (list(range(12)), {5: 3600 * 10**9}),  # a stray of another time
+        (list(range(12)), {5: -3600 * 10**9}),
+        ([*range(6), *range(20, 26), *range(6, 12)], {}),  # time was set back by more than a second
+        ([*range(12), 0], {}),
+        (list(range(12)), {5: -(10**8)}),  # a stamp that repeats
+    ],
+)
+def test_what_is_far_out_of_order_stays_where_it_was_recorded(tmp_path, order, shift):
+    source = open_source(bag(tmp_path / "bag", {"/image": recorded(order, shift)}))
+    assert tags(source) == order
+    assert not any("was recorded after one" in note for note in source.notes)
+
+
+def test_images_of_a_rig_are_sorted_each_by_itself(tmp_path):
+    topics = {"/a/image": recorded([0, 2, 1, 3]), "/b/image": recorded([1, 0, 2, 3])}
+    source = open_source(bag(tmp_path / "bag", topics), topic="/a/image")
+    assert tags(source) == [0, 1, 2, 3]
+    rig = open_rig(tmp_path / "bag", "a,b", selection=Selection(), sync_tolerance=0.02)
+    assert [len(instant.observations) for instant in rig] == [2] * 4
+    assert sum("was recorded after one" in note for note in rig.notes) == 2

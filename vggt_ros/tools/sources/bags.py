@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rosbag2 (mcap, sqlite3) or ROS 1 bag as stamped frames, with the camera's calibration.
 
-Bags without their ends (recorder killed, disk full) are read up to the cut.  Whether headers are
+Bags without their ends (recorder killed, disk full) are read up to the cut; images that are late
+are sorted (`in_order.py`).  Whether headers are
 stamped is decided for the topic by its first messages: one that is not costs itself.
 """
 
@@ -29,6 +30,7 @@ from vggt_ros.tools.sources.bag_infos import (
     is_info,
 )
 from vggt_ros.tools.sources.bag_reader import BagReader, Connection, reading
+from vggt_ros.tools.sources.in_order import in_order
 from vggt_ros.tools.sources.source import LazyFrame, Source
 
 Lazy = Iterator[LazyFrame]
@@ -51,7 +53,8 @@ def open_bag(path: Path, reader: ImageReader, topic: str | None = None) -> Sourc
             )
     source.stamps = f"message headers of {chosen[0].topic}"
     source.topic = chosen[0].topic
-    source.lazy_frames = _lazy_frames(source, chosen[0].topic, chosen[0].msgtype, reader)
+    frames = _lazy_frames(source, chosen[0].topic, chosen[0].msgtype, reader)
+    source.lazy_frames = in_order(frames, source.note)
     return source
 
 
