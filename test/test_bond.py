@@ -3,12 +3,15 @@
 """The bond with a manager: heartbeats both ways, and what is said when one side is silent."""
 
 import sys
+from threading import Event
 from typing import Any
 
 import pytest
 from bond.msg import Status
-from node_rig import Rig
+from node_rig import TIMEOUT, Rig
+from std_srvs.srv import Trigger
 
+from vggt_ros.ros import map_services
 from vggt_ros.ros.bond import FAREWELL, Side
 
 pytestmark = pytest.mark.ros
@@ -110,6 +113,29 @@ def test_the_node_sends_heartbeats_while_it_is_active(rig: Rig):
     manager.wait_for(active=False, since=before)
     manager.node.trigger_activate()
     assert manager.wait_for(active=True).instance_id != found.instance_id, "another bond"
+
+
+@pytest.mark.parametrize("service", ["save_map", "load_map"])
+def test_heartbeats_and_reports_go_on_while_a_service_waits_for_the_network(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, service: str
+):
+    """nav2's manager ends all of its nodes when one is silent for four seconds."""
+    begun, end, ask = Event(), Event(), map_services.ask
+    monkeypatch.setattr(map_services, "ask", lambda *args: (begun.set(), ask(*args))[1])
+    manager = FakeManager(rig, transform_rate_hz=50.0)
+    manager.node.start_now()
+    manager.wait_for(active=True)
+    manager.node.parameters.now = manager.node.parameters.now.__class__(map="/nowhere")
+    manager.node.worker.call_soon(lambda: end.wait(TIMEOUT))
+    future = rig.peer.create_client(Trigger, f"/vggt/{service}").call_async(Trigger.Request())
+    rig.wait_until(begun.is_set, "the service waits")
+    reports = len(rig.received["/diagnostics"])
+    for _ in range(5):
+        manager.wait_for(active=True)
+    rig.wait_until(lambda: len(rig.received["/diagnostics"]) > reports + 3, "reports")
+    assert not future.done()
+    end.set()
+    rig.wait_until(future.done, "the answer")
 
 
 def test_a_manager_that_falls_silent_or_leaves_is_a_lasting_warning(rig: Rig):

@@ -20,6 +20,7 @@ from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.publishing.outputs import Outputs
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.ros.tf.tf_messages import NO_POSE, pose_of
+from vggt_ros.ros.timers import run_due
 from vggt_ros.ros.worker import Worker, ask
 
 TIMEOUT = 30.0  # seconds that a caller waits
@@ -39,7 +40,7 @@ class MapServices:
         inputs: InputTopics,
         health: Health,
     ):
-        self._parameters, self._health = parameters, health
+        self._node, self._parameters, self._health = node, parameters, health
         self._refuse = health.refuse
         self._inference, self._outputs = inference, outputs
         self._worker, self._sender = worker, sender
@@ -102,7 +103,9 @@ class MapServices:
                 self._health.notice(f"{text}is done: {outcome}")
 
         try:
-            response.message, response.success = ask(worker, function, TIMEOUT, late), True
+            # Bond, transforms and reports go on: a manager ends what is silent for some seconds.
+            found = ask(worker, function, TIMEOUT, late, partial(run_due, self._node))
+            response.message, response.success = found, True
         except UserError as error:
             response.message, response.success = str(error), False
         return response

@@ -6,6 +6,7 @@ The node has two: one owns the network, where a newer image replaces an older on
 the other publishes the results, none of which may be lost (`put_and_wait`).
 """
 
+import time
 from collections.abc import Callable
 from threading import Condition, Event, Lock, Thread
 from typing import Generic, TypeVar
@@ -15,6 +16,8 @@ from vggt_ros.errors import UserError
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Call = Callable[[], None]
+
+MEANWHILE = 0.05  # seconds of a wait after which something else has its turn
 
 
 class Worker(Generic[Item]):
@@ -175,8 +178,11 @@ class _Question(Generic[Answer]):
     def is_done(self, seconds: float) -> bool:
         return self._done.wait(seconds)
 
-    def wait(self, seconds: float) -> Answer:
-        if not self.is_done(seconds):
+    def wait(self, seconds: float, meanwhile: Call = lambda: None) -> Answer:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.is_done(min(left, MEANWHILE)):
+            meanwhile()
+        if not self._done.is_set():
             with self._lock:
                 self._given_up = not self._done.is_set()
             if self._given_up:
@@ -192,15 +198,17 @@ def ask(
     function: Callable[[], Answer],
     seconds: float,
     late: Callable[[Answer | Exception], object] = lambda _: None,
+    meanwhile: Call = lambda: None,
 ) -> Answer:
     """What a function returns in a worker's thread, where it is called before the next item.
 
     Raises the `UserError` that it raises, one for any other error, or one after `seconds`: it is
     then not called any more, unless it began; `late` is called with the outcome of one that did.
+    `meanwhile` is called every `MEANWHILE` seconds of the wait.
     """
     question = _Question(function, late=late)
     worker.call_soon(question.call)
-    return question.wait(seconds)
+    return question.wait(seconds, meanwhile)
 
 
 def ask_patiently(
