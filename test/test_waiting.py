@@ -133,3 +133,21 @@ def test_a_second_camera_that_was_late_at_first_is_waited_for(rig: Rig, clock: C
     rig.wait_until(lambda: rig.count("inferences") > received, "the inference of both images")
     shown = {camera for window in robot.engine.inferences for _, camera in window}
     assert shown == {0, 1}, "the second image was shown to the network"
+
+
+def test_where_time_goes_back_messages_of_the_time_to_come_are_forgotten(rig: Rig):
+    """A later mask, or image of the second camera, would say that none is to come."""
+    node = rig.start(scale_source="baseline,depth", tf_mode="none")
+    masks, depth, right = node.robot.masks[""], node.robot.depth, node.robot.second_camera
+    assert depth is not None and right is not None
+    stamps = [START + i * PERIOD for i in range(4)]
+    for topic in ("/mask", "/scale_depth", "/baseline_image"):
+        publisher = rig.peer.create_publisher(Image, topic, 10)
+        rig.wait_until(publisher.get_subscription_count, f"{topic} is matched")
+        for ns in stamps:
+            publisher.publish(Image(header=header(ns, "any")))
+    sources = masks, depth, right
+    for source in sources:
+        rig.wait_until(lambda s=source: s.stamps == tuple(stamps), "all messages")
+    node.robot.forget_from(stamps[2])
+    assert [source.stamps for source in sources] == 3 * [tuple(stamps[:2])]

@@ -22,6 +22,11 @@ def nearest(messages: Iterable[Any], ns: int) -> tuple[Any, int | None]:
     return msg, None if msg is None else stamp_ns(msg.header.stamp) - ns
 
 
+def before(messages: Iterable[Any], ns: int) -> list[Any]:
+    """Those whose stamp is earlier."""
+    return [m for m in tuple(messages) if stamp_ns(m.header.stamp) < ns]
+
+
 class Waiting:
     """Waits for one source, for `seconds` at most.
 

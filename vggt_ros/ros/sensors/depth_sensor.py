@@ -29,6 +29,7 @@ from vggt_ros.ros.sensors.depth_messages import depth_from_image, points_from
 from vggt_ros.ros.sensors.depth_view import DepthView
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.ros.tf.tf_cache import Frames
+from vggt_ros.ros.waiting import before
 
 SAME_TIME_NS = 50_000_000  # between an image and another sensor's measurement
 RECENT = 20  # messages that are kept for images to come
@@ -99,6 +100,13 @@ class DepthSensor:
             for expected in self._expected.values():
                 expected.offer(msg)
             self._health.hear(ns)
+
+    def forget_from(self, ns: int) -> None:
+        """Time went back to this stamp: measurements from it on were of another time."""
+        with self._lock:
+            self._recent = deque(before(self._recent, ns), RECENT)
+            self._expected = {key: each for key, each in self._expected.items() if key < ns}
+            self._newest_ns = max((stamp_ns(m.header.stamp) for m in self._recent), default=0)
 
     # In the worker's thread.
 

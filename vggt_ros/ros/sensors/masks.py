@@ -16,7 +16,7 @@ from vggt_ros.errors import UserError, sentence
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
-from vggt_ros.ros.waiting import Waiting, nearest
+from vggt_ros.ros.waiting import Waiting, before, nearest
 
 KEPT = 8  # messages
 SAME_TIME_NS = 5_000_000  # between image and mask, which should carry its stamp
@@ -40,6 +40,10 @@ class MaskInput:
     def _on_mask(self, msg: Image) -> None:
         self._messages.append(msg)
         self._heard += 1
+
+    def forget_from(self, ns: int) -> None:
+        """Time went back to this stamp: with a later mask none would be waited for."""
+        self._messages = deque(before(self._messages, ns), KEPT)
 
     @property
     def stamps(self) -> tuple[int, ...]:

@@ -166,8 +166,11 @@ class Robot:
     # Callbacks.
 
     def forget_from(self, ns: int) -> None:
-        """Time went back to this stamp: odometry and transforms from it on were of another time."""
+        """Time went back to this stamp: what came with it or a later one was of another time."""
         self._odometry.forget_from(ns)
+        for source in (*self.masks.values(), self.depth, self.second_camera):
+            if source is not None:
+                source.forget_from(ns)
         if self.frames is not None:
             self.frames.tree.forget_from(ns)
 

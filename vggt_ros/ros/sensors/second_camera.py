@@ -25,7 +25,7 @@ from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.sensors.camera_infos import CameraInfos
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.ros.tf.tf_cache import Frames
-from vggt_ros.ros.waiting import Waiting, nearest
+from vggt_ros.ros.waiting import Waiting, before, nearest
 
 KEPT = 8  # messages: a quarter of a second of most cameras
 WAIT = 0.05  # seconds for an image that was taken with the first and has not arrived yet
@@ -59,6 +59,10 @@ class SecondCamera:
     def topic(self) -> str:
         """Where its images are expected."""
         return self._input.topic
+
+    def forget_from(self, ns: int) -> None:
+        """Time went back to this stamp: with a later image none would be waited for."""
+        self._messages = deque(before(self._messages, ns), KEPT)
 
     @property
     def stamps(self) -> tuple[int, ...]:
