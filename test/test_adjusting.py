@@ -149,13 +149,17 @@ def test_each_image_may_have_its_own_camera(tracking, tmp_path):
     assert len(pycolmap.Reconstruction(str(sparse)).cameras) == len(TRUE)
 
 
-def test_a_network_without_tracks_is_refused_and_nothing_is_left(monkeypatch, tmp_path):
+def test_a_network_without_tracks_is_refused_and_nothing_is_left(monkeypatch, tmp_path, capsys):
     engine = TrackingEngine(has_tracks=False)
+    engine.layout = "view_time"  # of a rig, which is said before it begins
     monkeypatch.setattr("vggt_ros.engine.engine.open_engine", lambda *_, **__: engine)
     run = written(tmp_path / "run", disturbed(), np.ones(len(TRUE)))
     with pytest.raises(UserError, match="tracking gives no tracks for 8 frames"):
         colmap(run, tmp_path / "out", adjust=True, images="grid")
     assert not (tmp_path / "out").exists()
+    assert (
+        "layout is view_time, and points are followed in windows of one" in capsys.readouterr().err
+    )
 
 
 def test_an_interrupted_adjustment_goes_on(monkeypatch, tmp_path, capsys):

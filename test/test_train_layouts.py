@@ -15,6 +15,7 @@ from vggt_ros.model.checkpoint import save
 from vggt_ros.model.random_weights import random_weights
 from vggt_ros.model.vggt import abstract_model, functional
 from vggt_ros.model.weights import flatten
+from vggt_ros.train import score
 from vggt_ros.train.config import read_recipe, recipe_from
 from vggt_ros.train.rooms.trajectories import sample_rig, sample_trajectory
 from vggt_ros.train.run import open_network
@@ -141,3 +142,16 @@ def test_a_loss_of_joint_attention_is_refused_in_other_layouts(tmp_path):
         open_network(recipe)
     config, _ = open_network(recipe_of(tmp_path, layout="sparse_global"))
     assert config == replace(MICRO, layout="sparse_global")
+
+
+def test_a_network_of_rigs_that_is_scored_in_rooms_says_that_they_have_one_camera(
+    monkeypatch, capsys
+):
+    for layout in ("joint", "view_time"):
+        opened = replace(MICRO, layout=layout), {}, None
+        monkeypatch.setattr(score, "open_weights", lambda *_, opened=opened, **__: opened)
+        monkeypatch.setattr(score, "compare", lambda *_: {})
+        assert score.score("own.safetensors", 1, (2,)) == {}
+        assert ("scored as one sequence, as in joint" in capsys.readouterr().out) == (
+            layout == "view_time"
+        )

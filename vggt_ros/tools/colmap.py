@@ -35,6 +35,10 @@ from vggt_ros.tools.runs.recording import RecordedEngine
 from vggt_ros.tools.runs.writer import tum_line
 
 OFF_MIDDLE = 0.02  # share of a side; less is what grids round
+AS_SEQUENCE = (
+    "warning: the weights' layout is view_time, and points are followed in windows of one sequence,"
+    " as in joint: weights that were trained by views are less accurate there"
+)
 KEPT = "kept, since all frames of a camera have the same"
 
 
@@ -166,6 +170,8 @@ class _Adjuster:
             cache_dir=cache_dir and cache_dir.expanduser(),
             progress=lambda line: print(line, file=sys.stderr),
         )
+        if engine.layout == "view_time":
+            print(AS_SEQUENCE, file=sys.stderr)
         self._engine = RecordedEngine(engine, record)
         if self._engine.found:
             print(f"going on: {self._engine.found} inferences are reused", file=sys.stderr)

@@ -21,6 +21,10 @@ from vggt_ros.train.metrics import HEADER, Metrics, Predict, constant_baseline, 
 
 HEADS = ("camera", "depth", "tracks")  # those that are scored
 QUERIES = 32
+AS_SEQUENCE = (
+    "warning: the layout is view_time, and a window in a room is of one camera: it is scored as one"
+    " sequence, as in joint, where weights that were trained by views are less accurate"
+)
 CLIPS = Path("~/.cache/vggt_ros/judge")  # those of the other renderer, once made
 
 
@@ -40,6 +44,8 @@ def score(
     if preset is not None and preset.weights is None:
         raise UserError(f"{model} has random weights, which cannot be scored; name a checkpoint")
     config, weights, _ = open_weights(model, heads=HEADS, dtype=jnp.float32)
+    if config.layout == "view_time":
+        print(AS_SEQUENCE)
     height, width = size
     width = width or config.aggregator.img_size
     patch = config.aggregator.patch_size
