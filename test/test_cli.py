@@ -154,7 +154,7 @@ def test_a_missing_library_is_named_with_a_line_that_works_from_a_checkout(monke
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("layout", "views"), [("view_time", {0, 2}), ("dual_stream", {0})])
+@pytest.mark.parametrize(("layout", "views"), [("view_time", {0, 1, 2}), ("dual_stream", {0})])
 def test_warm_compiles_what_a_node_of_that_layout_asks_for(monkeypatch, tmp_path, layout, views):
     compiled, asked = [], []
     monkeypatch.setattr("vggt_ros.engine.device.keep_compiled", lambda _: None)

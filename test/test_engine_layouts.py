@@ -12,7 +12,7 @@ from engine_rig import DENSE, POSE, QUERIES, TRACK, golden, images_of, tensors
 
 from vggt_ros.engine.compiler import HEADS
 from vggt_ros.engine.engine import Engine, open_engine
-from vggt_ros.engine.shapes import WindowProgram
+from vggt_ros.engine.shapes import WindowProgram, by_views, of_views, prepared
 from vggt_ros.errors import UserError
 from vggt_ros.model.checkpoint import save
 from vggt_ros.model.config import Config
@@ -113,6 +113,20 @@ def test_what_takes_the_place_of_a_window_by_views_has_whole_instants():
     assert [(shape.frames, shape.views) for shape in wanted.with_substitutes()] == [
         (6, 2), (4, 2), (2, 2), (1, 0)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("cameras", [2, 3])
+def test_a_rig_whose_cameras_die_finds_its_programs(cameras: int):
+    """Full windows of those that are left are by views too, and nobody waits for a compilation."""
+    made = prepared((56, 56), 4, depth_frames=3, extra_views=1, track_queries=4, cameras=cameras)
+    shapes = of_views(made, cameras)
+    assert len(set(shapes)) == len(shapes) and shapes[:2] == [
+        by_views(x, cameras) for x in made[:2]
+    ]
+    plain = {(x.frames, x.views) for x in shapes if isinstance(x, WindowProgram) and not x.queries}
+    for alive in range(1, cameras + 1):
+        assert (4 * alive, alive) in plain
+    assert of_views(made, 0) == made, "of another layout"
 
 
 @pytest.mark.slow

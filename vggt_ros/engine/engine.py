@@ -157,12 +157,12 @@ class Engine:
         """
         self.selection.window_size, self.selection.cameras = window_size * cameras, cameras
         self._slots = max(self._slots, window_size * cameras + 1)
-        shapes = prepared(
+        asked = prepared(
             size, window_size, depth_frames=depth_frames, extra_views=extra_views,
             track_queries=0 if self.selection.untracked else track_queries, cameras=cameras,
         )  # fmt: skip
-        shapes = [self.selection.by_views(x._replace(slots=self._slots)) for x in shapes]
-        if not self.selection.request(shapes):
+        asked = [shape._replace(slots=self._slots) for shape in asked]
+        if not self.selection.request(shapes.of_views(asked, self.selection.views)):
             raise Compiling.of(size)
 
     def obstacle(

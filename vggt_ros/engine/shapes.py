@@ -83,6 +83,20 @@ def by_views(shape: Shape, views: int) -> Shape:
     return shape._replace(views=views)
 
 
+def of_views(shapes: Sequence[Shape], views: int) -> list[Shape]:
+    """The programs as layout view_time has them, of a rig of so many views; 0: none are by views.
+
+    Where cameras are dead whole instants are of the others: full windows of those come last.
+    """
+    found = [by_views(shape, views) for shape in shapes]
+    plain = [shape for shape in shapes if isinstance(shape, WindowProgram) and not shape.queries]
+    full = max((shape.frames for shape in plain if not shape.frames % max(views, 1)), default=0)
+    for fewer in range(views - 1, 0, -1):
+        length = full // views * fewer
+        found += [shape._replace(views=fewer) for shape in plain if shape.frames == length]
+    return list(dict.fromkeys(found))
+
+
 def needed(
     size: tuple[int, int],
     window_sizes: Sequence[int],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vggt_ros.engine.shapes import Shape, by_views, prepared
+from vggt_ros.engine.shapes import Shape, of_views, prepared
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
 
@@ -82,7 +82,7 @@ def warm(
         track_queries=track_queries, cameras=cameras,
     )  # fmt: skip
     views = cameras if config.layout == "view_time" else 0
-    shapes = [by_views(shape, views) for shape in shapes]
+    shapes = of_views(shapes, views)
     compile = Compiler(config, number, chosen, cache_dir, heads=heads)
     print(f"{model} in {number} for {chosen.device_kind}", file=sys.stderr)
     _compile_all(shapes, compile, chosen, number)
