@@ -214,7 +214,7 @@ def test_a_missing_transform_is_waited_for_a_few_times_only(
 ):
     slept: list[float] = []
     clock = SimpleNamespace(sleep=slept.append, monotonic=lambda: sum(slept))
-    monkeypatch.setattr(tf_cache, "time", clock)
+    monkeypatch.setattr("vggt_ros.ros.waiting.time", clock)
     frames = tf_cache.Frames(rig.peer, TFMessage, wait=0.1)
     waits = []
     for target in (*["map"] * 8, "odom"):
