@@ -21,6 +21,8 @@ from vggt_ros.errors import UserError
 from vggt_ros.ros.messages import camera_info_message, header
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.subscriptions.arrivals import Arrivals
+from vggt_ros.ros.subscriptions.delivery import Delivery
+from vggt_ros.ros.subscriptions.traffic import Traffic
 
 pytestmark = pytest.mark.ros
 
@@ -357,3 +359,21 @@ def test_cameras_without_losses_are_none_or_whole():
     for name, periods in steps.items():
         found = found_of(list(START + np.cumsum(periods * PERIOD).astype(np.int64)))
         assert found is None or found.count >= 0.6 * found.sent, name
+
+
+@pytest.mark.parametrize("lost", [0, 4])
+def test_images_that_are_left_in_the_middleware_are_no_losses(lost: int):
+    arrivals, left = Arrivals(), 9 - lost
+    for i in range(61):
+        arrivals.add(START + i * 10 * PERIOD, Delivery(left, lost))
+    found = arrivals.found
+    assert found == (60 * (10 - lost), 600, PERIOD)
+
+
+def test_the_rate_is_that_of_all_images_although_few_are_read():
+    times = iter([10.0, 11.0, 12.0, 12.0])
+    traffic = Traffic(lambda: next(times))
+    traffic.add()
+    for _ in range(2):
+        traffic.add(Delivery(left=9, waited=0.05))
+    assert dict(traffic.rows("image")) == {"image rate [Hz]": "10.3", "image age [s]": "0.1"}

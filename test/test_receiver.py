@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from threading import Event
 from threading import enumerate as threads
+from typing import Any
 
 import pytest
 from rclpy.context import Context
@@ -31,9 +32,9 @@ class Topics:
         self.receiver = Receiver(self.node, self.failures.append)
         self._publishers: dict[str, object] = {}
 
-    def subscribe(self, topic: str, receive: Callable[[String], object] | None = None):
+    def subscribe(self, topic: str, receive: Callable[[String, Any], object] | None = None):
         """Receive a topic of a publisher of the peer, once both are matched."""
-        receive = receive or (lambda msg: self.received.append(msg.data))
+        receive = receive or (lambda msg, _: self.received.append(msg.data))
         group = self.receiver.group
         found = self.node.create_subscription(String, topic, receive, 10, callback_group=group)
         self.receiver.add(found, receive)
@@ -102,7 +103,7 @@ def test_a_subscription_that_was_destroyed_costs_itself(topics):
 
 def test_whoever_holds_the_lock_meets_no_message(topics):
     taken = Event()
-    topics.subscribe("/topic", lambda _: taken.set())
+    topics.subscribe("/topic", lambda *_: taken.set())
     with topics.receiver.lock:
         topics.publish("/topic", "one")
         assert not taken.wait(0.2)
@@ -110,7 +111,7 @@ def test_whoever_holds_the_lock_meets_no_message(topics):
 
 
 def test_an_error_ends_the_thread_and_is_told(topics):
-    def fail(_: String) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("broken")
 
     topics.subscribe("/topic", fail)

@@ -224,3 +224,18 @@ def test_a_new_size_is_accepted_once_it_insists():
         gate.check(640, 480)
     with pytest.raises(FrameError, match="too small"):
         gate.check(640, 31)
+
+
+def test_frames_that_came_and_were_not_read_are_no_gap():
+    gate, later = started()
+    refused(gate, [(later[90], *CAMERA)], "jumps ahead: by 3.0 s")
+    refused(gate, [(START - SECOND, *CAMERA, 60)], "goes back")  # sixty before a stray
+    assert gate.check(later[91], *CAMERA, left=30) == Change()
+    refused(gate, [(later[91] + 3 * SECOND, *CAMERA)], "jumps ahead")  # a usual gap is still short
+
+
+def test_of_a_limited_rate_few_frames_that_were_not_read_would_have_been_used():
+    limit = RateLimit()
+    assert limit.is_due(START, 2.0)
+    missed = [limit.missed(START + i * SECOND // 10, 2.0) for i in range(16)]
+    assert missed == [0] * 10 + [1] * 5 + [2]  # beside the one that comes then

@@ -40,11 +40,12 @@ class _Stream(NamedTuple):
     camera: str
     size: tuple[int, int]  # width and height
     last_ns: int
-    before_ns: int = 0  # stamp before the last; 0: there was none
+    before_ns: int = 0  # stamp before the last, about; 0: there was none
     count: int = 1
 
-    def followed_by(self, stamp_ns: int) -> "_Stream":
-        return self._replace(last_ns=stamp_ns, before_ns=self.last_ns, count=self.count + 1)
+    def followed_by(self, stamp_ns: int, left: int) -> "_Stream":
+        before_ns = stamp_ns - (stamp_ns - self.last_ns) // (left + 1)
+        return self._replace(last_ns=stamp_ns, before_ns=before_ns, count=self.count + 1)
 
     def max_gap_ns(self, first_ns: int) -> int:
         """To the next stamp; `first_ns` where no gap is known yet."""
@@ -121,11 +122,15 @@ class StreamGate:
         """Forget every frame."""
         self._stream: _Stream | None = None
         self._other: _Stream | None = None  # of refused frames that agree
+        self._left = 0  # since the last frame that was accepted
 
-    def check(self, stamp_ns: int, camera: str = "", width: int = 0, height: int = 0) -> Change:
+    def check(
+        self, stamp_ns: int, camera: str = "", width: int = 0, height: int = 0, left: int = 0
+    ) -> Change:
         """Accept a frame of this stamp (ns), frame_id and size in pixels (0: as before).
 
-        Raises `FrameError`, which names the fault, for a frame that may not follow.
+        So many frames were `left` since the last call: they came, and were not read. Raises
+        `FrameError`, which names the fault, for a frame that may not follow.
         """
         if stamp_ns <= 0:
             raise FrameError(
@@ -142,17 +147,20 @@ class StreamGate:
             self._stream = found
             return Change()
         max_gap = known.max_gap_ns(MAX_FIRST_GAP_NS) if self._patience else ANY_GAP_NS
-        fault = known.fault(found, max_gap)
+        self._left += left
+        fault = known.fault(found, max_gap * (self._left + 1))
         if not fault:
-            self._stream, self._other = known.followed_by(stamp_ns), None
+            self._stream, self._other = known.followed_by(stamp_ns, self._left), None
+            self._left = 0
             return Change()
-        agrees = other is not None and not other.fault(found, other.max_gap_ns(ANY_GAP_NS))
-        self._other = other.followed_by(stamp_ns) if other is not None and agrees else found
+        self._other = found
+        if other is not None and not other.fault(found, other.max_gap_ns(ANY_GAP_NS) * (left + 1)):
+            self._other = other.followed_by(stamp_ns, left)
         if known.is_late(self._other):
             raise FrameError(fault)
         if self._other.count <= self._patience:
             raise FrameError(f"{fault} ({self._patience + 1} in a row that agree are used)")
-        self._stream, self._other = self._other, None
+        self._stream, self._other, self._left = self._other, None, 0
         return known.change_to(found)
 
 
@@ -175,6 +183,13 @@ class RateLimit:
         late = stamp_ns - self._due_ns > period
         self._due_ns = (stamp_ns if late else self._due_ns) + period
         return True
+
+    def missed(self, stamp_ns: int, max_rate_hz: float) -> int:
+        """How many frames were due before this one, had they been read; asked before `is_due`.
+
+        Without a rate there is no such number: all are.
+        """
+        return max(int((stamp_ns - self._due_ns) * 1e-9 * max_rate_hz), 0)
 
 
 class SizeGate:

@@ -70,7 +70,10 @@ BOND = Topic(
     needs="autostart is false, bond_timeout above 0, and bond is installed",
 )  # fmt: skip
 INPUTS = (
-    Topic("image", IMAGE, "auto", 5, f"The camera, {COMPRESSED}"),
+    Topic(
+        "image", IMAGE, "auto", 5,
+        f"The camera, {COMPRESSED}; raw images of 4 MB and more have a queue of 1",
+    ),
     Topic(
         "camera_info", INFO, "best_effort", 1,
         "Its calibration, of a latched topic too; not remapped and without publisher: camera_info"
@@ -235,8 +238,8 @@ STATUSES = (
         "input", "What arrives",
         (
             "images received", "image rate [Hz]", "stamp age [s]", "images used", "dropped",
-            "dropped lately", "skipped by max_rate_hz", "waiting for a program",
-            "images refused", "discarded by a reset", "refused", "camera",
+            "dropped lately", "left in the middleware", "skipped by max_rate_hz",
+            "waiting for a program", "images refused", "discarded by a reset", "refused", "camera",
         ),
         ("camera NAME", "images of NAME", "instants"),
     ),

@@ -148,7 +148,7 @@ class VggtNode(ManagedNode):
         self.outputs.switch(is_on=False)
         self.health.enter(self.stage)
         self.sender.start(lambda: None, self.inference.publish, self._fail)
-        self.worker.start(lambda: None, self.inference.infer, self._fail)
+        self.worker.start(lambda: None, self.inference.infer, self._fail, self._inputs.fetch)
         if self.parameters.now.autostart:
             self.start_now()
         self._waits = True
@@ -269,6 +269,11 @@ class VggtNode(ManagedNode):
             self._images.discard()
 
     def _publish_diagnostics(self) -> None:
+        no_image = ""
+        if self.stage == ACTIVE:
+            with self._inputs.lock:
+                self._inputs.look(self.health.seconds_without_image)
+                no_image = self._missing_images.diagnose(self.health.seconds_without_image)
         self.health.tf = self.transforms.state
         engine = self.inference.engine
         if self.health.set_compiling(engine.compiling if engine else ()):
@@ -283,10 +288,6 @@ class VggtNode(ManagedNode):
         if self.robot.frames is not None:
             self.health.set_warning("qos of /tf", self.robot.frames.unmatched, "tf")
         self.health.set_warning("settings", "; ".join(cautions(self.parameters.now)), "settings")
-        no_image = ""
-        if self.stage == ACTIVE:
-            with self._inputs.lock:
-                no_image = self._missing_images.diagnose(self.health.seconds_without_image)
         message = DiagnosticArray(
             status=self.health.report(self.get_fully_qualified_name(), no_image)
         )

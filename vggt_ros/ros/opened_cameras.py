@@ -47,7 +47,7 @@ def open_cameras(
     log = node.get_logger()
     camera = camera_input(parameters, health, node.resolve_topic_name("image"), log.info)
     images = Images(node, health, lambda: live.now.max_rate_hz, put, restart)
-    image = inputs.subscribe_to_images("image", images.receive)
+    image = inputs.subscribe_to_images("image", images.receive, held=True)
     inputs.subscribe_to_camera_info("camera_info", "image", camera.hear)
     inference = CameraInference(*worker, camera=camera)
     return OpenedCameras(inference, images, MissingImages(node, image, log.warning), None)

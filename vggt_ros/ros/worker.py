@@ -36,13 +36,15 @@ class Worker(Generic[Item]):
         begin: Call,
         work: Callable[[Item], None],
         on_failure: Callable[[BaseException], object],
+        fetch: Call = lambda: None,
     ) -> None:
-        """Run `begin`, then calls and items until `stop`.
+        """Run `begin`, then calls and items until `stop`; after each of them `fetch`.
 
-        These handle their own errors; one that escapes ends the thread and goes to `on_failure`.
+        That may leave an item, which is taken next. All handle their own errors; one that escapes
+        ends the thread and goes to `on_failure`.
         """
         self._thread = Thread(
-            target=self._run, args=(begin, work, on_failure), name="vggt_worker", daemon=True
+            target=self._run, args=(begin, work, fetch, on_failure), name="vggt_worker", daemon=True
         )
         self._thread.start()
 
@@ -102,12 +104,13 @@ class Worker(Generic[Item]):
         self,
         begin: Call,
         work: Callable[[Item], None],
+        fetch: Call,
         on_failure: Callable[[BaseException], object],
     ) -> None:
         try:
             begin()
             while not self._stopping:
-                self._next(work)
+                self._next(work, fetch)
         except BaseException as error:
             with self._changed:
                 asked, self._stopping = self._stopping, True
@@ -115,7 +118,7 @@ class Worker(Generic[Item]):
             if not asked:
                 on_failure(error)
 
-    def _next(self, work: Callable[[Item], None]) -> None:
+    def _next(self, work: Callable[[Item], None], fetch: Call) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._is_idle)
             calls, self._calls = self._calls, []
@@ -129,6 +132,7 @@ class Worker(Generic[Item]):
             call()
         if item is not None:
             work(item)
+        fetch()
         with self._changed:
             self._busy = False
             self._changed.notify_all()

@@ -24,6 +24,7 @@ from vggt_ros.ros.health.reports import (
 )
 from vggt_ros.ros.health.status_output import MapHealth
 from vggt_ros.ros.lifecycle import ACTIVE, CONFIGURING
+from vggt_ros.ros.subscriptions.delivery import TAKEN_AT_ONCE, Delivery
 
 Clock = Callable[[], float]
 Log = Callable[[str], object]
@@ -66,17 +67,18 @@ class Health:
 
     # Called by the node's threads.
 
-    def image_arrived(self, age: float) -> None:
+    def image_arrived(self, age: float, delivery: Delivery = TAKEN_AT_ONCE) -> None:
         """One more image; `age` is the node's clock less the image's stamp, in seconds."""
         with self._lock:
-            self._counts["received"] += 1
-            self._input.arrived(age)
+            self._counts["received"] += 1 + delivery.left
+            self._counts["left"] += delivery.left
+            self._input.arrived(age, delivery)
 
-    def count(self, what: str) -> None:
-        """One more frame that was used, dropped or skipped."""
+    def count(self, what: str, times: int = 1) -> None:
+        """So many more frames that were used, dropped or skipped."""
         with self._lock:
-            self._counts[what] += 1
-            self._input.counted(what, is_ready=self.state == "ready")
+            self._counts[what] += times
+            self._input.counted(what, times, is_ready=self.state == "ready")
 
     def refuse(self, text: str) -> None:
         """Something was refused; `text` names the fault and the next step."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from vggt_ros.ros.health import reports
 from vggt_ros.ros.health.alarms import ERROR, WARN, Problem, RecentShare
 from vggt_ros.ros.health.notices import ThrottledLog
+from vggt_ros.ros.subscriptions.delivery import Delivery
 
 MAX_STAMP_AGE = 10.0  # seconds; beyond, image and node have different clocks
 MAX_DROPPED = 0.5  # share of the last 60 images, from which it is a warning
@@ -24,14 +25,14 @@ class InputHealth:
         self._dropped = RecentShare(60, least=30, begins=MAX_DROPPED, ends=0.8 * MAX_DROPPED)
         self.refused_in_a_row = 0
 
-    def arrived(self, age: float) -> None:
+    def arrived(self, age: float, delivery: Delivery) -> None:
         """One more image; `age` is the node's clock less the image's stamp, in seconds."""
         self._stamp_age = age
-        self._arrivals.append(self._clock())
+        reports.spread(self._arrivals, self._clock() - delivery.waited, delivery.left)
 
-    def counted(self, what: str, *, is_ready: bool) -> None:
-        """What became of one; those that wait for the first program are not too many."""
-        if what in ("used", "dropped") and is_ready:
+    def counted(self, what: str, times: int, *, is_ready: bool) -> None:
+        """What became of so many; those that wait for the first program are not too many."""
+        for _ in range(times if what in ("used", "dropped") and is_ready else 0):
             self._dropped.add(what == "dropped")
         if what in ("used", "waiting for a program"):
             self.refused_in_a_row = 0
@@ -60,6 +61,7 @@ class InputHealth:
             "images used": counts["used"],
             "dropped": counts["dropped"],
             "dropped lately": f"{self._dropped.share:.0%}",
+            "left in the middleware": counts["left"],
             "skipped by max_rate_hz": counts["skipped"],
             "waiting for a program": counts["waiting for a program"],
             "images refused": counts["images refused"],

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statuses of /diagnostics: one that sums up, and one for each part with its details."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -46,6 +47,15 @@ def _status(
         hardware_id="",
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
     )
+
+
+def spread(times: deque[float], when: float, left: int) -> None:
+    """Add when something happened: once now, and before that `left` times since the last time."""
+    since = times[-1] if times else when
+    when = max(when, since)
+    step = (when - since) / (left + 1)
+    times.extend(since + step * i for i in range(1, left + 1))
+    times.append(when)
 
 
 def rate(times: Sequence[float], now: float) -> str:

@@ -6,6 +6,8 @@ from collections import deque
 from statistics import median
 from typing import NamedTuple
 
+from vggt_ros.ros.subscriptions.delivery import TAKEN_AT_ONCE, Delivery
+
 KEPT = 60  # gaps between two messages
 LEAST = 30  # of them, before anything is said
 SHORTEST = 20  # the gap that one in so many falls below is about a period
@@ -23,6 +25,14 @@ class Arrived(NamedTuple):
     period_ns: int
 
 
+class _Gap(NamedTuple):
+    """Between two stamps, for each of the messages that are known to be published since."""
+
+    ns: float
+    arrived: int
+    published: int
+
+
 class Arrivals:
     """The newest stamps of a topic.
 
@@ -33,13 +43,17 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._last_ns = 0
-        self._gaps: deque[int] = deque(maxlen=KEPT)
+        self._gaps: deque[_Gap] = deque(maxlen=KEPT)
 
-    def add(self, stamp_ns: int) -> None:
-        """One more message; stamps that go back, or a pause, say nothing of losses."""
+    def add(self, stamp_ns: int, delivery: Delivery = TAKEN_AT_ONCE) -> None:
+        """One more message; stamps that go back, or a pause, say nothing of losses.
+
+        Where messages before it were left in the middleware, all that were published are counted.
+        """
         gap, self._last_ns = stamp_ns - self._last_ns, stamp_ns
-        if 0 < gap < MAX_PAUSE_NS:
-            self._gaps.append(gap)
+        published = 1 + delivery.left + delivery.lost if delivery.left else 1
+        if 0 < gap < MAX_PAUSE_NS * published:
+            self._gaps.append(_Gap(gap / published, 1 + delivery.left, published))
 
     @property
     def found(self) -> Arrived | None:
@@ -47,12 +61,13 @@ class Arrivals:
         gaps = tuple(self._gaps)  # an executor of several threads may add one meanwhile
         if len(gaps) < LEAST:
             return None
-        shortest = sorted(gaps)[len(gaps) // SHORTEST]
-        period = median(gap for gap in gaps if abs(gap - shortest) < NEAR * shortest)
-        periods = [gap / period for gap in gaps]
+        lengths = sorted(gap.ns for gap in gaps)
+        shortest = lengths[len(gaps) // SHORTEST]
+        period = median(ns for ns in lengths if abs(ns - shortest) < NEAR * shortest)
+        periods = [gap.ns / period for gap in gaps]
         counted = [n for n in periods if n < MAX_COUNTED]
         regular = sum(abs(n - round(n)) < NEAR and round(n) > 0 for n in counted)
         if regular < REGULAR * len(counted) or len(counted) < len(periods) / 2:
             return None
-        sent = sum(max(round(n), 1) for n in periods)
-        return Arrived(len(gaps), sent, round(period))
+        sent = sum(max(round(n), 1) * gap.published for n, gap in zip(periods, gaps, strict=True))
+        return Arrived(sum(gap.arrived for gap in gaps), sent, round(period))

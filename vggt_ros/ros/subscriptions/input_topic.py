@@ -21,13 +21,14 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from vggt_ros.errors import sentence
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.subscriptions.arrivals import Arrivals
+from vggt_ros.ros.subscriptions.delivery import TAKEN_AT_ONCE, Delivery, Info
 from vggt_ros.ros.subscriptions.graph_names import is_remapped, listed, publishing
 from vggt_ros.ros.subscriptions.qos import Reliability, is_kept, is_reliable, offered, overridden
-from vggt_ros.ros.subscriptions.receiver import Receive, Receiver
+from vggt_ros.ros.subscriptions.receiver import Receiver
 from vggt_ros.ros.subscriptions.topic_types import mismatch, type_name
 from vggt_ros.ros.subscriptions.traffic import Traffic
 
-POLICIES = QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH  # beside reliability, which may be auto
+POLICIES = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]  # beside reliability, which may be auto
 MIN_ARRIVED = 0.6  # share of the images below which it is a warning
 
 Warn = Callable[[str, str], object]  # subject and text; an empty text ends the warning
@@ -47,7 +48,7 @@ class InputTopic:
         self,
         node: Node,
         name: str,
-        receive: Receive,
+        receive: Callable[..., Any],
         sources: Sequence[Source],
         warn: Warn,
         receiver: Receiver,
@@ -64,7 +65,7 @@ class InputTopic:
         is read too.
         """
         self._node, self._receive, self._sources, self._depth = node, receive, sources, depth
-        self._receiver = receiver
+        self._receiver, self._policies = receiver, POLICIES
         self._warn, self._failed = warn, 0  # messages in a row that could not be taken in
         self.name, self.arrivals = name, Arrivals()
         self.kind, self.topic = sources[0]
@@ -77,6 +78,7 @@ class InputTopic:
         self._read_graph()
         self._live: Subscription | None = None
         self._kept: Subscription | None = None
+        self._subscribed_as: tuple[object, ...] = ()
 
     def switch(self, *, is_on: bool) -> None:
         """Subscribe, or end that."""
@@ -160,11 +162,16 @@ class InputTopic:
             f" {self.topic}, by their stamps ({found.period_ns * 1e-6:.0f} ms apart); {cure}"
         )
 
+    @property
+    def _settings(self) -> tuple[object, ...]:
+        """Those of the live subscription."""
+        return self.kind, self.topic, self.is_reliable, self._depth
+
     def follow(self) -> None:
         """Read who publishes, and subscribe again where something else is offered now."""
-        before = self.kind, self.topic, self.is_reliable
+        before = self._subscribed_as
         self._read_graph()
-        if self._live is not None and before != (self.kind, self.topic, self.is_reliable):
+        if self._live is not None and before != self._settings:
             self._end(self._live)
             self._live = self._subscribe()
             if self._kept is not None and before[1] != self.topic:
@@ -206,34 +213,46 @@ class InputTopic:
         kept = durability == DurabilityPolicy.TRANSIENT_LOCAL
         policies = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
         reliability = policies[0] if kept or self.is_reliable else policies[1]
+        if not kept:
+            self._subscribed_as = self._settings
         subscription = self._node.create_subscription(
             self.kind,
             self.topic,
             self._on_message,
             QoSProfile(depth=self._depth, reliability=reliability, durability=durability),
             callback_group=self._receiver.group,
-            qos_overriding_options=QoSOverridingOptions(POLICIES),
+            qos_overriding_options=QoSOverridingOptions(self._policies),
             # What does not match is replaced here, or a warning of this file's.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
         )
-        self._receiver.add(subscription, self._on_message)
+        self._receiver.add(subscription, self._on_message, self._events_of(subscription))
         return subscription
+
+    def _events_of(self, subscription: Subscription) -> Callable[[], object] | None:  # noqa: ARG002
+        """How its events are read, if it has any."""
+        return None
 
     def _end(self, subscription: Subscription) -> None:
         self._receiver.remove(subscription)
         self._node.destroy_subscription(subscription)
 
-    def _on_message(self, msg: Any) -> None:
+    def _on_message(self, msg: Any, info: Info | None = None) -> None:
         """Take a message in; one that nothing here expects costs itself, not the node."""
         before, fault = self._failed, ""
-        self.traffic.add()
         try:
-            if self._watched:
-                self.arrivals.add(stamp_ns(msg.header.stamp))
-            self._receive(msg)
+            self._take_in(msg, info or {})
         except Exception as error:
             fault = sentence(error)
         self._failed = self._failed + 1 if fault else 0
         if fault or before:
             text = f"the last {self._failed} messages on {self.topic} are not used: {fault}"
             self._warn(f"messages on {self.name}", text if fault else "")
+
+    def _take_in(self, msg: Any, info: Info) -> None:  # noqa: ARG002
+        self._count(msg, TAKEN_AT_ONCE)
+        self._receive(msg)
+
+    def _count(self, msg: Any, delivery: Delivery) -> None:
+        self.traffic.add(delivery)
+        if self._watched:
+            self.arrivals.add(stamp_ns(msg.header.stamp), delivery)

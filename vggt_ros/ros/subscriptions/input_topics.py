@@ -13,9 +13,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vggt_ros.errors import UserError
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.subscriptions.graph_names import is_remapped
+from vggt_ros.ros.subscriptions.held_topic import LONGEST_HOLD, HeldTopic
 from vggt_ros.ros.subscriptions.input_topic import InputTopic, Source, Warn
 from vggt_ros.ros.subscriptions.qos import Reliability
-from vggt_ros.ros.subscriptions.receiver import Receive, Receiver
+from vggt_ros.ros.subscriptions.receiver import Receiver
 from vggt_ros.ros.subscriptions.topic_types import type_name
 
 COMPRESSED = "/compressed"  # what image_transport appends
@@ -57,7 +58,11 @@ class InputTopics:
 
     def close(self, timeout: float) -> bool:
         """Receive no more, for good; True if the thread ended within `timeout` seconds."""
-        return self._receiver.stop(timeout)
+        ended = self._receiver.stop(timeout)
+        for topic in self._topics:
+            if isinstance(topic, HeldTopic):
+                topic.close()
+        return ended
 
     def switch(self, *, is_on: bool) -> None:
         """Subscribe to all topics, or end that and its warnings."""
@@ -71,16 +76,17 @@ class InputTopics:
                     self._report(topic)
 
     def _add(self, topic: InputTopic) -> InputTopic:
-        self._topics.append(topic)
-        if self._is_on:
-            topic.switch(is_on=True)
+        with self.lock:
+            self._topics.append(topic)
+            if self._is_on:
+                topic.switch(is_on=True)
         return topic
 
     def subscribe(
         self,
         kind: type,
         name: str,
-        receive: Receive,
+        receive: Callable[[Any], object],
         depth: int = 10,
         *,
         reliability: Reliability = "auto",
@@ -99,16 +105,18 @@ class InputTopics:
     def subscribe_to_images(
         self,
         name: str,
-        receive: Receive,
+        receive: Callable[..., Any],
         *,
         raw: bool = False,
         watched: bool = True,
         any_transport: bool = False,
+        held: bool = False,
     ) -> InputTopic:
         """Read images, transported as the parameters say; with `raw` they never are compressed.
 
         Those that come with a steady rate are `watched` for losses. With `any_transport` what the
-        parameters say comes first, and where nothing has it the other one is read.
+        parameters say comes first, and where nothing has it the other one is read. `held`: large
+        ones are left in the middleware while they cannot be used, see `HeldTopic`.
         """
         topic = self.resolve(name)
         plain = [Source(Image, topic)]
@@ -121,14 +129,17 @@ class InputTopics:
         elif any_transport:
             sources = plain + compressed
         self._check_types(sources[0].kind, name, sources[0].topic)
+        kind = HeldTopic if held else InputTopic
         return self._add(
-            InputTopic(
+            kind(
                 self._node, name, receive, sources, self._warn, self._receiver, depth=5,
                 reliability=self._parameters.image_reliability, watched=watched,
             )
         )  # fmt: skip
 
-    def subscribe_to_camera_info(self, name: str, images: str, receive: Receive) -> InputTopic:
+    def subscribe_to_camera_info(
+        self, name: str, images: str, receive: Callable[[Any], object]
+    ) -> InputTopic:
         """Read the calibration of the camera whose images are the input `images`.
 
         Where `name` is not remapped and nothing is published on it, the one beside the images is
@@ -161,6 +172,17 @@ class InputTopics:
                     f"{name} and {other.name} are both remapped to {topic}, but one is a"
                     f" {type_name(kind)} and the other a {type_name(other.kind)}"
                 )
+
+    def fetch(self) -> None:
+        """Take what is left in the middleware: it can be used now.  Any thread."""
+        for topic in self._topics:
+            if isinstance(topic, HeldTopic):
+                topic.fetch()
+
+    def look(self, seconds_without_image: float) -> None:
+        """Take what is left there before silence is said: the image may have come long ago."""
+        if seconds_without_image > LONGEST_HOLD:
+            self.fetch()
 
     def follow(self) -> None:
         """Read the graph; called once a second or so."""

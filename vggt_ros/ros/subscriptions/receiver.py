@@ -8,6 +8,7 @@ calibration, odometry and an IMU. Here only the subscriptions are waited for, an
 is built when they change. Services, timers and parameters stay with the executor.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from threading import RLock, Thread
@@ -20,7 +21,9 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 
-Receive = Callable[[Any], object]
+from vggt_ros.ros.subscriptions.delivery import Info
+
+Receive = Callable[[Any, Info], object]
 NAME = "vggt_inputs"  # of the thread
 
 
@@ -40,8 +43,9 @@ class NeverExecuted(CallbackGroup):
 class Receiver:
     """Takes messages of subscriptions, one at a time, in a thread of its own.
 
-    Callbacks run under `lock`; others hold it for what they share with those. Subscriptions that
-    are added belong to `group`. `fail` is called with an error that ends the thread.
+    Messages are taken, and callbacks run, under `lock`; others hold it for what they share with
+    those. Subscriptions that are added belong to `group`. `fail` is called with an error that ends
+    the thread.
     """
 
     def __init__(self, node: Node, fail: Callable[[BaseException], object]):
@@ -49,13 +53,26 @@ class Receiver:
         self.group = NeverExecuted()
         self._context, self._fail = node.context, fail
         self._receive: dict[Subscription, Receive] = {}
+        self._read_events: dict[Subscription, Callable[[], object]] = {}
+        self._held: dict[Subscription, float] = {}  # and until when, by the steady clock
         self._changed, self._stopping = GuardCondition(None, None, node.context), False
         self._thread: Thread | None = None
         node.context.on_shutdown(self._wake)
 
-    def add(self, subscription: Subscription, receive: Receive) -> None:
-        """Have `receive` called with each message from now on."""
+    def add(
+        self,
+        subscription: Subscription,
+        receive: Receive,
+        read_events: Callable[[], object] | None = None,
+    ) -> None:
+        """Have `receive` called with each message from now on.
+
+        In Fast DDS an event of a subscription ends each wait for it until the event is read: so
+        `read_events` is called where a wait brought no message.
+        """
         with self.lock:
+            if read_events is not None:
+                self._read_events = {**self._read_events, subscription: read_events}
             self._receive = {**self._receive, subscription: receive}
             if self._thread is None and not self._stopping:
                 self._thread = Thread(target=self._run, name=NAME, daemon=True)
@@ -66,7 +83,29 @@ class Receiver:
         """No message of it is received once this returns."""
         with self.lock:
             self._receive = {s: r for s, r in self._receive.items() if s is not subscription}
+            self._read_events.pop(subscription, None)
+            self._release(subscription)
         self._wake()
+
+    def hold(self, subscription: Subscription, seconds: float) -> None:
+        """Take none of its messages for so long, or until `fetch`; called under the lock."""
+        self._held = {**self._held, subscription: time.monotonic() + seconds}
+
+    def fetch(self, subscription: Subscription) -> None:
+        """Take a message of it in this thread, if there is one; held no longer, unless by that."""
+        with self.lock:
+            if subscription not in self._receive or self._stopping or not self._context.ok():
+                return
+            was_held = self._release(subscription)
+            self._take(subscription)
+            if was_held and subscription not in self._held:
+                self._wake()
+
+    def _release(self, subscription: Subscription) -> bool:
+        if subscription not in self._held:
+            return False
+        self._held = {s: until for s, until in self._held.items() if s is not subscription}
+        return True
 
     def stop(self, timeout: float) -> bool:
         """End the thread; True if it ended within `timeout` seconds."""
@@ -106,21 +145,40 @@ class Receiver:
                 len(handles), 1, 0, 0, 0, 0, self._context.handle
             )
             while known is self._receive and not self._stopping and self._context.ok():
+                held, now = self._held, time.monotonic()
                 wait_set.clear_entities()
-                for handle in handles.values():
-                    wait_set.add_subscription(handle)
+                for subscription, handle in handles.items():
+                    if held.get(subscription, now) <= now:
+                        wait_set.add_subscription(handle)
                 wait_set.add_guard_condition(self._changed.handle)
-                wait_set.wait(-1)
+                ends = [until - now for until in held.values() if until > now]
+                wait_set.wait(int(min(ends) * 1e9) + 1 if ends else -1)
                 ready = wait_set.get_ready_entities("subscription")
                 for subscription, handle in handles.items():
                     if handle.pointer in ready:
-                        self._take(subscription, handle)
+                        self._take_unless_held(subscription)
+                if not ready:
+                    with self.lock:
+                        for read in self._read_events.values():
+                            read()
 
-    def _take(self, subscription: Subscription, handle: Any) -> None:
-        found = handle.take_message(subscription.msg_type, subscription.raw)
-        if found is None:
-            return
+    def _take_unless_held(self, subscription: Subscription) -> None:
         with self.lock:
-            receive = self._receive.get(subscription)
-            if receive is not None:
-                receive(found[0])
+            until = self._held.get(subscription)
+            if until is not None and until > time.monotonic():
+                return  # since it was waited for
+            self._release(subscription)
+            self._take(subscription)
+
+    def _take(self, subscription: Subscription) -> None:
+        """Under the lock: so whoever fetches waits for what is being taken."""
+        receive = self._receive.get(subscription)
+        if receive is None:
+            return
+        try:
+            with (handle := subscription.handle):
+                found = handle.take_message(subscription.msg_type, subscription.raw)
+        except InvalidHandle:  # it was destroyed
+            return
+        if found is not None:
+            receive(*found)

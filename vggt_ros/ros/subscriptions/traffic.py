@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from vggt_ros.ros.health import reports
+from vggt_ros.ros.subscriptions.delivery import TAKEN_AT_ONCE, Delivery
 
 KEPT = 300  # messages
 
@@ -17,9 +18,9 @@ class Traffic:
         self._clock = clock
         self._times: deque[float] = deque(maxlen=KEPT)
 
-    def add(self) -> None:
+    def add(self, delivery: Delivery = TAKEN_AT_ONCE) -> None:
         """One more message."""
-        self._times.append(self._clock())
+        reports.spread(self._times, self._clock() - delivery.waited, delivery.left)
 
     def rows(self, name: str) -> Iterator[tuple[str, str]]:
         """Keys and values for /diagnostics."""
