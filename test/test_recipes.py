@@ -12,7 +12,10 @@ from vggt_ros.tools.cli import call
 from vggt_ros.train import run
 from vggt_ros.train.config import RECIPES, find_recipe, read_recipe, recipe_from
 
-NAMES = {"small", "small_cpu", "small_cpu_wide", "small_rig", "small_varied", "small_varied_cpu"}
+NAMES = {
+    "small", "small_cpu", "small_cpu_wide", "small_rig", "small_varied", "small_varied_cpu",
+    "small_cameras_cpu", "small_cameras_cpu_wide",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ def test_an_unknown_recipe_is_an_error_that_lists_those_of_the_package(
     tmp_path, monkeypatch, capsys, name
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="small, small_cpu, small_cpu_wide, small_rig"):
+    with pytest.raises(UserError, match=", ".join(sorted(NAMES))):
         read_recipe(name)
     assert call(["train", name]) == 1
     assert f"there is no recipe '{name}'" in capsys.readouterr().err

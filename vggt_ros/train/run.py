@@ -45,7 +45,8 @@ def train(
 
     Args:
         config: the recipe: path of a YAML file, or name of one in the package (small, small_cpu,
-            small_cpu_wide, small_rig, small_varied, small_varied_cpu).
+            small_cpu_wide, small_rig, small_varied, small_varied_cpu, small_cameras_cpu,
+            small_cameras_cpu_wide).
         minutes: save and stop after this time; 0: no limit.
         out: folder of the run, instead of the recipe's; relative to the working directory.
         official: at the end also write the weights under the official names.
