@@ -364,6 +364,7 @@ def test_random_walks_are_those_of_the_standard_life_cycle(rig: Rig, seed: int):
 
 @pytest.mark.chaos
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_thousand_random_walks_are_those_of_the_standard_life_cycle():
     for seed in range(WALKS, 1000):
         rig = Rig()
