@@ -232,7 +232,7 @@ def test_a_camera_that_dies_meanwhile_is_missed(
     assert camera.since(before) == {"received": 1}
     monkeypatch.setattr("vggt_ros.ros.subscriptions.input_topics.LONGEST_HOLD", 0.2)
     # Before anything is said the newest image is taken, so that it is known when it came.
-    rig.wait_until(lambda: camera.since(before).get("received") == 4, "a look at what is there")
+    rig.wait_until(lambda: camera.since(before).get("received") == 4, "what is there is taken")
     monkeypatch.setattr("vggt_ros.ros.subscriptions.no_image.TIMEOUT", 0.5)
     rig.wait_for_diagnostics("no image for")
     camera.finish()

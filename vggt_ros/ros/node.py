@@ -272,7 +272,7 @@ class VggtNode(ManagedNode):
         no_image = ""
         if self.stage == ACTIVE:
             with self._inputs.lock:
-                self._inputs.look(self.health.seconds_without_image)
+                self._inputs.take_after_silence(self.health.seconds_without_image)
                 no_image = self._missing_images.diagnose(self.health.seconds_without_image)
         self.health.tf = self.transforms.state
         engine = self.inference.engine

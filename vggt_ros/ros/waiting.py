@@ -11,7 +11,7 @@ from vggt_ros.ros.messages import stamp_ns
 MAX_FAILED = 5  # waits in vain in a row, from which there is one now and then only:
 RETRIED = 5.0  # seconds from one to the next, or
 SELDOM = 20  # times the wait, if that is longer
-STEP = 0.002  # seconds between two looks
+STEP = 0.002  # seconds between two readings
 
 Seen = TypeVar("Seen")
 
@@ -41,14 +41,14 @@ class Waiting:
 
     def until(
         self,
-        look: Callable[[], Seen],
+        read: Callable[[], Seen],
         is_found: Callable[[Seen], bool],
         is_over: Callable[[Seen], bool] = lambda _: False,
     ) -> Seen:
-        """What `look` gives: once it is found, once it cannot come any more, or after the wait."""
+        """What `read` gives: once it is found, once it cannot come any more, or after the wait."""
         end = time.monotonic() + self._allowed()
         while True:
-            seen = look()
+            seen = read()
             if is_found(seen):
                 self._failed = 0
                 return seen

@@ -112,8 +112,8 @@ class Robot:
         """
         if self.frames is None:
             return None
-        look = self.frames.wait_for if camera in self._mounted else self.frames.lookup
-        found = look(self._parameters.base_frame, camera, ns)
+        find = self.frames.wait_for if camera in self._mounted else self.frames.lookup
+        found = find(self._parameters.base_frame, camera, ns)
         if found is not None:
             self._mounted.add(camera)
         return found

@@ -143,7 +143,7 @@ class InputTopics:
         """Read the calibration of the camera whose images are the input `images`.
 
         Where `name` is not remapped and nothing is published on it, the one beside the images is
-        read, where drivers have it and image_transport looks for it.
+        read, where drivers have it and image_transport expects it.
         """
         topics = [self.resolve(name)]
         if not is_remapped(self._node, name):
@@ -179,7 +179,7 @@ class InputTopics:
             if isinstance(topic, HeldTopic):
                 topic.fetch()
 
-    def look(self, seconds_without_image: float) -> None:
+    def take_after_silence(self, seconds_without_image: float) -> None:
         """Take what is left there before silence is said: the image may have come long ago."""
         if seconds_without_image > LONGEST_HOLD:
             self.fetch()
