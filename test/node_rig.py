@@ -257,8 +257,14 @@ class Rig:
     ) -> DiagnosticStatus:
         """Wait for a report in which the status of a part is as it should be."""
         self.wait_until(lambda: self.received["/diagnostics"], "a report")
-        self.wait_until(lambda: met(self.status(part)), f"the status of {part}")
-        return self.status(part)
+        found: list[DiagnosticStatus] = []
+
+        def is_met() -> bool:
+            found[:] = [self.status(part)]  # the next report may be another
+            return bool(met(found[0]))
+
+        self.wait_until(is_met, f"the status of {part}")
+        return found[0]
 
     def wait_for_diagnostics(self, *words: str, **values: str) -> dict[str, str]:
         """Wait for a report in which all these words occur and these keys have these values."""

@@ -101,6 +101,7 @@ def test_images_that_cannot_be_read_break_windows_which_is_counted_and_warned_of
     report = rig.wait_for_diagnostics(
         "windows were attended as one sequence, as in joint, though the weights say view_time",
         "set min_cameras to 2",
+        inferences="24",
     )
     apart, windows = map(int, report["windows as one sequence"].split(" of "))
     assert windows == 24 and 12 <= apart < 24

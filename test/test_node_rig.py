@@ -75,7 +75,7 @@ def test_instants_are_inferred_together_and_every_output_has_its_camera_s_stamp(
     check_instants(robot)
     assert len(robot.engine.inferences[-1]) == 4 * len(names)
     check_accounts(robot, **dict.fromkeys(names, 8))
-    report = rig.wait_for_diagnostics("8, 8 of them with all cameras")
+    report = rig.wait_for_diagnostics("8, 8 of them with all cameras", inferences="8")
     assert report["images of front"].startswith("8 received = 8 used + 0 unpaired + 0 dropped")
 
 

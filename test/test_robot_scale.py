@@ -97,7 +97,7 @@ def test_contradicting_sources_are_reported(rig: Rig):
     robot = SimulatedRobot(rig, frames=40)
     robot.start(scale_source="odometry, height", camera_height=1.2, tf_mode="none")
     robot.infer(*range(40))
-    report = rig.wait_for_diagnostics("metres, from odometry", "height gives")
+    report = rig.wait_for_diagnostics("metres, from odometry", "height gives", inferences="40")
     assert "against odometry, which is kept" in report["scale conflict"]
     assert robot.units_per_metre(39) == pytest.approx(1.0, abs=0.05)
 
