@@ -8,6 +8,7 @@ Images of the tests are small; the size from which one is large is lowered to th
 import gc
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from test_lifecycle import ACTIVATE, CONFIGURE, DEACTIVATE, Manager
 from vggt_ros.ros.messages import header, image_message, stamp_ns
 from vggt_ros.ros.subscriptions import held_topic
 from vggt_ros.ros.subscriptions.delivery import MAX_LEFT, Matched, Numbering
+from vggt_ros.ros.subscriptions.held_topic import HeldTopic
 
 pytestmark = pytest.mark.ros
 
@@ -34,8 +36,8 @@ LONG = 600.0  # seconds; longer than any test
 class Camera:
     """Publishes numbered images to a node, whose network takes as long as `busy` says."""
 
-    def __init__(self, rig: Rig):
-        self.rig, self.sent = rig, 0
+    def __init__(self, rig: Rig, taken: list[int]):
+        self.rig, self.sent, self.taken = rig, 0, taken
 
     @property
     def subscription(self) -> Subscription | None:
@@ -69,11 +71,17 @@ class Camera:
         self.infer(publisher)
 
     def infer(self, publisher: Publisher | None = None) -> None:
-        """Publish images until one of them is inferred, and the worker waits again."""
+        """Publish images until one is inferred, the last is taken, and the worker waits again.
+
+        One that is taken later would be counted with those that follow.
+        """
         rig, done = self.rig, self.rig.count("inferences")
-        while rig.count("inferences") == done:
-            self.send(1, publisher)
-            time.sleep(0.02)
+        newest = None
+        while newest not in self.taken[-1:] or rig.count("inferences") == done:
+            newest = self.send(1, publisher)  # one is lost where the node subscribes again
+            end = time.monotonic() + 0.2
+            while newest not in self.taken[-1:] and time.monotonic() < end:
+                time.sleep(0.005)
         rig.wait_until(self.is_accounted, "all have an outcome")
 
     def begin(self, publisher: Publisher | None = None) -> None:
@@ -114,7 +122,15 @@ def camera(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Camera:
     monkeypatch.setattr(held_topic, "LARGE", BYTES)
     monkeypatch.setattr(held_topic, "LONGEST_HOLD", LONG)
     monkeypatch.setattr("vggt_ros.ros.subscriptions.input_topics.LONGEST_HOLD", LONG)
-    return Camera(rig)
+    taken: list[int] = []  # stamps
+    take_in = HeldTopic._take_in
+
+    def taking(self: HeldTopic, msg: Any, info: Any) -> None:
+        take_in(self, msg, info)
+        taken.append(stamp_ns(msg.header.stamp))
+
+    monkeypatch.setattr(HeldTopic, "_take_in", taking)
+    return Camera(rig, taken)
 
 
 def test_the_newest_of_those_that_came_meanwhile_is_used_and_all_are_counted(
