@@ -50,7 +50,7 @@ WARNED_LATER = {
     "seed": "network_cautions",
     "memory_fraction": "network_cautions, cautions",
     "loops": "the map's loops, where windows share no frame (test_node_map.py)",
-    "track_queries": "tracks, once points are asked for (test_node.py)",
+    "track_queries": "network_cautions; tracks, once points are asked for (test_node.py)",
     "mask_network": "mask_network",
     "image_size": "image_size (test_node_mistakes.py)",
     "intrinsics": "calibration (test_node_camera.py)",
@@ -124,13 +124,15 @@ def test_the_defaults_are_all_used():
 
 
 def test_what_the_network_does_not_use_is_said():
-    engine = SimpleNamespace(name="small", random_weights=False)
+    trackless = "the weights of small have no track head"
+    engine = SimpleNamespace(name="small", random_weights=False, trackless=trackless)
     engine.device = SimpleNamespace(platform="cpu")
-    given = Parameters(seed=3, memory_fraction=0.25)
-    seed, memory = network_cautions(engine, given)
+    given = Parameters(seed=3, memory_fraction=0.25, track_queries=64)
+    seed, tracks, memory = network_cautions(engine, given)
     assert seed == "seed is 3, but not used: small has trained weights"
+    assert tracks == f"track_queries is 64, but not used: {trackless}"
     assert memory.startswith("memory_fraction is 0.25, but not used: the network is on the CPU")
-    engine.random_weights, engine.device.platform = True, "gpu"
+    engine.random_weights, engine.device.platform, engine.trackless = True, "gpu", ""
     assert network_cautions(engine, given) == []
     assert network_cautions(engine, Parameters()) == []
 

@@ -60,7 +60,7 @@ class Oracle:
     """An engine for `Pipeline` whose results are the truth under `faults`."""
 
     name, device, dtype, random_weights, default_width = "oracle", "cpu", "float32", False, WIDTH
-    compiling, fingerprint, cache_fault, layout = (), "oracle", "", "joint"
+    compiling, fingerprint, cache_fault, trackless, layout = (), "oracle", "", "", "joint"
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ class PlanarEngine:
     """
 
     device, dtype, random_weights, default_width = "none", "float32", False, WIDTH
-    fingerprint, cache_fault, layout = "planar", "", "joint"
+    fingerprint, cache_fault, trackless, layout = "planar", "", "", "joint"
 
     def __init__(self, *, name: str = "planar", vary_scale: bool = False, max_frames: int = 99):
         self.name, self.vary_scale, self.max_frames = name, vary_scale, max_frames

@@ -65,12 +65,13 @@ class Engine:
         self.random_weights, self.default_width = random, default_width
         heads = [head for head in HEADS if head not in OPTIONAL_HEADS or "track_head" in weights]
         self._config = config
+        self.trackless = "" if "tracks" in heads else f"the weights of {name} have no track head"
         compiler = self._compiler = Compiler(config, dtype, device, cache_dir, heads=heads)
         self.selection = Selection(
             Programs(compiler),
             background=background,
             faults=self._faults,
-            untracked="" if "tracks" in heads else f"the weights of {name} have no track head",
+            untracked=self.trackless,
             attends_by_views=config.layout == "view_time",
         )
         self.frame_cache = FrameCache(config, device)

@@ -55,6 +55,10 @@ def network_cautions(engine: Any, parameters: Parameters) -> list[str]:
     found = []
     if parameters.seed != Parameters.seed and not engine.random_weights:
         found.append(f"seed is {parameters.seed}, but not used: {engine.name} has trained weights")
+    if parameters.track_queries != Parameters.track_queries and engine.trackless:
+        found.append(
+            f"track_queries is {parameters.track_queries}, but not used: {engine.trackless}"
+        )
     is_cpu = getattr(engine.device, "platform", "") == "cpu"
     if parameters.memory_fraction != Parameters.memory_fraction and is_cpu:
         found.append(

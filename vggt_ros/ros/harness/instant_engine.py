@@ -30,7 +30,7 @@ class InstantEngine:
 
     name, device, dtype, random_weights = "instant", "none", "float32", False
     fingerprint, layout = "instant", "joint"
-    compiling, cache_fault = (), ""
+    compiling, cache_fault, trackless = (), "", ""
 
     def __init__(self, width: int, cameras: int = 1):
         """Frames are those of instants of so many cameras, of which none is ever missing."""
