@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent.parent  # share/vggt_ros, or a checkout
 
 TOPICS = {
     "image": "sensor_msgs/Image of the camera (with image_transport:=compressed: its base name)",
-    "camera_info": "sensor_msgs/CameraInfo of that image; optional",
+    "camera_info": "sensor_msgs/CameraInfo of image; optional: the one beside image is read too",
     "odom": "nav_msgs/Odometry, for metric scale and map_to_odom; optional",
     "imu": "sensor_msgs/Imu, for the direction of gravity; optional",
     "scale_depth": "sensor_msgs/Image, metric depth of another sensor, for scale_source depth",
