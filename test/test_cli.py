@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program `vggt`: help without JAX, errors in one line, exit codes."""
 
+import functools
 import signal
 import subprocess
 import sys
 from dataclasses import fields
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,30 @@ def test_paths_may_begin_at_home_where_a_shell_leaves_that_as_it_is(command, mon
     monkeypatch.setenv("HOME", "/home/ada")
     command("return 0 if path == Path('/home/ada/runs') else 1")
     assert cli.call(["probe", "~/runs"]) == 0
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_what_is_not_given_has_its_default(command, monkeypatch):
+    """Or an option that nobody gave would be refused where nothing uses it."""
+    row, received = cli.COMMANDS[command], {}
+    module = import_module(row.module)
+    function = getattr(module, row.function)
+    parameters = signature(function).parameters
+
+    @functools.wraps(function)
+    def receive(*args, **kwargs):
+        received.update(signature(function).bind(*args, **kwargs).arguments)
+
+    monkeypatch.setattr(module, row.function, receive)
+    line, chosen = [], {("export", "to"): "glb", ("bench", "name"): "full"}
+    required = [name for name, each in parameters.items() if each.default is each.empty]
+    for name in required:
+        option = [] if name in row.positional.split() else [f"--{name.replace('_', '-')}"]
+        line += [*option, chosen.get((command, name), "given")]
+    assert cli.call([command, *line]) == 0
+    assert {name: value for name, value in received.items() if name not in required} == {
+        name: parameters[name].default for name in received if name not in required
+    }
 
 
 @pytest.mark.parametrize(

@@ -129,15 +129,20 @@ def _with_hints(
     """The function with hints for tyro: positional arguments, and descriptions of settings."""
     import tyro
 
+    signature = inspect.signature(function)
+
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        return function(*map(_at_home, args), **{k: _at_home(v) for k, v in kwargs.items()})
+        given = signature.bind(*args, **kwargs)
+        for name, value in given.arguments.items():
+            if value != signature.parameters[name].default:  # else it would count as given
+                given.arguments[name] = _at_home(value)
+        return function(*given.args, **given.kwargs)
 
     hints = get_type_hints(function, include_extras=True)
     hints |= {name: tyro.conf.Positional[hints[name]] for name in positional}
     for name, about in _settings_help(function).items():
         hints[name] = Annotated[hints[name], tyro.conf.arg(help=about)]
-    signature = inspect.signature(function)
     parameters = [
         parameter.replace(annotation=hints.get(key, parameter.annotation))
         for key, parameter in signature.parameters.items()
