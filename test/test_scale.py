@@ -12,7 +12,7 @@ from fakes.room import BASE_FROM_CAMERA, CAMERA_HEIGHT, drive, numbered_image, t
 from map_rig import SECOND, Ride, cameras, grown_between
 
 from vggt_ros.frames import Frame, Observation
-from vggt_ros.mapping.metric.odometry import INSISTING, OdometryBuffer
+from vggt_ros.mapping.metric.odometry import INSISTING, KEPT_NOTICES, OdometryBuffer
 from vggt_ros.mapping.metric.scale import MAX_STEP
 from vggt_ros.pipeline import Pipeline
 from vggt_ros.settings import Settings
@@ -192,7 +192,7 @@ def test_odometry_after_a_time_that_came_back_is_forgotten():
     wheels.forget_from(stamp(-1))
     assert wheels.latest_ns is None and wheels.restarts == 1
     assert wheels.add(stamp(0), elsewhere) and wheels.add(stamp(5), elsewhere)
-    assert wheels.notices == []
+    assert not wheels.notices
     found = wheels.at(stamp(5))
     assert found is not None and found[0, 3] == 3.0
 
@@ -211,6 +211,17 @@ def test_bad_odometry_is_refused_by_name(damage, words):
         assert wheels.add(stamp(i), np.eye(4))
     assert not damage(wheels)
     assert words in wheels.notices[-1]
+
+
+def test_odometry_that_is_refused_while_nobody_reads_takes_no_more_memory():
+    """Two robots on one topic, while the camera is off for hours."""
+    wheels = OdometryBuffer()
+    for i in range(KEPT_NOTICES):
+        for name in ("odom", "other/odom"):
+            wheels.add(stamp(i), np.eye(4), name)
+            wheels.add(stamp(i), np.eye(4), name)
+    assert len(wheels.notices) == KEPT_NOTICES
+    assert "not of 'odom -> base_link'" in wheels.notices[-1]
 
 
 def test_odometry_is_interpolated_but_never_extended():

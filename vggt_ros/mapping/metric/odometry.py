@@ -7,6 +7,7 @@ is detected here, reported, and never reaches the map.
 """
 
 from bisect import bisect_left
+from collections import deque
 from itertools import pairwise
 from threading import Lock
 from typing import NamedTuple
@@ -26,6 +27,7 @@ SAME_SPEED = 0.3  # relative difference of two speeds in a row that are no jumps
 FASTEST_TURN = 10.0  # radians a second
 GAP_NS = 500_000_000  # without a message for longer, nothing is interpolated
 KEPT_NS = 20_000_000_000  # of poses
+KEPT_NOTICES = 100  # until they are read; odometry may be refused for hours before an image comes
 MIN_TRAVEL = 0.1  # of the camera between two measurements, as a share of scene depth
 MIN_METRES = 0.1  # the same, in metres
 DISTANCE_NOISE = 0.02  # of wheels, relative
@@ -41,7 +43,8 @@ class OdometryBuffer:
     """The last seconds of one robot's odometry.  Any thread may add; one reads."""
 
     def __init__(self) -> None:
-        self.notices: list[str] = []  # what was wrong with it; the caller empties it
+        # What was wrong with it, the newest last; the caller takes them out.
+        self.notices: deque[str] = deque(maxlen=KEPT_NOTICES)
         self.refusal = ""  # why the last message was refused; empty: it was taken
         self.restarts = 0  # poses of before and after one do not compare
         self._lock = Lock()

@@ -139,9 +139,8 @@ class Robot:
 
     def _check_odometry(self, ns: int) -> None:
         """Whether odometry has poses of images that are not older than `LATE_NS`."""
-        for notice in self._odometry.notices:
-            self._warnings.notify(notice)
-        self._odometry.notices.clear()
+        while self._odometry.notices:  # another thread may add to them
+            self._warnings.notify(self._odometry.notices.popleft())
         health = self._odometry_health
         if not (self._odom_asked or health.heard):
             return
