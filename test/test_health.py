@@ -183,15 +183,26 @@ def test_sources_of_scale_that_contradict_are_a_warning():
 def test_refusals_are_a_warning_and_nothing_but_refusals_an_error():
     watched = Watched()
     for _ in range(9):
-        watched.health.refuse("encoding 'x' is not known")
+        watched.health.refuse_image("encoding 'x' is not known")
     assert watched.report()["input"].level == WARN
-    watched.health.refuse("encoding 'x' is not known")
+    watched.health.refuse_image("encoding 'x' is not known")
     found = watched.report()["input"]
     assert found.level == ERROR and "10 in a row are refused: encoding 'x'" in found.message
     watched.health.used()
     assert watched.levels("input", 2) == [WARN, WARN], "some are used again"
     watched.now += 10.0
     assert watched.levels("input")[-1] == OK
+
+
+def test_refusals_of_other_messages_do_not_say_that_no_image_is_used():
+    """Queries at 30 Hz, each of them wrong, beside a camera of 1 Hz."""
+    watched = Watched()
+    for _ in range(3):
+        watched.images("u")
+        for _ in range(30):
+            watched.health.refuse("query 1 is not finite")
+        found = watched.report()["input"]
+        assert (found.level, found.message) == (WARN, "query 1 is not finite")
 
 
 def test_what_comes_and_goes_with_each_report_is_a_problem_all_the_time():

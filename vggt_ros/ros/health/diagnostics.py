@@ -83,13 +83,13 @@ class Health:
     def refuse(self, text: str) -> None:
         """Something was refused; `text` names the fault and the next step."""
         self._refused.add(text)
-        with self._lock:
-            self._input.refused_in_a_row += 1
 
     def refuse_image(self, text: str) -> None:
         """The same of an image: each that is received is counted once, by what became of it."""
         self.count("images refused")
         self.refuse(text)
+        with self._lock:
+            self._input.refused_in_a_row += 1
 
     def notice(self, text: str) -> None:
         """Something was accepted, with a limitation that the user should know of."""
