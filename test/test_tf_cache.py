@@ -13,7 +13,7 @@ from tf2_msgs.msg import TFMessage
 
 from vggt_ros.ros.messages import header, transform_message
 from vggt_ros.ros.tf import tf_messages
-from vggt_ros.ros.tf.tf_cache import TfCache, open_frames
+from vggt_ros.ros.tf.tf_cache import KEPT_MESSAGES, TfCache, open_frames
 from vggt_ros.ros.tf.tf_messages import Reader, pose_of, received
 
 pytestmark = pytest.mark.ros
@@ -207,6 +207,16 @@ def test_what_the_node_sends_itself_has_no_parent_of_others():
     assert tree.parent("camera") is None
     tree.add([ours], is_static=False)  # the same once more is of another node
     assert tree.parent("camera") == "world"
+
+
+def test_all_that_the_node_sent_while_no_image_came_is_its_own():
+    """map -> odom sent again for as long as the camera pauses: the middleware kept so many."""
+    tree = TfCache()
+    ours = [transform("map", "odom", START + i * 20_000_000) for i in range(KEPT_MESSAGES)]
+    for found in ours:
+        tree.expect([found])
+    tree.add(ours, is_static=False)
+    assert tree.parents == {}
 
 
 def test_transforms_after_a_time_that_came_back_are_forgotten():

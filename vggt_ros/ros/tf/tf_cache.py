@@ -28,7 +28,9 @@ __all__ = ["Frames", "TfCache", "open_frames", "pose_of"]
 
 TF_STATIC = "/tf_static"
 KEPT_MESSAGES = 2000  # by the middleware, until they are taken: ten seconds of 200 Hz
-KEPT_OWN = 1000  # transforms that were sent and did not come back yet
+# Transforms that were sent and did not come back yet: all that may still be taken, or those would
+# pass for another node's. Between two images one may be sent in a message of its own, many times.
+KEPT_OWN = KEPT_MESSAGES + 1000
 MAX_FRAMES = 4096  # with a parent; more are a publisher that makes up names
 
 Pose = Float[np.ndarray, "4 4"]
