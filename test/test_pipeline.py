@@ -233,6 +233,19 @@ def test_reset_forgets_frames_tracks_and_map():
     np.testing.assert_allclose(update.views[0].world_from_camera[:3, 3], 0, atol=1e-9)
 
 
+def test_a_map_that_starts_again_is_not_levelled_as_the_one_before():
+    """It was levelled by an IMU, or a mount, that is not there any more."""
+    pipeline = Pipeline(planar())
+    first = pipeline.step(Observation(frame(0), up_in_camera=np.array([0.2, -0.9, -0.3])))
+    pipeline.reset()
+    again = inferred(pipeline, frame(1))
+    level = inferred(Pipeline(planar()), frame(1))
+    assert first is not None
+    tilt, *others = (u.views[-1].world_from_camera[:3, :3] for u in (first, again, level))
+    assert np.abs(tilt - others[1]).max() > 0.1
+    np.testing.assert_allclose(others[0], others[1], atol=1e-9)
+
+
 def test_an_inference_of_fewer_frames_places_those_alone():
     """The network has no program for four frames yet, or no memory: the map is as sound."""
     engine = planar(max_frames=3)

@@ -179,11 +179,14 @@ def test_gravity_levels_the_world_of_a_tilted_camera(rig: Rig):
     for _ in range(3):
         imu.publish(msg)
     rig.wait_until(lambda: node.robot.gravity.samples == 3, "gravity arrives")
+    node.robot.forget_from(START + 1)  # time went back to a later stamp: all is as it was
     poses = rig.subscribe_matched("/vggt/pose", PoseStamped)
     robot.infer(0)
     rig.wait_until(lambda: poses, "a pose")
     found = pose_of(poses[0].pose.position, poses[0].pose.orientation)
     np.testing.assert_allclose(found[:3, :3], upright_camera(up)[:3, :3], atol=1e-6)
+    node.robot.forget_from(START)
+    assert node.robot.gravity.samples == 0, "of a time that is to come again"
 
 
 # ---- without a node -----------------------------------------------------------------------------

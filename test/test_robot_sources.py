@@ -282,6 +282,21 @@ def test_what_levels_the_world_is_said(rig: Rig):
     rig.wait_until(lambda: not is_said(rig, "level by assumption"), "the warning ends")
 
 
+def test_gravity_that_was_measured_long_ago_levels_no_map(rig: Rig):
+    """The IMU has died, and the robot may stand otherwise when a map starts again."""
+    robot = SimulatedRobot(rig, frames=25)
+    robot.start(described=False, tf_mode="none")
+    publish_imu(rig, 9.81 * UP)
+    robot.infer(0)
+    rig.wait_for_diagnostics(**{"world levelled by": "imu: mean of 3 measurements"})
+    robot.infer(*range(1, 24))
+    rig.wait_for_diagnostics("imu: nothing came on '/imu' for 2.", "s (3 messages received before)")
+    rig.call("reset")
+    robot.infer(24)
+    assumed = "assumption: the first camera is level"
+    rig.wait_for_diagnostics(inferences="25", **{"world levelled by": assumed})
+
+
 def test_a_mount_levels_the_world_and_makes_an_imu_needless(rig: Rig):
     robot = SimulatedRobot(rig, faults=NONE)
     node = robot.start(tf_mode="none")

@@ -62,9 +62,6 @@ class Pipeline:
         self.clock: Clock = clock or (lambda: 0.0)
         self.notices: list[str] = []  # what happened to the stream; the caller empties it
         self._notify: Callable[[str], None] = lambda text: self.notices.append(text)
-        self._priors = Priors(
-            camera_height=self.settings.camera_height, fixed_scale=self.settings.fixed_scale
-        )
         self.cameras = Cameras(cameras, self._own_grid, self._notify, stream=stream, fit=fit)
         count, instants = self.cameras.count, self.settings.window_size
         self._network = WindowInference(
@@ -74,7 +71,7 @@ class Pipeline:
         self.masking = self.settings.masking()
         self._older: OlderMap | None = None  # that was loaded
         self._frame_id = self._window_id = 0
-        self.map = self._empty_map()
+        self.map = Map()
         self.reset()
 
     def reset(self) -> None:
@@ -173,6 +170,10 @@ class Pipeline:
         # Frame of the last inference, and how many older frames of its window it left out.
         self._newest, self._missing = -1, 0
         self.map.close(0.0)
+        # What was observed of another map, or of another camera, may be otherwise now.
+        self._priors = Priors(
+            camera_height=self.settings.camera_height, fixed_scale=self.settings.fixed_scale
+        )
         self.map = self._empty_map()
         self._tracker = Tracker(self._notify, self.cameras.count)
         self._network.baseline.reset()

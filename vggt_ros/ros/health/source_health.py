@@ -51,11 +51,7 @@ class SourceHealth:
         `apart_ns`: from an image to the message that fits best; `patience_ns`: for how long that
         may be; `fault`: what is known to be wrong.
         """
-        if self._image_ns < 0 or image_ns < self._image_ns:  # the first, or the first of a rerun
-            self._served_ns = self._heard_ns = image_ns
-        self._image_ns = image_ns
-        if self.heard != self._heard_then:
-            self._heard_then, self._heard_ns = self.heard, image_ns
+        self._see(image_ns)
         if served and not fault:
             self._served_ns = image_ns
             self._warnings.set(self.subject, "")
@@ -64,6 +60,18 @@ class SourceHealth:
         elif image_ns - self._served_ns >= patience_ns:
             text = self._reason(apart_ns, allowed_ns)
             self._warnings.set(self.subject, f"{self.subject}: {text}")
+
+    def is_silent(self, image_ns: int) -> bool:
+        """Whether no message came for `PATIENCE_NS` until this image, by the images' stamps."""
+        self._see(image_ns)
+        return image_ns - self._heard_ns >= PATIENCE_NS
+
+    def _see(self, image_ns: int) -> None:
+        if self._image_ns < 0 or image_ns < self._image_ns:  # the first, or the first of a rerun
+            self._served_ns = self._heard_ns = image_ns
+        self._image_ns = image_ns
+        if self.heard != self._heard_then:
+            self._heard_then, self._heard_ns = self.heard, image_ns
 
     def fail(self, fault: str) -> None:
         """What is known to be wrong, said at once."""

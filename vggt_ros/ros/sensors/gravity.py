@@ -9,7 +9,7 @@ from jaxtyping import Float
 from sensor_msgs.msg import Imu
 
 from vggt_ros.ros.frame_names import FrameNames
-from vggt_ros.ros.health.source_health import SourceHealth, Warnings
+from vggt_ros.ros.health.source_health import PATIENCE_NS, SourceHealth, Warnings
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.subscriptions.input_topics import InputTopics
 from vggt_ros.ros.tf.tf_cache import Frames
@@ -28,7 +28,8 @@ class Gravity:
 
     def __init__(self, inputs: InputTopics, frames: Frames | None, warnings: Warnings):
         self._frames = frames
-        self._up: deque[tuple[str, np.ndarray]] = deque(maxlen=MEASUREMENTS)
+        # Frame, up in it, and stamp.
+        self._up: deque[tuple[str, np.ndarray, int]] = deque(maxlen=MEASUREMENTS)
         self._unusable = ""  # why the last message was not taken
         self._names = FrameNames(warnings.notify)
         topic = inputs.subscribe(Imu, "imu", self._on_imu, 50, reliability="best_effort")
@@ -55,17 +56,30 @@ class Gravity:
             self._unusable = f"its acceleration is not finite, or beyond {HARDEST:.0e} m/s^2"
         else:
             self._unusable = ""
-            self._up.append((self._names.of("imu", msg.header.frame_id), up))
+            frame = self._names.of("imu", msg.header.frame_id)
+            self._up.append((frame, up, stamp_ns(msg.header.stamp)))
         self._health.hear(stamp_ns(msg.header.stamp))
 
+    def forget_from(self, ns: int) -> None:
+        """Time went back to this stamp: the robot stood otherwise at those from it on."""
+        self._up = deque([each for each in tuple(self._up) if each[2] < ns], MEASUREMENTS)
+
     def up_in(self, camera: str, ns: int) -> Float[np.ndarray, "3"] | None:
-        """The mean acceleration in the camera; None, and a warning that lasts, where of no use."""
-        up = self._mean(camera, ns) if self._up and not self._unusable else self._unusable
+        """The mean acceleration in the camera; None, and a warning that lasts, where of no use.
+
+        What an IMU measured before it fell silent is forgotten: the robot may stand otherwise now.
+        """
+        if silent := self._health.is_silent(ns):
+            self._up.clear()
+        measured, up = tuple(self._up), self._unusable
+        if measured and not up:
+            up = self._mean(measured, camera, ns)
         if isinstance(up, str):
-            needed = bool(up) or self._asked
+            needed = bool(up) or self._asked or self.heard > 0
             if up:
                 up += "; the first camera is taken to be level"
-            self._health.check(ns, served=not needed, fault=up)
+            patience = 0 if silent else PATIENCE_NS
+            self._health.check(ns, served=not needed, fault=up, patience_ns=patience)
             return None
         self._health.check(ns, served=True)
         return up
@@ -74,11 +88,12 @@ class Gravity:
         """The world is level without it."""
         self._health.check(ns, served=True)
 
-    def _mean(self, camera: str, ns: int) -> Float[np.ndarray, "3"] | str:
+    def _mean(
+        self, measured: tuple[tuple[str, np.ndarray, int], ...], camera: str, ns: int
+    ) -> Float[np.ndarray, "3"] | str:
         """Up in the camera's frame, or why there is none."""
-        measured = tuple(self._up)
         imu = measured[-1][0]
-        mean = np.mean([up for frame, up in measured if frame == imu], axis=0)
+        mean = np.mean([up for frame, up, _ in measured if frame == imu], axis=0)
         size, (low, high) = float(np.linalg.norm(mean)), AT_REST
         if not low < size < high:
             reason = "the robot accelerates"

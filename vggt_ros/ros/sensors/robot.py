@@ -167,7 +167,7 @@ class Robot:
     def forget_from(self, ns: int) -> None:
         """Time went back to this stamp: what came with it or a later one was of another time."""
         self._odometry.forget_from(ns)
-        for source in (*self.masks.values(), self.depth, self.second_camera):
+        for source in (*self.masks.values(), self.gravity, self.depth, self.second_camera):
             if source is not None:
                 source.forget_from(ns)
         if self.frames is not None:
