@@ -289,3 +289,29 @@ def test_places_that_do_not_fit_are_refused(made, tmp_path):
     (tmp_path / "mine" / "sparse").mkdir()
     with pytest.raises(UserError, match="early version have no vggt.json: delete such a folder"):
         export(made, tmp_path / "mine", to="kitti")
+
+
+@pytest.mark.parametrize("to", ["kitti", "colmap"])
+def test_a_link_to_a_folder_is_followed_each_time(made, tmp_path, to):
+    """The folder may be on a larger disk."""
+    (tmp_path / "large").mkdir()
+    link = tmp_path / "out"
+    link.symlink_to(tmp_path / "large", target_is_directory=True)
+    for _ in range(2):
+        colmap(made, link) if to == "colmap" else export(made, link, to="kitti")
+        assert link.is_symlink() and (tmp_path / "large" / "vggt.json").is_file()
+        assert {path.name for path in tmp_path.iterdir()} == {"in", "run", "large", "out"}
+
+
+@pytest.mark.parametrize("place", [".", "..", "../there", "/"])
+def test_a_folder_with_the_working_directory_in_it_is_not_replaced(
+    made, tmp_path, place, monkeypatch
+):
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    for write in (lambda out: export(made, out, to="kitti"), lambda out: colmap(made, out)):
+        with pytest.raises(UserError, match="working directory is in it; name a"):
+            write(Path(place))
+    assert not list(Path.cwd().iterdir())
+    colmap(made, Path("../there/../beside"))
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "run", "there", "beside"}

@@ -12,6 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from vggt_ros.errors import UserError
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
@@ -33,8 +35,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder, filled beside `path`, that then takes its place, with all that was in it.
 
     Whatever is raised inside leaves `path` as it was. So does the end of the process, but for the
-    moment between two renames: then `restore_folder` puts the old one back.
+    moment between two renames: then `restore_folder` puts the old one back. Of a link to a folder
+    it is that folder.  Raises UserError where `replaceable` does.
     """
+    path = replaceable(path)
     new, old = _beside(path)
     restore_folder(path)
     shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
@@ -52,8 +56,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def replaceable(path: Path) -> Path:
+    """The folder's own path, without links, `.` and `..`.
+
+    Raises UserError for one that must not be replaced: whoever works in it would stand in a folder
+    that is gone.
+    """
+    folder, here = path.resolve(), Path.cwd()
+    if folder == here or folder in here.parents:
+        raise UserError(
+            f"{path} would be replaced as a whole, and the working directory is in it; name a"
+            " folder in it"
+        )
+    return folder
+
+
 def restore_folder(path: Path) -> None:
     """Put back what a process left beside that was killed while it replaced the folder."""
+    path = path.resolve()
     _, old = _beside(path)
     if old.exists() and not path.exists():
         old.rename(path)

@@ -95,7 +95,8 @@ def colmap(
         exported, note = export_images(opened, folder / "images", images)
         if depth:
             check_depth_names(exported)
-        record = out.with_name(f".{out.name}.record")  # until the export is complete
+        own = out.resolve()
+        record = own.with_name(f".{own.name}.record")  # until the export is complete
         network = (camera, shared_camera, cache_dir, record)
         adjuster = _Adjuster(opened, *network) if adjust else None
         quota = max(1, max_points // sum(map(len, segments)))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vggt_ros.errors import UserError
-from vggt_ros.files import atomic_folder, restore_folder
+from vggt_ros.files import atomic_folder, replaceable, restore_folder
 from vggt_ros.tools.runs.writer import writing
 
 MARK, FORMAT = "vggt.json", "vggt_ros export 1"
@@ -18,8 +18,18 @@ MARK, FORMAT = "vggt.json", "vggt_ros export 1"
 def export_folder(out: Path, kind: str, run: Path) -> Iterator[Path]:
     """A folder to fill, which then takes the place of `out`.
 
-    Raises `UserError` for a folder with anything but an export of ours in it.
+    Raises `UserError` where `check_folder` does.
     """
+    check_folder(out)
+    with writing(out), atomic_folder(out) as folder:
+        yield folder
+        mark = {"format": FORMAT, "kind": kind, "run": str(run.resolve())}
+        (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n")
+
+
+def check_folder(out: Path) -> None:
+    """Raise `UserError` for a folder with anything but an export of ours in it, or a shell."""
+    replaceable(out)
     restore_folder(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give --out a folder")
@@ -31,10 +41,6 @@ def export_folder(out: Path, kind: str, run: Path) -> Iterator[Path]:
             f"{out} is not empty and no export of this command{early}; choose another --out, or"
             " empty it"
         )
-    with writing(out), atomic_folder(out) as folder:
-        yield folder
-        mark = {"format": FORMAT, "kind": kind, "run": str(run.resolve())}
-        (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n")
 
 
 def _is_ours(folder: Path) -> bool:
