@@ -315,3 +315,25 @@ def test_a_folder_with_the_working_directory_in_it_is_not_replaced(
     assert not list(Path.cwd().iterdir())
     colmap(made, Path("../there/../beside"))
     assert {path.name for path in tmp_path.iterdir()} == {"in", "run", "there", "beside"}
+
+
+@pytest.mark.parametrize("to", ["nerfstudio", "rosbag2", "glb", "mesh"])
+def test_what_cannot_be_written_is_said_before_the_long_work(made, tmp_path, to, monkeypatch):
+    def fused(*_):
+        raise AssertionError("began")
+
+    monkeypatch.setattr("vggt_ros.tools.export.fused", fused)
+    monkeypatch.setitem(sys.modules, "open3d", None)
+    (tmp_path / "file").touch()
+    out = tmp_path / "wall.ply" if to == "mesh" else tmp_path / "file"
+    with pytest.raises(UserError, match="is a file|no name of a GLB file|open3d is missing"):
+        export(made, out, to=to)
+
+
+def test_a_library_that_adjusting_lacks_is_said_before_the_network_is_opened(
+    made, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    with pytest.raises(UserError, match="pycolmap is missing; install it"):
+        colmap(made, tmp_path / "out", adjust=True)  # a run without a model could not open one
+    assert not (tmp_path / "out").exists()

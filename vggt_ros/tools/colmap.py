@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from vggt_ros.errors import UserError
-from vggt_ros.tools.exports.adjusting import CameraModel, adjusted
+from vggt_ros.tools.exports.adjusting import CameraModel, adjusted, load_pycolmap
 from vggt_ros.tools.exports.colmap_files import write_model
 from vggt_ros.tools.exports.folder import export_folder
 from vggt_ros.tools.exports.images import ExportedImage, Images, export_images
@@ -164,6 +164,7 @@ class _Adjuster:
     ):
         from vggt_ros.engine.engine import open_engine
 
+        load_pycolmap()  # before the long work
         self._run, self._camera, self._shared = run, camera, shared
         engine = open_engine(
             run.summary["model"],

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from vggt_ros.errors import UserError
-from vggt_ros.tools.exports.folder import export_folder
+from vggt_ros.tools.exports.folder import check_folder, export_folder
 from vggt_ros.tools.exports.glb import write_glb
 from vggt_ros.tools.exports.images import Images, export_images
 from vggt_ros.tools.exports.kitti import write_kitti
-from vggt_ros.tools.exports.mesh import SUFFIXES, write_mesh
+from vggt_ros.tools.exports.mesh import SUFFIXES, load_open3d, write_mesh
 from vggt_ros.tools.exports.nerfstudio import write_nerfstudio
 from vggt_ros.tools.exports.progress import fused, progress
 from vggt_ros.tools.exports.rosbag2 import write_rosbag2
@@ -25,6 +25,7 @@ OF_FORMATS = {  # options, and the formats that they are of
     "fuse": ("nerfstudio", "glb", "mesh", "rosbag2"),
     "voxel": ("mesh",),
 }
+FILES = {"glb": (".glb",), "mesh": SUFFIXES}  # formats that are one file, with their suffixes
 
 
 def export(
@@ -62,8 +63,9 @@ def export(
     opened = open_run(run)
     segments = opened.placed_segments()
     frames = opened.segment(segment)
-    if to in ("glb", "mesh"):
-        _check_file(out, to)
+    check_folder(out) if to not in FILES else _check_file(out, to)  # before the long work
+    if to == "mesh":
+        load_open3d()
     surface = fused(opened, frames) if fuse and to != "kitti" else opened
     note = ""
     if to == "glb":
@@ -100,7 +102,7 @@ def export(
 
 def _check_file(out: Path, to: str) -> None:
     """Raise `UserError` for a name that is none of such a file."""
-    suffixes = (".glb",) if to == "glb" else SUFFIXES
+    suffixes = FILES[to]
     if out.suffix.lower() not in suffixes or out.is_dir():
         kind = "GLB" if to == "glb" else "mesh"
         names = " or ".join(f"NAME{suffix}" for suffix in suffixes)

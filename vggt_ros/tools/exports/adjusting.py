@@ -8,7 +8,7 @@ The result stands where the run stood: turned, moved and scaled onto the cameras
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -40,6 +40,15 @@ class Adjusted(NamedTuple):
     refined: bool  # whether intrinsics were adjusted too
 
 
+def load_pycolmap() -> Any:
+    """The library.  Raises `UserError` where it is missing."""
+    try:
+        import pycolmap
+    except ImportError:
+        raise UserError(f"pycolmap is missing; install it {install_extra('colmap')}") from None
+    return pycolmap
+
+
 def adjusted(
     run: Run,
     frames: Sequence[int],
@@ -55,10 +64,7 @@ def adjusted(
     calibrated. With `shared`, images of one camera and size have one.  Raises `UserError` without
     pycolmap, and where nothing is left to adjust.
     """
-    try:
-        import pycolmap
-    except ImportError:
-        raise UserError(f"pycolmap is missing; install it {install_extra('colmap')}") from None
+    pycolmap = load_pycolmap()
     ks = np.array([images[i].image_from_grid @ run.frame(i).intrinsics for i in frames])
     keys = [(run.frame(i).camera, images[i].width, images[i].height) for i in frames]
     refined = any(

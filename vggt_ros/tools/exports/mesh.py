@@ -8,6 +8,7 @@ from range images".
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,17 @@ BLOCK, BLOCKS = 16, 10_000  # voxels of a block's side, and how many blocks to b
 FAR = 3.0  # median depths; what is farther is too coarse
 
 
+def load_open3d() -> Any:
+    """The library.  Raises `UserError` where it is missing or does not load."""
+    try:
+        import open3d as o3d  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError:
+        raise UserError(f"open3d is missing; install it {install_extra('mesh')}") from None
+    except ImportError as error:  # its wheel needs libraries of the system
+        raise UserError(f"open3d does not load ({error}); install that library") from None
+    return o3d
+
+
 def write_mesh(
     path: Path, run: Run, frames: Sequence[int], voxel: float, advance: Callable[[], object]
 ) -> tuple[int, float]:
@@ -29,12 +41,7 @@ def write_mesh(
 
     A `voxel` of 0 is chosen by the depth.  Raises `UserError` without open3d, and without depth.
     """
-    try:
-        import open3d as o3d  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError:
-        raise UserError(f"open3d is missing; install it {install_extra('mesh')}") from None
-    except ImportError as error:  # its wheel needs libraries of the system
-        raise UserError(f"open3d does not load ({error}); install that library") from None
+    o3d = load_open3d()
     medians = [
         float(np.median(valid)) for i in frames
         if (valid := (depth := run.frame(i).depth)[np.isfinite(depth)]).size
