@@ -69,7 +69,7 @@ def test_all_images_are_in_one_inference_and_the_run_is_as_any_other(
         np.testing.assert_allclose(frame.depth[7:], DEPTH, rtol=1e-5)
         assert frame.image[0, 0, 0] == i and (frame.input_size == [112, 84]).all()
     assert np.isfinite(done.tracks().tracks).all() and done.tracks().tracks.shape == (12, 1, 2)
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().err.split())
     assert "one pass over 12 frames of 56x42: about 13.00 GB on none (weights 1.00, tokens" in said
     assert "80 frames would fit" not in said and "76 frames would fit" in said
     assert colmap(tmp_path / "out", tmp_path / "colmap").name == "0"

@@ -5,6 +5,7 @@
 Whatever ends it (the source, Ctrl-C, a full disk), the results so far are kept and can be opened.
 """
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -99,12 +100,13 @@ class Job:
             awaited(frames, self.seconds), total=self.source.total, unit=unit, disable=quiet,
             dynamic_ncols=True,
         )  # fmt: skip
+        say = (lambda _: None) if quiet else (lambda line: bar.write(line, file=sys.stderr))
         try:
             for item in bar:
                 for line in self.step(item):
-                    bar.write(line)
+                    say(line)
             if self.one_pass and self.admitted:
-                bar.write(self.one_pass.line(self.admitted))
+                say(self.one_pass.line(self.admitted))
             if self.admitted and (last := self.pipeline.finish()) is not None:
                 self.take(last)
         except BaseException as error:
