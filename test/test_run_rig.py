@@ -157,7 +157,7 @@ def test_the_estimate_is_scored_against_tf(tmp_path, capsys, with_tf):
     reconstruct(source, tmp_path / "out")
     assert evaluate(tmp_path / "out", path) == 0
     told = capsys.readouterr().out
-    assert "no trajectory is scored: choose --topic from: none" in told
+    assert "no trajectory is scored: the bag has no poses (PoseStamped" in told
     report = json.loads((tmp_path / "out/errors.json").read_text())
     rows = {row["camera"]: row for row in report["rig"]}
     assert set(rows) == {"left", "right"}

@@ -145,4 +145,10 @@ def pose_topic(reader: BagReader, topic: str | None) -> str:
         return "/" + topic.strip("/")
     if topic is None and len(known) == 1:
         return known[0]
-    raise UserError(f"choose --topic from: {', '.join(known) or 'none: the bag has no poses'}")
+    if not known:
+        kinds = ", ".join(kind.rpartition("/")[2] for kind in POSES)
+        raise UserError(
+            f"the bag has no poses ({kinds}); give one that has, a file in TUM or KITTI"
+            " format, or another run"
+        )
+    raise UserError(f"choose --topic from: {', '.join(known)}")
