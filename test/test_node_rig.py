@@ -8,6 +8,7 @@ import pytest
 from fakes.room import BASE_FROM_CAMERA, numbered_image
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from node_rig import PERIOD, Rig
+from rclpy.parameter import Parameter
 from rig_robot import NAMES, START, RigRobot
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
@@ -49,6 +50,17 @@ def check_instants(robot: RigRobot) -> None:
         for number in set(numbers):
             cameras = [camera for i, camera in shown if i == number]
             assert cameras == sorted(set(cameras)), images
+
+
+def test_the_rate_of_a_rig_can_change_at_run_time(rig: Rig):
+    robot = RigRobot(rig, NAMES[:2])
+    node = robot.start(tf_mode="none", max_rate_hz=0.01)
+    robot.infer(0)
+    for name in robot.names:
+        robot.publish(name, 1)
+    rig.wait_until(lambda: robot.account(NAMES[0])["skipped"] == 1, "the second is skipped")
+    node.set_parameters([Parameter("max_rate_hz", value=0.0)])
+    robot.infer(2, 3)
 
 
 @pytest.mark.parametrize("names", [NAMES[:2], NAMES])

@@ -204,6 +204,17 @@ def test_a_rate_limit_keeps_its_rate_although_stamps_jitter(jitter):
     assert all(unlimited.is_due(stamp, 0.0) for stamp in stamps)
 
 
+def test_a_rate_limit_that_is_raised_counts_from_the_last_frame_that_was_used():
+    limit = RateLimit()
+    assert limit.is_due(START, 0.01)
+    assert not limit.is_due(START + SECOND, 0.01)
+    assert not limit.is_due(START + SECOND // 100, 10.0)
+    assert limit.missed(START + SECOND, 10.0) == 8
+    assert [limit.is_due(START + i * SECOND // 10, 10.0) for i in range(11, 14)] == 3 * [True]
+    limit.is_due(START + 2 * SECOND, 0.01)
+    assert limit.is_due(START + 2 * SECOND + 1, 0.0)
+
+
 def test_a_new_size_is_accepted_once_it_insists():
     gate = SizeGate()
     gate.check(640, 480)

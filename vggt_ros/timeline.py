@@ -172,24 +172,30 @@ class RateLimit:
 
     def reset(self) -> None:
         """The next frame is due."""
-        self._due_ns = 0
+        self._due_ns = self._used_ns = 0
 
     def is_due(self, stamp_ns: int, max_rate_hz: float) -> bool:
         """Whether to use the frame; a rate of 0 uses all."""
         period = round(1e9 / max_rate_hz) if max_rate_hz > 0 else 0
+        due_ns = self._due(max_rate_hz)
         # Stamps jitter: without a twentieth of tolerance the rate could halve.
-        if stamp_ns < self._due_ns - period // 20:
+        if stamp_ns < due_ns - period // 20:
             return False
-        late = stamp_ns - self._due_ns > period
-        self._due_ns = (stamp_ns if late else self._due_ns) + period
+        late = stamp_ns - due_ns > period
+        self._due_ns, self._used_ns = (stamp_ns if late else due_ns) + period, stamp_ns
         return True
+
+    def _due(self, max_rate_hz: float) -> int:
+        """When the next frame is due; a rate that was raised counts from the last one on."""
+        period = round(1e9 / max_rate_hz) if max_rate_hz > 0 else 0
+        return min(self._due_ns, self._used_ns + period + period // 20)
 
     def missed(self, stamp_ns: int, max_rate_hz: float) -> int:
         """How many frames were due before this one, had they been read; asked before `is_due`.
 
         Without a rate there is no such number: all are.
         """
-        return max(int((stamp_ns - self._due_ns) * 1e-9 * max_rate_hz), 0)
+        return max(int((stamp_ns - self._due(max_rate_hz)) * 1e-9 * max_rate_hz), 0)
 
 
 class SizeGate:

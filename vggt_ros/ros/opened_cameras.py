@@ -41,12 +41,16 @@ def open_cameras(
     """`worker`: arguments of `InferenceWorker`; `put` and `restart` as `Images` says."""
     parameters = live.now
     health.set_warning("unused", "; ".join(unused_topics(node, parameters)), "settings")
+
+    def max_rate() -> float:
+        return live.now.max_rate_hz
+
     if parameters.camera_names:
-        rig = RigCameras(node, parameters, inputs, health, put, restart)
+        rig = RigCameras(node, parameters, inputs, health, max_rate, put, restart)
         return OpenedCameras(RigInference(*worker, cameras=rig.cameras), rig, rig, rig)
     log = node.get_logger()
     camera = camera_input(parameters, health, node.resolve_topic_name("image"), log.info)
-    images = Images(node, health, lambda: live.now.max_rate_hz, put, restart)
+    images = Images(node, health, max_rate, put, restart)
     image = inputs.subscribe_to_images("image", images.receive, held=True)
     inputs.subscribe_to_camera_info("camera_info", "image", camera.hear)
     inference = CameraInference(*worker, camera=camera)

@@ -31,7 +31,8 @@ class RigCameras:
     """All cameras of the rig.  Used under the lock of the inputs, but for the cameras' reading.
 
     `put` leaves an instant for the worker, and returns whether it replaced one; `restart` is called
-    with the reason and the stamp when the time of all cameras goes back.
+    with the reason and the stamp when the time of all cameras goes back. `max_rate` is in Hz, 0:
+    all.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class RigCameras:
         parameters: Parameters,
         inputs: InputTopics,
         health: Health,
+        max_rate: Callable[[], float],
         put: Callable[[RigTask], bool],
         restart: Callable[[str, int], object],
     ):
-        self._node, self._parameters, self._health = node, parameters, health
+        self._max_rate = max_rate
+        self._node, self._health = node, health
         self._put, self._restart = put, restart
         self._instants = Instants(
             parameters.camera_names, round(1e9 * parameters.sync_tolerance), parameters.min_cameras
@@ -122,7 +125,7 @@ class RigCameras:
         self._restart(f"{camera.name}, the last of the cameras: {text}: a new map starts", ns)
 
     def _take(self, instant: Instant) -> None:
-        if not self._rate.is_due(instant.stamp_ns, self._parameters.max_rate_hz):
+        if not self._rate.is_due(instant.stamp_ns, self._max_rate()):
             for name in instant.images:
                 self.cameras[name].count("skipped")
             return
