@@ -3,6 +3,7 @@
 """Topics as robots offer them: of another type, latched, of either reliability, or with losses."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from vggt_ros.ros.messages import camera_info_message, header
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.subscriptions.arrivals import Arrivals
 from vggt_ros.ros.subscriptions.delivery import Delivery
+from vggt_ros.ros.subscriptions.input_topics import InputTopics
+from vggt_ros.ros.subscriptions.no_image import MissingImages
 from vggt_ros.ros.subscriptions.traffic import Traffic
 
 pytestmark = pytest.mark.ros
@@ -377,3 +380,29 @@ def test_the_rate_is_that_of_all_images_although_few_are_read():
     for _ in range(2):
         traffic.add(Delivery(left=9, waited=0.05))
     assert dict(traffic.rows("image")) == {"image rate [Hz]": "10.3", "image age [s]": "0.1"}
+
+
+def test_each_outage_of_a_camera_is_logged_and_one_that_flickers_now_and_then(
+    driver: Node, monkeypatch
+):
+    lines, clock = [], SimpleNamespace(now=0.0)
+    inputs = InputTopics(driver, Parameters(), print, is_on=False, fail=print)
+    image = inputs.subscribe_to_images("image", print)
+    monkeypatch.setattr(type(image), "mismatch", "its publisher has gone")
+    missing = MissingImages(driver, image, lines.append, lambda: clock.now)
+
+    def wait(seconds: int, without_image: float) -> int:
+        """A report a second; returns how many lines there are."""
+        for _ in range(seconds):
+            clock.now += 1.0
+            missing.diagnose(without_image)
+        return len(lines)
+
+    assert wait(3600, 9.0) == 1, "once an outage"
+    assert wait(2, 0.1) == 1
+    assert wait(10, 9.0) == 2, "hours later"
+    for _ in range(14):
+        wait(10, 0.1)
+        assert wait(10, 9.0) == 2, "it flickers"
+    wait(20, 0.1)
+    assert wait(1, 9.0) == 3

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why no image arrives, as far as the ROS graph shows."""
 
+import time
 from collections.abc import Callable
 
 from rclpy.node import Node
@@ -15,22 +16,31 @@ from vggt_ros.ros.subscriptions.topic_types import COMPRESSED as COMPRESSED_IMAG
 from vggt_ros.ros.subscriptions.topic_types import IMAGE, type_name
 
 TIMEOUT = 3.0  # seconds without an image
+LOGGED_AGAIN = 300.0  # seconds after a line, for the same reason once images came in between
 
 
 class MissingImages:
-    """The reason for the diagnostics, and once for the log."""
+    """The reason for the diagnostics, and once an outage for the log.  `clock` counts seconds."""
 
-    def __init__(self, node: Node, image: InputTopic, log: Callable[[str], object]):
-        self._node, self._image, self._log = node, image, log
-        self._logged: set[str] = set()
+    def __init__(
+        self,
+        node: Node,
+        image: InputTopic,
+        log: Callable[[str], object],
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._node, self._image, self._log, self._clock = node, image, log, clock
+        self._logged: dict[str, float] = {}  # reasons, and when
 
     def diagnose(self, seconds: float) -> str:
         """Why no image has arrived for so long, in one sentence; empty while images arrive."""
+        now = self._clock()
         if seconds < TIMEOUT:
+            self._logged = {r: t for r, t in self._logged.items() if now - t < LOGGED_AGAIN}
             return ""
         reason = f"on {self._image.topic}: {self._reason()}"
         if reason not in self._logged:
-            self._logged.add(reason)
+            self._logged[reason] = now
             self._log(f"no image {reason}")
         return f"no image for {seconds:.0f} s {reason}"
 
