@@ -6,6 +6,7 @@ import random
 import time
 import weakref
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Path
 from node_rig import CAMERA, INPUT, PERIOD, START, TIMEOUT, Rig
 from rcl_interfaces.msg import Log
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
 from vggt_ros.engine.interface import OutOfMemory
@@ -122,6 +124,29 @@ def test_the_network_is_opened_by_configure_and_images_are_read_while_active(rig
     manager.walk(CLEANUP)
     assert manager.state == "unconfigured"
     assert len(opened) == 1
+
+
+def test_configure_loads_the_map_that_was_named_at_run_time(rig: Rig, tmp_path):
+    manager = Manager(rig, map_directory=str(tmp_path))
+    manager.walk(CONFIGURE, CLEANUP)
+    (result,) = manager.node.set_parameters([Parameter("map", value=str(tmp_path / "none"))])
+    assert result.successful, result.reason
+    assert not manager.ask(CONFIGURE)
+    rig.wait_for_diagnostics(str(tmp_path / "none"), lifecycle="unconfigured")
+
+
+def test_no_image_of_a_rig_is_missed_for_the_time_before_it_was_active(rig: Rig, monkeypatch):
+    clock = SimpleNamespace(now=time.monotonic())
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("vggt_ros.ros.rig.camera.time", clock)
+    manager = Manager(rig, cameras="left,right")
+    manager.walk(CONFIGURE)
+    clock.now += 3600.0
+    manager.walk(ACTIVATE)
+    left = manager.node.rig.cameras["left"]
+    assert left.missing == ""
+    clock.now += 4.0
+    assert "no image for 4 s" in left.missing
 
 
 def test_deactivate_keeps_network_and_map_and_activate_goes_on_with_them(rig: Rig):

@@ -35,6 +35,10 @@ class Images:
         self._put, self._restart = put, restart
         self._stream, self._rate, self._stamp_age = StreamGate(), RateLimit(), 0.0
 
+    def begin(self) -> None:
+        """The node is active from now on."""
+        self.reset()
+
     def reset(self) -> None:
         """Stamps may be any from now on."""
         self._stream.reset()

@@ -23,6 +23,7 @@ from vggt_ros.pipeline import Pipeline
 from vggt_ros.ros.health.attention_health import AttentionHealth
 from vggt_ros.ros.health.diagnostics import Health
 from vggt_ros.ros.health.track_status import TrackCost
+from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.map_requests import MapRequests
 from vggt_ros.ros.messages import queries_from, stamp_ns
 from vggt_ros.ros.opening import (
@@ -52,7 +53,7 @@ class InferenceWorker(MapRequests):
 
     def __init__(
         self,
-        parameters: Parameters,
+        live: LiveParameters,
         open_engine: OpenEngine,
         outputs: Outputs,
         sender: Worker[Result],
@@ -60,7 +61,8 @@ class InferenceWorker(MapRequests):
         robot: Robot,
         stopping: Callable[[], bool],
     ):
-        self._parameters, self._open_engine = parameters, open_engine
+        parameters = self._parameters = live.now
+        self._live, self._open_engine = live, open_engine
         self._outputs, self._health, self._stopping = outputs, health, stopping
         self._robot, self._sender = robot, sender
         self._engine: Any = None
@@ -90,8 +92,8 @@ class InferenceWorker(MapRequests):
         self._report_attention()
         if text := caution(engine.name, engine.random_weights):
             self._health.notice(text)
-        if self._parameters.map:
-            self.load_map(Path(self._parameters.map))
+        if folder := self._live.now.map:  # which may have been set since the start
+            self.load_map(Path(folder))
         self._progress("waiting for the first image")
 
     @property

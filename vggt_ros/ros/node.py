@@ -87,7 +87,7 @@ class VggtNode(ManagedNode):
         self.inference, self._images, self._missing_images, self.rig = open_cameras(
             self, self._inputs, self.parameters, self.health,
             (
-                self.parameters.now, open_engine, self.outputs, self.sender, self.health,
+                self.parameters, open_engine, self.outputs, self.sender, self.health,
                 self.robot, lambda: self.worker.stopping,
             ),
             self.worker.put_latest, self._go_back,
@@ -169,7 +169,7 @@ class VggtNode(ManagedNode):
 
     def activate(self) -> None:
         """Subscribe and publish; the map of the time before goes on."""
-        self._images.reset()
+        self._images.begin()
         self._ask(self.sender, lambda: self.outputs.switch(is_on=True))
         self._inputs.switch(is_on=True)
         if self._bond is not None:

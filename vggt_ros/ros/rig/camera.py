@@ -65,6 +65,10 @@ class RigCamera:
         self.frame = frame_name(frame_id)
         return change
 
+    def await_images(self) -> None:
+        """Images are awaited from now on."""
+        self._began = time.monotonic()
+
     def count(self, what: str, times: int = 1, *, is_counted: bool = False) -> None:
         """Something became of so many images; any thread.
 
@@ -98,7 +102,7 @@ class RigCamera:
     @property
     def missing(self) -> str:
         """Why no image comes, where none has come for seconds."""
-        return self._missing.diagnose(time.monotonic() - self._arrived)
+        return self._missing.diagnose(time.monotonic() - max(self._arrived, self._began))
 
     def read(self, msg: Message) -> tuple[Frame, bool]:
         """The image decoded and with its K; True where it is read otherwise than those before.

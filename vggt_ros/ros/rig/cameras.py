@@ -60,6 +60,12 @@ class RigCameras:
             for name in parameters.camera_names
         }
 
+    def begin(self) -> None:
+        """The node is active from now on."""
+        self.reset()
+        for camera in self.cameras.values():
+            camera.await_images()
+
     def reset(self) -> None:
         """Stamps may be any from now on."""
         for camera in self.cameras.values():
