@@ -37,6 +37,31 @@ def test_a_lens_cap_is_a_warning_as_long_as_it_is_on(rig: Rig):
     rig.wait_until(lambda: "next to nothing" not in rig.status("input").message, "it ends")
 
 
+def test_a_camera_that_sends_one_image_again_and_again_is_a_warning_that_lasts():
+    health, random = ViewHealth(), np.random.default_rng(0)
+    images = random.integers(0, 256, (2, *SIZE, 3)).astype(np.uint8)
+    count, second = 0, 1_000_000_000
+
+    def see(image: np.ndarray, every_ns: int = second) -> str:
+        nonlocal count
+        count += 1
+        seen = view(0, rgb=image, stamp_ns=START + count * every_ns)
+        health.update(seen, 1.5)
+        return health.images
+
+    for _ in range(10):
+        assert not see(images[0])
+    assert see(images[0]).startswith("the last 11 images are one and the same, for 10 s")
+    assert "the last 12 images" in see(images[0])
+    assert not see(images[1])
+    for _ in range(5):  # as of a robot that stands still: noise makes them differ
+        noise = random.integers(0, 2, images[0].shape)
+        assert not see((images[0] // 2 + noise).astype(np.uint8))
+    count = 0
+    for _ in range(30):  # one second of it
+        assert not see(images[0], second // 30)
+
+
 def test_images_dark_and_bright_by_turns_are_a_warning():
     """As of exposures for HDR, or of a depth camera whose emitter blinks."""
     health, random = ViewHealth(), np.random.default_rng(0)

@@ -3,6 +3,7 @@
 """Whether images show anything, are of the calibration, and give depth that is trusted."""
 
 from collections import deque
+from itertools import chain
 from statistics import median
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ EVERY = 4  # rows and columns apart whose brightness is measured
 OTHER_FOCUS = 1.4  # ratio of two focal lengths, from which they hardly are of one camera
 FOCALS = 30  # images in a row that are compared
 USUAL_VIEW = 25.0, 110.0  # degrees of width that networks are made for; others they misjudge
+FROZEN_NS = 10_000_000_000  # between stamps of images of which all are the same, to the last bit
 BLINK = 15.0  # of 255: by how much brightness goes to and fro at least, from image to image
 
 
@@ -28,6 +30,11 @@ class Seen(NamedTuple):
     trusted: float  # share of pixels whose confidence reaches min_confidence
     confidence: float  # mean
     min_confidence: float
+    stamp_ns: int
+
+    def shows_the_same(self, other: "Seen") -> bool:
+        """Whether both views are one image: noise alone makes others differ."""
+        return (self.brightness, self.contrast) == (other.brightness, other.contrast)
 
 
 def measure(view: View, min_confidence: float) -> Seen:
@@ -36,7 +43,7 @@ def measure(view: View, min_confidence: float) -> Seen:
     brightness = view.rgb[::EVERY, ::EVERY].mean(axis=-1)
     trusted = np.mean(view.confidence >= min_confidence)
     figures = brightness.mean(), brightness.std(), trusted, np.mean(view.confidence)
-    return Seen(*map(float, figures), min_confidence)
+    return Seen(*map(float, figures), min_confidence, view.stamp_ns)
 
 
 class CameraHealth:
@@ -46,11 +53,17 @@ class CameraHealth:
         self._whose = f"{name}: " if name else ""
         self._newest = self._before = first
         self._change = 0.0  # of brightness, from the view before
-        self._blank = self._blinking = self._untrusted = 0  # views in a row
+        self._same_since = first  # the first of the views that show what the newest one does
+        self._same = self._blank = self._blinking = self._untrusted = 0  # views in a row
 
     def update(self, seen: Seen) -> None:
         """One more view."""
         self._before, self._newest = self._newest, seen
+        is_later = seen.stamp_ns > self._before.stamp_ns
+        if is_later and seen.shows_the_same(self._before):
+            self._same += 1
+        else:
+            self._same_since, self._same = seen, 1
         change, last = seen.brightness - self._before.brightness, self._change
         is_back = change * last < 0 and min(abs(change), abs(last)) > BLINK
         self._change = change
@@ -68,6 +81,18 @@ class CameraHealth:
             f" {self._newest.brightness:.0f} of 255, contrast {self._newest.contrast:.1f}): a lens"
             " cap, darkness, over-exposure, or an encoding that the driver misstates; what is"
             " published of them is a guess"
+        )
+
+    @property
+    def frozen(self) -> str:
+        """One image comes again and again; empty: it does not, or not for long."""
+        seconds = (self._newest.stamp_ns - self._same_since.stamp_ns) * 1e-9
+        if self._same < PATIENCE or seconds * 1e9 < FROZEN_NS or self.blank:
+            return ""
+        return (
+            f"{self._whose}the last {self._same} images are one and the same, for {seconds:.0f} s:"
+            " the camera or its driver is frozen, and what is published is of then; restart the"
+            " driver (unless it is simulated without noise, and stands still)"
         )
 
     @property
@@ -142,9 +167,10 @@ class ViewHealth:
 
     @property
     def images(self) -> str:
-        """Cameras whose images show nothing, or are not of one exposure; empty: none."""
+        """Cameras whose images show nothing, or one thing, or are not of one exposure."""
         cameras = self._cameras.values()
-        return "; ".join(filter(None, [c.blank for c in cameras] + [c.blinking for c in cameras]))
+        faults = [(c.blank, c.frozen, c.blinking) for c in cameras]
+        return "; ".join(filter(None, chain.from_iterable(faults)))
 
     @property
     def untrusted(self) -> str:
