@@ -192,6 +192,25 @@ def test_a_tree_that_is_not_joined_is_a_lasting_warning_whose_line_works(name: s
     assert outcome(parameters | parameters_of(line), static, moving) == "", line
 
 
+def test_what_another_node_has_placed_is_sent_once_that_node_was_stopped(rig: Rig):
+    """As the warning asks for; once it is there again, it is left to it."""
+    robot, other = TreeRig(rig, URDF, (ODOM, ("map", "odom"))), {("map", "odom")}
+    robot.start(tf_mode="map_to_odom", world_frame="map")
+    robot.infer(0, 1)
+    assert "another node publishes map -> odom; stop it" in warning(rig, 2)
+    robot.moving = [ODOM]
+    robot.infer(*range(11, 102, 10))  # ten seconds
+    assert "another node publishes map -> odom; stop it" in warning(rig, 12)
+    assert not other & robot.links()
+    robot.infer(112, 113)
+    rig.wait_until(lambda: other <= robot.links(since=112), "map -> odom is sent")
+    assert not warning(rig, 14)
+    robot.moving = [ODOM, ("map", "odom")]
+    robot.infer(114, 115)
+    assert "another node publishes map -> odom; stop it" in warning(rig, 16)
+    assert not other & robot.links(since=114)
+
+
 def test_a_camera_that_the_robot_does_not_know_is_a_warning_whose_line_mounts_it(rig: Rig):
     robot = TreeRig(rig, (("base_link", "laser"), *HAND_HELD))
     node = robot.start()

@@ -49,7 +49,7 @@ class CameraTransforms(SendingTransforms):
         joint = self._joint(camera)
         if joint is not None and joint != self._joined:
             self._join(joint, camera)
-        if self._is_leaf_free(leaf):
+        if self._is_leaf_free(leaf, views[-1].stamp_ns):
             pose = inverse_rigid(update.odom_from_world)
             transforms += [
                 transform_message(header(view.stamp_ns, world), leaf, pose) for view in views
@@ -177,8 +177,8 @@ class CameraTransforms(SendingTransforms):
         world_from_top = view.world_from_camera @ camera_from_top
         return world_from_top if joint.child == joint.top else inverse_rigid(world_from_top)
 
-    def _is_leaf_free(self, leaf: str) -> bool:
-        parent = self._frames.tree.parent(leaf)
+    def _is_leaf_free(self, leaf: str, ns: int) -> bool:
+        parent = self._frames.tree.placed_below(leaf, ns)
         if parent is None:
             return True
         names = {"visual_odom_frame": "vggt_odom" if leaf != "vggt_odom" else "vggt_odom_2"}

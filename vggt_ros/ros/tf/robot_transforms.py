@@ -34,11 +34,11 @@ class RobotTransforms(SendingTransforms):
         transforms, places, located = [], [], is_located(update)
         odom_from_world = update.odom_from_world
         for view in views:
-            if self._is_free(self._leaf):
+            if self._is_free(self._leaf, view.stamp_ns):
                 pose = odom_from_world if self._is_continuous else inverse_rigid(odom_from_world)
                 head = header(view.stamp_ns, self._parent)
                 transforms.append(transform_message(head, self._leaf, pose))
-            if not self._is_free(self._child):
+            if not self._is_free(self._child, view.stamp_ns):
                 self._slow.stop()
                 continue
             world = odom_from_world if self._is_continuous else np.eye(4)
@@ -69,10 +69,10 @@ class RobotTransforms(SendingTransforms):
         self._problems.append(f"no transform is sent, since {missing}")
         return None
 
-    def _is_free(self, child: str) -> bool:
+    def _is_free(self, child: str, ns: int) -> bool:
         """Whether no other node publishes the child's place, nor makes it an ancestor."""
         tree = self._frames.tree
-        known = tree.parent(child)
+        known = tree.placed_below(child, ns)
         if known is None and child not in tree.ancestors(self._parent):
             return True
         above = tree.parent(self._parent)

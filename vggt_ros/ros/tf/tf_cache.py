@@ -154,6 +154,12 @@ class TfCache:
         link = self._links.get(frame_name(frame))
         return link.parent if link else None
 
+    def placed_below(self, frame: str, ns: int) -> str | None:
+        """The frame's parent, as long as its publisher sends; see `Link.has_ended`."""
+        with self._lock:
+            link = self._links.get(frame_name(frame))
+            return None if link is None or link.has_ended(ns) else link.parent
+
     def is_static(self, frame: str) -> bool:
         """Whether the transform to the frame's parent is known, and static."""
         link = self._links.get(frame_name(frame))

@@ -25,9 +25,12 @@ class Link:
         self.packed: list[Packed] = []
         self.damaged = 0  # that were forgotten; the caller sets it back
         self._old = 0  # in a row, that were too old to be kept
+        # Transforms so far, and at the image of this stamp, up to which they had come.
+        self._received, self._heard = 0, (0, 0)
 
     def add(self, ns: int, packed: Packed) -> None:
         """Keep a transform, unless it is too old."""
+        self._received += 1
         stamps, kept = self.stamps, self.packed
         is_old = not self.is_static and bool(stamps) and ns < stamps[-1] - KEPT_NS
         self._old = self._old + 1 if is_old else 0
@@ -49,6 +52,19 @@ class Link:
         if stamps[-1] - stamps[0] > KEPT_NS:
             first = bisect_left(stamps, stamps[-1] - KEPT_NS)
             del stamps[:first], kept[:first]
+
+    def has_ended(self, ns: int) -> bool:
+        """Whether its publisher has: nothing came, nor is anything known, for `KEPT_NS` of images.
+
+        Asked with each image, whose stamps are `ns`: so a camera that pauses ends nothing.
+        """
+        if self.is_static:
+            return False
+        count, since = self._heard
+        if count != self._received or ns < since:
+            self._heard = self._received, ns
+            return False
+        return ns - since > KEPT_NS and not (self.stamps and self.stamps[-1] >= ns - KEPT_NS)
 
     def forget_from(self, ns: int) -> None:
         """Time went back to this stamp."""
