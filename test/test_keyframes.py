@@ -260,6 +260,19 @@ def test_another_segment_makes_no_keyframe_redundant():
     assert 0 in store and len(store) == store.limit
 
 
+def test_what_many_losses_leave_behind_takes_no_room_from_the_map():
+    """Hours of a camera that is lost now and then, and never found where it was."""
+    store = KeyframeStore(limit=40)
+    for key in range(400):
+        is_lost = key % 10 < 2  # for two keyframes, of a segment of their own
+        store.add(keyframe(key, 10.0 * key, segment=1 + key // 10 if is_lost else 0))
+        store.thin()
+        assert len(store) <= store.limit
+    segments = store.centres().segments
+    assert np.sum(segments == 0) >= 20
+    assert segments.max() > 30, "the newest losses are known"
+
+
 def test_what_is_needed_stays_even_beyond_the_limit():
     store = store_of(np.zeros(20), limit=5)
     store.thin(keep=range(10))

@@ -20,6 +20,7 @@ from vggt_ros.mapping.pose_graph.keyframe import Keyframe, Views, packed, scene_
 
 NEWEST = 10  # keyframes that are never thinned: windows still share frames with them
 CANDIDATES = 32  # keyframes, spread over all, compared with all others for each that is removed
+ALONE = 0.25  # share of the limit that keyframes may be which are all that is left of a segment
 ALIKE = 1.05  # redundancies within this factor are the same: the older keyframe goes
 
 
@@ -204,13 +205,25 @@ class KeyframeStore:
         """While there are more than `limit`, remove the old keyframe that is missed least.
 
         That is one with another of its segment close by that faces the same way; never one of
-        `keep` or of the newest few. More than `limit` stay where nothing else is left.
+        `keep` or of the newest few. Each loss may leave a segment, and the last keyframe of one is
+        close to no other: the oldest of these goes where they are many, or nothing else is left.
         """
+        kept = set(keep)
         while len(self) > self.limit:
-            key = self._most_redundant(set(keep))
-            if key is None:
+            alone = self._alone(kept)
+            key = None if len(alone) > ALONE * self.limit else self._most_redundant(kept)
+            if key is not None:
+                self._remove(key)
+            elif alone:
+                self.drop(self._poses.segment(alone[0]))
+            else:
                 return
-            self._remove(key)
+
+    def _alone(self, keep: set[int]) -> list[int]:
+        """Old keyframes that are all that is left of their segments, the oldest first."""
+        _, which, counts = np.unique(self._poses.segments, return_inverse=True, return_counts=True)
+        ids = self.ids[:-NEWEST][counts[which[:-NEWEST]] == 1]
+        return [key for key in ids.tolist() if key not in keep]
 
     def _most_redundant(self, keep: set[int]) -> int | None:
         poses = self._poses
