@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files and folders that appear whole or not at all, and point clouds as PLY."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -82,6 +83,16 @@ def restore_folder(path: Path) -> None:
 def _beside(path: Path) -> tuple[Path, Path]:
     """Where a folder is prepared, and where the one before it waits."""
     return path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+
+
+def json_bytes(document: Any, indent: int = 2) -> bytes:
+    """A JSON file in UTF-8, which `json.loads` gives back as it was.
+
+    Also with names of files that are not UTF-8: their bytes, which Python has as lone surrogates,
+    are escaped.
+    """
+    text = json.dumps(document, indent=indent, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # which is JSON's own escape
 
 
 PLY_TYPES = {"<f4": "float", "u1": "uchar", "<i4": "int"}  # NumPy's name: PLY's

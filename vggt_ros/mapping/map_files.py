@@ -23,7 +23,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from vggt_ros.errors import UserError
-from vggt_ros.files import atomic_folder, read_ply, restore_folder
+from vggt_ros.files import atomic_folder, json_bytes, read_ply, restore_folder
 from vggt_ros.geometry import Similarity
 from vggt_ros.mapping.cloud.voxels import OwnedCloud
 from vggt_ros.mapping.pose_graph.edges import Edge
@@ -94,8 +94,7 @@ def save_map(
                 "sha256": hashes,
             }
             index["sha256"][INDEX] = _index_hash(index)
-            text = json.dumps(index, indent=1, ensure_ascii=False)
-            (new / INDEX).write_text(text + "\n", encoding="utf-8")
+            (new / INDEX).write_bytes(json_bytes(index, indent=1))
 
 
 def load_map(folder: Path, *, fingerprint: str, limit: int = 2000) -> LoadedMap:

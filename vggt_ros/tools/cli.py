@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -74,6 +75,8 @@ COMMANDS = {
 
 def main() -> None:
     """The program `vggt`; exits 0, 1 after an error, 2 after a wrong option, 130 after Ctrl-C."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a name of a file may be of any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(call(sys.argv[1:]))
     except KeyboardInterrupt:

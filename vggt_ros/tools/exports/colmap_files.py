@@ -14,6 +14,7 @@ import numpy as np
 
 from vggt_ros.tools.exports.sparse_model import Model
 
+NAMES = "surrogateescape"  # names of images are the bytes that they are on disk
 PINHOLE = 1  # COLMAP's id of the camera model; its parameters are fx fy cx cy
 
 
@@ -25,7 +26,8 @@ def write_model(folder: Path, model: Model) -> None:
         ("images", _view_lines),
         ("points3D", _point_lines),
     ):
-        with (folder / f"{name}.txt").open("w") as file:  # gigabytes of a thousand images
+        place = folder / f"{name}.txt"  # gigabytes of a thousand images
+        with place.open("w", encoding="utf-8", errors=NAMES) as file:
             file.writelines(lines(model))
     for name, parts in (
         ("cameras", _camera_bytes),
@@ -92,7 +94,12 @@ def _view_bytes(model: Model) -> Iterator[bytes]:
         pixels = np.empty(len(view.pixels), [("uv", "<f8", 2), ("point", "<i8")])
         pixels["uv"], pixels["point"] = view.pixels, view.points
         yield struct.pack("<i7di", number, *pose, view.camera)
-        yield view.name.encode() + b"\0" + struct.pack("<Q", len(pixels)) + pixels.tobytes()
+        yield (
+            view.name.encode("utf-8", NAMES)
+            + b"\0"
+            + struct.pack("<Q", len(pixels))
+            + pixels.tobytes()
+        )
 
 
 def _point_bytes(model: Model) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vggt_ros.errors import UserError
+from vggt_ros.files import json_bytes
 from vggt_ros.tools.runs.format import Run, is_run, open_run
 from vggt_ros.tools.runs.writer import replacing, writing
 
@@ -108,22 +109,18 @@ class Batch:
 
     def save(self, *, interrupted: bool) -> None:
         """Write the file, whole or not at all."""
-        text = json.dumps(
-            {
-                "format": FORMAT,
-                "options": self.options,
-                "done": self.count(DONE),
-                "failed": self.count(FAILED),
-                "waiting": self.count(WAITING),
-                "frames": sum(entry.frames for entry in self.entries),
-                "interrupted": interrupted,
-                "sources": [entry._asdict() for entry in self.entries],
-            },
-            indent=2,
-            ensure_ascii=False,
-        )
+        document = {
+            "format": FORMAT,
+            "options": self.options,
+            "done": self.count(DONE),
+            "failed": self.count(FAILED),
+            "waiting": self.count(WAITING),
+            "frames": sum(entry.frames for entry in self.entries),
+            "interrupted": interrupted,
+            "sources": [entry._asdict() for entry in self.entries],
+        }
         with replacing(self.out / STATE) as file:
-            file.write((text + "\n").encode())
+            file.write(json_bytes(document))
 
     def table(self) -> str:
         """A row for every source, and their sum."""

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a run directory frame by frame; whatever interrupts it, the files on disk are complete."""
 
-import json
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vggt_ros.errors import UserError
-from vggt_ros.files import atomic_write
+from vggt_ros.files import atomic_write, json_bytes
 from vggt_ros.geometry import Similarity, quaternion_from_rotation
 from vggt_ros.mapping.corrections import SAME
 from vggt_ros.mapping.rig.report import LAUNCH_FILE, RigReport, launch_file
@@ -107,7 +106,7 @@ class RunWriter:
         """Replace summary.json; `format` and `frames` are added."""
         summary = {"format": FORMAT, "frames": self.count} | summary
         with replacing(self.path / SUMMARY) as file:
-            file.write((json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+            file.write(json_bytes(summary))
 
     def __enter__(self) -> "RunWriter":
         return self
