@@ -8,7 +8,7 @@ from made_updates import update
 from node_rig import Rig
 
 from vggt_ros.mapping.metric.scale import Estimate
-from vggt_ros.mapping.status import TRACKING, MapStatus
+from vggt_ros.mapping.status import LOST, TRACKING, MapStatus
 from vggt_ros.ros.health.alarms import HELD_REPORTS
 from vggt_ros.ros.health.diagnostics import Health
 
@@ -231,6 +231,23 @@ def test_what_was_wrong_last_stays_in_the_summary():
 
 
 # ---- lasting warnings ---------------------------------------------------------------------------
+
+
+def test_a_node_that_is_not_active_is_not_judged_by_what_images_showed_last():
+    """It was lost as it was deactivated, which is hours ago; what was asked of it still counts."""
+    watched = Watched()
+    status = MapStatus(state=LOST, segments=1, keyframes=9)
+    watched.health.inferred(update([0], status=status), 0.1, {})
+    watched.health.set_warning("what images show", "the last 10 images show next to nothing")
+    watched.health.set_warning("surface", "min_agreement is 2, and 3% are seen", "outputs")
+    watched.health.tf = "off: camera already has parent base_link"
+    assert watched.levels("")[-1] == WARN
+    watched.health.enter("inactive")
+    assert watched.levels("")[-1] == OK
+    watched.health.set_warning("~/save_map", "~/save_map failed: the disk is full", "map")
+    assert watched.report()["map"].message == "~/save_map failed: the disk is full"
+    watched.health.enter("active")
+    assert "the last 10 images" in watched.report()["input"].message
 
 
 def test_a_lasting_warning_is_shown_in_its_part_and_logged_as_it_begins():

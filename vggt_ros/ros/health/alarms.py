@@ -12,6 +12,12 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 HELD_REPORTS = 5  # in a row without a problem before it leaves the diagnostics
 
 
+# Problems of a node that is not active: part and subject, beside all of part settings.
+OF_INACTIVE = (
+    ("input", "refused"), ("network", "state"), ("map", "~/save_map"), ("map", "~/load_map"),
+)  # fmt: skip
+
+
 class Problem(NamedTuple):
     """One thing that is wrong."""
 
@@ -20,6 +26,11 @@ class Problem(NamedTuple):
     level: bytes  # WARN: works, but not as asked.  ERROR: nothing comes out
     text: str
     is_held: bool = True  # for some reports after its end; not: a state, such as compiling
+
+
+def of_inactive(found: Iterable[Problem]) -> list[Problem]:
+    """Without what concerns images, which are not asked for."""
+    return [p for p in found if p.part == "settings" or (p.part, p.subject) in OF_INACTIVE]
 
 
 class Alarms:

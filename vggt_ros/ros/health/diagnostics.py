@@ -10,7 +10,7 @@ from typing import NamedTuple
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from vggt_ros.frames import Update
-from vggt_ros.ros.health.alarms import ERROR, WARN, Alarms, Problem
+from vggt_ros.ros.health.alarms import ERROR, WARN, Alarms, Problem, of_inactive
 from vggt_ros.ros.health.inference_health import InferenceHealth
 from vggt_ros.ros.health.input_health import InputHealth
 from vggt_ros.ros.health.notices import ThrottledLog, kind_of, printable
@@ -191,6 +191,7 @@ class Health:
             found = self._input.problems(no_image, refused, self._inferences.rate)
             found += [*self._network_problems(), *self._map.problems(is_noise=self._is_noise)]
             found += [*self._scale_and_tf_problems(), *self._warnings.values()]
+            found = found if self._stage == ACTIVE else of_inactive(found)
             problems = self._alarms.update(found)
             self._remember(problems)
             parts = [
