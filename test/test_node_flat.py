@@ -143,6 +143,29 @@ def test_a_large_grid_takes_some_images_and_that_is_said(monkeypatch: pytest.Mon
     assert not output.is_making
 
 
+def test_a_grid_that_is_too_large_for_its_cells_is_a_warning_that_lasts(monkeypatch):
+    """After hours of a robot that goes on and on."""
+    now = Parameters(map_voxel=0.05, map_period=0.1, base_frame="robot", scan_max_range=4.0)
+    known, follower = MapOutput(Unchanging(now)), MapFollower()
+    output, cells = OccupancyOutput(lambda *_: np.eye(4), known), []
+    for i in range(20):
+        if i == 10:
+            assert cells and set(cells) == {0.05}
+            monkeypatch.setattr("vggt_ros.mapping.cloud.occupancy.MAX_CELLS", 100)
+        found = update([i - 1, i] if i else [i], keyframes(range(i + 1)), metric=True)
+        change = follower.follow(found)
+        known.update(found, change)
+        output.update(found, change)
+        if not output.is_making and output.is_due(now):
+            output.begin(now)
+        assert i > 9 or not output.warning
+        if (grid := output.next_message(now)) is not None:
+            cells.append(round(grid.info.resolution, 6))
+    assert output.warning.startswith(f"~/occupancy has cells of {cells[-1]:g}, not of 0.05 as")
+    output.begin(now)
+    assert output.warning, "also while the next one is made"
+
+
 def test_a_band_needs_its_two_heights_in_order():
     with pytest.raises(UserError, match="the second must be the larger one"):
         Parameters(scan_min_height=2.0, scan_max_height=1.0)

@@ -17,7 +17,7 @@ from sensor_msgs.msg import LaserScan
 
 from vggt_ros.frames import Update, View
 from vggt_ros.mapping.cloud.flat import Band, scan
-from vggt_ros.mapping.cloud.occupancy import READ_AT_ONCE, Grid, GridBuilder
+from vggt_ros.mapping.cloud.occupancy import MAX_CELLS, READ_AT_ONCE, Grid, GridBuilder
 from vggt_ros.mapping.cloud.voxel_sweep import CloudSweep
 from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.ros import messages
@@ -85,6 +85,7 @@ class OccupancyOutput:
         self._sweep: CloudSweep | None = None  # of the grid in progress
         self._is_read = False
         self._floor = 0.0
+        self._coarse = ""  # that the last grid has larger cells than the cloud
 
     def update(self, update: Update, change: Change) -> None:
         """The newest update, of which heights and the places of keyframes are taken."""
@@ -121,7 +122,7 @@ class OccupancyOutput:
         floor = 0.0 if mount is not None else -parameters.camera_height or None
         self.warning = why_not(
             "~/occupancy", parameters, newest.camera, metric=update.metric, mount=floor
-        )
+        ) or self._coarse  # fmt: skip
         if floor is None or not update.metric:
             return
         self._floor, self._is_read, self._begun_ns = floor, False, newest.stamp_ns
@@ -146,6 +147,7 @@ class OccupancyOutput:
             return None
         stamp_ns = self._newest.views[-1].stamp_ns
         self._describe(1e-9 * (stamp_ns - self._begun_ns), parameters.map_period)
+        self.warning = self._coarse = self._why_coarse(self._builder.grid)
         return self._message(self._builder.grid, stamp_ns, parameters.world_frame)
 
     def _describe(self, taken: float, period: float) -> None:
@@ -156,6 +158,16 @@ class OccupancyOutput:
                 f", and not every {period:g} s (map_period), since each image brings it only a part"
                 f" further: {self._map.size} points of the map take {taken:.1f} s"
             )
+
+    def _why_coarse(self, grid: Grid) -> str:
+        """That its cells are larger than the cloud's voxels, with figures; empty: they are not."""
+        if grid.cell <= self._map.voxel:
+            return ""
+        return (
+            f"~/occupancy has cells of {grid.cell:g}, not of {self._map.voxel:g} as the map's"
+            f" voxels: it is too large for these, which would be more than {MAX_CELLS} cells; start"
+            " with a map_voxel that is enough, or call ~/reset for another map"
+        )
 
     def _keyframes(self) -> KeyframePoses:
         return KeyframePoses.empty() if self._newest is None else self._newest.keyframes
