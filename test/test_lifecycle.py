@@ -149,6 +149,17 @@ def test_no_image_of_a_rig_is_missed_for_the_time_before_it_was_active(rig: Rig,
     assert "no image for 4 s" in left.missing
 
 
+def test_cleanup_forgets_the_sizes_of_a_rig_s_images(rig: Rig):
+    manager = Manager(rig, cameras="left,right")
+    sizes = [camera.sizes for camera in manager.node.rig.cameras.values()]
+    manager.walk(CONFIGURE)
+    for size in sizes:
+        size.use(640, 480)
+    manager.walk(CLEANUP, CONFIGURE)
+    for camera in manager.node.rig.cameras.values():
+        camera.sizes.check(320, 240)
+
+
 def test_deactivate_keeps_network_and_map_and_activate_goes_on_with_them(rig: Rig):
     manager = Manager(rig)
     manager.walk(CONFIGURE, ACTIVATE)

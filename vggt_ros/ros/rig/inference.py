@@ -17,6 +17,7 @@ from vggt_ros.ros.rig.camera import RigCamera
 from vggt_ros.ros.rig.cameras import RigTask
 from vggt_ros.ros.rig.mounts import RigMounts
 from vggt_ros.ros.rig.report import RigReports
+from vggt_ros.timeline import SizeGate
 
 
 class ReadInstant(NamedTuple):
@@ -34,6 +35,11 @@ class RigInference(InferenceWorker):
         self._cameras = cameras
         frames = self._robot.frames
         self._settle = None if frames is None else frames.settle
+        self._in_hand: list[RigCamera] = []  # whose images are being inferred
+        self._forget_rig()
+
+    def _forget_rig(self) -> None:
+        frames = self._robot.frames
         self._mounts = RigMounts(
             None if frames is None else lambda: frames.tree,
             self._parameters.base_frame,
@@ -42,7 +48,13 @@ class RigInference(InferenceWorker):
         self._reports = RigReports(self._health)
         self._optical: dict[str, str] = {}  # frames of the cameras, by their names
         self._newest: RigReport | None = None
-        self._in_hand: list[RigCamera] = []  # whose images are being inferred
+
+    def release(self) -> None:
+        """The same; cameras of any size and any place may be the first again."""
+        super().release()
+        self._forget_rig()
+        for camera in self._cameras.values():
+            camera.sizes = SizeGate()
 
     def _read(self, task: RigTask) -> tuple[ReadInstant, bool]:
         """Its frames; those that cannot be read are left out.
