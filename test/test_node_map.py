@@ -74,8 +74,13 @@ def drive(robot: SimulatedRobot, frames: range) -> Run:
     poses = rig.subscribe_matched("/vggt/pose", PoseStamped)
     status = rig.subscribe_matched("/vggt/status", MapStatus)
     robot.infer(*frames)
-    rig.wait_until(lambda: len(status) >= len(frames), "a status for each frame")
-    status = status[-len(frames) :]
+
+    def of_frames() -> list[MapStatus]:
+        """Without that of the start, which has no stamp."""
+        return [msg for msg in status if stamp_ns(msg.header.stamp)][-len(frames) :]
+
+    rig.wait_until(lambda: len(of_frames()) == len(frames), "a status for each frame")
+    status = of_frames()
     return Run(robot, [msg.state for msg in status], by_frame(poses), status)
 
 

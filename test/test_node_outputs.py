@@ -224,24 +224,6 @@ def plain_image(head, rgb) -> Image:
                  encoding="rgb8", data=rgb.tobytes())  # fmt: skip
 
 
-def test_a_late_subscriber_receives_the_map_without_another_image(rig: Rig):
-    node = rig.start()
-    rig.infer(0, 1, 2)
-    rig.wait_until(lambda: node.outputs.map.size, "two views are settled in the map")
-    received = rig.subscribe("/vggt/map_points", PointCloud2, latched=True)
-    rig.wait_until(lambda: received, "the map arrives")
-    assert received[0].width == node.outputs.map.size
-    assert received[0].header.stamp == messages.time_message(START + 2 * PERIOD)
-
-
-def test_a_late_subscriber_receives_the_path_without_another_image(rig: Rig):
-    rig.start()
-    rig.infer(0, 1, 2)
-    paths = rig.subscribe("/vggt/path", TOPICS["/vggt/path"], latched=True)
-    rig.wait_until(lambda: paths, "the path")
-    assert len(paths[-1].poses) == 3
-
-
 # ---- pixel grids --------------------------------------------------------------------------------
 
 

@@ -46,6 +46,16 @@ def status_message(update: Update, world_frame: str) -> MapStatus:
     )
 
 
+def initial_status(world_frame: str) -> MapStatus:
+    """That no window is registered yet; there is no image to have the stamp of."""
+    return MapStatus(
+        header=messages.header(0, world_frame),
+        state=MapStatus.INITIALISING,
+        scale_source="none",
+        scale_sigma=float("inf"),
+    )
+
+
 def status_text(update: Update) -> str:
     """The same in three lines, to be shown beside the map; the reason is a fourth one."""
     status = update.status

@@ -5,7 +5,7 @@
 import numpy as np
 from jaxtyping import Float
 from std_msgs.msg import ColorRGBA, Header
-from visualization_msgs.msg import Marker
+from visualization_msgs.msg import Marker, MarkerArray
 
 from vggt_ros.mapping.corrections import KeyframePoses
 from vggt_ros.ros import messages
@@ -53,6 +53,13 @@ def keyframes_message(
         markers.append(_text(head, text, 2.0 * SIZE * step, places[-1]))
         ends.append(np.empty((0, 3)))
     return marker_bytes(markers, ends)
+
+
+def no_keyframes_message(frame_id: str) -> MarkerArray:
+    """Takes away all that was shown."""
+    return MarkerArray(
+        markers=[Marker(header=messages.header(0, frame_id), action=Marker.DELETEALL)]
+    )
 
 
 def _text(head: Header, text: str, height: float, below: Float[np.ndarray, "3"]) -> Marker:

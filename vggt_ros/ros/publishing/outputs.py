@@ -19,14 +19,14 @@ from vggt_ros.mapping.map_files import LoadedMap
 from vggt_ros.msg import MapStatus, PointTracks
 from vggt_ros.ros import messages
 from vggt_ros.ros.clouds import WindowCloud
-from vggt_ros.ros.health.status_output import status_message, status_text
+from vggt_ros.ros.health.status_output import initial_status, status_message, status_text
 from vggt_ros.ros.health.view_health import ViewHealth
 from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.parameters import Parameters
 from vggt_ros.ros.publishing.depth_output import Surface
 from vggt_ros.ros.publishing.flat_outputs import OccupancyOutput, ScanOutput
 from vggt_ros.ros.publishing.following import Change, MapFollower
-from vggt_ros.ros.publishing.keyframes_output import keyframes_message
+from vggt_ros.ros.publishing.keyframes_output import keyframes_message, no_keyframes_message
 from vggt_ros.ros.publishing.map_output import MapOutput
 from vggt_ros.ros.publishing.output import Output
 from vggt_ros.ros.publishing.path_output import PathOutput
@@ -140,13 +140,28 @@ class Outputs:
         """
         for output in (*self._all, self.transforms):
             output.is_on = is_on
-        if is_on:
+        if is_on and self._newest is None:
+            self._show_start()
+        elif is_on:
             self._send_path_if_any()
             self._send_map_if_any()
             self._send_status_if_any()
 
     def reset(self) -> None:
-        """Start an empty map and an empty path, which is published."""
+        """Start an empty map and an empty path, which are published."""
+        self._clear()
+        self._show_start()
+
+    def load(self, loaded: LoadedMap) -> None:
+        """Start with the cloud of a saved map, which is published."""
+        self._clear()
+        self.map.load(loaded)
+        ids = loaded.store.ids
+        fixed = len(ids) > 0 and not self._parameters.now.mapping
+        self._newest_shown = int(ids[-1]) if fixed else None
+        self._show_start()
+
+    def _clear(self) -> None:
         self._newest = None
         self._follower.reset()
         self.surface.reset()
@@ -155,16 +170,6 @@ class Outputs:
         self.occupancy.reset()
         self._poses.reset()
         self.transforms.reset()
-        self._path.send(lambda _: self.path.message())
-
-    def load(self, loaded: LoadedMap) -> None:
-        """Start with the cloud of a saved map, which is published."""
-        self.reset()
-        self.map.load(loaded)
-        ids = loaded.store.ids
-        fixed = len(ids) > 0 and not self._parameters.now.mapping
-        self._newest_shown = int(ids[-1]) if fixed else None
-        self._send_map_if_any()
 
     def cloud_at(self, keyframes: KeyframePoses) -> OwnedCloud | None:
         """The cloud of the map, once path and cloud have followed its keyframes."""
@@ -172,6 +177,17 @@ class Outputs:
         self.path.follow(change)
         self.map.follow(change)
         return self.map.owned_cloud
+
+    def _show_start(self) -> None:
+        """Before the first update; else latched topics show the map of before until it has points.
+
+        A grid without cells is none to nav2: `~/occupancy` waits for some.
+        """
+        self._path.send(lambda _: self.path.message())
+        if self.map.voxel:
+            self._map.send(lambda _: self.map.message())
+        self._keyframes.send(lambda _: no_keyframes_message(self._world))
+        self._status.send(lambda _: initial_status(self._world))
 
     # To late subscribers of latched topics.
 
