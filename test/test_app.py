@@ -222,7 +222,7 @@ def test_points_are_chosen_in_a_large_image_at_its_own_scale():
 
 
 def test_options_without_meaning_and_a_missing_library_are_named(monkeypatch):
-    with pytest.raises(UserError, match="must be 1 or more"):
+    with pytest.raises(UserError, match="--max-images is 0; give 1 or more"):
         app(max_images=0)
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match="the page needs Gradio; install it"):

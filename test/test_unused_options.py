@@ -108,6 +108,33 @@ def test_an_option_that_nothing_uses_is_refused_by_its_name(command: str, option
     assert re.search("leave|give|add|name|write", str(refused.value)), "says what to do"
 
 
+@pytest.mark.parametrize(
+    ("command", "given", "wanted"),
+    [
+        ("run", WHOLE | {"max_points": -1}, "0 or more"),
+        ("run", WHOLE | {"seed": -1}, "0 to 2147483647"),
+        ("fleet", {"sources": [FILE], "out": FILE, "seed": -1}, "0 to 2147483647"),
+        ("colmap", RUN | {"max_points": 0}, "1 or more"),
+        ("export", RUN | {"to": "glb", "max_points": -5}, "1 or more"),
+        ("export", RUN | {"to": "mesh", "voxel": float("nan")}, "0 or more"),
+        ("eval", SCORED | {"max_difference": -1.0}, "0 or more"),
+        ("view", {"run": FILE, "port": 70000}, "0 to 65535"),
+        ("view", {"run": FILE, "every": -1}, "0 or more"),
+        ("app", {"keep_minutes": 0}, "1 or more"),
+        ("app", {"port": -1}, "0 to 65535"),
+        ("demo", {"rate": 0.0}, "0.001 to 1000"),
+        ("demo", {"seconds": -1.0}, "0 or more"),
+    ],
+)
+def test_a_number_outside_of_its_limits_is_refused_before_anything_is_read(
+    command: str, given: dict[str, Any], wanted: str
+):
+    *_, name = given
+    option = re.escape(name.replace("_", "-"))
+    with pytest.raises(UserError, match=f"^--{option} is .*; give {re.escape(wanted)}$"):
+        function(command)(**given)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_of_every_command_is_accounted_for(command: str):
     """A new option is to be put into one of the two tables."""

@@ -5,6 +5,7 @@
 It is served on this machine only unless another host is given, and asks nothing of other hosts.
 """
 
+import math
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from typing import Any, Literal
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.tools.app_page import layout
 from vggt_ros.tools.app_sessions import Limits, Sessions
+from vggt_ros.tools.option_sets import PORTS, check_limits
 from vggt_ros.tools.runs.network import Engine
 from vggt_ros.tools.viewer import reachable
 
@@ -56,8 +58,8 @@ def app(
         device: JAX platform (cpu, gpu); auto is the first one available.
         cache_dir: Directory of compiled programs, reused by later starts.
     """
-    if min(max_images, max_megabytes, keep_minutes) < 1:
-        raise UserError("--max-images, --max-megabytes and --keep-minutes must be 1 or more")
+    some = (1, math.inf)
+    check_limits(locals(), port=PORTS, max_images=some, max_megabytes=some, keep_minutes=some)
     if find_spec("gradio") is None:
         raise UserError(f"the page needs Gradio; install it {install_extra('app')}")
     from vggt_ros.engine.engine import open_engine

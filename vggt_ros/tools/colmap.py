@@ -14,6 +14,7 @@ As in COLMAP, images that could not be registered are in no model, and what is n
 in models of its own; here the largest comes first.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from vggt_ros.tools.exports.masks import check_depth_names, write_depths, write_
 from vggt_ros.tools.exports.measured_tracks import ENOUGH, measure_tracks
 from vggt_ros.tools.exports.progress import fused, progress
 from vggt_ros.tools.exports.sparse_model import Camera, build_model
-from vggt_ros.tools.option_sets import refuse_unused
+from vggt_ros.tools.option_sets import check_limits, refuse_unused
 from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.recording import RecordedEngine
 from vggt_ros.tools.runs.writer import tum_line
@@ -77,6 +78,7 @@ def colmap(
         cache_dir: directory of compiled programs.
     """
     given = locals()
+    check_limits(given, max_points=(1, math.inf))
     if adjust and depth:
         raise UserError("--depth is of the run, and --adjust moves its cameras: leave one out")
     if not adjust:

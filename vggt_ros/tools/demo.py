@@ -6,6 +6,7 @@ The only command that needs ROS; its modules are imported by the function that u
 """
 
 import json
+import math
 import re
 import signal
 import statistics
@@ -23,7 +24,7 @@ from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
 from vggt_ros.tools.children import ChildProcesses
 from vggt_ros.tools.loopback import stay_on_this_machine
-from vggt_ros.tools.option_sets import refuse_unused
+from vggt_ros.tools.option_sets import PORTS, check_limits, refuse_unused
 from vggt_ros.tools.runs.format import OVERVIEW, SUMMARY, RunFrame
 from vggt_ros.tools.runs.fused import fuse
 from vggt_ros.tools.runs.overview import save_overview
@@ -70,6 +71,7 @@ def demo(
         port: port of the viewer; the next free one is used if it is busy.
         out: output folder, for picture.png and summary.json.
     """
+    check_limits(locals(), port=PORTS, seconds=(0, math.inf), rate=(1e-3, 1e3))
     if headless:
         text = "is of the viewer, and --headless has none: leave one of them out"
         refuse_unused(demo, locals(), {"port": text})

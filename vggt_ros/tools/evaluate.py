@@ -9,6 +9,7 @@ a robot's base or an IMU is moved to the camera where that is known (`truth_fram
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import numpy as np
 from vggt_ros.errors import UserError, install_extra
 from vggt_ros.tools.depth_scores import DepthScores, run_scores
 from vggt_ros.tools.kitti_truth import read_kitti
-from vggt_ros.tools.option_sets import refuse_unused
+from vggt_ros.tools.option_sets import check_limits, refuse_unused
 from vggt_ros.tools.rig_scores import scores_of_run
 from vggt_ros.tools.runs.format import is_run
 from vggt_ros.tools.sources.bag_reader import is_bag
@@ -74,6 +75,8 @@ def evaluate(
         height: height of the images of rooms; 0 is three quarters of the width.
         out: folder of errors.json and errors.png; by default the run.
     """
+    any_size = (0, math.inf)
+    check_limits(locals(), max_difference=any_size, other=any_size, width=any_size, height=any_size)
     refuse_unused(evaluate, locals(), _unused(run, truth, depth))
     if str(truth) == ROOMS:
         return _in_rooms(str(run), windows, lengths, (height, width), other, out)

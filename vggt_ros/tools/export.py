@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vggt export RUN --to FORMAT --out PLACE`: a run in the format of another program."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from vggt_ros.tools.exports.mesh import SUFFIXES, load_open3d, write_mesh
 from vggt_ros.tools.exports.nerfstudio import write_nerfstudio
 from vggt_ros.tools.exports.progress import fused, progress
 from vggt_ros.tools.exports.rosbag2 import write_rosbag2
-from vggt_ros.tools.option_sets import refuse_unused
+from vggt_ros.tools.option_sets import check_limits, refuse_unused
 from vggt_ros.tools.runs.format import Run, open_run
 from vggt_ros.tools.runs.writer import writing
 
@@ -56,6 +57,7 @@ def export(
         fuse: move the depth of all frames to one surface, for points and depth.
         voxel: side of a voxel of the mesh in world units; 0: a hundred and fiftieth of the depth.
     """
+    check_limits(locals(), max_points=(1, math.inf), voxel=(0, math.inf))
     refuse_unused(export, locals(), {
         option: f"is of {' and '.join(formats)}, and {to} has none: leave it out"
         for option, formats in OF_FORMATS.items() if to not in formats

@@ -18,10 +18,10 @@ from typing import Any
 from vggt_ros.engine.interface import caution
 from vggt_ros.errors import UserError
 from vggt_ros.settings import Settings
-from vggt_ros.tools.option_sets import refuse_unused, with_options_of
+from vggt_ros.tools.option_sets import check_limits, refuse_unused, with_options_of
 from vggt_ros.tools.run import run
 from vggt_ros.tools.runs.batch import DONE, FAILED, Batch, Entry
-from vggt_ros.tools.runs.checks import check_offline
+from vggt_ros.tools.runs.checks import LIMITS, check_offline
 
 RUN = signature(run).parameters
 ENGINE = ("model", "dtype", "device", "cache_dir", "seed")  # options of the network
@@ -158,6 +158,7 @@ def _check(options: Mapping[str, Any]) -> None:
     if unknown:
         raise UserError(f"there is no option {', '.join(sorted(unknown))}; see vggt run --help")
     names = {row.name for row in fields(Settings)}
+    check_limits(options, **LIMITS)
     check_offline(
         Settings(**{name: options[name] for name in options.keys() & names}),
         is_rig=bool(options.get("cameras")),

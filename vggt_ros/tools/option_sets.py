@@ -3,12 +3,14 @@
 """Options of commands: taken from another command, and refused where nothing uses them."""
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 from vggt_ros.errors import UserError
 
+PORTS = (0, 65535)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -44,6 +46,17 @@ def descriptions(function: Callable[..., Any]) -> dict[str, str]:
     _, _, entries = (function.__doc__ or "").partition("    Args:\n")
     found = re.findall(r"^( {8}(\w+): .*\n(?: {12,}.*\n)*)", entries, re.MULTILINE)
     return {name: text for text, name in found}
+
+
+def check_limits(given: Mapping[str, Any], **limits: tuple[int | float, int | float]) -> None:
+    """Raise `UserError` for a number outside of (least, most), or that is not one.
+
+    `given`: the arguments of a call, by name; those that it lacks are not checked.
+    """
+    for name, (least, most) in limits.items():
+        if name in given and not least <= given[name] <= most:
+            wanted = f"{least:.12g} or more" if most == math.inf else f"{least:.12g} to {most:.12g}"
+            raise UserError(f"--{name.replace('_', '-')} is {given[name]:.12g}; give {wanted}")
 
 
 def refuse_unused(

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vggt view RUN`: a run directory in the browser, one segment of its map at a time."""
 
+import math
 import time
 from pathlib import Path
 
+from vggt_ros.tools.option_sets import PORTS, check_limits
 from vggt_ros.tools.runs.format import open_run
 from vggt_ros.tools.viewer import Viewer
 from vggt_ros.tools.viewer_map import map_graph
@@ -29,6 +31,7 @@ def view(
         every: show every n-th frame; 0 chooses n so that at most 300 are shown.
         segment: show the n-th largest segment of the map first, from 0; mostly there is one.
     """
+    check_limits(locals(), port=PORTS, every=(0, math.inf))
     opened = open_run(run)
     segments = opened.placed_segments()
     opened.segment(segment)  # is there

@@ -3,6 +3,7 @@
 """What is asked of a run, checked before the network is loaded."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from jaxtyping import Float, Float32
 from vggt_ros.errors import UserError
 from vggt_ros.frames import Frame
 from vggt_ros.settings import Settings
+from vggt_ros.tools.option_sets import check_limits
 from vggt_ros.tools.sources.fitting import Fitting
 from vggt_ros.tools.sources.images import Order
 from vggt_ros.tools.sources.open import open_source
@@ -23,6 +25,7 @@ from vggt_ros.tools.sources.source import Source
 from vggt_ros.windows.instants import TOLERANCE
 
 OFFLINE_SCALES = ("fixed", "height")  # sources of scale that need no more than images
+LIMITS = {"max_points": (0, math.inf), "seed": (0, 2**31 - 1)}
 OF_RIG = "baseline"  # and what a rig has by itself
 
 
@@ -33,6 +36,7 @@ def settings_among(arguments: Mapping[str, Any], *, is_rig: bool) -> Settings:
     """
     names = {row.name for row in fields(Settings)} & arguments.keys()
     settings = Settings(**{name: arguments[name] for name in names})
+    check_limits(arguments, **LIMITS)
     settings.masking()  # of a file that is there
     check_offline(settings, is_rig=is_rig)
     return settings

@@ -50,7 +50,9 @@ def open_rig(
     if not 0.0 <= sync_tolerance <= 1.0:
         raise UserError(f"--sync-tolerance is {sync_tolerance:g}; give seconds from 0 to 1")
     if not 1 <= min_cameras <= len(places):
-        raise UserError(f"--min-cameras is {min_cameras}, of {len(places)} cameras; lower it")
+        raise UserError(
+            f"--min-cameras is {min_cameras}, of {len(places)} cameras; give 1 to {len(places)}"
+        )
     if not path.exists():
         raise UserError(f"{path} does not exist; check the path")
     frames = StaticFrames()
