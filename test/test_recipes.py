@@ -105,3 +105,11 @@ def test_the_run_folder_is_relative_to_the_working_directory(tmp_path, monkeypat
     assert call(["train", "small", "--minutes", "2", "--official"]) == 0
     assert call(["train", "small", "--minutes", "2", "--official", "--out", "mine"]) == 0
     assert folders == [Path("runs/small"), Path("mine")]
+
+
+@pytest.mark.parametrize("minutes", ["-1", "nan"])
+def test_a_time_that_is_none_is_refused(tmp_path, monkeypatch, capsys, minutes: str):
+    monkeypatch.chdir(tmp_path)
+    assert call(["train", "small", "--minutes", minutes]) == 1
+    assert f"--minutes is {minutes}; give 0 or more" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -52,6 +52,8 @@ def train(
         official: at the end also write the weights under the official names.
         cache: folder for compiled programs, so that a resumed run starts sooner.
     """
+    if not minutes >= 0:
+        raise UserError(f"--minutes is {minutes:g}; give 0 or more (0: no limit)")
     recipe = read_recipe(config)
     if cache:
         jax.config.update("jax_compilation_cache_dir", cache)
