@@ -93,5 +93,5 @@ def test_rows_of_every_motion_and_of_all(folder):
 
 
 def test_a_number_of_clips_that_is_none_is_refused():
-    with pytest.raises(UserError, match="--other -1: it is a number of clips"):
+    with pytest.raises(UserError, match="--other is -1; give 0 or more"):
         evaluate(Path("small"), Path("rooms"), other=-1)

@@ -144,8 +144,6 @@ def _in_rooms(
 ) -> int:  # fmt: skip
     if windows < 1:
         raise UserError(f"--windows {windows}: at least one is needed")
-    if other < 0:
-        raise UserError(f"--other {other}: it is a number of clips, or 0")
     if min(lengths, default=0) < 2:
         raise UserError(f"--lengths {lengths}: a window in a room has at least 2 frames")
     try:
