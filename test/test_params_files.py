@@ -13,7 +13,7 @@ from node_rig import Rig
 from rclpy.node import Node
 
 from vggt_ros.ros.live_parameters import LiveParameters
-from vggt_ros.ros.params_files import files_in, matches, sections, unreached
+from vggt_ros.ros.params_files import files_in, matches, sections, undeclared, unreached
 
 pytestmark = pytest.mark.ros
 
@@ -127,6 +127,12 @@ def test_a_parameter_on_the_command_line_that_there_is_not_is_a_lasting_warning(
     words = "windw_size (did you mean window_size?)"
     rig.wait_for_diagnostics(f"the command line sets what this node does not have: {words}")
     assert "speed" not in rig.status("settings").message
+
+
+def test_an_option_of_the_program_that_holds_the_node_is_no_parameter():
+    own = ["serve.py", "-p", "8080", "-p"]
+    assert undeclared(own, "/vggt") == ""
+    assert "windw_size" in undeclared([*own, "--ros-args", "-p", "windw_size:=8"], "/vggt")
 
 
 def test_files_are_those_of_the_command_line():

@@ -54,7 +54,11 @@ def undeclared(arguments: Sequence[str], node: str) -> str:
     ROS takes any name. One may be preceded by the name of the node that it is for.
     """
     pairs = zip(arguments, arguments[1:], strict=False)
-    given = [value.partition(":=")[0] for option, value in pairs if option in ("-p", "--param")]
+    given = [
+        value.partition(":=")[0]
+        for option, value in pairs
+        if option in ("-p", "--param") and ":=" in value  # else it is an option of the program
+    ]
     own = node.rpartition("/")[2]
     names = [name for whose, _, name in (each.rpartition(":") for each in given)
              if whose in ("", own, node)]  # fmt: skip
