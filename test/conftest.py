@@ -143,7 +143,9 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     peaks = ", ".join(f"{peak / 1e9:.2f}" for peak in config.stash.get(PEAKS, []))
-    terminalreporter.write_line(f"peak memory of each test process [GB]: {peaks} (at most 1.5)")
+    terminalreporter.write_line(
+        f"peak memory of each test process, with all its tests [GB]: {peaks}"
+    )
 
 
 @pytest.fixture
