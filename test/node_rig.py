@@ -261,39 +261,35 @@ class Rig:
     ) -> DiagnosticStatus:
         """Wait for a report in which the status of a part is as it should be."""
         self.wait_until(lambda: self.received["/diagnostics"], "a report")
-        found: list[DiagnosticStatus] = []
 
-        def is_met() -> bool:
-            found[:] = [self.status(part)]  # the next report may be another
-            return bool(met(found[0]))
+        def reported() -> DiagnosticStatus | None:
+            return found if met(found := self.status(part)) else None
 
-        self.wait_until(is_met, f"the status of {part}")
-        return found[0]
+        return self.wait_until(reported, f"the status of {part}")
 
     def wait_for_diagnostics(self, *words: str, **values: str) -> dict[str, str]:
         """Wait for a report in which all these words occur and these keys have these values."""
-        report: dict[str, str] = {}
 
-        def reported() -> bool:
+        def reported() -> dict[str, str] | None:
             if not self.received["/diagnostics"]:
-                return False
-            report.clear()
-            report.update(self.diagnostics())
+                return None
+            report = self.diagnostics()
             lines = [f"{key} {value}" for key, value in report.items()]
-            return values.items() <= report.items() and all(
+            is_it = values.items() <= report.items() and all(
                 any(word in line for line in lines) for word in words
             )
+            return report if is_it else None
 
-        self.wait_until(reported, f"diagnostics report {words} and {values}")
-        return report
+        return self.wait_until(reported, f"diagnostics report {words} and {values}")
 
-    def wait_until(self, met: Callable[[], object], what: str, within: float = TIMEOUT) -> None:
-        """Wait for a condition; fails with the name of what did not happen."""
+    def wait_until(self, met: Callable[[], Any], what: str, within: float = TIMEOUT) -> Any:
+        """Wait for a condition, and return it; fails with the name of what did not happen."""
         end = time.monotonic() + within
-        while not met():
+        while not (found := met()):
             assert not self.failures, self.failures
             assert time.monotonic() < end, f"not within {within:.0f} s: {what}"
             time.sleep(0.002)
+        return found
 
 
 def log_of_warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:

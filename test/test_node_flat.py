@@ -15,6 +15,7 @@ from robot_rig import START, SimulatedRobot
 from sensor_msgs.msg import LaserScan
 
 from vggt_ros.errors import UserError
+from vggt_ros.frames import Update
 from vggt_ros.ros.live_parameters import LiveParameters
 from vggt_ros.ros.messages import stamp_ns
 from vggt_ros.ros.parameters import Parameters
@@ -114,6 +115,19 @@ class Unchanging(LiveParameters):
         self.now = now
 
 
+def follow(
+    i: int, follower: MapFollower, known: MapOutput, output: OccupancyOutput, now: Parameters
+) -> Update:
+    """An update whose newest image is `i`, up to the begin of a grid that is due."""
+    found = update([i - 1, i] if i else [i], keyframes(range(i + 1)), metric=True)
+    change = follower.follow(found)
+    known.update(found, change)
+    output.update(found, change)
+    if not output.is_making and output.is_due(now):
+        output.begin(now)
+    return found
+
+
 def test_a_large_grid_takes_some_images_and_that_is_said(monkeypatch: pytest.MonkeyPatch):
     now = Parameters(map_voxel=0.05, map_period=0.5, base_frame="robot", scan_max_range=4.0)
     known, grids, follower = MapOutput(Unchanging(now)), {}, MapFollower()
@@ -123,12 +137,7 @@ def test_a_large_grid_takes_some_images_and_that_is_said(monkeypatch: pytest.Mon
             monkeypatch.setattr(
                 "vggt_ros.ros.publishing.flat_outputs.READ_AT_ONCE", known.size // 8
             )
-        found = update([i - 1, i] if i else [i], keyframes(range(i + 1)), metric=True)
-        change = follower.follow(found)
-        known.update(found, change)
-        output.update(found, change)
-        if not output.is_making and output.is_due(now):
-            output.begin(now)
+        found = follow(i, follower, known, output, now)
         assert output.warning == ""
         if (grid := output.next_message(now)) is not None:
             grids[i] = grid
@@ -152,12 +161,7 @@ def test_a_grid_that_is_too_large_for_its_cells_is_a_warning_that_lasts(monkeypa
         if i == 10:
             assert cells and set(cells) == {0.05}
             monkeypatch.setattr("vggt_ros.mapping.cloud.occupancy.MAX_CELLS", 100)
-        found = update([i - 1, i] if i else [i], keyframes(range(i + 1)), metric=True)
-        change = follower.follow(found)
-        known.update(found, change)
-        output.update(found, change)
-        if not output.is_making and output.is_due(now):
-            output.begin(now)
+        follow(i, follower, known, output, now)
         assert i > 9 or not output.warning
         if (grid := output.next_message(now)) is not None:
             cells.append(round(grid.info.resolution, 6))
