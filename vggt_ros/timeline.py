@@ -176,8 +176,7 @@ class RateLimit:
 
     def is_due(self, stamp_ns: int, max_rate_hz: float) -> bool:
         """Whether to use the frame; a rate of 0 uses all."""
-        period = round(1e9 / max_rate_hz) if max_rate_hz > 0 else 0
-        due_ns = self._due(max_rate_hz)
+        period, due_ns = _period_ns(max_rate_hz), self._due(max_rate_hz)
         # Stamps jitter: without a twentieth of tolerance the rate could halve.
         if stamp_ns < due_ns - period // 20:
             return False
@@ -187,7 +186,7 @@ class RateLimit:
 
     def _due(self, max_rate_hz: float) -> int:
         """When the next frame is due; a rate that was raised counts from the last one on."""
-        period = round(1e9 / max_rate_hz) if max_rate_hz > 0 else 0
+        period = _period_ns(max_rate_hz)
         return min(self._due_ns, self._used_ns + period + period // 20)
 
     def missed(self, stamp_ns: int, max_rate_hz: float) -> int:
@@ -196,6 +195,11 @@ class RateLimit:
         Without a rate there is no such number: all are.
         """
         return max(int((stamp_ns - self._due(max_rate_hz)) * 1e-9 * max_rate_hz), 0)
+
+
+def _period_ns(rate_hz: float) -> int:
+    """From one frame to the next; 0 for a rate of 0, which is all of them."""
+    return round(1e9 / rate_hz) if rate_hz > 0 else 0
 
 
 class SizeGate:

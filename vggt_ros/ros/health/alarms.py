@@ -10,8 +10,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 HELD_REPORTS = 5  # in a row without a problem before it leaves the diagnostics
-
-
 # Problems of a node that is not active: part and subject, beside all of part settings.
 OF_INACTIVE = (
     ("input", "refused"), ("network", "state"), ("map", "~/save_map"), ("map", "~/load_map"),

@@ -3,7 +3,6 @@
 """Whether images show anything, are of the calibration, and give depth that is trusted."""
 
 from collections import deque
-from itertools import chain
 from statistics import median
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ EVERY = 4  # rows and columns apart whose brightness is measured
 OTHER_FOCUS = 1.4  # ratio of two focal lengths, from which they hardly are of one camera
 FOCALS = 30  # images in a row that are compared
 USUAL_VIEW = 25.0, 110.0  # degrees of width that networks are made for; others they misjudge
-FROZEN_NS = 10_000_000_000  # between stamps of images of which all are the same, to the last bit
+FROZEN = 10.0  # seconds between stamps of images of which all are the same, to the last bit
 BLINK = 15.0  # of 255: by how much brightness goes to and fro at least, from image to image
 
 
@@ -87,7 +86,7 @@ class CameraHealth:
     def frozen(self) -> str:
         """One image comes again and again; empty: it does not, or not for long."""
         seconds = (self._newest.stamp_ns - self._same_since.stamp_ns) * 1e-9
-        if self._same < PATIENCE or seconds * 1e9 < FROZEN_NS or self.blank:
+        if self._same < PATIENCE or seconds < FROZEN or self.blank:
             return ""
         return (
             f"{self._whose}the last {self._same} images are one and the same, for {seconds:.0f} s:"
@@ -168,9 +167,8 @@ class ViewHealth:
     @property
     def images(self) -> str:
         """Cameras whose images show nothing, or one thing, or are not of one exposure."""
-        cameras = self._cameras.values()
-        faults = [(c.blank, c.frozen, c.blinking) for c in cameras]
-        return "; ".join(filter(None, chain.from_iterable(faults)))
+        faults = [f for c in self._cameras.values() for f in (c.blank, c.frozen, c.blinking)]
+        return "; ".join(filter(None, faults))
 
     @property
     def untrusted(self) -> str:
