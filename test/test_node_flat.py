@@ -108,6 +108,27 @@ def test_the_map_from_above_for_late_subscribers_too(rig: Rig):
     assert at(5.0 - robot.base[0][0, 3] - 0.05, -1.2) in (100, -1)
 
 
+def test_once_the_map_is_gone_its_grid_is_replaced_by_a_cell_that_is_not_known(rig: Rig):
+    """A navigation stack would plan in it; nor is it given to one that listens later."""
+    robot = SimulatedRobot(rig, "room", 60, NONE)
+    robot.start(map_period=0.1, map_voxel=0.1, **METRES)
+    robot.infer(0)
+    assert rig.call("reset").success
+    grids = rig.subscribe_matched("/vggt/occupancy", OccupancyGrid)
+    robot.infer(*range(1, 12))
+    rig.wait_until(lambda: grids, "a grid")
+    assert len(grids[0].data) > 1, "nothing is said of a grid that there never was"
+    assert rig.call("reset").success
+    late = rig.subscribe("/vggt/occupancy", OccupancyGrid, latched=True)
+    for found in (grids, late):
+        rig.wait_until(lambda f=found: f and f[-1].data.tolist() == [-1], "one cell, not known")
+        assert (found[-1].info.width, found[-1].info.height) == (1, 1)
+        assert found[-1].info.resolution == pytest.approx(0.1)
+        assert found[-1].header.frame_id == "vggt_world"
+    robot.infer(*range(12, 24))
+    rig.wait_until(lambda: len(grids[-1].data) > 1, "a grid of the new map")
+
+
 class Unchanging(LiveParameters):
     """Parameters without a node."""
 

@@ -76,6 +76,7 @@ class OccupancyOutput:
         self._find_mount, self._map = find_mount, cloud
         self.state = "not asked for"  # for /diagnostics
         self.warning = ""
+        self._is_shown = False  # whether a grid was ever made: its topic is latched
         self.reset()
 
     def reset(self) -> None:
@@ -145,10 +146,21 @@ class OccupancyOutput:
         if self._builder.grid is None:
             self._begun_ns = 0
             return None
-        stamp_ns = self._newest.views[-1].stamp_ns
+        self._is_shown, stamp_ns = True, self._newest.views[-1].stamp_ns
         self._describe(1e-9 * (stamp_ns - self._begun_ns), parameters.map_period)
         self.warning = self._coarse = self._why_coarse(self._builder.grid)
         return self._message(self._builder.grid, stamp_ns, parameters.world_frame)
+
+    def unknown_message(self, parameters: Parameters) -> OccupancyGrid | None:
+        """One cell that is not known, which takes the place of a map that is gone; None: of none.
+
+        A navigation stack would plan in that map, whose origin is another one's; and a grid without
+        cells is none to it.
+        """
+        if not self._is_shown:
+            return None
+        nothing = Grid(self._map.voxel, (0.0, 0.0), np.full((1, 1), -1, np.int8))
+        return self._message(nothing, 0, parameters.world_frame)
 
     def _describe(self, taken: float, period: float) -> None:
         """Say how often there is a grid, of which the last was made over some seconds."""

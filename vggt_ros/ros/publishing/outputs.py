@@ -57,6 +57,7 @@ class Outputs:
         self._follower, self.surface = MapFollower(), SurfaceFilter()
         self._poses = PoseOutput(parameters.now, robot.base_from_camera)
         self._newest: tuple[Update, int] | None = None  # and the segment that is shown
+        self._is_cleared = False  # whether there was, or may have been, another map before
         self._keyframes_sent_ns = 0
         self._newest_shown: int | None = None  # keyframe, of a map that is not extended
         self.view_health = ViewHealth()
@@ -140,17 +141,13 @@ class Outputs:
         """
         for output in (*self._all, self.transforms):
             output.is_on = is_on
-        if is_on and self._newest is None:
-            self._show_start()
-        elif is_on:
-            self._send_path_if_any()
-            self._send_map_if_any()
-            self._send_status_if_any()
+        if is_on:
+            self._send_latched()
 
     def reset(self) -> None:
         """Start an empty map and an empty path, which are published."""
         self._clear()
-        self._show_start()
+        self._send_latched()
 
     def load(self, loaded: LoadedMap) -> None:
         """Start with the cloud of a saved map, which is published."""
@@ -159,10 +156,10 @@ class Outputs:
         ids = loaded.store.ids
         fixed = len(ids) > 0 and not self._parameters.now.mapping
         self._newest_shown = int(ids[-1]) if fixed else None
-        self._show_start()
+        self._send_latched()
 
     def _clear(self) -> None:
-        self._newest = None
+        self._newest, self._is_cleared = None, True
         self._follower.reset()
         self.surface.reset()
         self.path.clear()
@@ -178,31 +175,30 @@ class Outputs:
         self.map.follow(change)
         return self.map.owned_cloud
 
-    def _show_start(self) -> None:
-        """Before the first update; else latched topics show the map of before until it has points.
+    # Latched topics, also to late subscribers. What shows that a map was cleared is sent to each of
+    # them: its middleware may still have the last message of the map before.
 
-        A grid without cells is none to nav2: `~/occupancy` waits for some.
-        """
-        self._path.send(lambda _: self.path.message())
-        if self.map.voxel:
-            self._map.send(lambda _: self.map.message())
-        self._keyframes.send(lambda _: no_keyframes_message(self._world))
-        self._status.send(lambda _: initial_status(self._world))
-
-    # To late subscribers of latched topics.
+    def _send_latched(self) -> None:
+        self._send_path_if_any()
+        self._send_map_if_any()
+        self._send_keyframes_if_any()
+        self._send_status_if_any()
+        self._send_unknown_if_cleared()
 
     def _send_path_if_any(self) -> None:
-        if not self.path.is_empty:
+        if self._is_cleared or not self.path.is_empty:
             self._path.send(lambda _: self.path.message())
 
     def _send_map_if_any(self) -> None:
-        if self.map.size:
+        if self.map.size or (self._is_cleared and self.map.voxel):
             self._map.send(lambda _: self.map.message())
 
     def _send_status_if_any(self) -> None:
         if self._newest is not None:
             update = self._newest[0]
             self._status.send(lambda _: status_message(update, self._world))
+        elif self._is_cleared:
+            self._status.send(lambda _: initial_status(self._world))
 
     def _send_keyframes_if_any(self) -> None:
         if self._newest is not None:
@@ -213,9 +209,18 @@ class Outputs:
                     update.keyframes, segment, ns, self._world, newest, status_text(update)
                 )
             )
+        elif self._is_cleared:
+            self._keyframes.send(lambda _: no_keyframes_message(self._world))
+
+    def _send_unknown_if_cleared(self) -> None:
+        if self._is_cleared and self._newest is None:
+            self._occupancy.send_if_any(
+                lambda: self.occupancy.unknown_message(self._parameters.now)
+            )
 
     def _greet_with_occupancy(self) -> None:
         """Make a grid also where no image comes any more."""
+        self._send_unknown_if_cleared()
         if not self.occupancy.is_making:
             self.occupancy.begin(self._parameters.now)
         self._greeting.reset()
