@@ -51,6 +51,7 @@ GROUPS = {  # in order of priority
     "latency": Group("latency", 60),
     "stages": Group("parts", 120),
     "attention": Group("parts", 120),
+    "tracks": Group("parts", 120),
     "errors": Group("correctness", 150),
     "train": Group("learning", 150),
     "load": Group("starts", 120),

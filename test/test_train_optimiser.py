@@ -14,6 +14,7 @@ from training_rig import MICRO, recipe_of
 
 from vggt_ros.model.weights import abstract, flatten
 from vggt_ros.train.optimiser import frozen, gathered, is_matrix, optimiser_for
+from vggt_ros.train.schedule import learning_rate
 
 
 def test_the_learning_rate_warms_up_and_decays(tmp_path):
@@ -25,6 +26,15 @@ def test_the_learning_rate_warms_up_and_decays(tmp_path):
         updates, opt_state = update(jax.tree.map(jnp.ones_like, weights), opt_state, weights)
         sizes.append(float(jnp.abs(updates["a"]["kernel"]).max()))
     assert sizes[0] == 0 and np.argmax(sizes) in range(9, 13) and sizes[-1] < 0.05 * max(sizes)
+
+
+def test_the_learning_rate_is_optax_s_and_its_end_can_be_traced(tmp_path):
+    recipe = recipe_of(tmp_path, steps=100, warmup=10, final_share=0.02)
+    expected = optax.warmup_cosine_decay_schedule(0.0, 1e-2, 10, 100, 0.02 * 1e-2)
+    rates = jax.jit(partial(learning_rate, recipe))(jnp.int32(100), jnp.arange(120))
+    np.testing.assert_allclose(rates, expected(jnp.arange(120)), rtol=1e-5, atol=1e-9)
+    late = learning_rate(recipe, jnp.int32(190), 100)  # half way from the warm-up to 190
+    np.testing.assert_allclose(late, 0.51e-2, rtol=1e-5)
 
 
 def test_muon_orthogonalises_matrices_and_leaves_tokens_to_adamw(tmp_path):

@@ -19,9 +19,10 @@ from vggt_ros.model.checkpoint import open_weights
 from vggt_ros.train import metrics, score, trainer
 from vggt_ros.train.auxiliary import LINEAR_PROBES, network_weights
 from vggt_ros.train.checkpoints import CheckpointManager
-from vggt_ros.train.precompile import Programs, batch_kind, drop_unused_tracks
+from vggt_ros.train.precompile import Programs, batch_kind, compile_programs, drop_unused_tracks
 from vggt_ros.train.run import Run
-from vggt_ros.train.trainer import Trainer
+from vggt_ros.train.schedule import Schedule
+from vggt_ros.train.trainer import Report, Trainer
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,19 @@ def test_a_run_on_synthetic_rooms_compiles_every_program_before_its_first_step(
     rows = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert int(state.step) == len(rows) == 3 and not (tmp_path / "run" / "table.txt").exists()
     assert kinds == [batch_kind(recipe, step) for step in range(3)] and len({*kinds}) == 2
+
+
+def test_a_bucket_that_is_named_more_often_is_drawn_more_often_and_compiled_once(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Trainer, "loss", distance_loss)
+    recipe = recipe_of(
+        tmp_path, buckets=[[2, 28, 28], [2, 28, 28], [2, 28, 28], [3, 28, 28]], data={"rays": 1}
+    )
+    programs = compile_programs(Trainer(recipe, MICRO))
+    assert {kind.bucket for kind in programs.steps} == {*programs.samplers} == {0, 3}
+    drawn = [batch_kind(recipe, step).bucket for step in range(200)]
+    assert {*drawn} == {0, 3} and 30 < drawn.count(3) < 70
 
 
 def test_linear_probes_are_not_exported(tmp_path, monkeypatch):
@@ -142,6 +156,49 @@ def test_a_run_stops_at_its_time_limit_and_its_files_can_be_read(tmp_path):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-2, rtol=1e-2), original, weights
     )
+
+
+def test_the_learning_rate_falls_over_as_many_steps_as_the_minutes_allow(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("vggt_ros.train.schedule.time.monotonic", lambda: now[0])
+    recipe = recipe_of(tmp_path, schedule="minutes", steps=500)
+    schedule = Schedule(recipe, deadline=now[0] + 160)
+    assert schedule.steps == 500  # before the first step is known
+    found = []
+    for step, seconds in ((10, 60.0), (20, 5.0), (30, 5.0), (40, 20.0), (50, 10.0), (60, 70.0)):
+        now[0] += seconds  # the first 60 are of compilation and count towards no step
+        found.append(schedule.reached(step))
+    # 0.5 s a step, with 95 s and 90 left; then 1 s with 70 and 60; then no time is left
+    assert found == [500, 210, 210, 110, 110, 60]
+    quick = Schedule(recipe_of(tmp_path, schedule="minutes", steps=100), deadline=now[0] + 1e6)
+    assert [quick.reached(1), (now.__setitem__(0, now[0] + 1), quick.reached(2))[1]] == [100, 100]
+    fixed = Schedule(recipe_of(tmp_path, steps=500), deadline=now[0] + 10)
+    for step in (10, 20):
+        now[0] += 1.0
+        assert fixed.reached(step) == 500
+
+
+def test_a_run_by_minutes_passes_its_schedule_to_every_step_and_needs_the_minutes(
+    tmp_path, monkeypatch
+):
+    write_co3d(tmp_path / "co3d")
+    recipe = recipe_of(tmp_path, schedule="minutes", steps=6, log_every=2)
+    with pytest.raises(UserError, match="schedule: minutes.*by --minutes"):
+        Run(recipe, tmp_path / "run").train()
+    received = []
+
+    def step(state, batch, steps):
+        received.append(int(steps))
+        report = Report(jnp.float32(1), {}, jnp.float32(1), jnp.array(False))
+        return state._replace(step=state.step + 1), report
+
+    kind = batch_kind(recipe, 0)
+    monkeypatch.setattr(
+        "vggt_ros.train.run.compile_programs", lambda trainer: Programs({kind: step}, {})
+    )
+    monkeypatch.setattr(Schedule, "reached", lambda self, step: setattr(self, "steps", 100 + step))
+    assert int(Run(recipe, tmp_path / "run").train(minutes=60.0).step) == 6
+    assert received == [6, 6, 102, 102, 104, 104]
 
 
 def test_a_run_saves_and_ends_after_too_many_skipped_steps(tmp_path, monkeypatch):

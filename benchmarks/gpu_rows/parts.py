@@ -23,6 +23,7 @@ from vggt_ros.tools.bench.main import Row, interleaved
 from vggt_ros.tools.bench.step import Stepper
 
 QUERIES = 64
+TRACKED = 16, 256  # queries of steps that track
 LABELS = {  # in the names of rows
     "frame_blocks": "frame",
     "global_blocks": "global",
@@ -152,6 +153,21 @@ def scan(setup: Setup) -> Iterator[Row]:
         row = f"compile_s/{name}/{setup.name(setup.middle)}"
         yield Row(row, seconds, "s", "lower", "both programs of a step at once, traced too")
     yield _ratio(setup, f"scan_over_unrolled/{setup.name(setup.middle)}", steps)
+
+
+def tracks(setup: Setup) -> Iterator[Row]:
+    """A step that tracks points of the oldest frame over one that does not, alternating."""
+    s = setup.middle
+    stepper = Stepper(setup.options, setup.programs)
+    without = stepper.at(s)
+    for queries in TRACKED:
+        row = f"tracks_over_step/{setup.name(s)}/N{queries}"
+        yield from attempt(
+            row,
+            lambda n=queries, row=row: [
+                _ratio(setup, row, {f"{n} tracks": stepper.at(s, n), "none": without})
+            ],
+        )
 
 
 def _ratio(setup: Setup, row: str, sides: dict[str, Callable[[], object]]) -> Row:

@@ -78,6 +78,8 @@ class Recipe:
     heads: tuple[str, ...] = ("camera", "depth", "tracks")
     seed: int = 0
     steps: int = 20_000
+    schedule: Literal["steps", "minutes"] = "steps"  # what the learning rate falls over: the steps,
+    # or the --minutes of the call, of which the rate of the first steps tells how many they allow
     batch: int = 8  # windows a step, over all devices
     buckets: tuple[tuple[int, int, int], ...] = ((4, 168, 224),)  # frames, height, width
     views: tuple[

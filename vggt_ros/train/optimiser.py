@@ -7,12 +7,14 @@ a training step of `small`, and of its compile time.
 """
 
 import re
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Int
 from optax.contrib import MuonDimensionNumbers, muon
 
 from vggt_ros.model.legacy_names import drawing_order, version_1_name
@@ -20,22 +22,24 @@ from vggt_ros.model.official_names import Path, is_upscale_kernel, path_name
 from vggt_ros.model.vggt import Weights
 from vggt_ros.train.config import Recipe
 from vggt_ros.train.distillation import TEACHER
+from vggt_ros.train.schedule import learning_rate
 
 LARGE = 1 << 24  # elements from which an array is a group of its own: a copy would cost more
 
 Groups = dict[str, Any]
 
 
-def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
+def optimiser_for(
+    recipe: Recipe, steps: int | Int[Array, ""] | None = None
+) -> optax.GradientTransformation:
     """AdamW or Muon with clipping, warm-up and cosine schedule; weight decay on matrices only.
+
+    The learning rate is at its end after `steps`, which may be traced; None: those of the recipe.
 
     A weight whose gradient is zero throughout, as of a head that a step did not run, stays as it
     is: momentum alone would move it, and Muon's updates are as large however small momentum is.
     """
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, recipe.learning_rate, recipe.warmup, max(recipe.steps, recipe.warmup + 1),
-        recipe.final_share * recipe.learning_rate,
-    )  # fmt: skip
+    rate = partial(learning_rate, recipe, recipe.steps if steps is None else steps)
     if recipe.optimiser == "muon":
         # Updates have AdamW's root mean square (about 0.2), so one learning rate serves both kinds.
         rule = muon(

@@ -12,30 +12,33 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Int
 from tqdm import tqdm
 
 from vggt_ros.train.config import Recipe
-from vggt_ros.train.data import Batch, bucket_of, trains_dense, trains_tracks
+from vggt_ros.train.data import AnyArray, Batch, bucket_of, trains_dense, trains_tracks
 from vggt_ros.train.trainer import Report, State, Trainer
 
 
 class BatchKind(NamedTuple):
     """The kind of a batch: each has shapes, and so a compiled program, of its own."""
 
-    bucket: int  # index in the recipe
+    bucket: int  # index in the recipe, of the first one of these sizes
     tracks: bool  # whether the step trains the track head
     dense: bool = True  # whether it runs any head but that of the camera
 
 
-TrainStep = Callable[[State, Batch], tuple[State, Report]]
+# Also takes the step at which the learning rate is at its end.
+TrainStep = Callable[[State, Batch, Int[AnyArray, ""]], tuple[State, Report]]
 SampleBatch = Callable[[int], Batch]  # of a step
 
 
 def batch_kind(recipe: Recipe, step: int) -> BatchKind:
     """The kind of a step's batch: a function of seed and step."""
-    bucket = bucket_of(recipe.seed, step, len(recipe.buckets))
+    bucket = recipe.buckets[bucket_of(recipe.seed, step, len(recipe.buckets))]
     dense = trains_dense(recipe.seed, step, recipe.dense_share)
-    return BatchKind(bucket, dense and trains_tracks(recipe.seed, step, recipe.tracks_share), dense)
+    tracks = dense and trains_tracks(recipe.seed, step, recipe.tracks_share)
+    return BatchKind(recipe.buckets.index(bucket), tracks, dense)
 
 
 def drop_unused_tracks(kind: BatchKind, batch: Batch) -> Batch:
@@ -53,16 +56,16 @@ class Programs(NamedTuple):
 def compile_programs(trainer: Trainer) -> Programs:
     """Compile a training step for every kind of batch, and a sampler for every bucket."""
     recipe = trainer.recipe
-    buckets = range(len(recipe.buckets))
+    buckets = sorted({recipe.buckets.index(bucket) for bucket in recipe.buckets})
     kinds = [kind for bucket in buckets for kind in kinds_of(recipe, bucket)]
-    rendered = list(buckets) if recipe.data.kind == "scenes" else []
+    rendered = buckets if recipe.data.kind == "scenes" else []
     state, number = trainer.abstract(), jax.ShapeDtypeStruct((), jnp.int32)
-    samplers = [trainer.sampler(bucket) for bucket in recipe.buckets]
-    shapes = [jax.eval_shape(sampler, number) for sampler in samplers]
+    samplers = {bucket: trainer.sampler(recipe.buckets[bucket]) for bucket in buckets}
+    shapes = {bucket: jax.eval_shape(sample, number) for bucket, sample in samplers.items()}
 
     def compile_step(kind: BatchKind) -> Any:
         batch = trainer.abstract_batch(drop_unused_tracks(kind, shapes[kind.bucket]))
-        return trainer.step.lower(state, batch, dense=kind.dense).compile()
+        return trainer.step.lower(state, batch, number, dense=kind.dense).compile()
 
     def compile_sampler(bucket: int) -> SampleBatch:
         program = samplers[bucket].lower(number).compile()

@@ -30,6 +30,7 @@ from vggt_ros.train.precompile import (
     compile_programs,
     drop_unused_tracks,
 )
+from vggt_ros.train.schedule import Schedule
 from vggt_ros.train.trainer import Report, State, Trainer
 
 ROOMS_JUDGE = (
@@ -87,6 +88,11 @@ class Run:
         Raises UserError where a checkpoint cannot be saved, and after too many skipped steps.
         """
         recipe, first = self.recipe, int(self.state.step)
+        if recipe.schedule == "minutes" and not minutes:
+            raise UserError(
+                "the recipe's learning rate falls over the minutes of the call (schedule: "
+                "minutes): say how many by --minutes"
+            )
         began = saved = time.monotonic()
         pending: list[tuple[int, Report]] = []
         skipped = 0
@@ -94,10 +100,12 @@ class Run:
             print(ROOMS_JUDGE)
         programs = compile_programs(self.trainer)
         batches = self.batches(first, programs.samplers)
+        schedule = Schedule(recipe, began + 60 * minutes)
         with tqdm(total=recipe.steps, initial=first, unit="step", desc=self.folder.name) as bar:
             for step in range(first, recipe.steps):
                 train_step = programs.steps[batch_kind(recipe, step)]
-                self.state, report = train_step(self.state, next(batches))
+                steps = np.int32(schedule.steps)
+                self.state, report = train_step(self.state, next(batches), steps)
                 pending.append((step + 1, report))
                 bar.update()
                 last = step + 1 == recipe.steps
@@ -105,6 +113,7 @@ class Run:
                 if (step + 1) % recipe.log_every == 0 or last or late:
                     skipped = self.log(pending, skipped, bar)
                     pending = []
+                    bar.total = schedule.reached(step + 1)
                 if recipe.check_every and ((step + 1) % recipe.check_every == 0 or last):
                     bar.write(self.validate(step + 1))
                 if last or late or time.monotonic() - saved > 60 * recipe.save_minutes:
@@ -112,7 +121,8 @@ class Run:
                     saved = time.monotonic()
                 if late and not last:
                     bar.write(
-                        f"time limit reached at step {step + 1}; the same command resumes here"
+                        f"time limit reached at step {step + 1}"
+                        + "; the same command resumes here" * (recipe.schedule == "steps")
                     )
                     break
         self.checkpoints.close()

@@ -225,16 +225,18 @@ class Trainer:
             parts |= extra
         return loss, parts
 
-    def _step(self, state: State, batch: Batch, dense: bool = True) -> tuple[State, Report]:
+    def _step(
+        self, state: State, batch: Batch, steps: Int[Array, ""] | None = None, dense: bool = True
+    ) -> tuple[State, Report]:
         loss_of = partial(self.loss, dense=dense)
         (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.weights, batch)
         grad_norm = optax.tree.norm(gathered(self.recipe, grads))
-        updates, opt_state = self.optimiser.update(grads, state.opt_state, state.weights)
+        optimiser = optimiser_for(self.recipe, steps)
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.weights)
         updated = State(state.step, jax.tree.map(jnp.add, state.weights, updates), opt_state)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-        # A skipped step still counts: the next one gets another batch.
-        kept = kept._replace(step=state.step + 1)
+        kept = kept._replace(step=state.step + 1)  # if skipped, too: the next gets another batch
         kept = jax.lax.with_sharding_constraint(
             kept, jax.tree.map(lambda x: weight_sharding(self.mesh, x.shape), kept)
         )
@@ -270,10 +272,9 @@ class Trainer:
         def sample(step: Int[Array, ""]) -> Batch:
             key = jax.random.fold_in(jax.random.key(recipe.seed), step)
             keys = jax.random.split(key, recipe.batch)
-            by_device = jax.shard_map(
+            return jax.shard_map(
                 shard, mesh=self.mesh, in_specs=rows, out_specs=rows, check_vma=False
-            )
-            return by_device(keys)
+            )(keys)
 
         return sample
 

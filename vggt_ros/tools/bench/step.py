@@ -42,40 +42,45 @@ class Stepper:
             weights = random_weights(self.config, HEADS, self.dtype, pooled_on=self.device)
         self.weights = self.compile.place_weights(select_heads(weights, HEADS))
 
-    def compiled(self, s: int) -> tuple[Any, Any]:
+    def compiled(self, s: int, queries: int = 0) -> tuple[Any, Any]:
         """Programs of a window of `s`: a frame into the cache; an inference with one depth."""
-        return self._programs_of([s])[0]
+        return self._programs_of([s], queries)[0]
 
     def prepare(self, windows: Sequence[int]) -> None:
         """Compile the programs of these window lengths, on all cores."""
         self._programs_of(windows)
 
-    def _programs_of(self, windows: Sequence[int]) -> list[tuple[Any, Any]]:
+    def _programs_of(self, windows: Sequence[int], queries: int = 0) -> list[tuple[Any, Any]]:
         pairs = [
-            (EncoderProgram(self.size, s), WindowProgram(self.size, s, s, 1, 0)) for s in windows
+            (EncoderProgram(self.size, s), WindowProgram(self.size, s, s, 1, queries))
+            for s in windows
         ]
         missing = [shape for pair in pairs for shape in pair if shape not in self._programs]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             self._programs |= zip(missing, pool.map(self.compile, missing), strict=True)
         return [(self._programs[encode], self._programs[infer]) for encode, infer in pairs]
 
-    def at(self, s: int) -> Callable[..., Any]:
-        """A step of a full window: `step(wait=False)` returns while the device still computes."""
-        encode, infer = self.compiled(s)
+    def at(self, s: int, queries: int = 0) -> Callable[..., Any]:
+        """A step of a full window: `step(wait=False)` returns while the device still computes.
+
+        It tracks so many points of the oldest frame, a number that programs are compiled for.
+        """
+        encode, infer = self.compiled(s, queries)
         images = np.random.default_rng(s).integers(0, 256, (2, *self.size, 3), np.uint8)
         frames = [jax.device_put(image, self.device) for image in images]
         cache = self.empty_cache(s)
         for slot in range(s):
             cache = encode(self.weights, cache, frames[0], np.int32(slot))
         count = 0
-        nothing = np.zeros((0, 2), np.float32), np.zeros(0, bool), np.int32(0)
+        points = np.random.default_rng(s).random((queries, 2), np.float32)
+        tracked = points * np.float32(self.size[::-1]), np.ones(queries, bool), np.int32(0)
 
         def step(wait: bool = True) -> Any:
             nonlocal cache, count
             slot, count = count % s, count + 1
             cache = encode(self.weights, cache, frames[count % 2], np.int32(slot))
             order = ((count + np.arange(s)) % s).astype(np.int32)
-            output = infer(self.weights, cache, order, *nothing)
+            output = infer(self.weights, cache, order, *tracked)
             return jax.block_until_ready(output) if wait else output
 
         return step
