@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses of training and metrics of validation, each on a case worked out by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,35 @@ def test_camera_loss_weights_iterations_and_its_parts():
     assert whole == pytest.approx((0.5 + 1.0) / 2) and parts == pytest.approx([0.25, 0, 1.0])
     whole = losses.camera_loss(encodings, truth, 0.5, (3.0, 1.0, 0.1))[0]
     assert float(whole) == pytest.approx(3 * 0.25 + 0.1 * 1.0)
+
+
+def test_pairs_are_scored_by_their_angles_however_far_they_moved():
+    truth = np.zeros((1, 3, 9), np.float32)
+    truth[..., 6:] = 1.0
+    found = truth.copy()
+    truth[0, 1, 0], truth[0, 2, 0] = 0.05, 1.0
+    found[0, 1, :3] = np.array([np.cos(0.1), np.sin(0.1), 0.0]) * 0.2  # 0.1 rad off, length free
+    found[0, 2, 0] = 1.0
+    error = losses.pairs_loss(jnp.asarray(truth), jnp.asarray(truth))
+    assert float(error) < 1e-5
+    # Directions: of (0, 1) 0.1 rad off, of (0, 2) none, of (1, 2) from 0.95 to (0.801, -0.02)
+    last = np.arctan2(0.2 * np.sin(0.1), 1 - 0.2 * np.cos(0.1))
+    expected = sum(2 * np.sin(angle / 2) for angle in (0.1, last)) / 3
+    assert float(losses.pairs_loss(jnp.asarray(found), jnp.asarray(truth))) == pytest.approx(
+        expected, abs=1e-4
+    )
+    turned = truth.copy()
+    turned[..., 5], turned[..., 6] = np.sin(0.05), np.cos(0.05)  # all by one rotation: the world
+    assert float(losses.pairs_loss(jnp.asarray(turned), jnp.asarray(truth))) < 1e-5
+    turned[0, 0], turned[0, 2] = truth[0, 0], truth[0, 2]  # frame 1 alone by 0.1 rad about z
+    swung = np.arctan2(0.05 * np.sin(0.1), 1 - 0.05 * np.cos(0.1))  # of (1, 2), not of (0, 1)
+    assert float(losses.pairs_loss(jnp.asarray(turned), jnp.asarray(truth))) == pytest.approx(
+        (2 * 2 * np.sin(0.05) + 2 * np.sin(swung / 2)) / 3, abs=1e-4
+    )
+    still = truth.copy()
+    still[0, :, 0] = 0.0
+    gradient = jax.grad(lambda x: losses.pairs_loss(x, jnp.asarray(truth)))(jnp.asarray(still))
+    assert np.isfinite(np.asarray(gradient)).all()
 
 
 def test_confidence_pays_only_for_small_errors():

@@ -44,6 +44,7 @@ class Loss:
     translation: float = 1.0  # this and the next two: shares within the camera term
     rotation: float = 1.0
     view: float = 0.5
+    pairs: float = 0.0  # angles of rotation and of the direction of translation, between all frames
     depth: float = 1.0
     points: float = 1.0
     tracks: float = 0.05

@@ -17,11 +17,11 @@ from vggt_ros.geometry import extrinsics_from_pose_encoding, inverse_rigid, tran
 from vggt_ros.model.vggt import Prediction
 from vggt_ros.train.data import Batch
 from vggt_ros.train.losses import masked_mean
+from vggt_ros.train.metrics import MIN_BASELINE
 
 STRIDE = 7  # pixels between the points that are compared
 SAME_SURFACE = 0.05  # relative difference of depth up to which a point is seen in the other frame
 MIN_DEPTH = 0.05  # in front of a camera, scene units
-MIN_BASELINE = 0.01  # scene units: the length of a shorter translation does not count
 MAX_ERROR = 2.0  # of a logarithm or a slope, so that a broken window does not dominate a batch
 SUREST = 5.0  # largest logarithm of confidence that is asked for
 

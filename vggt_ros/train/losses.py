@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vggt_ros.geometry import extrinsics_from_pose_encoding
 from vggt_ros.model.vggt import Prediction
 from vggt_ros.train.config import Loss
 from vggt_ros.train.data import Batch
+from vggt_ros.train.metrics import MIN_BASELINE
 
 MAX_ERROR = 100.0  # larger errors are clipped, so that one broken window does not dominate a batch
 EPSILON = 1e-6
+SOFT = 1e-3  # scene units, added to lengths: a translation near zero has no steep gradient
 
 
 def total(
@@ -38,6 +41,9 @@ def total(
             prediction.pose_encodings, batch.pose_encoding, weights.decay, shares
         )
         loss += weights.camera * parts["camera"]
+        if weights.pairs:
+            parts["pairs"] = pairs_loss(prediction.pose_encodings[-1], batch.pose_encoding)
+            loss += weights.pairs * parts["pairs"]
     dense = {
         "depth": (prediction.depth, prediction.depth_confidence, batch.depth, weights.depth),
         "points": (prediction.points, prediction.points_confidence, batch.points, weights.points),
@@ -79,6 +85,30 @@ def camera_loss(
     )
     camera = shares[0] * translation + shares[1] * rotation + shares[2] * view
     return camera, translation, rotation, view
+
+
+def pairs_loss(encoding: Float[Array, "b s 9"], truth: Float[Array, "b s 9"]) -> Float[Array, ""]:
+    """Errors of rotation and of the direction of translation between any two frames.
+
+    Both as chords, about radians while they are small.  This is what AUC scores: to the L1 of the
+    camera term a short translation in a wrong direction is a small error.
+    """
+    (turn, move), (true_turn, true_move) = _relative_poses(encoding), _relative_poses(truth)
+    # |R - R'| (Frobenius) is 2 sqrt(2) sin(angle / 2).
+    rotation = jnp.sqrt(((turn - true_turn) ** 2).sum((-1, -2)) / 2 + 1e-12).mean()
+    length, true_length = (jnp.sqrt((x**2).sum(-1) + SOFT**2) for x in (move, true_move))
+    apart = move / length[..., None] - true_move / true_length[..., None]
+    direction = jnp.sqrt((apart**2).sum(-1) + 1e-12)
+    return rotation + masked_mean(direction, true_length > MIN_BASELINE)
+
+
+def _relative_poses(encoding: Float[Array, "b s 9"]) -> tuple[Array, Array]:
+    """Rotations [b p 3 3] and translations [b p 3] of later_from_earlier, for all pairs."""
+    camera = extrinsics_from_pose_encoding(encoding)
+    rotation, shift = camera[..., :3], camera[..., 3]
+    a, b = jnp.triu_indices(encoding.shape[1], k=1)
+    turn = rotation[:, b] @ jnp.swapaxes(rotation[:, a], -1, -2)
+    return turn, shift[:, b] - (turn @ shift[:, a, :, None])[..., 0]
 
 
 def over_iterations(losses: Float[Array, "i"], decay: float) -> Float[Array, ""]:

@@ -17,7 +17,7 @@ from vggt_ros.train.data import HELD_OUT, Batch, sample_window
 
 ANGLE_LIMITS = (5, 15, 30)  # degrees
 PIXEL_LIMITS = (1, 2, 4, 8, 16)  # of an image 256 wide, as in the TAP benchmarks
-MIN_BASELINE = 0.01  # scene units; the direction of a shorter translation is not scored
+MIN_BASELINE = 0.01  # scene units; direction and length of a shorter translation do not count
 
 
 class Metrics(NamedTuple):
