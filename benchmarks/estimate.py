@@ -184,6 +184,7 @@ def _training(options: argparse.Namespace, device: Any) -> list[Lowered]:
     """A training step of each kind, and its sampler, for the first bucket of a recipe."""
     import jax
     import jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
 
     from vggt_ros.train.config import read_recipe
     from vggt_ros.train.precompile import drop_unused_tracks, kinds_of
@@ -192,7 +193,8 @@ def _training(options: argparse.Namespace, device: Any) -> list[Lowered]:
 
     recipe = read_recipe(options.recipe)
     trainer = Trainer(recipe, open_network(recipe)[0], mesh_of(1, [device]))
-    number = _placed(jax.ShapeDtypeStruct((), jnp.int32), device)
+    everywhere = NamedSharding(trainer.mesh, PartitionSpec())  # of one program one mesh
+    number = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     sampler = trainer.sampler(recipe.buckets[0])
     batch = jax.eval_shape(sampler, jax.ShapeDtypeStruct((), jnp.int32))
     programs = [Lowered("windows", sampler.lower(number).compile)]
