@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,13 +51,6 @@ RATES = {"memory": 2.89e12, "bf16": 600e12, "f32": 300e12, "attention": 363e12}
 DETERMINISTIC = (  # the autotuner would time kernels on the card
     "--xla_gpu_experimental_enable_fusion_autotuner=false --xla_gpu_enable_triton_gemm=false"
 )
-
-
-class Lowered(NamedTuple):
-    """A program before its compilation."""
-
-    name: str
-    compile: Callable[[], Any]
 
 
 def seconds(kernel: Kernel) -> float:
@@ -103,19 +96,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The CUDA libraries are there for the compiler alone; the flags are read where JAX starts.
     os.environ |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "JAX_PLATFORMS": "cpu"}
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}"
+    lower = _training if options.program == "train" else _streaming
     try:
         device = _device()
+        with ExitStack() as stack:
+            _as_on_a_gpu(stack)
+            for name, lowered in lower(options, device).items():
+                print(f"compiling {name}", file=sys.stderr, flush=True)
+                compiled = lowered.compile()
+                print(report(name, kernels(parse(compiled.as_text())), options.rows))
+                scratch = compiled.memory_analysis().temp_size_in_bytes
+                print(f"\nScratch memory: {scratch / 1e6:.4g} MB\n", flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    with ExitStack() as stack:
-        _as_on_a_gpu(stack)
-        for lowered in (_training if options.program == "train" else _streaming)(options, device):
-            print(f"compiling {lowered.name}", file=sys.stderr, flush=True)
-            compiled = lowered.compile()
-            print(report(lowered.name, kernels(parse(compiled.as_text())), options.rows))
-            scratch = compiled.memory_analysis().temp_size_in_bytes
-            print(f"\nScratch memory: {scratch / 1e6:.4g} MB\n", flush=True)
     return 0
 
 
@@ -156,31 +150,33 @@ def _placed(tree: Any, device: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)
 
 
-def _streaming(options: argparse.Namespace, device: Any) -> list[Lowered]:
+def _streaming(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     """The two programs of a streaming step: a new frame's encoder, and the window."""
     import jax
     import numpy as np
 
     from vggt_ros.engine.compiler import Compiler
     from vggt_ros.engine.shapes import EncoderProgram, WindowProgram
-    from vggt_ros.tools.bench.main import preset
+    from vggt_ros.tools.bench.main import Options, image_size, preset
 
-    size, s = (options.height, options.width), options.window
-    dtype = np.dtype(jax.numpy.bfloat16)
+    s, dtype = options.window, np.dtype(jax.numpy.bfloat16)
+    size = image_size(
+        Options(options.model, (s,), options.width, options.height, 1, None, "bfloat16")
+    )
     compiler = Compiler(preset(options.model).config, dtype, device, None)
     shapes = {"encoder": EncoderProgram(size, s),
               "window": WindowProgram(size, s, s, 1, options.queries)}  # fmt: skip
-    programs = []
+    programs = {}
     for name, shape in shapes.items():
         function, inputs = compiler.trace(shape)
         donated = (1,) if name == "encoder" else ()
-        lowered = jax.jit(function, donate_argnums=donated).lower(*_placed(inputs, device))
-        label = f"{name} {options.model}/{options.width}x{options.height}/S{s}"
-        programs.append(Lowered(label, lowered.compile))
+        label = f"{name} {options.model}/{size[1]}x{size[0]}/S{s}"
+        program = jax.jit(function, donate_argnums=donated)
+        programs[label] = program.lower(*_placed(inputs, device))
     return programs
 
 
-def _training(options: argparse.Namespace, device: Any) -> list[Lowered]:
+def _training(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     """A training step of each kind, and its sampler, for the first bucket of a recipe."""
     import jax
     import jax.numpy as jnp
@@ -197,12 +193,12 @@ def _training(options: argparse.Namespace, device: Any) -> list[Lowered]:
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     sampler = trainer.sampler(recipe.buckets[0])
     batch = jax.eval_shape(sampler, jax.ShapeDtypeStruct((), jnp.int32))
-    programs = [Lowered("windows", sampler.lower(number).compile)]
+    programs: dict[str, Any] = {"windows": sampler.lower(number)}
     for kind in kinds_of(recipe, 0):
         shapes = trainer.abstract_batch(drop_unused_tracks(kind, batch))
-        lowered = trainer.step.lower(trainer.abstract(), shapes, number, dense=kind.dense)
         name = "step with tracks" if kind.tracks else "step" if kind.dense else "step of cameras"
-        programs.append(Lowered(name, lowered.compile))
+        step = trainer.step.lower(trainer.abstract(), shapes, number, dense=kind.dense)
+        programs[name] = step
     return programs
 
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from vggt_ros.errors import UserError
+
 BYTES = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1,
          "s64": 8, "u64": 8, "f64": 8, "s16": 2, "u16": 2}  # fmt: skip
 # Instructions that start no kernel; the callees of loops and calls are counted instead.
@@ -69,7 +71,10 @@ def parse(text: str) -> Program:
 
 
 def kernels(program: Program) -> list[Kernel]:
-    """All kernels of a run, in the order of the text."""
+    """All kernels of a run, in the order of the text.
+
+    Raises UserError where what runs depends on the data.
+    """
     return list(_walk(program, program.entry, 1))
 
 
@@ -78,11 +83,13 @@ def _walk(program: Program, computation: str, times: int) -> Iterator[Kernel]:
     for x in program.computations[computation]:
         if x.operation == "while":
             count = re.search(r'known_trip_count":\{"n":"(\d+)"', x.rest)
-            body = _attribute(x, "body")
-            yield from _walk(program, body, times * (int(count[1]) if count else 1))
-        elif x.operation in ("call", "conditional"):
-            for name in re.findall(r"(?:to_apply|calls)=%?([\w.\-]+)", x.rest):
-                yield from _walk(program, name, times)
+            if count is None:
+                raise UserError(f"{x.name} loops as often as the data say: it cannot be counted")
+            yield from _walk(program, _attribute(x, "body"), times * int(count[1]))
+        elif x.operation == "conditional":
+            raise UserError(f"{x.name} branches as the data say: it cannot be counted")
+        elif x.operation == "call":
+            yield from _walk(program, _attribute(x, "to_apply"), times)
         elif x.operation not in NO_KERNEL:
             yield _kernel(program, x, types, times)
 

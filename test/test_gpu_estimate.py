@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.estimate import LAUNCH, RATES, report, seconds
 from benchmarks.kernels import Kernel, kernels, parse, shape, size
+from vggt_ros.errors import UserError
 
 # As XLA writes it: a fusion that reads a slice, a loop of four with a product within a fusion, a
 # product of cuBLAS, attention of cuDNN and a convolution.
@@ -74,6 +75,15 @@ def test_kernels_are_counted_with_their_loops_bytes_and_operations():
     assert gemm.operations == 2 * 10 * 100 * 7
     assert gemm.bytes == 4 * (10 * 100 + 100 * 7 + 10 * 7) + 64
     assert conv.operations == 2 * 9 * 6 * 8 * 5 * 4
+
+
+def test_what_depends_on_the_data_is_not_counted_as_if_it_ran_once():
+    endless = TEXT.replace(', backend_config={"known_trip_count":{"n":"4"}}', "")
+    with pytest.raises(UserError, match="loop loops as often as the data say"):
+        kernels(parse(endless))
+    branching = TEXT.replace("while(%start), condition=%condition, body=%body", "conditional(%n)")
+    with pytest.raises(UserError, match="loop branches as the data say"):
+        kernels(parse(branching))
 
 
 def test_sizes_and_shapes_of_types():

@@ -201,6 +201,13 @@ def test_a_run_by_minutes_passes_its_schedule_to_every_step_and_needs_the_minute
     assert received == [6, 6, 102, 102, 104, 104]
 
 
+def test_a_run_that_its_time_ends_says_how_far_the_learning_rate_fell(tmp_path, capsys):
+    write_co3d(tmp_path / "co3d")
+    recipe = recipe_of(tmp_path, schedule="minutes", warmup=0)
+    Run(recipe, tmp_path / "run").train(minutes=1e-6)
+    assert "step 1; the learning rate was at 100% of its peak" in capsys.readouterr().out
+
+
 def test_a_run_saves_and_ends_after_too_many_skipped_steps(tmp_path, monkeypatch):
     write_co3d(tmp_path / "co3d")
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vggt_ros.geometry import extrinsics_from_pose_encoding, inverse_rigid, transform
 from vggt_ros.model.vggt import Prediction
 from vggt_ros.train.data import Batch
-from vggt_ros.train.losses import masked_mean
+from vggt_ros.train.losses import masked_mean, relative_poses
 from vggt_ros.train.metrics import MIN_BASELINE
 
 STRIDE = 7  # pixels between the points that are compared
@@ -150,9 +150,7 @@ def _at(image: Float[Array, "b s h w"] | Bool[Array, "b s h w"], pixels: Array) 
 
 def _baselines(encoding: Float[Array, "b s 9"]) -> Float[Array, "b p"]:
     """Distances between the cameras of all pairs of frames."""
-    centre = inverse_rigid(extrinsics_from_pose_encoding(encoding))[..., 3]
-    a, b = jnp.triu_indices(encoding.shape[1], k=1)
-    return jnp.sqrt(((centre[:, a] - centre[:, b]) ** 2).sum(-1) + 1e-12)
+    return jnp.sqrt((relative_poses(encoding)[1] ** 2).sum(-1) + 1e-12)
 
 
 def _window_mean(

@@ -93,7 +93,7 @@ def pairs_loss(encoding: Float[Array, "b s 9"], truth: Float[Array, "b s 9"]) ->
     Both as chords, about radians while they are small.  This is what AUC scores: to the L1 of the
     camera term a short translation in a wrong direction is a small error.
     """
-    (turn, move), (true_turn, true_move) = _relative_poses(encoding), _relative_poses(truth)
+    (turn, move), (true_turn, true_move) = relative_poses(encoding), relative_poses(truth)
     # |R - R'| (Frobenius) is 2 sqrt(2) sin(angle / 2).
     rotation = jnp.sqrt(((turn - true_turn) ** 2).sum((-1, -2)) / 2 + 1e-12).mean()
     length, true_length = (jnp.sqrt((x**2).sum(-1) + SOFT**2) for x in (move, true_move))
@@ -102,7 +102,7 @@ def pairs_loss(encoding: Float[Array, "b s 9"], truth: Float[Array, "b s 9"]) ->
     return rotation + masked_mean(direction, true_length > MIN_BASELINE)
 
 
-def _relative_poses(encoding: Float[Array, "b s 9"]) -> tuple[Array, Array]:
+def relative_poses(encoding: Float[Array, "b s 9"]) -> tuple[Array, Array]:
     """Rotations [b p 3 3] and translations [b p 3] of later_from_earlier, for all pairs."""
     camera = extrinsics_from_pose_encoding(encoding)
     rotation, shift = camera[..., :3], camera[..., 3]

@@ -30,7 +30,7 @@ from vggt_ros.train.precompile import (
     compile_programs,
     drop_unused_tracks,
 )
-from vggt_ros.train.schedule import Schedule
+from vggt_ros.train.schedule import Schedule, learning_rate
 from vggt_ros.train.trainer import Report, State, Trainer
 
 ROOMS_JUDGE = (
@@ -104,8 +104,8 @@ class Run:
         with tqdm(total=recipe.steps, initial=first, unit="step", desc=self.folder.name) as bar:
             for step in range(first, recipe.steps):
                 train_step = programs.steps[batch_kind(recipe, step)]
-                steps = np.int32(schedule.steps)
-                self.state, report = train_step(self.state, next(batches), steps)
+                steps = schedule.steps
+                self.state, report = train_step(self.state, next(batches), np.int32(steps))
                 pending.append((step + 1, report))
                 bar.update()
                 last = step + 1 == recipe.steps
@@ -120,10 +120,11 @@ class Run:
                     self.checkpoints.save(self.state)
                     saved = time.monotonic()
                 if late and not last:
-                    bar.write(
-                        f"time limit reached at step {step + 1}"
-                        + "; the same command resumes here" * (recipe.schedule == "steps")
-                    )
+                    after = "the same command resumes here"
+                    if recipe.schedule == "minutes":  # `steps` are those that the last step knew
+                        fallen = learning_rate(recipe, steps, step) / recipe.learning_rate
+                        after = f"the learning rate was at {float(fallen):.0%} of its peak"
+                    bar.write(f"time limit reached at step {step + 1}; {after}")
                     break
         self.checkpoints.close()
         export(self.folder / "last.safetensors", self.config, self.network_weights)

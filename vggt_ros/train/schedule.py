@@ -30,17 +30,16 @@ class Schedule:
 
     def __init__(self, recipe: Recipe, deadline: float):
         self.steps = recipe.steps
-        self._by_time, self._deadline, self._most = (
-            recipe.schedule == "minutes", deadline, recipe.steps,
-        )  # fmt: skip
+        self._recipe, self._deadline = recipe, deadline
         self._first: tuple[int, float] | None = None  # a step that is done, and when
 
     def reached(self, step: int) -> int:
         """The steps of the schedule, now that so many are done."""
         now = time.monotonic()
-        if self._by_time and self._first is not None and step > self._first[0]:
+        by_time = self._recipe.schedule == "minutes"
+        if by_time and self._first is not None and step > self._first[0]:
             seconds = (now - self._first[1]) / (step - self._first[0])
             left = max(self._deadline - now, 0.0) / seconds
-            self.steps = min(step + math.ceil(left), self._most)
+            self.steps = min(step + math.ceil(left), self._recipe.steps)
         self._first = self._first or (step, now)
         return self.steps
